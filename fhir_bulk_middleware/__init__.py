@@ -1,0 +1,1 @@
+"""FHIR Bulk Data export and safe deletes for existing FHIR servers."""
