@@ -1,0 +1,1 @@
+"""Bulk export: from a kick-off to the last byte of the last file."""

@@ -1,0 +1,215 @@
+"""A job: its states, its slices and parts, and the pure transitions between them.
+
+Every value here is frozen. A transition returns a new job; a `JobStore` writes it only if nobody else wrote in between.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from fhir_bulk_middleware.export.query import Level, Rows, Window
+from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.principal import Owner
+
+__all__ = ["Codec", "Failure", "FileKind", "Job", "JobState", "Lease", "Part", "Request", "Slice"]
+
+
+class JobState(StrEnum):
+    """Where a job stands (DL-14). Only `QUEUED` and `RUNNING` have work left; only the last four are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def live(self) -> bool:
+        """Whether there is something to poll for: work, a result or a failure."""
+        return self in {JobState.QUEUED, JobState.RUNNING, JobState.COMPLETED, JobState.FAILED}
+
+    @property
+    def working(self) -> bool:
+        """Whether work is left."""
+        return self in {JobState.QUEUED, JobState.RUNNING}
+
+
+class FileKind(StrEnum):
+    """In which list of the manifest a file stands."""
+
+    OUTPUT = "output"
+    DELETED = "deleted"
+    ERROR = "error"
+
+
+class Codec(StrEnum):
+    """How a job's parts lie in the output store; chosen once per job (law 5)."""
+
+    PLAIN = "plain"
+    GZIP = "gzip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked, as far as a poll needs to know it; frozen at kick-off (law 8). `Rows` has the rest.
+
+    Attributes:
+        url: the kick-off URL as the manifest repeats it (MF-02); without the parameters of a POST.
+        level: system, Patient or Group.
+        types: the resource types to export, sorted: asked, allowed by scope, and held by the adapter.
+        window: `_since` and `_until`. The cut is added when the job starts.
+        precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
+    """
+
+    url: str
+    level: Level
+    types: tuple[str, ...]
+    window: Window
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job ended without a result.
+
+    Attributes:
+        reason: in the domain's words.
+        detail: for the owner; nothing of the machine's inside.
+    """
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of an export that is read, retried and counted on its own.
+
+    Attributes:
+        number: its place in the job's plan, from 0.
+        kind: what its files hold.
+        type: the resource type.
+        range: which part of the type, in the adapter's words (`Range.range`).
+        estimate: about how many resources.
+        cursor: after which resource the next part begins; None for the first.
+        parts: how many parts are sealed.
+    """
+
+    number: int
+    kind: FileKind
+    type: str
+    range: str
+    estimate: int
+    cursor: str | None = None
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A sealed file of a job: durable before its row says so (law 30).
+
+    Attributes:
+        file_id: what a URL calls it (`fhir_bulk_middleware.identifiers`).
+        slice: number of the slice that it belongs to.
+        number: its place in the slice, from 0.
+        kind: in which list of the manifest it stands.
+        type: what each line is: a resource type, `Bundle` or `OperationOutcome`.
+        key: where the output store keeps it; carries the attempt that wrote it.
+        codec: how it lies there.
+        count: lines.
+        size: bytes of the plain NDJSON.
+        sha256: of the plain NDJSON, in hex.
+        stored_size: bytes as it lies.
+        flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
+            (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
+        sealed_at: when.
+    """
+
+    file_id: str
+    slice: int
+    number: int
+    kind: FileKind
+    type: str
+    key: str
+    codec: Codec
+    count: int
+    size: int
+    sha256: str
+    stored_size: int
+    flush_points: tuple[int, ...]
+    sealed_at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """An export as its owner sees it, without its slices and parts.
+
+    Attributes:
+        id: 128 random bits, written like a UUID (KO-115).
+        mount: the mount that made it, and the only one that answers for it (law 10).
+        owner: whose it is.
+        request: what to export.
+        state: where it stands.
+        revision: counts writes; a compare-and-set names the revision that it read.
+        created_at: when the kick-off was answered.
+        changed_at: when `state` last changed; retention counts from it.
+        cut: the manifest's `transactionTime`, once fixed.
+        codec: how its parts lie, once planned.
+        estimate: about how many resources it will hold, once planned.
+        done: how many resources have been read so far; never falls.
+        failure: why, for `FAILED`.
+    """
+
+    id: str
+    mount: str
+    owner: Owner
+    request: Request
+    state: JobState = JobState.QUEUED
+    revision: int = 0
+    created_at: Instant
+    changed_at: Instant
+    cut: Instant | None = None
+    codec: Codec | None = None
+    estimate: int = 0
+    done: int = 0
+    failure: Failure | None = None
+
+    def cancelled(self, now: Instant) -> "Job":
+        """This job after its owner cancelled it, or was done with it (DL-01, DL-04, DL-06)."""
+        return self._turned(JobState.CANCELLED, now)
+
+    def expired(self, now: Instant) -> "Job":
+        """This job after its retention."""
+        return self._turned(JobState.EXPIRED, now)
+
+    def failed(self, failure: Failure, now: Instant) -> "Job":
+        """This job after something final went wrong (ST-10)."""
+        return replace(self._turned(JobState.FAILED, now), failure=failure)
+
+    def _turned(self, state: JobState, now: Instant) -> "Job":
+        if not self.state.live:
+            raise ValueError(f"a job that is {self.state} stays so")
+        return replace(self, state=state, changed_at=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's hold on one piece of work: planning a job, or exporting one of its slices.
+
+    It cannot stop a worker from running; it stops it from publishing (law 18): each write names the attempt, and a write
+    whose attempt is not the current one changes nothing.
+
+    Attributes:
+        job: the job as it was when the lease was given.
+        rows: which rows the job may hold.
+        slice: the slice to export; None to plan the job.
+        attempt: the fencing token; the first attempt is 1.
+        worker: who holds it.
+    """
+
+    job: Job
+    rows: Rows
+    slice: Slice | None
+    attempt: int
+    worker: str

@@ -1,0 +1,40 @@
+"""The ids that we hand out: opaque, unguessable and of a shape that only we use (KO-115, law 14)."""
+
+import re
+import secrets
+import uuid
+from collections.abc import Callable
+
+__all__ = ["NewJobId", "file_id", "is_file_id", "is_job_id", "job_of_file", "new_job_id"]
+
+NewJobId = Callable[[], str]
+"""Where job ids come from; passed in."""
+
+_JOB = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+_FILE = re.compile(r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{0,6})", re.ASCII)
+
+
+def new_job_id() -> str:
+    """A new job id: 128 random bits, written like a UUID because some source documents show one."""
+    return str(uuid.UUID(bytes=secrets.token_bytes(16)))
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the shape of a job id. Only such text reaches a store."""
+    return _JOB.fullmatch(text) is not None
+
+
+def file_id(job_id: str, slice_number: int, part_number: int) -> str:
+    """The id of a job's file. It is a FHIR id too, since some dialects show files as `Binary/{id}`."""
+    return f"bulk.{uuid.UUID(job_id).hex}.{slice_number}-{part_number}"
+
+
+def is_file_id(text: str) -> bool:
+    """Whether `text` has the reserved shape of our file ids."""
+    return _FILE.fullmatch(text) is not None
+
+
+def job_of_file(text: str) -> str | None:
+    """The id of the job that a file belongs to, None if `text` is no file id of ours."""
+    match = _FILE.fullmatch(text)
+    return None if match is None else str(uuid.UUID(match[1]))

@@ -1,0 +1,97 @@
+"""What can come of a request, in the domain's own words.
+
+Services raise `Refused(Reason...)`; what a client is told, in which status and with which issue code, is a dialect's table.
+"""
+
+from enum import Enum, auto
+
+__all__ = ["Operation", "Reason", "Refused"]
+
+
+class Operation(Enum):
+    """What a route does. A dialect may give one reason another answer on another operation."""
+
+    KICK_OFF = auto()
+    STATUS = auto()
+    CANCEL = auto()
+    FILE = auto()
+    NONE = auto()
+    """No operation was reached: the path or the method is wrong."""
+
+
+class Reason(Enum):
+    """Why a request is refused. One word for one cause; the caller may not learn which of some of them it was."""
+
+    # Identity and rights
+    TOKEN_MISSING = auto()
+    TOKEN_INVALID = auto()
+    SCOPE_MISSING = auto()
+    """The token is good, but its scopes do not cover what is asked."""
+    SERVICE_INACTIVE = auto()
+    """The host has switched the export service off for this principal (law 29)."""
+
+    # The form of the request
+    PATH_UNKNOWN = auto()
+    METHOD_NOT_ALLOWED = auto()
+    HOST_INVALID = auto()
+    ACCEPT_UNUSABLE = auto()
+    HEADER_MISSING = auto()
+    HEADER_INVALID = auto()
+    CONTENT_TYPE_UNSUPPORTED = auto()
+    BODY_TOO_LARGE = auto()
+    BODY_MALFORMED = auto()
+
+    # Parameters
+    PARAMETER_UNKNOWN = auto()
+    """The Bulk Data IG has no such parameter (KO-103)."""
+    PARAMETER_UNSUPPORTED = auto()
+    """A parameter of the IG, or a value of it, that this server does not support (KO-100)."""
+    PARAMETER_REPEATED = auto()
+    VALUE_MALFORMED = auto()
+    FORMAT_UNSUPPORTED = auto()
+    GROUP_UNKNOWN = auto()
+
+    # Jobs and files
+    JOB_ID_MISSING = auto()
+    JOB_UNKNOWN = auto()
+    """No such job for this caller: it never was, or it is somebody else's (law 7)."""
+    JOB_CANCELLED = auto()
+    JOB_EXPIRED = auto()
+    JOB_FAILED = auto()
+    """The job ended without a result; asking again gives the same answer."""
+    FILE_UNKNOWN = auto()
+    JOBS_TOO_MANY = auto()
+
+    # Us
+    BUSY = auto()
+    """A store could not answer just now; the same request may succeed a moment later."""
+    FAULT = auto()
+    """Something broke that the client cannot mend."""
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program
+    """A request that is not carried out.
+
+    Attributes:
+        reason: why, in the domain's words.
+        detail: what was wrong and what would be right, for the client; never anything of another principal.
+        part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body.
+        retry_after: seconds after which the same request may succeed, where that is known.
+        allow: the methods that the path does answer, for `METHOD_NOT_ALLOWED`.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        part: str | None = None,
+        retry_after: int | None = None,
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(reason.name, detail)
+        self.reason = reason
+        self.detail = detail
+        self.part = part
+        self.retry_after = retry_after
+        self.allow = allow

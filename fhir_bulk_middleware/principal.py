@@ -1,0 +1,43 @@
+"""Who asks: the principal behind a bearer token, and the owner that a job remembers."""
+
+from dataclasses import dataclass, field
+
+from fhir_bulk_middleware.instant import Instant
+
+__all__ = ["Owner", "Principal", "TokenRejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a job is (law 7). A subject is unique only per issuer, so both belong to it.
+
+    Attributes:
+        issuer: the token's `iss`.
+        subject: the token's `sub`.
+    """
+
+    issuer: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """What a verified token says about its bearer.
+
+    Attributes:
+        owner: issuer and subject; the only part of a principal that a job keeps for ownership.
+        scopes: the granted SMART scopes, one string each, as the token spells them.
+        client_id: the OAuth client, when the token names one.
+        expires_at: when the token stops being good (`exp`).
+        claims: the token's claims, for adapters with row rights of their own; never logged.
+    """
+
+    owner: Owner
+    scopes: tuple[str, ...]
+    expires_at: Instant
+    client_id: str | None = None
+    claims: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+
+class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program
+    """A bearer token that is not good. The message is for our log; the client learns only that it was refused."""

@@ -1,0 +1,86 @@
+"""What an operator may set, validated once; every value has a sane default."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Settings"]
+
+_MIB = 1024 * 1024
+
+
+def _absolute(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be an absolute http or https URL without query, fragment or user")
+    return url.rstrip("/")
+
+
+class Settings(BaseModel):
+    """Limits, sizes and times. All durations are in seconds, all sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    public_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
+    """The URL under which clients reach the mount, path included (`https://ehr.example/fhir`). Without it URLs are built from the
+    request: its scheme, its Host header (checked for form only) and the mount's path (KO-114)."""
+
+    retention: Annotated[float, Field(gt=0)] = 7 * 86_400
+    """How long a finished job and its files are kept, from its completion. A dialect may say otherwise."""
+
+    tombstone_retention: Annotated[float, Field(ge=0)] = 30 * 86_400
+    """How long an ended job's id is remembered, so that its owner can be told what became of it (law 11)."""
+
+    sweep_interval: Annotated[float, Field(gt=0)] = 60
+    """How often expired jobs are ended and space is given back."""
+
+    jobs_per_owner: Annotated[int, Field(ge=1)] = 5
+    """How many jobs of one owner may be queued or running at once; one more is refused (KO-113)."""
+
+    body_bytes: Annotated[int, Field(ge=1024)] = _MIB
+    """How large the body of a kick-off may be."""
+
+    page_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
+    """How large a page may be (law 16)."""
+
+    slice_bytes: Annotated[int, Field(ge=1024)] = 64 * _MIB
+    """How large a slice should be; the unit of parallel work and of retry."""
+
+    part_bytes: Annotated[int, Field(ge=1024)] = 128 * _MIB
+    """How large a file may become, plain, before the next one is begun."""
+
+    lease_seconds: Annotated[float, Field(gt=0)] = 30
+    """How long a worker may be silent before its work is given to another."""
+
+    renew_seconds: Annotated[float, Field(gt=0)] = 1
+    """How often a worker says that it is alive, and how far it is."""
+
+    attempts: Annotated[int, Field(ge=1)] = 4
+    """How often a piece of work is begun before its job fails."""
+
+    deadline: Annotated[float, Field(gt=0)] = 24 * 3600
+    """How long a job may take; after that it fails, whatever its workers say."""
+
+    retry_after: Annotated[int, Field(ge=1)] = 2
+    """Shortest time between two polls that is asked of a client."""
+
+    retry_after_longest: Annotated[int, Field(ge=1)] = 60
+    """Longest time between two polls that is asked of a client."""
+
+    settle: Annotated[float, Field(ge=0)] = 5
+    """For adapters without snapshots: how far before the export's begin the cut lies, so that transactions that were open
+    then are in the next export."""
+
+    worker_processes: Annotated[int, Field(ge=0, le=64)] = 2
+    """How many worker processes the embedded runner keeps per machine; 0 exports in the server's own loop."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if self.renew_seconds * 3 > self.lease_seconds:
+            raise ValueError("lease_seconds must be at least three times renew_seconds")
+        if self.retry_after > self.retry_after_longest:
+            raise ValueError("retry_after must not exceed retry_after_longest")
+        if self.page_bytes > self.part_bytes:
+            raise ValueError("page_bytes must not exceed part_bytes")
+        return self
