@@ -1,0 +1,1 @@
+"""Stores that we ship: memory (the readable specification), the file system, SQLite."""

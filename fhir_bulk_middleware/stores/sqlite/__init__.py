@@ -1,0 +1,1 @@
+"""The embedded default: jobs and versioned resources in SQLite files."""

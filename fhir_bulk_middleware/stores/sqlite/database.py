@@ -1,0 +1,127 @@
+"""One SQLite file: how it is opened, read and written."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 10.0
+
+
+class Database:
+    """A file in WAL mode with one writing thread, and short reads from wherever they are needed.
+
+    Opening is lazy, so an instance can be made before a process forks and be used after it. A point read costs some
+    microseconds, less than handing it to a thread, so `reader` is used in the event loop directly; writes wait for the disk
+    and go through `write`, one at a time.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
+        synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[str], *, synchronous: Literal["FULL", "NORMAL"]) -> None:
+        self.path = Path(path).absolute()
+        self._migrations = tuple(migrations)
+        self._synchronous = synchronous
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """The calling thread's own connection, for reads. Rows are tuples; text is `str`."""
+        return self._connection()
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `change` in one write transaction, in the writing thread; durable when this returns.
+
+        An exception rolls back. A caller that is cancelled stops waiting; the transaction still ends as a whole.
+
+        Raises:
+            sqlite3.Error: as the database has it; `OperationalError` when it stayed locked or the disk is full.
+        """
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{self.path.stem}")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.write_here, change)
+
+    def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
+        with self._transaction() as connection:
+            return change(connection)
+
+    def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.shutdown()
+            for connection in self._opened:
+                connection.close()
+            self._opened.clear()
+            self._local = threading.local()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._open()
+            self._local.connection = connection
+            with self._lock:
+                self._opened.append(connection)
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Closed by `close` from another thread, used by its own thread only.
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA foreign_keys=ON")
+            self._migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        latest = len(self._migrations)
+        if connection.execute("PRAGMA user_version").fetchone()[0] == latest:
+            return
+        connection.execute("BEGIN IMMEDIATE")  # one process migrates; the others wait here and find it done
+        try:
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > latest:
+                raise RuntimeError(
+                    f"{self.path.name} was written by a newer version of this package (schema {version} > {latest})"
+                )
+            for script in self._migrations[version:]:
+                for statement in script.split(";\n"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={latest}")
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
