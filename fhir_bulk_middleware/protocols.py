@@ -153,6 +153,7 @@ class TokenVerifier(Protocol):
 
         Raises:
             TokenRejected: it is not good, for whatever reason.
+            Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
         """
         ...
 
