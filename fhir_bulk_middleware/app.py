@@ -112,6 +112,8 @@ class BulkData:
             precision=dialect.precision,
             retention=settings.retention if dialect.retention is None else dialect.retention,
         )
+        self.mount = terms.mount
+        """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies)
         self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
