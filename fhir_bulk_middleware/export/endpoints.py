@@ -20,7 +20,8 @@ from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["ExportEndpoints"]
 
-_JSON = frozenset({"application/fhir+json", "application/json", "application/*", "*/*"})
+_ANYTHING = frozenset({"application/*", "*/*"})
+_JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
@@ -70,6 +71,7 @@ class ExportEndpoints:
 
     async def status(self, request: Request, principal: Principal) -> Response:
         """Poll (section 2)."""
+        self._check_status_headers(request)
         job = await self._service.look(principal, _job_id(request))
         if job.state is not JobState.COMPLETED:
             headers = {
@@ -86,8 +88,13 @@ class ExportEndpoints:
 
     async def cancel(self, request: Request, principal: Principal) -> Response:
         """End a job (section 3)."""
-        await self._service.cancel(principal, _job_id(request))
-        return self._replies.empty(self._dialect.cancelled, {})
+        self._check_status_headers(request)
+        job = await self._service.cancel(principal, _job_id(request))
+        answer = self._dialect.cancelled_answer
+        if answer is None:
+            return self._replies.empty(self._dialect.cancelled, {})
+        now = instant.render(job.changed_at, instant.Precision.SECONDS)
+        return self._replies.told(answer, answer.text.format(job=job.id, now=now))
 
     async def file(self, request: Request, principal: Principal) -> Response:
         """Fetch a file (section 4)."""
@@ -112,18 +119,31 @@ class ExportEndpoints:
         return self._replies.empty(self._dialect.accepted, {"Content-Location": self._addresses.status(base, job.id)})
 
     def _check_headers(self, request: Request) -> None:
-        required = self._dialect.required_headers
-        accept = request.headers.getlist("accept")
-        if RequiredHeader.ACCEPT in required and not accept:
-            raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
-        if accept and not any(_media_type(item) in _JSON for line in accept for item in line.split(",")):
-            raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+        preferences = self._preferences(request)
+        _check_accept(request, self._dialect.required_headers, _JSON)
+        if RequiredHeader.PREFER in self._dialect.required_headers and not preferences.respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+    def _check_status_headers(self, request: Request) -> None:
+        required = self._dialect.status_requires
+        _check_accept(request, required, self._dialect.status_accept and self._dialect.status_accept | _ANYTHING)
+        if RequiredHeader.PREFER in required and not self._preferences(request).respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+    def _preferences(self, request: Request) -> Preferences:
         try:
-            preferences = Preferences.parse(request.headers.getlist("prefer"))
+            return Preferences.parse(request.headers.getlist("prefer"))
         except ValueError as error:
             raise Refused(Reason.HEADER_INVALID, f"Prefer: {error}.", part="http.Prefer") from None
-        if RequiredHeader.PREFER in required and not preferences.respond_async:
-            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+
+def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
+    """Refuse a request that accepts none of these media types; an empty set takes anything."""
+    accept = request.headers.getlist("accept")
+    if RequiredHeader.ACCEPT in required and not accept:
+        raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
+    if acceptable and accept and acceptable.isdisjoint(_media_type(item) for line in accept for item in line.split(",")):
+        raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
 
 
 def _job_id(request: Request) -> str:
