@@ -113,6 +113,8 @@ class Dialect:
         status_requires: what a poll and a cancel must carry; the IG asks for nothing (DL-12).
         status_accept: media types of which a poll and a cancel must accept one, if they carry `Accept` at all; empty for
             "whatever they accept" (ST-07, CD-21).
+        parameters: the parameters that its version of the standard defines.
+        post_only: those of them that belong in the body of a POST (PT-01).
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
         status_path: the polling location below the mount, with `{job}`; in a query string if it has one (AS-06).
@@ -143,6 +145,8 @@ class Dialect:
     required_headers: frozenset[RequiredHeader] = frozenset({RequiredHeader.PREFER})
     status_requires: frozenset[RequiredHeader] = frozenset()
     status_accept: frozenset[str] = frozenset()
+    parameters: frozenset[str]
+    post_only: frozenset[str] = frozenset({"patient"})
     lists: Lists = Lists.COMMA
     separate_export_status: bool = False
     status_path: str = "/$export-status/{job}"

@@ -9,6 +9,9 @@ from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["STANDARD", "STU2", "STU3", "STU4"]
 
+_STU2_PARAMETERS = frozenset({"_outputFormat", "_since", "_type", "_elements", "patient", "includeAssociatedData", "_typeFilter"})
+_STU3_PARAMETERS = _STU2_PARAMETERS | {"_until", "organizeOutputBy", "allowPartialManifests"}
+
 # Issue codes as KO-104 recommends. A code below `transient` tells clients to try again (ST-13, ST-14), so final failures
 # have `processing` and only what can pass has `throttled` or `timeout`.
 STANDARD = Dialect(
@@ -16,6 +19,7 @@ STANDARD = Dialect(
     kick_off=MappingProxyType(
         {Level.SYSTEM: ("GET", "POST"), Level.PATIENT: ("GET", "POST"), Level.GROUP: ("GET", "POST")},
     ),
+    parameters=_STU3_PARAMETERS,
     separate_export_status=True,
     answers=MappingProxyType(
         {
@@ -65,6 +69,7 @@ STU2 = replace(
     name="stu2",
     # The public test kits of this version expect a kick-off without either header to be refused.
     required_headers=frozenset({RequiredHeader.ACCEPT, RequiredHeader.PREFER}),
+    parameters=_STU2_PARAMETERS,
     lists=Lists.COMMA_EVERYWHERE,
     separate_export_status=False,
 )
@@ -74,6 +79,7 @@ STU4 = replace(
     STANDARD,
     name="stu4",
     kick_off=MappingProxyType(dict.fromkeys(Level, ("POST",))),
+    parameters=_STU3_PARAMETERS | {"_minimumFileSize", "_maximumFileSize"},
     lists=Lists.REPETITION,
     manifest=ManifestShape(
         request=False, errors="outcome", extension_array=True, typed_items=False, file_size=True, manifest_type=True

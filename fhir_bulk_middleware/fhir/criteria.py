@@ -43,10 +43,12 @@ class CriteriaError(ValueError):
 
     Attributes:
         part: The parameter as it was written, with its modifier, cut to 80 characters; or what else is at fault.
+        malformed: Whether no server could apply it, as opposed to one that we do not support.
     """
 
-    def __init__(self, part: str, problem: str) -> None:
+    def __init__(self, part: str, problem: str, *, malformed: bool = False) -> None:
         self.part = part[:_LONGEST_NAME]
+        self.malformed = malformed
         super().__init__(f"{self.part}: {problem}")
 
 
@@ -109,7 +111,7 @@ class Criteria:
         for part in query.split("&"):
             name, equals, value = part.partition("=")
             if not equals or not name:
-                raise CriteriaError(name or type_, "every part of a query must be name=value")
+                raise CriteriaError(name or type_, "every part of a query must be name=value", malformed=True)
             pairs.append((name, value))
         return cls.of(version, type_, pairs)
 
@@ -122,7 +124,7 @@ class Criteria:
         """
         type_, mark, query = text.partition("?")
         if not mark:
-            raise CriteriaError("_typeFilter", "must be a resource type, a question mark and a query")
+            raise CriteriaError("_typeFilter", "must be a resource type, a question mark and a query", malformed=True)
         return cls.parse(version, type_, query)
 
     def to_json(self) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _criterion(known: Definitions, type_: str, written: str, text: str) -> Crite
     _check_modifier(known, parameter, written, modifier)
     if modifier == "missing":
         if text not in {"true", "false"}:
-            raise CriteriaError(written, "must be true or false")
+            raise CriteriaError(written, "must be true or false", malformed=True)
         return Criterion(name, modifier, (), missing=text == "true")
     return Criterion(name, modifier or None, _values(parameter, written, modifier or None, text))
 
@@ -170,7 +172,7 @@ def _parameter(known: Definitions, type_: str, written: str, name: str) -> Searc
 def _check_modifier(known: Definitions, parameter: SearchParameter, written: str, modifier: str) -> None:
     if not modifier:
         if written.endswith(":"):
-            raise CriteriaError(written, "there is no modifier after the colon")
+            raise CriteriaError(written, "there is no modifier after the colon", malformed=True)
         return
     if modifier == "missing" and parameter.holds:
         raise CriteriaError(written, "this parameter always has a value")
@@ -189,11 +191,11 @@ def _values(parameter: SearchParameter, written: str, modifier: str | None, text
     try:
         parts = split(text, ",")
     except ValueError as error:
-        raise CriteriaError(written, f"the value has {error}") from error
+        raise CriteriaError(written, f"the value has {error}", malformed=True) from error
     values = []
     for number, part in enumerate(parts, 1):
         try:
             values.append(read_value(parameter, modifier, part))
         except BadValueError as problem:
-            raise CriteriaError(written, f"value {number} {problem}") from problem
+            raise CriteriaError(written, f"value {number} {problem}", malformed=True) from problem
     return tuple(values)
