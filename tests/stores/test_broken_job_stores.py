@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from broken_job_stores import BROKEN, Broken
 
-
 _source = cache(inspect.getsource)
 
 
