@@ -1,0 +1,1 @@
+"""Stores that keep everything in memory: the readable specification of the contracts, and fast tests."""
