@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import anyio
+
 __all__ = ["closing"]
 
 T = TypeVar("T")
@@ -20,4 +22,5 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]
         yield iterator
     finally:
         if isinstance(iterator, AsyncGenerator):
-            await iterator.aclose()
+            with anyio.CancelScope(shield=True):  # it may have something to give back, also when its reader is stopped
+                await iterator.aclose()
