@@ -257,6 +257,10 @@ class WorkQueue(Protocol):
         """Give back all that a worker held who is known to be gone."""
         ...
 
+    async def cause(self, job_id: str) -> str | None:
+        """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
+        ...
+
 
 class OutputSink(Protocol):
     """A part being written. Nobody sees it before it is sealed; leaving it unsealed leaves nothing behind."""

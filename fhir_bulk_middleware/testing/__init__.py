@@ -1,0 +1,1 @@
+"""Suites for whoever implements one of our protocols. They need pytest; nothing else in the package imports it."""
