@@ -15,10 +15,15 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 
 @dataclass(frozen=True, slots=True)
 class TypedPath:
-    """A concrete JSON path, as `expression` reads it, and the FHIR data type that stands there."""
+    """A concrete JSON path, as `expression` reads it, and the FHIR data type that stands there.
+
+    A `code` whose required value set draws from one code system has that as its `system`: the resource does not tell
+    it.
+    """
 
     path: str
     type: str
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,4 +195,4 @@ def _component(row: Mapping[str, Any]) -> Component:
 
 
 def _paths(row: Mapping[str, Any]) -> tuple[TypedPath, ...]:
-    return tuple(TypedPath(path, type_) for path, type_ in row["paths"])
+    return tuple(TypedPath(*path) for path in row["paths"])

@@ -19,7 +19,7 @@ def test_a_table_tells_its_package_licence_and_digests(version: FhirVersion) -> 
     assert provenance["package"].startswith("hl7.fhir.r")
     assert provenance["licence"] == "CC0-1.0"
     assert provenance["canonical"] == "http://hl7.org/fhir"
-    assert set(provenance["sources"]) == {"CompartmentDefinition", "SearchParameter", "StructureDefinition"}
+    assert set(provenance["sources"]) == {"CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet"}
     assert provenance["sources"]["CompartmentDefinition"]["files"] == 5
     assert all(len(source["sha256"]) == 64 and source["files"] > 0 for source in provenance["sources"].values())
 
