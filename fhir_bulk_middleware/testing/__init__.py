@@ -1,1 +1,1 @@
-"""Suites for whoever writes an adapter or a store: subclass one, give it what you wrote, and run pytest."""
+"""Suites for whoever implements one of our protocols. They need pytest; nothing else in the package imports it."""
