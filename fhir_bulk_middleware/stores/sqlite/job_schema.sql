@@ -27,7 +27,7 @@ CREATE TABLE job (
     cause TEXT
 );
 
-CREATE INDEX job_working ON job (issuer, subject) WHERE state IN ('queued', 'running');
+CREATE INDEX job_owner ON job (issuer, subject, state);
 
 CREATE INDEX job_changed ON job (state, changed_at);
 
