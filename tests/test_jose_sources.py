@@ -185,6 +185,18 @@ async def test_a_kid_that_was_looked_for_in_vain_is_not_looked_for_again_within_
     assert fetches == [2, 2, 2, 3]
 
 
+async def test_a_search_that_failed_does_not_count_as_one_in_vain(issuer: Issuer, times: Times) -> None:
+    one = verifier(issuer.url, times)
+    await one.verify(token(OLD, times))
+    issuer.status = 500
+    with pytest.raises(TokenRejected):
+        await one.verify(token(NEW, times))
+    issuer.status = 200
+    issuer.publish(OLD, NEW)
+    times.go(5)
+    await one.verify(token(NEW, times))
+
+
 async def test_a_flood_does_not_hide_a_new_key_for_longer_than_the_interval(issuer: Issuer, times: Times) -> None:
     one = verifier(issuer.url, times)
     with pytest.raises(TokenRejected):
@@ -452,6 +464,21 @@ async def test_a_file_that_is_put_in_place_with_the_same_size_and_time_is_notice
     await one.verify(token(OLD, times))
     other.replace(path)
     await one.verify(token(NEW, times))
+
+
+async def test_a_file_that_has_not_changed_is_not_read_again(
+    tmp_path: Path, times: Times, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "jwks.json"
+    write(path, OLD)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    one = verifier(path, times)
+    await one.verify(token(OLD, times))
+    path.write_bytes(b"!" * path.stat().st_size)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    times.go(2)
+    await one.verify(token(OLD, times))
+    assert not caplog.records
 
 
 async def test_a_file_that_is_written_twice_within_a_tick_of_its_clock_is_noticed(tmp_path: Path, times: Times) -> None:
