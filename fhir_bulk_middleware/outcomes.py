@@ -60,6 +60,8 @@ class Reason(Enum):
     JOB_FAILED = auto()
     """The job ended without a result; asking again gives the same answer."""
     FILE_UNKNOWN = auto()
+    RANGE_UNSATISFIABLE = auto()
+    PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()
 
     # Us
@@ -78,6 +80,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body.
         retry_after: seconds after which the same request may succeed, where that is known.
         allow: the methods that the path does answer, for `METHOD_NOT_ALLOWED`.
+        size: of the representation, for `RANGE_UNSATISFIABLE`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         part: str | None = None,
         retry_after: int | None = None,
         allow: tuple[str, ...] = (),
+        size: int | None = None,
     ) -> None:
         super().__init__(reason.name, detail)
         self.reason = reason
@@ -95,3 +99,4 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         self.part = part
         self.retry_after = retry_after
         self.allow = allow
+        self.size = size

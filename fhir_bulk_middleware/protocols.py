@@ -153,6 +153,7 @@ class TokenVerifier(Protocol):
 
         Raises:
             TokenRejected: it is not good, for whatever reason.
+            Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
         """
         ...
 
@@ -255,6 +256,10 @@ class WorkQueue(Protocol):
 
     async def release_worker(self, worker: str, now: Instant) -> None:
         """Give back all that a worker held who is known to be gone."""
+        ...
+
+    async def cause(self, job_id: str) -> str | None:
+        """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
         ...
 
 

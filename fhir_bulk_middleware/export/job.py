@@ -151,7 +151,8 @@ class Job:
         owner: whose it is.
         request: what to export.
         state: where it stands.
-        revision: counts writes; a compare-and-set names the revision that it read.
+        revision: counts changes of state; a compare-and-set names the revision that it read. Progress does not count, so a
+            cancel does not lose against it.
         created_at: when the kick-off was answered.
         changed_at: when `state` last changed; retention counts from it.
         cut: the manifest's `transactionTime`, once fixed.

@@ -29,6 +29,11 @@ class Compartments:
         self._parse = References(base_urls).parse
         self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The types that have a compartment."""
+        return self._definitions.compartment_kinds
+
     def types(self, kind: str) -> frozenset[str]:
         """The resource types that can lie in a compartment of this kind, and the kind itself.
 

@@ -65,8 +65,9 @@ class Database:
         """Close every connection; the next use opens new ones."""
         with self._lock:
             executor, self._executor = self._executor, None
-            if executor is not None:
-                executor.shutdown()
+        if executor is not None:
+            executor.shutdown()  # without the lock: its last write may be about to open its connection
+        with self._lock:
             for connection in self._opened:
                 connection.close()
             self._opened.clear()
@@ -78,10 +79,10 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            connection.commit()
         except BaseException:
-            connection.rollback()
+            connection.rollback()  # also after a commit that failed: a transaction left open would block every later one
             raise
-        connection.commit()
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)

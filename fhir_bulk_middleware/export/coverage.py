@@ -1,0 +1,74 @@
+"""Which resource types an export holds: what was asked, as far as scopes, adapter and compartments allow."""
+
+from collections.abc import Collection
+
+from fhir_bulk_middleware.export.query import Authorisation, Compartments, EveryPatient, Selection
+from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.scopes import Scopes
+
+__all__ = ["Coverage", "listed"]
+
+_PART = "http._type"
+_SHOWN = 5
+
+
+class Coverage:
+    """Decides the types of an export, never more than each of its three limits allows (KO-96).
+
+    Args:
+        definitions: HL7's compartment definitions of the storage's FHIR version.
+    """
+
+    def __init__(self, definitions: CompartmentDefinitions) -> None:
+        self._definitions = definitions
+
+    def types(
+        self, principal: Principal, selection: Selection, authorisation: Authorisation, asked: Collection[str] | None
+    ) -> tuple[str, ...]:
+        """The types to export, sorted.
+
+        Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
+        cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
+
+        Raises:
+            Refused: `PARAMETER_UNSUPPORTED` or `SCOPE_MISSING`, naming the types.
+        """
+        scopes = Scopes.parse(principal.scopes)
+        reference_set = self._reference_set(selection, authorisation.types)
+        if asked is None:
+            allowed = scopes.readable(reference_set)
+            if not allowed:
+                raise Refused(Reason.SCOPE_MISSING, "The token's scopes cover nothing that could be exported; system/*.rs would.")
+            return tuple(sorted(allowed))
+        wanted = frozenset(asked)
+        if absent := wanted - authorisation.types:
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, f"This server has no type {listed(absent)} to export.", part=_PART)
+        if forbidden := wanted - scopes.readable(wanted):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=_PART)
+        if wanted.isdisjoint(reference_set):
+            raise Refused(
+                Reason.PARAMETER_UNSUPPORTED,
+                f"An export at this level holds what lies in compartments; {listed(wanted)} never does.",
+                part=_PART,
+            )
+        return tuple(sorted(wanted & reference_set))
+
+    def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
+        """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
+        match selection:
+            case EveryPatient():
+                owners = {"Patient"}
+            case Compartments(references):
+                owners = {"Patient", *(reference.partition("/")[0] for reference in references)} & self._definitions.kinds
+            case _:
+                return types
+        known = (self._definitions.types(owner) for owner in sorted(owners))
+        return types & frozenset[str]().union(*known)
+
+
+def listed(types: Collection[str]) -> str:
+    """Some type names for a message."""
+    names = sorted(types)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,82 @@
+"""What a poll says: the manifest of a completed job, and the progress of one that is not (sections 2.1 and 2.4)."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.dialects.model import Dialect, Progress
+from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part
+
+__all__ = ["manifest", "progress"]
+
+_DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
+_EXTENSIONS = "https://fhir-bulk-middleware.dev/extension/"
+_FINISHING = 99
+
+
+def manifest(
+    dialect: Dialect, job: Job, parts: Iterable[Part], address: Callable[[str], str], notes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a completed job.
+
+    Args:
+        dialect: has the keys.
+        job: completed, so it has a cut.
+        parts: its files.
+        address: file id to absolute URL (MF-06).
+        notes: what a client should know of the storage's promises; in the root's `extension` (law 6).
+    """
+    shape = dialect.manifest
+    lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
+    for part in parts:
+        lists[part.kind].append(_item(dialect, part, address(part.file_id)))
+    document: dict[str, Any] = {"manifestType": _DEFINITION} if shape.manifest_type else {}
+    document["transactionTime"] = instant.render(job.cut or job.created_at, dialect.precision, dialect.zone)
+    if shape.request:
+        document["request"] = job.request.url
+    if shape.manifest_type:
+        document["outputFormat"] = "application/fhir+ndjson"
+    document["requiresAccessToken"] = True
+    document["output"] = lists[FileKind.OUTPUT]
+    if shape.deleted and job.request.window.since is not None:
+        document["deleted"] = lists[FileKind.DELETED]
+    document[shape.errors] = lists[FileKind.ERROR]
+    if notes:
+        document["extension"] = _extension(dialect, notes)
+    return document
+
+
+def _item(dialect: Dialect, part: Part, url: str) -> dict[str, Any]:
+    shape = dialect.manifest
+    item: dict[str, Any] = {}
+    if part.kind is FileKind.OUTPUT or shape.typed_items:
+        item["type"] = part.type
+    item |= {"url": url, "count": part.count}
+    if shape.file_size:
+        item["fileSize"] = part.size
+    item["extension"] = _extension(dialect, {"size": part.size, "sha256": part.sha256})
+    return item
+
+
+def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
+    """Custom data in the one place that the IG keeps for it (MF-15)."""
+    if not dialect.manifest.extension_array:
+        return dict(values)
+    kinds = {bool: "valueBoolean", int: "valueInteger64", str: "valueString"}
+    return [{"url": f"{_EXTENSIONS}{name}", kinds[type(value)]: value} for name, value in values.items()]
+
+
+def progress(dialect: Dialect, job: Job) -> str:
+    """The value of `X-Progress` for a job that is not complete; below 100 characters (ST-03)."""
+    queued = job.state is JobState.QUEUED
+    match dialect.progress:
+        case Progress.PHASE:
+            return "scheduled" if queued else "started"
+        case Progress.PERCENT:
+            # 100 belongs to the manifest alone, and an estimate may be too low.
+            share = 100 * job.done / max(job.estimate, job.done, 1)
+            return f"{min(share, _FINISHING):.1f}% complete"
+        case _:
+            if queued:
+                return "Export queued"
+            return f"Export in progress - {job.done:,} of about {max(job.estimate, job.done):,} resources"

@@ -1,0 +1,263 @@
+"""Jobs in memory: what a job store does, without how it is made durable."""
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.query import Compartments, Rows
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
+
+__all__ = ["MemoryJobStore"]
+
+_ENDED = frozenset({JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED})
+
+
+@dataclass(slots=True)
+class _Work:
+    """A piece of work that is left: planning a job, or one of its slices."""
+
+    attempt: int = 0
+    worker: str | None = None
+    leased_until: Instant | None = None
+    done: int = 0
+    """How far its slice was ever read, by any attempt."""
+    cause: str | None = None
+
+    def free(self, now: Instant, lease_seconds: float) -> bool:
+        """Whether nobody holds it; a lease that ends too far ahead is none, for the clock was set back."""
+        if self.leased_until is None:
+            return True
+        return not now < self.leased_until <= after(now, slack(lease_seconds))
+
+    def give_back(self, cause: str) -> None:
+        self.worker, self.leased_until, self.cause = None, None, cause
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A job and what belongs to it. `work` has only what is left; None is the planning."""
+
+    job: Job
+    rows: Rows
+    work: dict[int | None, _Work] = field(default_factory=lambda: {None: _Work()})
+    slices: dict[int, Slice] = field(default_factory=dict)
+    parts: dict[tuple[int, int], Part] = field(default_factory=dict)
+    reclaimed: bool = False
+    cause: str | None = None
+
+    def turn(self, state: JobState, now: Instant, failure: Failure | None = None) -> None:
+        """Change the state. Work of a job that is no longer working is no work, so its leases are worth nothing (law 18)."""
+        self.job = replace(self.job, state=state, changed_at=now, failure=failure, revision=self.job.revision + 1)
+        if not state.working:
+            self.work.clear()
+
+
+class MemoryJobStore:
+    """A `JobStore`, `JobRetention` and `WorkQueue` for one process; nothing outlives it.
+
+    It belongs to no event loop: threads with loops of their own may share it.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._turns: dict[Owner, int] = {}
+        self._lock = threading.Lock()  # never held across an await
+
+    # --- JobStore ---
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+        """See `JobStore.add`."""
+        with self._lock:
+            working = sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values())
+            if working >= working_at_most:
+                return False
+            if job.id in self._entries:
+                raise ValueError(f"there is a job {job.id} already")
+            self._entries[job.id] = _Entry(job, rows)
+            return True
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
+        """See `JobStore.find`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return entry.job if entry and entry.job.mount == mount and entry.job.owner == owner else None
+
+    async def replace(self, job: Job) -> bool:
+        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        with self._lock:
+            entry = self._entries.get(job.id)
+            if entry is None or entry.job.revision != job.revision:
+                return False
+            entry.job = replace(
+                entry.job, cut=job.cut, codec=job.codec, estimate=job.estimate, done=max(job.done, entry.job.done)
+            )
+            entry.turn(job.state, job.changed_at, job.failure)
+            return True
+
+    async def parts(self, job_id: str) -> Sequence[Part]:
+        """See `JobStore.parts`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return [part for _, part in sorted(entry.parts.items())] if entry else []
+
+    async def part(self, job_id: str, file_id: str) -> Part | None:
+        """See `JobStore.part`."""
+        return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
+
+    # --- JobRetention ---
+
+    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.changed_before`."""
+        with self._lock:
+            jobs = [job for job in self._jobs() if job.state in states and job.changed_at < instant]
+        return sorted(jobs, key=lambda job: job.changed_at)[:limit]
+
+    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.overdue`."""
+        with self._lock:
+            jobs = [job for job in self._jobs() if job.state.working and job.created_at < created_before]
+        return sorted(jobs, key=lambda job: job.created_at)[:limit]
+
+    async def reclaimable(self, limit: int) -> Sequence[str]:
+        """See `JobRetention.reclaimable`; oldest first."""
+        with self._lock:
+            jobs = [e.job for e in self._entries.values() if e.job.state in _ENDED and not e.reclaimed]
+        return [job.id for job in sorted(jobs, key=lambda job: job.changed_at)[:limit]]
+
+    async def reclaimed(self, job_id: str) -> None:
+        """See `JobRetention.reclaimed`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            if entry and entry.job.state in _ENDED:  # whatever the caller believes, a job with a result keeps it
+                entry.reclaimed = True
+                entry.rows = Rows(Compartments(frozenset()))
+                entry.slices.clear()
+                entry.parts.clear()
+
+    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+        """See `JobRetention.keeps_files`."""
+        with self._lock:
+            return frozenset(job.id for job in self._jobs() if job.id in job_ids and job.state not in _ENDED)
+
+    async def remove(self, job_id: str) -> None:
+        """See `JobRetention.remove`."""
+        with self._lock:
+            self._entries.pop(job_id, None)
+            owners = {job.owner for job in self._jobs()}
+            self._turns = {owner: turn for owner, turn in self._turns.items() if owner in owners}
+
+    # --- WorkQueue ---
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        """See `WorkQueue.claim`."""
+        with self._lock:
+            while (found := self._next(now, lease_seconds)) is not None:
+                entry, place = found
+                work = entry.work[place]
+                if work.worker is not None:  # it was neither finished nor given back
+                    work.give_back(silent(work.worker, work.attempt))
+                if work.attempt >= attempts:
+                    entry.cause = work.cause
+                    entry.turn(JobState.FAILED, now, EXHAUSTED)
+                    continue
+                work.attempt, work.worker, work.leased_until = work.attempt + 1, worker, after(now, lease_seconds)
+                self._turns[entry.job.owner] = max(self._turns.values(), default=0) + 1
+                piece = None if place is None else entry.slices[place]
+                return Lease(job=entry.job, rows=entry.rows, slice=piece, attempt=work.attempt, worker=worker)
+            return None
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        """See `WorkQueue.renew`."""
+        with self._lock:
+            held = self._held(lease)
+            if held is None:
+                return False
+            entry, work = held
+            work.leased_until = after(now, lease_seconds)
+            _advance(entry, work, done)
+            return True
+
+    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+        """See `WorkQueue.plan`."""
+        with self._lock:
+            held = self._held(lease)
+            if held is None or lease.slice is not None:
+                return False
+            entry, _ = held
+            entry.slices = {piece.number: piece for piece in slices}
+            entry.work = {number: _Work() for number in sorted(entry.slices)}
+            entry.job = replace(entry.job, cut=cut, codec=codec, estimate=sum(piece.estimate for piece in slices))
+            entry.turn(JobState.RUNNING if slices else JobState.COMPLETED, now)
+            return True
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        """See `WorkQueue.checkpoint`."""
+        with self._lock:
+            held = self._held(lease)
+            if held is None or lease.slice is None:
+                return False
+            entry, work = held
+            number = lease.slice.number
+            _advance(entry, work, done)
+            entry.parts |= {(part.slice, part.number): part for part in parts}
+            piece = entry.slices[number]
+            entry.slices[number] = replace(piece, cursor=cursor, parts=piece.parts + len(parts))
+            if finished:
+                del entry.work[number]
+                if not entry.work:
+                    entry.turn(JobState.COMPLETED, now)
+            return True
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+        """See `WorkQueue.release`."""
+        with self._lock:
+            held = self._held(lease)
+            if held is not None:
+                held[1].give_back(cause)
+
+    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+        """See `WorkQueue.release_worker`."""
+        with self._lock:
+            for entry in self._entries.values():
+                for work in entry.work.values():
+                    if work.worker == worker:
+                        work.give_back(gone(worker))
+
+    async def cause(self, job_id: str) -> str | None:
+        """See `WorkQueue.cause`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return entry.cause if entry else None
+
+    def _jobs(self) -> Iterator[Job]:
+        return (entry.job for entry in self._entries.values())
+
+    def _next(self, now: Instant, lease_seconds: float) -> tuple[_Entry, int | None] | None:
+        """The first free work of the oldest job of the owner who was served longest ago."""
+        for entry in sorted(
+            self._entries.values(), key=lambda entry: (self._turns.get(entry.job.owner, 0), entry.job.created_at)
+        ):
+            for place, work in entry.work.items():
+                if work.free(now, lease_seconds):
+                    return entry, place
+        return None
+
+    def _held(self, lease: Lease) -> tuple[_Entry, _Work] | None:
+        """The work that a lease is about, None if the lease is lost."""
+        entry = self._entries.get(lease.job.id)
+        work = entry.work.get(None if lease.slice is None else lease.slice.number) if entry else None
+        if entry is None or work is None or (work.worker, work.attempt) != (lease.worker, lease.attempt):
+            return None
+        return entry, work
+
+
+def _advance(entry: _Entry, work: _Work, done: int) -> None:
+    """Count what is beyond the slice's mark, so that a slice that starts over is not counted twice."""
+    if done > work.done:
+        entry.job = replace(entry.job, done=entry.job.done + done - work.done)
+        work.done = done

@@ -1,0 +1,97 @@
+-- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names.
+
+-- The hot row: all that a poll reads, found by its id. `cause` is the operator's and stands last, where a poll does not read it.
+CREATE TABLE job (
+    sequence INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    mount TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    url TEXT NOT NULL,
+    level TEXT NOT NULL,
+    types TEXT NOT NULL,
+    since INTEGER,
+    until INTEGER,
+    precision TEXT NOT NULL,
+    state TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    cut INTEGER,
+    codec TEXT,
+    estimate INTEGER NOT NULL,
+    done INTEGER NOT NULL,
+    reason TEXT,
+    detail TEXT,
+    reclaimed INTEGER NOT NULL DEFAULT 0,
+    cause TEXT
+);
+
+CREATE INDEX job_working ON job (issuer, subject) WHERE state IN ('queued', 'running');
+
+CREATE INDEX job_changed ON job (state, changed_at);
+
+CREATE INDEX job_reclaimable ON job (changed_at) WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed');
+
+-- Whose resources a job may hold, and the adapter's rights: large, compressed, read by workers only.
+CREATE TABLE job_rows (
+    job_id TEXT PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
+    content BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE slice (
+    job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    type TEXT NOT NULL,
+    range TEXT NOT NULL,
+    estimate INTEGER NOT NULL,
+    cursor TEXT,
+    parts INTEGER NOT NULL,
+    PRIMARY KEY (job_id, number)
+) WITHOUT ROWID;
+
+CREATE TABLE part (
+    job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    slice INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    file_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT NOT NULL,
+    codec TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    stored_size INTEGER NOT NULL,
+    sealed_at INTEGER NOT NULL,
+    flush_points BLOB NOT NULL,
+    PRIMARY KEY (job_id, slice, number),
+    UNIQUE (job_id, file_id)
+) WITHOUT ROWID;
+
+-- Open work, and who holds it: slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap,
+-- and a write is allowed exactly if the row is here with the writer's name and attempt. `done` is the slice's high-water mark.
+CREATE TABLE work (
+    job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    slice INTEGER NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    worker TEXT,
+    leased_until INTEGER,
+    done INTEGER NOT NULL DEFAULT 0,
+    cause TEXT,
+    PRIMARY KEY (job_id, slice)
+) WITHOUT ROWID;
+
+-- Whoever ends a job, and however: no lease on it can write after that (law 18). One line, for a script is split at line ends.
+CREATE TRIGGER job_ended AFTER UPDATE OF state ON job WHEN new.state NOT IN ('queued', 'running') BEGIN DELETE FROM work WHERE job_id = new.id; END;
+
+-- When each owner was last given work, as a count of turns.
+CREATE TABLE turn (
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    served INTEGER NOT NULL,
+    PRIMARY KEY (issuer, subject)
+) WITHOUT ROWID;
+
+CREATE INDEX turn_served ON turn (served);

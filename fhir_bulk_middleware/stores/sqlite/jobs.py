@@ -1,0 +1,209 @@
+"""Jobs in one SQLite file, shared by any number of processes on one machine."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.query import Rows
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.stores.sqlite import work
+from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.job_records import (
+    JOB_COLUMNS,
+    PART_COLUMNS,
+    job_from_record,
+    job_record,
+    part_from_record,
+    rows_content,
+    rows_from_content,
+)
+
+__all__ = ["SQLiteJobStore"]
+
+_FIND = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"  # noqa: S608
+_PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
+_PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_REPLACE = """
+    UPDATE job SET revision = revision + 1, state = ?, changed_at = ?, cut = ?, codec = ?, estimate = ?, done = max(done, ?),
+        reason = ?, detail = ?
+    WHERE id = ? AND revision = ?
+"""
+_CHANGED_BEFORE = f"""
+    SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
+    ORDER BY changed_at, sequence LIMIT ?
+"""  # noqa: S608
+_OVERDUE = f"""
+    SELECT {JOB_COLUMNS} FROM job WHERE state IN ('queued', 'running') AND created_at < ? ORDER BY created_at, sequence LIMIT ?
+"""  # noqa: S608
+_RECLAIMABLE = """
+    SELECT id FROM job INDEXED BY job_reclaimable WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed') ORDER BY changed_at, sequence LIMIT ?
+"""
+_KEEPS_FILES = """
+    SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?)) AND +state IN ('queued', 'running', 'completed')
+"""
+
+
+class SQLiteJobStore:
+    """A `JobStore`, `JobRetention` and `WorkQueue` that can be opened in worker processes too (`SupportsWorkerProcess`).
+
+    Every write that returned survives a power cut. It belongs to no event loop: threads with loops of their own may share it.
+
+    Args:
+        path: the file; not on a network file system, for WAL needs memory that all its users share.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
+        self._database = Database(Path(path), [schema], synchronous="FULL")
+
+    def recipe(self) -> Recipe:
+        """How to open the same file in another process."""
+        return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": str(self._database.path)})
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        self._database.close()
+
+    # --- JobStore ---
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+        """See `JobStore.add`."""
+        content = await asyncio.to_thread(rows_content, rows)
+        return await self._database.write(partial(_add, job=job, content=content, working_at_most=working_at_most))
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
+        """See `JobStore.find`. It is done in the event loop, since that is cheaper than a thread for one indexed read."""
+        record = self._database.reader.execute(_FIND, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+        return None if record is None else job_from_record(record)
+
+    async def replace(self, job: Job) -> bool:
+        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        _, *_, state, revision, _, changed_at, cut, codec, estimate, done, reason, detail = job_record(job)
+        values = (state, changed_at, cut, codec, estimate, done, reason, detail, job.id, revision)
+        return await self._database.write(lambda connection: connection.execute(_REPLACE, values).rowcount == 1)
+
+    async def parts(self, job_id: str) -> Sequence[Part]:
+        """See `JobStore.parts`. A job of a terabyte has thousands, so they are read in a thread."""
+        return await asyncio.to_thread(self._parts, job_id)
+
+    async def part(self, job_id: str, file_id: str) -> Part | None:
+        """See `JobStore.part`."""
+        record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
+        return None if record is None else part_from_record(record)
+
+    # --- JobRetention ---
+
+    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.changed_before`."""
+        return self._jobs(_CHANGED_BEFORE, (json.dumps([state.value for state in states]), instant, limit))
+
+    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.overdue`."""
+        return self._jobs(_OVERDUE, (created_before, limit))
+
+    async def reclaimable(self, limit: int) -> Sequence[str]:
+        """See `JobRetention.reclaimable`; oldest first."""
+        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (limit,)).fetchall()]
+
+    async def reclaimed(self, job_id: str) -> None:
+        """See `JobRetention.reclaimed`."""
+        await self._database.write(partial(_reclaimed, job_id=job_id))
+
+    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+        """See `JobRetention.keeps_files`."""
+        found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)),)).fetchall()
+        return frozenset(job_id for (job_id,) in found)
+
+    async def remove(self, job_id: str) -> None:
+        """See `JobRetention.remove`."""
+        await self._database.write(partial(_remove, job_id=job_id))
+
+    # --- WorkQueue ---
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
+        if not work.anything(self._database.reader, now, lease_seconds):
+            return None
+        granted = await self._database.write(
+            partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
+        )
+        if granted is None:
+            return None
+        rows = await asyncio.to_thread(rows_from_content, granted.content)
+        return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        """See `WorkQueue.renew`."""
+        return await self._database.write(partial(work.renew, lease=lease, until=after(now, lease_seconds), done=done))
+
+    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+        """See `WorkQueue.plan`."""
+        return await self._database.write(partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now))
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        """See `WorkQueue.checkpoint`."""
+        return await self._database.write(
+            partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
+        )
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+        """See `WorkQueue.release`."""
+        await self._database.write(partial(work.release, lease=lease, cause=cause))
+
+    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+        """See `WorkQueue.release_worker`."""
+        await self._database.write(partial(work.release_worker, worker=worker))
+
+    async def cause(self, job_id: str) -> str | None:
+        """See `WorkQueue.cause`."""
+        row = self._database.reader.execute("SELECT cause FROM job WHERE id = ?", (job_id,)).fetchone()
+        return None if row is None else row[0]
+
+    def _parts(self, job_id: str) -> list[Part]:
+        return [part_from_record(record) for record in self._database.reader.execute(_PARTS, (job_id,)).fetchall()]
+
+    def _jobs(self, query: str, values: tuple[str | int, ...]) -> list[Job]:
+        return [job_from_record(record) for record in self._database.reader.execute(query, values).fetchall()]
+
+
+def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> bool:
+    (working,) = connection.execute(
+        "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND state IN ('queued', 'running')",
+        (job.owner.issuer, job.owner.subject),
+    ).fetchone()
+    if working >= working_at_most:
+        return False
+    record = job_record(job)
+    connection.execute(
+        f"INSERT INTO job ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(record))})",  # noqa: S608 - names of ours only
+        record,
+    )
+    connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
+    work.open_planning(connection, job.id)
+    return True
+
+
+def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
+    ended = connection.execute(
+        "UPDATE job SET reclaimed = 1 WHERE id = ? AND state IN ('cancelled', 'expired', 'failed')", (job_id,)
+    )
+    if ended.rowcount == 1:  # whatever the caller believes, a job with a result keeps it
+        connection.execute("DELETE FROM part WHERE job_id = ?", (job_id,))
+        connection.execute("DELETE FROM slice WHERE job_id = ?", (job_id,))
+        connection.execute("DELETE FROM job_rows WHERE job_id = ?", (job_id,))
+
+
+def _remove(connection: sqlite3.Connection, job_id: str) -> None:
+    connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # all other tables follow
+    connection.execute(
+        "DELETE FROM turn WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.issuer = turn.issuer AND job.subject = turn.subject)"
+    )

@@ -1,0 +1,207 @@
+"""Who works on what, in SQLite: each function is one write transaction on the tables of `job_schema.sql`.
+
+A lease is current exactly as long as its row in `work` carries its worker and attempt. Finished work has no row, and a job that
+leaves the working states loses all of its rows in the same transaction (a trigger sees to it).
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
+from fhir_bulk_middleware.stores.sqlite.job_records import (
+    JOB_COLUMNS,
+    PART_COLUMNS,
+    SLICE_COLUMNS,
+    job_from_record,
+    part_record,
+    slice_from_record,
+    slice_record,
+)
+
+__all__ = ["Granted", "anything", "checkpoint", "claim", "open_planning", "plan", "release", "release_worker", "renew"]
+
+_PLANNING = -1
+
+_FREE = "(leased_until IS NULL OR leased_until <= :now OR leased_until > :furthest)"
+
+# Owners take turns; within an owner the oldest job comes first.
+_NEXT_JOB = f"""
+    SELECT {", ".join(f"job.{column}" for column in JOB_COLUMNS.split(", "))}
+    FROM job LEFT JOIN turn ON turn.issuer = job.issuer AND turn.subject = job.subject
+    WHERE job.state IN ('queued', 'running') AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
+    ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
+"""  # noqa: S608 - constants of ours only
+_NEXT_WORK = f"SELECT slice, attempt, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease as it was written, its rows still compressed."""
+
+    job: Job
+    content: bytes
+    slice: Slice | None
+    attempt: int
+
+
+def open_planning(connection: sqlite3.Connection, job_id: str) -> None:
+    """Let a new job be planned by whoever comes first."""
+    connection.execute("INSERT INTO work (job_id, slice) VALUES (?, ?)", (job_id, _PLANNING))
+
+
+def anything(reader: sqlite3.Connection, now: Instant, lease_seconds: float) -> bool:
+    """Whether there is anything to claim: a read that looks at held work at most, so that idle workers lock nobody out."""
+    row = reader.execute(f"SELECT 1 FROM work WHERE {_FREE} LIMIT 1", _limits(now, lease_seconds)).fetchone()  # noqa: S608
+    return row is not None
+
+
+def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Granted | None:
+    """Give the next piece of work to `worker`; jobs whose work was begun too often fail on the way."""
+    limits = _limits(now, lease_seconds)
+    while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
+        job = job_from_record(record)
+        number, attempt, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
+        if holder is not None:  # it was neither finished nor given back
+            cause = silent(holder, attempt)
+        if attempt >= attempts:
+            _fail(connection, job.id, cause, now)
+            continue
+        connection.execute(
+            "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, cause = ? WHERE job_id = ? AND slice = ?",
+            (attempt + 1, worker, after(now, lease_seconds), cause, job.id, number),
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO turn (issuer, subject, served) SELECT ?, ?, coalesce(max(served), 0) + 1 FROM turn",
+            (job.owner.issuer, job.owner.subject),
+        )
+        (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
+        return Granted(job, content, _slice(connection, job.id, number), attempt + 1)
+    return None
+
+
+def renew(connection: sqlite3.Connection, lease: Lease, until: Instant, done: int) -> bool:
+    """Hold the lease until then, and count what was read."""
+    if not _advance(connection, lease, done):
+        return False
+    connection.execute("UPDATE work SET leased_until = ? WHERE job_id = ? AND slice = ?", (until, *_place(lease)))
+    return True
+
+
+def plan(
+    connection: sqlite3.Connection, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], *, now: Instant
+) -> bool:
+    """Write the plan and open its slices, or complete a job that has none."""
+    if lease.slice is not None or _mark(connection, lease) is None:
+        return False
+    job_id = lease.job.id
+    connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
+    connection.executemany(
+        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        [(job_id, *slice_record(piece)) for piece in slices],
+    )
+    connection.executemany("INSERT INTO work (job_id, slice) VALUES (?, ?)", [(job_id, piece.number) for piece in slices])
+    connection.execute(
+        "UPDATE job SET state = ?, revision = revision + 1, changed_at = ?, cut = ?, codec = ?, estimate = ? WHERE id = ?",
+        (
+            JobState.RUNNING.value if slices else JobState.COMPLETED.value,
+            now,
+            cut,
+            codec.value,
+            sum(piece.estimate for piece in slices),
+            job_id,
+        ),
+    )
+    return True
+
+
+def checkpoint(
+    connection: sqlite3.Connection,
+    lease: Lease,
+    parts: Sequence[Part],
+    cursor: str | None,
+    now: Instant,
+    *,
+    done: int,
+    finished: bool,
+) -> bool:
+    """Record parts and the cursor after them; with the last slice, complete the job."""
+    if lease.slice is None or not _advance(connection, lease, done):
+        return False
+    job_id = lease.job.id
+    connection.executemany(
+        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        [(job_id, *part_record(part)) for part in parts],
+    )
+    connection.execute(
+        "UPDATE slice SET cursor = ?, parts = parts + ? WHERE job_id = ? AND number = ?",
+        (cursor, len(parts), *_place(lease)),
+    )
+    if finished:
+        connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
+        connection.execute(
+            "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ? "
+            "WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
+            (now, job_id),
+        )
+    return True
+
+
+def release(connection: sqlite3.Connection, lease: Lease, cause: str) -> None:
+    """Give the work back and keep the cause."""
+    connection.execute(
+        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ? "
+        "WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
+        (cause, *_place(lease), lease.worker, lease.attempt),
+    )
+
+
+def release_worker(connection: sqlite3.Connection, worker: str) -> None:
+    """Give back all that a worker held."""
+    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (gone(worker), worker))
+
+
+def _limits(now: Instant, lease_seconds: float) -> dict[str, int | str]:
+    return {"now": now, "furthest": after(now, slack(lease_seconds))}
+
+
+def _place(lease: Lease) -> tuple[str, int]:
+    return lease.job.id, _PLANNING if lease.slice is None else lease.slice.number
+
+
+def _mark(connection: sqlite3.Connection, lease: Lease) -> int | None:
+    """How far the lease's slice was ever read, None if the lease is lost."""
+    row = connection.execute(
+        "SELECT done FROM work WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
+        (*_place(lease), lease.worker, lease.attempt),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _advance(connection: sqlite3.Connection, lease: Lease, done: int) -> bool:
+    """Count what is beyond the slice's mark: a slice that starts over is not counted twice. False if the lease is lost."""
+    mark = _mark(connection, lease)
+    if mark is None:
+        return False
+    if done > mark:
+        connection.execute("UPDATE work SET done = ? WHERE job_id = ? AND slice = ?", (done, *_place(lease)))
+        connection.execute("UPDATE job SET done = done + ? WHERE id = ?", (done - mark, lease.job.id))
+    return True
+
+
+def _slice(connection: sqlite3.Connection, job_id: str, number: int) -> Slice | None:
+    if number == _PLANNING:
+        return None
+    return slice_from_record(
+        connection.execute(f"SELECT {SLICE_COLUMNS} FROM slice WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()  # noqa: S608
+    )
+
+
+def _fail(connection: sqlite3.Connection, job_id: str, cause: str | None, now: Instant) -> None:
+    connection.execute(
+        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = ?, reason = ?, detail = ?, cause = ? "
+        "WHERE id = ?",
+        (now, EXHAUSTED.reason.name, EXHAUSTED.detail, cause, job_id),
+    )
