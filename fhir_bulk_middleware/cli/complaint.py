@@ -15,9 +15,15 @@ def need(command: str, *modules: str) -> None:
     Raises:
         Complaint: one is missing; it names the extra.
     """
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [module for module in modules if not _there(module)]
     if missing:
         raise Complaint(
-            f"fhir-bulk {command} needs {' and '.join(missing)}, which the extra brings:"
-            " pip install 'fhir-bulk-middleware[demo]'"
+            f"fhir-bulk {command} needs {' and '.join(missing)}, which the extra brings: pip install 'fhir-bulk-middleware[demo]'"
         )
+
+
+def _there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # it was made impossible to import
+        return False

@@ -1,13 +1,12 @@
 """The STATE folder: all that the command line keeps between two runs."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import load
-from fhir_bulk_middleware.demo.show import Advance
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -51,6 +50,11 @@ class State:
         return self.folder / "runner"
 
     @property
+    def downloads(self) -> Path:
+        """What the client of the demo fetched."""
+        return self.folder / "downloads"
+
+    @property
     def server_log(self) -> Path:
         """What the server of the demo has to say."""
         return self.folder / "server.log"
@@ -90,7 +94,7 @@ class State:
             raise Complaint(f"{self.folder} already holds {there}, not {source}. Name another --dir, or remove that folder.")
         return True
 
-    def load(self, source: str, lines: Iterable[bytes], advance: Advance) -> None:
+    def load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> None:
         """Fill the store. It appears under its name when it is complete, so that a load cut short leaves nothing behind.
 
         Raises:
@@ -102,7 +106,7 @@ class State:
             left.unlink()
         store = SQLiteResourceStore(part)
         try:
-            load(store, lines, advance)
+            load(store, lines, seen)
         finally:
             store.close()
         self._source.write_text(json.dumps({"source": source}))

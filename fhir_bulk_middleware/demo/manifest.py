@@ -1,6 +1,6 @@
 """What a client reads of a manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,7 @@ class Manifest:
 
 def _file(name: str, item: Mapping[str, Any]) -> ManifestFile:
     # No published version of the IG has a digest, and only the latest a size: servers put them into `extension` (MF-09, MF-15).
-    extension = item.get("extension", {})
-    facts = {**extension, **item} if isinstance(extension, dict) else item
+    facts = {**_extension(item.get("extension", {})), **item}
     return ManifestFile(
         list=name,
         type=facts.get("type", ""),
@@ -77,3 +76,12 @@ def _file(name: str, item: Mapping[str, Any]) -> ManifestFile:
         size=facts.get("fileSize", facts.get("size")),
         sha256=facts.get("sha256"),
     )
+
+
+def _extension(extension: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """An object up to STU3; later an array of FHIR extensions, whose URLs end in the name."""
+    if isinstance(extension, Mapping):
+        return extension
+    return {
+        entry["url"].rpartition("/")[2]: value for entry in extension for key, value in entry.items() if key.startswith("value")
+    }

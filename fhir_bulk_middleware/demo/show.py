@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
 from typing import Protocol, TextIO
 
 __all__ = ["Advance", "PlainScreen", "Screen", "screen"]
@@ -35,10 +34,10 @@ class Screen(Protocol):
 
 def screen() -> Screen:
     """The terminal, as well as it can be used here."""
-    if find_spec("rich") is None:
+    try:
+        from fhir_bulk_middleware.demo.rich_screen import RichScreen  # noqa: PLC0415 - rich is an extra
+    except ImportError:
         return PlainScreen(sys.stdout)
-    from fhir_bulk_middleware.demo.rich_screen import RichScreen  # noqa: PLC0415 - rich is an extra
-
     return RichScreen()
 
 

@@ -200,3 +200,15 @@ async def test_a_manifest_without_its_required_fields_is_none() -> None:
 
 async def test_a_manifest_may_go_on_elsewhere() -> None:
     assert Manifest.of(manifest() | {"link": [{"relation": "next", "url": "http://ehr/2"}]}).next == "http://ehr/2"
+
+
+async def test_size_and_digest_are_found_in_extensions_of_either_form() -> None:
+    url = "https://server.example/extension"
+    old = {"size": 7, "sha256": "d1"}
+    new = [{"url": f"{url}/size", "valueInteger64": 7}, {"url": f"{url}/sha256", "valueString": "d1"}]
+
+    for form in (old, new):
+        document = manifest(extension=form)
+        del document["output"][0]["size"]
+        (file,) = Manifest.of(document).files
+        assert (file.size, file.sha256) == (7, "d1")
