@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.engine import Engine
+from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.coverage import Coverage
 from fhir_bulk_middleware.export.delivery import Delivery
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
@@ -109,19 +110,25 @@ class BulkData:
         runner = runner or _runner(work, settings)
         terms = Terms(
             mount=mount or dialect.name,
-            precision=dialect.precision,
             retention=settings.retention if dialect.retention is None else dialect.retention,
         )
+        self.mount = terms.mount
+        """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies)
         self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
         """What runs beside the requests."""
         service = ExportService(
-            resources=resources,
-            groups=groups,
+            admission=Admission(
+                resources=resources,
+                groups=groups,
+                coverage=Coverage(Compartments(fhir_version)),
+                version=fhir_version,
+                precision=dialect.precision,
+                clock=clock,
+            ),
             jobs=jobs,
             runner=runner,
-            coverage=Coverage(Compartments(fhir_version)),
             terms=terms,
             settings=settings,
             clock=clock,

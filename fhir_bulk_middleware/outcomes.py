@@ -50,6 +50,8 @@ class Reason(Enum):
     VALUE_MALFORMED = auto()
     FORMAT_UNSUPPORTED = auto()
     GROUP_UNKNOWN = auto()
+    PATIENT_UNKNOWN = auto()
+    """A patient that this caller may not see, or that is no member of the group (PT-04)."""
 
     # Jobs and files
     JOB_ID_MISSING = auto()
@@ -63,6 +65,10 @@ class Reason(Enum):
     RANGE_UNSATISFIABLE = auto()
     PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()
+    POLLED_TOO_OFTEN = auto()
+    IDEMPOTENCY_MISMATCH = auto()
+    """Another request came under the same Idempotency-Key (law 12)."""
+    IDEMPOTENCY_IN_FLIGHT = auto()
 
     # Us
     BUSY = auto()

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import uuid
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
@@ -50,6 +51,10 @@ class Replies:
         """A manifest: `application/json`, not FHIR's media type (ST-20)."""
         return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
 
+    def told(self, answer: Answer, text: str) -> Response:
+        """An OperationOutcome that is no refusal."""
+        return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+
     def refusal(self, operation: Operation, refused: Refused) -> Response:
         """How the dialect tells this refusal."""
         answer = self._dialect.answer(operation, refused.reason)
@@ -80,7 +85,8 @@ class Replies:
             issue["diagnostics"] = text
         if part is not None:
             issue["expression"] = [part]
-        return {"resourceType": "OperationOutcome", "issue": [issue]}
+        own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
+        return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

@@ -17,7 +17,7 @@ from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.guard import Endpoint, Guard
-from fhir_bulk_middleware.identifiers import is_file_id
+from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
@@ -66,7 +66,7 @@ def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) ->
     ]
     rows.append(Row("GET", dialect.status_path, Operation.STATUS, export.status))
     rows.append(Row("DELETE", dialect.status_path, Operation.CANCEL, export.cancel))
-    rows.append(Row("GET", dialect.file_path, Operation.FILE, export.file))
+    rows.extend(Row(method, dialect.file_path, Operation.FILE, export.file) for method in dialect.file_methods)
     return tuple(rows)
 
 
@@ -81,7 +81,8 @@ def routes(rows: Iterable[Row], guard: Guard) -> list[BaseRoute]:
 class _PathRoute(Route):
     """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
 
-    A `{file}` matches only ids of our own shape: a path that a host owns too stays the host's for all others (law 14).
+    On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
+    (law 14). Paths with a `$` are operations, and ours altogether.
     """
 
     def __init__(self, path: str, rows: Iterable[Row], guard: Guard) -> None:
@@ -108,7 +109,13 @@ class _PathRoute(Route):
 
 def _ours(parameter: tuple[str, str]) -> bool:
     name, value = parameter
-    return name != "file" or is_file_id(value)
+    match name:
+        case "file":
+            return is_file_id(value)
+        case "job":
+            return is_job_id(value)
+        case _:
+            return True
 
 
 class _Dispatch:

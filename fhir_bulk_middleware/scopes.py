@@ -11,6 +11,7 @@ from typing import Self
 __all__ = ["Scope", "Scopes"]
 
 _EVERY_TYPE = "*"
+_SYSTEM = "system"
 
 # Version 2 permissions are an in-order subset of "cruds" (SE-07); a query may hold whatever an OAuth scope may hold.
 _SCOPE = re.compile(
@@ -49,7 +50,7 @@ class Scope:
     @property
     def grants(self) -> bool:
         """Whether it permits anything by itself: only a `system/` scope on whole types does (law 8)."""
-        return self.context == "system" and self.query is None
+        return self.context == _SYSTEM and self.query is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +63,45 @@ class Scopes:
 
     Attributes:
         granted: permissions by resource type; `*` stands for all types.
-        withheld: scopes that were understood but permit nothing here: `user/`, `patient/` and granular ones. They neither
-            add to `granted` nor take from it.
+        granular: `system/` scopes on part of a type; what they permit holds for the resources that their query finds.
+        withheld: scopes that were understood but permit nothing here: `user/` and `patient/` ones. They neither add to the
+            others nor take from them.
     """
 
     granted: Mapping[str, frozenset[str]]
+    granular: tuple[Scope, ...] = ()
     withheld: tuple[Scope, ...] = ()
 
     @classmethod
     def parse(cls, scopes: Iterable[str]) -> Self:
         """Read a token's scopes, one string each; whatever is no scope of ours is passed over."""
         granted: dict[str, frozenset[str]] = {}
+        granular: list[Scope] = []
         withheld: list[Scope] = []
         for scope in filter(None, map(Scope.parse, scopes)):
             if scope.grants:
                 granted[scope.type] = granted.get(scope.type, frozenset()) | scope.letters
+            elif scope.context == _SYSTEM:
+                granular.append(scope)
             else:
                 withheld.append(scope)
-        return cls(granted, tuple(withheld))
+        return cls(granted, tuple(granular), tuple(withheld))
 
     def readable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
         return frozenset(type_ for type_ in types if self.may_read(type_) and self.may_search(type_))
+
+    def exportable(self, types: frozenset[str]) -> frozenset[str]:
+        """Those of `types` that may be exported, be it only the part of them that granular scopes describe."""
+        return self.readable(types) | {type_ for type_ in types if self.queries(type_)}
+
+    def queries(self, type_: str) -> tuple[str, ...]:
+        """The queries of granular scopes with `r` and `s` on the type, percent-encoded as in the token (SE-09)."""
+        return tuple(
+            scope.query
+            for scope in self.granular
+            if scope.query is not None and scope.type in {type_, _EVERY_TYPE} and scope.letters >= {"r", "s"}
+        )
 
     def may_read(self, type_: str) -> bool:
         """Whether the content of a resource of this type may be shown (law 24)."""

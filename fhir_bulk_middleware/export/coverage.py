@@ -1,17 +1,32 @@
 """Which resource types an export holds: what was asked, as far as scopes, adapter and compartments allow."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
+from fhir_bulk_middleware.export.asked import Leniency
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, EveryPatient, Selection
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["Coverage", "listed"]
+__all__ = ["Coverage", "Covered", "listed"]
 
 _PART = "http._type"
 _SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The types of an export.
+
+    Attributes:
+        types: sorted.
+        granular: for types that only granular scopes cover, those scopes' queries as (type, query), sorted; their resources are
+            restricted to what the queries find (SE-09).
+    """
+
+    types: tuple[str, ...]
+    granular: tuple[tuple[str, str], ...]
 
 
 class Coverage:
@@ -24,36 +39,38 @@ class Coverage:
     def __init__(self, definitions: CompartmentDefinitions) -> None:
         self._definitions = definitions
 
-    def types(
-        self, principal: Principal, selection: Selection, authorisation: Authorisation, asked: Collection[str] | None
-    ) -> tuple[str, ...]:
-        """The types to export, sorted.
+    def of(
+        self,
+        scopes: Scopes,
+        selection: Selection,
+        authorisation: Authorisation,
+        asked: Collection[str] | None,
+        leniency: Leniency,
+    ) -> Covered:
+        """The types to export.
 
         Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
         cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
 
         Raises:
-            Refused: `PARAMETER_UNSUPPORTED` or `SCOPE_MISSING`, naming the types.
+            Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
         """
-        scopes = Scopes.parse(principal.scopes)
         reference_set = self._reference_set(selection, authorisation.types)
         if asked is None:
-            allowed = scopes.readable(reference_set)
+            allowed = scopes.exportable(reference_set)
             if not allowed:
                 raise Refused(Reason.SCOPE_MISSING, "The token's scopes cover nothing that could be exported; system/*.rs would.")
-            return tuple(sorted(allowed))
+            return _covered(scopes, allowed)
         wanted = frozenset(asked)
         if absent := wanted - authorisation.types:
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, f"This server has no type {listed(absent)} to export.", part=_PART)
-        if forbidden := wanted - scopes.readable(wanted):
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"This server has no type {listed(absent)} to export.", _PART)
+            wanted -= absent
+        if forbidden := wanted - scopes.exportable(wanted):
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=_PART)
-        if wanted.isdisjoint(reference_set):
-            raise Refused(
-                Reason.PARAMETER_UNSUPPORTED,
-                f"An export at this level holds what lies in compartments; {listed(wanted)} never does.",
-                part=_PART,
-            )
-        return tuple(sorted(wanted & reference_set))
+        if wanted and wanted.isdisjoint(reference_set):
+            detail = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, _PART)
+        return _covered(scopes, wanted & reference_set)
 
     def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
         """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
@@ -66,6 +83,11 @@ class Coverage:
                 return types
         known = (self._definitions.types(owner) for owner in sorted(owners))
         return types & frozenset[str]().union(*known)
+
+
+def _covered(scopes: Scopes, types: frozenset[str]) -> Covered:
+    restricted = types - scopes.readable(types)
+    return Covered(tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_))))
 
 
 def listed(types: Collection[str]) -> str:

@@ -7,9 +7,12 @@ from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.export import parameters
+from fhir_bulk_middleware.export.admission import Wish
+from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
 from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.export.manifest import manifest, progress
+from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.service import ExportService
@@ -20,7 +23,9 @@ from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["ExportEndpoints"]
 
-_JSON = frozenset({"application/fhir+json", "application/json", "application/*", "*/*"})
+_ANYTHING = frozenset({"application/*", "*/*"})
+_JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
+_LONGEST_KEY = 255
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
@@ -70,6 +75,7 @@ class ExportEndpoints:
 
     async def status(self, request: Request, principal: Principal) -> Response:
         """Poll (section 2)."""
+        self._check_status_headers(request)
         job = await self._service.look(principal, _job_id(request))
         if job.state is not JobState.COMPLETED:
             headers = {
@@ -86,8 +92,13 @@ class ExportEndpoints:
 
     async def cancel(self, request: Request, principal: Principal) -> Response:
         """End a job (section 3)."""
-        await self._service.cancel(principal, _job_id(request))
-        return self._replies.empty(self._dialect.cancelled, {})
+        self._check_status_headers(request)
+        job = await self._service.cancel(principal, _job_id(request))
+        answer = self._dialect.cancelled_answer
+        if answer is None:
+            return self._replies.empty(self._dialect.cancelled, {})
+        now = instant.render(job.changed_at, instant.Precision.SECONDS)
+        return self._replies.told(answer, answer.text.format(job=job.id, now=now))
 
     async def file(self, request: Request, principal: Principal) -> Response:
         """Fetch a file (section 4)."""
@@ -96,34 +107,69 @@ class ExportEndpoints:
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)
-        self._check_headers(request)
-        sent = parameters.from_query(request.scope["query_string"])
-        if request.method == "POST" and (body := await _body(request, self._settings.body_bytes)):
-            if sent:
-                # Two places could contradict each other; nobody needs both (KO-09).
-                raise Refused(
-                    Reason.BODY_MALFORMED,
-                    "Give the parameters in the query string or in the body, not in both.",
-                    part="http.query",
-                )
-            sent = parameters.from_body(body)
-        url = self._addresses.kick_off(request)
-        job = await self._service.begin(principal, level, group_id, parameters.asked(sent), url)
-        return self._replies.empty(self._dialect.accepted, {"Content-Location": self._addresses.status(base, job.id)})
+        preferences = self._kick_off_preferences(request)
+        leniency = Leniency(lenient=preferences.handling == "lenient")
+        sent = await self._sent(request)
+        separate = preferences.separate_export_status and self._dialect.separate_export_status
+        wish = Wish(
+            level=level,
+            group_id=group_id,
+            asked=Reader(self._dialect.parameters, self._dialect.lists, [base]).read(sent, leniency),
+            leniency=leniency,
+            url=self._addresses.kick_off(request),
+            base_url=base,
+            separate_status=separate,
+            idempotency_key=_idempotency_key(request),
+        )
+        job = await self._service.begin(principal, wish)
+        headers = {"Content-Location": self._addresses.status(base, job.id)}
+        if separate:
+            headers["Preference-Applied"] = "respond-async, separate-export-status"
+        return self._replies.empty(self._dialect.accepted, headers)
 
-    def _check_headers(self, request: Request) -> None:
-        required = self._dialect.required_headers
-        accept = request.headers.getlist("accept")
-        if RequiredHeader.ACCEPT in required and not accept:
-            raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
-        if accept and not any(_media_type(item) in _JSON for line in accept for item in line.split(",")):
-            raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+    async def _sent(self, request: Request) -> list[Parameter]:
+        """The parameters, from the one place where they may stand."""
+        sent = parameters.from_query(request.scope["query_string"])
+        if request.method != "POST":
+            for parameter in sent:
+                if parameter.name in self._dialect.post_only & self._dialect.parameters:
+                    detail = f"{parameter.name} belongs in the body of a POST, not in a URL."
+                    raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=parameter.part)
+            return sent
+        body = await _body(request, self._settings.body_bytes)
+        if body and sent:
+            # Two places could contradict each other; nobody needs both (KO-09).
+            detail = "Give the parameters in the query string or in the body, not in both."
+            raise Refused(Reason.BODY_MALFORMED, detail, part="http.query")
+        return sent or parameters.from_body(body)
+
+    def _kick_off_preferences(self, request: Request) -> Preferences:
+        preferences = self._preferences(request)
+        _check_accept(request, self._dialect.required_headers, _JSON)
+        if RequiredHeader.PREFER in self._dialect.required_headers and not preferences.respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+        return preferences
+
+    def _check_status_headers(self, request: Request) -> None:
+        required = self._dialect.status_requires
+        _check_accept(request, required, self._dialect.status_accept and self._dialect.status_accept | _ANYTHING)
+        if RequiredHeader.PREFER in required and not self._preferences(request).respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+    def _preferences(self, request: Request) -> Preferences:
         try:
-            preferences = Preferences.parse(request.headers.getlist("prefer"))
+            return Preferences.parse(request.headers.getlist("prefer"))
         except ValueError as error:
             raise Refused(Reason.HEADER_INVALID, f"Prefer: {error}.", part="http.Prefer") from None
-        if RequiredHeader.PREFER in required and not preferences.respond_async:
-            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+
+def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
+    """Refuse a request that accepts none of these media types; an empty set takes anything."""
+    accept = request.headers.getlist("accept")
+    if RequiredHeader.ACCEPT in required and not accept:
+        raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
+    if acceptable and accept and acceptable.isdisjoint(_media_type(item) for line in accept for item in line.split(",")):
+        raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
 
 
 def _job_id(request: Request) -> str:
@@ -131,6 +177,17 @@ def _job_id(request: Request) -> str:
     if "job" in request.path_params:
         return str(request.path_params["job"])
     raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")
+
+
+def _idempotency_key(request: Request) -> str | None:
+    """The client's key, a string of any form (law 12)."""
+    values = request.headers.getlist("idempotency-key")
+    if not values:
+        return None
+    if len(values) > 1 or not 0 < len(values[0]) <= _LONGEST_KEY:
+        detail = f"Idempotency-Key must be one string of at most {_LONGEST_KEY} characters."
+        raise Refused(Reason.HEADER_INVALID, detail, part="http.Idempotency-Key")
+    return values[0]
 
 
 def _media_type(item: str) -> str:

@@ -10,7 +10,7 @@ from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part
 __all__ = ["manifest", "progress"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
-_EXTENSIONS = "https://fhir-bulk-middleware.dev/extension/"
+_EXTENSIONS = "urn:fhir-bulk-middleware:"
 _FINISHING = 99
 
 
@@ -41,6 +41,8 @@ def manifest(
     if shape.deleted and job.request.window.since is not None:
         document["deleted"] = lists[FileKind.DELETED]
     document[shape.errors] = lists[FileKind.ERROR]
+    if shape.empty_message is not None and not any(lists.values()):
+        document["message"] = shape.empty_message.format(job=job.id)
     if notes:
         document["extension"] = _extension(dialect, notes)
     return document
@@ -79,4 +81,4 @@ def progress(dialect: Dialect, job: Job) -> str:
         case _:
             if queued:
                 return "Export queued"
-            return f"Export in progress - {job.done:,} of about {max(job.estimate, job.done):,} resources"
+            return dialect.progress_text.format(done=job.done, estimate=max(job.estimate, job.done))

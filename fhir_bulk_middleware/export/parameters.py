@@ -1,37 +1,15 @@
-"""The parameters of a kick-off, from a query string or a Parameters resource, as typed values (section 1 of the requirements).
+"""The parameters of a kick-off as they were sent, in a query string or a Parameters resource (sections 1.1 and 1.2)."""
 
-Nothing is ignored: a parameter that is unknown, unsupported, repeated or malformed refuses the kick-off and is named.
-"""
-
-import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fhir_bulk_middleware import instant
-from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["Asked", "Parameter", "asked", "from_body", "from_query"]
+__all__ = ["Parameter", "from_body", "from_query"]
 
-_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})  # KO-70
-_TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}", re.ASCII)
-_UNSUPPORTED = frozenset(
-    {
-        "_until",
-        "_elements",
-        "_typeFilter",
-        "patient",
-        "includeAssociatedData",
-        "organizeOutputBy",
-        "allowPartialManifests",
-        "_minimumFileSize",
-        "_maximumFileSize",
-    }
-)
 _MOST = 1_000
 
 
@@ -48,19 +26,6 @@ class Parameter:
     name: str
     value: str
     part: str
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a kick-off asks for.
-
-    Attributes:
-        types: `_type`, without repeats, as sent; None if there was none, which asks for all.
-        since: `_since`.
-    """
-
-    types: tuple[str, ...] | None
-    since: Instant | None
 
 
 class _Entry(BaseModel):
@@ -139,72 +104,3 @@ def _text(value: Any) -> str | None:
         case {"code": str(code)}:
             return code
     return None
-
-
-def asked(parameters: Iterable[Parameter]) -> Asked:
-    """What the parameters of a kick-off mean.
-
-    Raises:
-        Refused: the first parameter that is unknown, unsupported, repeated or malformed.
-    """
-    given: dict[str, list[Parameter]] = {}
-    for parameter in parameters:
-        given.setdefault(parameter.name, []).append(parameter)
-    for name, several in given.items():
-        if name in _UNSUPPORTED:
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, f"This server does not support {name}.", part=several[0].part)
-        if name not in {"_outputFormat", "_since", "_type"}:
-            raise Refused(
-                Reason.PARAMETER_UNKNOWN,
-                "Bulk Data export has no such parameter; known here are _outputFormat, _since and _type.",
-                part=several[0].part,
-            )
-    _check_format(_only(given.get("_outputFormat", ())))
-    return Asked(types=_types(given.get("_type", ())), since=_instant(_only(given.get("_since", ()))))
-
-
-def _only(several: Sequence[Parameter]) -> Parameter | None:
-    """A parameter that may be given once (KO-63)."""
-    if len(several) > 1:
-        raise Refused(Reason.PARAMETER_REPEATED, f"{several[1].name} may be given once only.", part=several[1].part)
-    return several[0] if several else None
-
-
-def _check_format(parameter: Parameter | None) -> None:
-    # A blank is a "+" that was not percent-encoded (KO-64).
-    if parameter is not None and parameter.value.replace(" ", "+").lower() not in _FORMATS:
-        raise Refused(
-            Reason.FORMAT_UNSUPPORTED,
-            "The output format must be application/fhir+ndjson (or application/ndjson, or ndjson).",
-            part=parameter.part,
-        )
-
-
-def _types(parameters: Sequence[Parameter]) -> tuple[str, ...] | None:
-    """The union of all values, each of which may be a comma list (KO-60)."""
-    if not parameters:
-        return None
-    types: dict[str, None] = {}
-    for parameter in parameters:
-        for name in parameter.value.split(","):
-            if _TYPE.fullmatch(name) is None:
-                raise Refused(
-                    Reason.VALUE_MALFORMED,
-                    "_type must be a comma list of resource types, such as Patient,Observation.",
-                    part=parameter.part,
-                )
-            types[name] = None
-    return tuple(types)
-
-
-def _instant(parameter: Parameter | None) -> Instant | None:
-    if parameter is None:
-        return None
-    try:
-        return instant.parse(parameter.value)
-    except ValueError:
-        raise Refused(
-            Reason.VALUE_MALFORMED,
-            f"{parameter.name} must be a FHIR instant with seconds and an offset, such as 2026-01-31T09:30:00Z.",
-            part=parameter.part,
-        ) from None

@@ -1,24 +1,24 @@
 """What happens to exports on behalf of a caller: begin, look, cancel, fetch. It speaks reasons, not HTTP."""
 
-import re
-from collections.abc import Collection
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.export.coverage import Coverage, listed
-from fhir_bulk_middleware.export.job import Job, JobState, Part, Request
-from fhir_bulk_middleware.export.parameters import Asked
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.admission import Admission, Wish
+from fhir_bulk_middleware.export.coverage import listed
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobState, Part, Request
+from fhir_bulk_middleware.export.query import Compartments, Rows
+from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, seconds_between
+from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import JobRunner, JobStore, SupportsExport, SupportsGroups, SupportsSnapshot
+from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["ExportService", "Terms"]
 
-_FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _CANCEL_TRIES = 20
 
 
@@ -28,12 +28,10 @@ class Terms:
 
     Attributes:
         mount: its name; a job answers through the mount that made it (law 10).
-        precision: how much of the cut its clients are shown.
         retention: seconds that a finished job is kept.
     """
 
     mount: str
-    precision: Precision
     retention: float
 
 
@@ -41,11 +39,9 @@ class ExportService:
     """The life of exports as their owners see it.
 
     Args:
-        resources: the storage adapter.
-        groups: who knows the members of groups, None if nobody does.
+        admission: decides what a kick-off comes to.
         jobs: where jobs are kept.
         runner: is told when there is work.
-        coverage: which types an export holds.
         terms: what the mount promises.
         settings: limits.
         clock: what time it is.
@@ -55,71 +51,70 @@ class ExportService:
     def __init__(
         self,
         *,
-        resources: SupportsExport,
-        groups: SupportsGroups | None,
+        admission: Admission,
         jobs: JobStore,
         runner: JobRunner,
-        coverage: Coverage,
         terms: Terms,
         settings: Settings,
         clock: Clock,
         new_job_id: NewJobId,
     ) -> None:
-        self._resources = resources
-        self._groups = groups
+        self._admission = admission
         self._jobs = jobs
         self._runner = runner
-        self._coverage = coverage
         self._terms = terms
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
+        self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
 
-    async def begin(self, principal: Principal, level: Level, group_id: str | None, asked: Asked, url: str) -> Job:
+    async def begin(self, principal: Principal, wish: Wish) -> Job:
         """Accept an export, durably, and set it going (KO-110).
 
-        Everything that can be checked is checked here, before it is accepted; what the principal may see is frozen.
+        The same wish under the same idempotency key comes to the same job (law 12).
 
         Raises:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
-        authorisation = await self._resources.authorise(principal)
-        selection = await self._selection(principal, level, group_id)
-        types = self._coverage.types(principal, selection, authorisation, asked.types)
-        await self._check_since(asked.since)
+        request, rows = await self._admission.decide(principal, wish)
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
             mount=self._terms.mount,
             owner=principal.owner,
-            request=Request(
-                url=url,
-                level=level,
-                types=types,
-                window=Window(since=asked.since),
-                precision=self._terms.precision,
-            ),
+            request=request,
             created_at=now,
             changed_at=now,
+            idempotency=_idempotency(wish.idempotency_key, request, rows),
         )
         limit = self._settings.jobs_per_owner
-        if not await self._jobs.add(job, Rows(selection, authorisation.rights), working_at_most=limit):
+        kept = await self._jobs.add(job, rows, working_at_most=limit)
+        if kept is None:
             raise Refused(
                 Reason.JOBS_TOO_MANY,
                 f"At most {limit} exports of one client may run at once; wait for one to end, or cancel one.",
                 retry_after=self._settings.retry_after_longest,
             )
+        if kept.idempotency != job.idempotency:
+            raise Refused(
+                Reason.IDEMPOTENCY_MISMATCH,
+                "Another request came under this Idempotency-Key; use a new key for a new request.",
+                part="http.Idempotency-Key",
+            )
         self._runner.wake()
-        return job
+        return kept
 
     async def look(self, principal: Principal, job_id: str) -> Job:
         """The job, as it stands (section 2).
 
         Raises:
-            Refused: it is unknown to this caller, cancelled, expired or failed, or the token's scopes no longer cover it.
+            Refused: it is unknown to this caller, cancelled, expired or failed; the token's scopes no longer cover it; or it was
+                asked for too often (ST-05).
         """
         job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
+        if wait := self._throttle.wait(job.id):
+            raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
         if job.state is JobState.FAILED and job.failure is not None:
             raise Refused(job.failure.reason, job.failure.detail)
         return job
@@ -139,8 +134,8 @@ class ExportService:
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
-    async def parts(self, job: Job) -> Collection[Part]:
-        """The files of a completed job, in the order of its plan."""
+    async def parts(self, job: Job) -> Sequence[Part]:
+        """The files of a job, in the order of its plan."""
         return await self._jobs.parts(job.id)
 
     async def file(self, principal: Principal, file_id: str) -> Part:
@@ -163,10 +158,10 @@ class ExportService:
     def pause(self, job: Job) -> int:
         """Seconds after which another poll is worth its while, from the rate so far (ST-04)."""
         shortest, longest = self._settings.retry_after, self._settings.retry_after_longest
-        if not job.done or job.cut is None:
+        if not job.done:
             return shortest
-        elapsed = seconds_between(job.created_at, self._clock())
-        left = max(job.estimate - job.done, 0) / job.done * max(elapsed, 0.0)
+        elapsed = max(seconds_between(job.created_at, self._clock()), 0.0)
+        left = max(job.estimate - job.done, 0) / job.done * elapsed
         return min(max(round(left), shortest), longest)
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
@@ -183,25 +178,22 @@ class ExportService:
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
+        scopes = Scopes.parse(principal.scopes)
         types = frozenset(job.request.types)
-        if missing := types - Scopes.parse(principal.scopes).readable(types):
+        missing = types - scopes.readable(types)
+        restricted: dict[str, set[str]] = {}
+        for type_, query in job.request.granular:
+            restricted.setdefault(type_, set()).add(query)
+        missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
+        if missing:
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
 
-    async def _selection(self, principal: Principal, level: Level, group_id: str | None) -> Selection:
-        if level is Level.SYSTEM:
-            return Everything()
-        if level is Level.PATIENT:
-            return EveryPatient()
-        known = self._groups is not None and group_id is not None and _FHIR_ID.fullmatch(group_id) is not None
-        members = await self._groups.members(group_id, principal) if known and self._groups and group_id else None
-        if members is None:
-            raise Refused(Reason.GROUP_UNKNOWN)
-        return Compartments(members)
 
-    async def _check_since(self, since: Instant | None) -> None:
-        """A change after an instant that has not come cannot be asked for; by the storage's own clock (law 2, KO-76)."""
-        if since is None:
-            return
-        now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
-        if since > now:
-            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part="http._since")
+def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
+    """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
+    if key is None:
+        return None
+    selection = rows.selection
+    whose = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    fingerprint = repr((request, whose, rows.rights, rows.filters))
+    return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

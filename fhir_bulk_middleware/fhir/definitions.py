@@ -15,10 +15,15 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 
 @dataclass(frozen=True, slots=True)
 class TypedPath:
-    """A concrete JSON path, as `expression` reads it, and the FHIR data type that stands there."""
+    """A concrete JSON path, as `expression` reads it, and the FHIR data type that stands there.
+
+    A `code` whose required value set draws from one code system has that as its `system`: the resource does not tell
+    it.
+    """
 
     path: str
     type: str
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,9 @@ def _parameter(name: str, row: Mapping[str, Any]) -> SearchParameter:
         paths=_paths(row),
         expression=row.get("expression"),
         target=frozenset(row.get("target", ())),
-        roots=tuple(CompositeRoot(root["path"], tuple(map(_component, root["components"]))) for root in row.get("roots", ())),
+        roots=tuple(
+            CompositeRoot(root["path"], tuple(map(_component, root["components"]))) for root in row.get("roots", ())
+        ),
         first=row.get("first", False),
         holds=row.get("holds", False),
         unsupported=row.get("unsupported"),
@@ -190,4 +197,4 @@ def _component(row: Mapping[str, Any]) -> Component:
 
 
 def _paths(row: Mapping[str, Any]) -> tuple[TypedPath, ...]:
-    return tuple(TypedPath(path, type_) for path, type_ in row["paths"])
+    return tuple(TypedPath(*path) for path in row["paths"])

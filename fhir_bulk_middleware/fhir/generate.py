@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from fhir_bulk_middleware.fhir.lowering import Element, choice_key, read_elements
-from fhir_bulk_middleware.fhir.tabulate import Table, tabulate_compartments, tabulate_parameters
+from fhir_bulk_middleware.fhir.tabulate import (
+    Specification,
+    Table,
+    read_systems,
+    tabulate_compartments,
+    tabulate_parameters,
+)
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _CANONICAL = "http://hl7.org/fhir"
-_KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition")
+_KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet")
 DATA = Path(__file__).parent / "data"
 
 
@@ -27,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write one table per release that a package was given for."""
     parser = argparse.ArgumentParser(description="Write the definition tables from HL7's packages.")
     for version in FhirVersion:
-        parser.add_argument(f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}")
+        parser.add_argument(
+            f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}"
+        )
     parser.add_argument("--output", type=Path, default=DATA, metavar="DIR")
     options = parser.parse_args(arguments)
     for version in FhirVersion:
@@ -50,7 +58,9 @@ def table(folder: Path, version: FhirVersion) -> Table:
     definitions = [definition for definition in sources["StructureDefinition"].values() if _is_base(definition)]
     schema = {definition["type"]: read_elements(definition) for definition in definitions}
     types = sorted(d["type"] for d in definitions if d["kind"] == "resource" and not d["abstract"])
-    parameters = tabulate_parameters(sources["SearchParameter"].values(), types, schema)
+    by_url = {source["url"]: source for source in sources["SearchParameter"].values()}
+    specification = Specification(by_url, schema, read_systems(sources["ValueSet"].values()))
+    parameters = tabulate_parameters(specification, types)
     return {
         "provenance": _provenance(folder, package, sources),
         "fhirVersion": str(version),

@@ -7,7 +7,7 @@ search that uses it is refused too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fhir_bulk_middleware.fhir.fhirpath import Call, Index, Literal, Member, Node, Operation
@@ -28,6 +28,7 @@ class Element:
     minimum: int
     choice: bool
     content: str | None  # the element of the same definition whose content this one repeats
+    binding: str | None  # the value set that a code must be from
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Place:
     path: str
     type: str  # the data type; for an inline structure, the resource or type that defines it
     element: str  # the element of that definition; equals `type` where the whole type stands here
+    chosen: bool = False  # one of several types that the expression left open
+    binding: str | None = None  # the value set that a code there must be from
 
     @property
     def inline(self) -> bool:
@@ -63,8 +66,14 @@ def read_elements(definition: Mapping[str, Any]) -> dict[str, Element]:
             minimum=element["min"],
             choice=path.endswith("[x]"),
             content=None if content is None else content.rpartition("#")[2],
+            binding=_required(element.get("binding", {})),
         )
     return elements
+
+
+def _required(binding: Mapping[str, Any]) -> str | None:
+    value_set: str = binding.get("valueSet", "")
+    return value_set.partition("|")[0] if value_set and binding["strength"] == "required" else None
 
 
 def _type_name(kind: Mapping[str, Any]) -> str:
@@ -89,7 +98,9 @@ def lower(node: Node, context: Sequence[Place], schema: Schema) -> list[Place]: 
         LoweringError: If a part of it leads nowhere or is beyond concrete paths.
     """
     match node:
-        case Member(base=None, name=name) if context and context[0].path == "" and name in {context[0].type, "Resource"}:
+        case Member(base=None, name=name) if (
+            context and context[0].path == "" and name in {context[0].type, "Resource"}
+        ):
             return list(context)
         case Member(base=base, name=name):
             return _children(_bases(base, context, schema), name, schema)
@@ -118,7 +129,9 @@ def _children(places: Sequence[Place], name: str, schema: Schema) -> list[Place]
     """All children of that name; where several types may stand, those that have one."""
     found = [child for place in places for child in _child(place, name, schema)]
     if not found:
-        raise LoweringError(f"there is no element {name!r} at {', '.join(place.element for place in places) or 'nowhere'}")
+        raise LoweringError(
+            f"there is no element {name!r} at {', '.join(place.element for place in places) or 'nowhere'}"
+        )
     return found
 
 
@@ -132,14 +145,18 @@ def _child(place: Place, name: str, schema: Schema) -> list[Place]:
     children = []
     for type_ in element.types:
         key = choice_key(name, type_) if element.choice else name
-        inline = type_ in _INLINE
-        children.append(place.step(key, place.type if inline else type_, f"{place.element}.{name}" if inline else type_))
+        if type_ in _INLINE:
+            children.append(place.step(key, place.type, f"{place.element}.{name}"))
+        else:
+            child = place.step(key, type_, type_)
+            children.append(replace(child, chosen=element.choice, binding=element.binding))
     return children
 
 
 def _cast(places: Sequence[Place], name: str) -> list[Place]:
     # A cast to a type that cannot stand there is empty in FHIRPath, not an error; HL7 has some of them.
-    return [place for place in places if not place.inline and place.type.lower() == name.lower()]
+    kept = [place for place in places if not place.inline and place.type.lower() == name.lower()]
+    return [replace(place, chosen=False) for place in kept]
 
 
 def _filtered(place: Place, condition: Node, schema: Schema) -> Place:
@@ -156,7 +173,7 @@ def _filtered(place: Place, condition: Node, schema: Schema) -> Place:
 
 
 def _suffixed(place: Place, suffix: str) -> Place:
-    return Place(place.path + suffix, place.type, place.element)
+    return replace(place, path=place.path + suffix)
 
 
 def _describe(node: Node) -> str:

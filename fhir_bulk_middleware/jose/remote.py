@@ -24,8 +24,9 @@ class UrlKeys:
 
     At any time at most one fetch is under way in this process, and all who wait for it share what it brings, a failure too.
     A fetch is made for the first token, when the set is older than `lifetime`, and for a `kid` that the set lacks. Since anybody
-    can make up such a `kid`, there is at most one fetch of the last sort per `interval`, and one a minute for the same `kid`. While a fetch fails the last good set counts on, but not for ever: an attacker who keeps us from the URL would
-    keep a revoked key alive.
+    can make up such a `kid`, there is at most one fetch of the last sort per `interval`, and one a minute for the same `kid`.
+    While a fetch fails the last good set counts on, but not for ever: an attacker who keeps us from the URL would keep a revoked
+    key alive.
 
     Args:
         url: where; https, or http on a loopback address.

@@ -1,5 +1,1 @@
-"""For tests of hosts and adapters: tokens to call them with."""
-
-from fhir_bulk_middleware.testing.tokens import TokenMint
-
-__all__ = ["TokenMint"]
+"""For adapter authors: suites that prove a promise kept, and what tests of a protected server need."""

@@ -19,7 +19,7 @@ def test_a_table_tells_its_package_licence_and_digests(version: FhirVersion) -> 
     assert provenance["package"].startswith("hl7.fhir.r")
     assert provenance["licence"] == "CC0-1.0"
     assert provenance["canonical"] == "http://hl7.org/fhir"
-    assert set(provenance["sources"]) == {"CompartmentDefinition", "SearchParameter", "StructureDefinition"}
+    assert set(provenance["sources"]) == {"CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet"}
     assert provenance["sources"]["CompartmentDefinition"]["files"] == 5
     assert all(len(source["sha256"]) == 64 and source["files"] > 0 for source in provenance["sources"].values())
 
@@ -55,7 +55,9 @@ def test_every_path_of_a_table_compiles(version: FhirVersion) -> None:
 @VERSIONS
 def test_every_type_has_the_parameters_of_all_resources(version: FhirVersion) -> None:
     for type_ in definitions(version).resource_types:
-        assert {"_id", "_lastUpdated", "_tag", "_profile", "_security", "_source"} <= set(definitions(version).parameters(type_))
+        assert {"_id", "_lastUpdated", "_tag", "_profile", "_security", "_source"} <= set(
+            definitions(version).parameters(type_)
+        )
 
 
 @VERSIONS
@@ -86,7 +88,10 @@ def test_a_date_parameter_on_a_choice_has_a_path_for_each_type(version: FhirVers
 
 
 def test_a_shared_expression_keeps_only_the_branches_of_its_type() -> None:
-    assert definitions(FhirVersion.R5).parameters("Goal")["patient"].expression == "Goal.subject.where(resolve() is Patient)"
+    assert (
+        definitions(FhirVersion.R5).parameters("Goal")["patient"].expression
+        == "Goal.subject.where(resolve() is Patient)"
+    )
     appointment = definitions(FhirVersion.R5).parameters("Appointment")["date"]
     assert [path.path for path in appointment.paths] == ["start", "requestedPeriod.start"]
     assert appointment.first

@@ -43,7 +43,8 @@ _OVERDUE = f"""
     SELECT {JOB_COLUMNS} FROM job WHERE state IN ('queued', 'running') AND created_at < ? ORDER BY created_at, sequence LIMIT ?
 """  # noqa: S608
 _RECLAIMABLE = """
-    SELECT id FROM job INDEXED BY job_reclaimable WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed') ORDER BY changed_at, sequence LIMIT ?
+    SELECT id FROM job INDEXED BY job_reclaimable WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+    ORDER BY changed_at, sequence LIMIT ?
 """
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?)) AND +state IN ('queued', 'running', 'completed')

@@ -1,0 +1,140 @@
+"""What a sweep may rely on."""
+
+from dataclasses import replace
+
+import pytest
+
+from fhir_bulk_middleware.export.job import Failure, Job, JobState
+from fhir_bulk_middleware.identifiers import new_job_id
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.testing.job_values import (
+    ATTEMPTS,
+    LEASE,
+    MOUNT,
+    NOW,
+    ROWS,
+    CompleteJobStore,
+    Suite,
+    a_job,
+    a_part,
+    added,
+    claimed,
+    found,
+    hour,
+    started,
+)
+
+__all__ = ["JobRetentionSuite"]
+
+
+async def _in_state(store: CompleteJobStore, state: JobState, at: Instant = NOW) -> Job:
+    """A job that came into `state` at that instant; all but queued ones have a sealed part."""
+    job = a_job(at=at)
+    if state is JobState.QUEUED:
+        return await added(store, job)
+    job = await started(store, job=job)
+    finished = state in {JobState.COMPLETED, JobState.EXPIRED}
+    await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], "c", at, done=1, finished=finished)
+    job = await found(store, job)
+    match state:
+        case JobState.CANCELLED:
+            await store.replace(job.cancelled(at))
+        case JobState.FAILED:
+            await store.replace(job.failed(Failure(Reason.FAULT, "broken"), at))
+        case JobState.EXPIRED:
+            await store.replace(job.expired(at))
+        case _:
+            pass
+    return await found(store, job)
+
+
+async def _one_of_each(store: CompleteJobStore) -> dict[JobState, Job]:
+    """Queued last, since a queued job would be claimed in the making of the others."""
+    states = [state for state in JobState if state is not JobState.QUEUED]
+    return {state: await _in_state(store, state) for state in [*states, JobState.QUEUED]}
+
+
+class JobRetentionSuite(Suite):
+    """What `JobRetention` promises."""
+
+    async def test_changed_before_finds_jobs_by_state_and_age(self, store: CompleteJobStore) -> None:
+        """Retention counts from the change of state."""
+        old = [await _in_state(store, JobState.COMPLETED, hour(h)) for h in (2, 0, 1)]
+        await _in_state(store, JobState.COMPLETED, hour(3))
+        cancelled = await _in_state(store, JobState.CANCELLED, hour(0.5))
+        expected = [old[1], old[2], old[0]]
+        completed = {JobState.COMPLETED}
+        assert list(await store.changed_before(completed, hour(3), 10)) == expected, (
+            "changed_before gives the jobs in these states that changed before the instant, oldest first"
+        )
+        assert list(await store.changed_before(completed, hour(3), 2)) == expected[:2], "changed_before keeps to its limit"
+        both = await store.changed_before([*completed, JobState.CANCELLED], hour(3), 2)
+        assert list(both) == [old[1], cancelled], "changed_before takes several states together, oldest first"
+        assert list(await store.changed_before([], hour(9), 10)) == [], "no state asked for, no job"
+
+    async def test_overdue_jobs_are_those_that_still_work(self, store: CompleteJobStore) -> None:
+        """A job always ends."""
+        jobs = await _one_of_each(store)
+        overdue = await store.overdue(Instant(NOW + 1), 10)
+        assert {job.id for job in overdue} == {jobs[JobState.QUEUED].id, jobs[JobState.RUNNING].id}, (
+            "overdue are the queued and running jobs, and no others"
+        )
+        assert list(await store.overdue(NOW, 10)) == [], "a job created at the instant was not created before it"
+        assert len(await store.overdue(Instant(NOW + 1), 1)) == 1, "overdue keeps to its limit"
+
+    async def test_files_are_reclaimed_of_jobs_that_ended_without_a_result(self, store: CompleteJobStore) -> None:
+        """DL-09: space is given back after the answer."""
+        jobs = await _one_of_each(store)
+        ended = {jobs[state].id for state in (JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED)}
+        assert set(await store.reclaimable(10)) == ended, "reclaimable are cancelled, expired and failed jobs, and no others"
+        assert len(await store.reclaimable(2)) == 2, "reclaimable keeps to its limit"
+        for job_id in ended:
+            await store.reclaimed(job_id)
+            assert list(await store.parts(job_id)) == [], "a reclaimed job has no parts"
+        assert list(await store.reclaimable(10)) == [], "what was reclaimed is not reclaimable again"
+        for state in JobState:
+            assert await found(store, jobs[state]) == jobs[state], "reclaiming leaves the job itself, for its owner may ask"
+
+    async def test_sweeping_again_does_no_harm(self, store: CompleteJobStore) -> None:
+        """A sweep may have crashed half-way."""
+        job = await _in_state(store, JobState.CANCELLED)
+        for _ in range(2):
+            await store.reclaimed(job.id)
+        assert await found(store, job) == job, "reclaimed can be called again"
+        for _ in range(2):
+            await store.remove(job.id)
+        await store.reclaimed(job.id)
+        assert await store.find(job.id, MOUNT, job.owner) is None, "what was removed stays removed"
+        assert list(await store.reclaimable(10)) == [], "a removed job has nothing to reclaim"
+
+    async def test_a_result_is_not_reclaimed(self, store: CompleteJobStore) -> None:
+        """Whatever a sweep believes."""
+        job = await _in_state(store, JobState.COMPLETED)
+        await store.reclaimed(job.id)
+        assert len(await store.parts(job.id)) == 1, "a completed job keeps its parts, also when a sweep is mistaken"
+
+    async def test_files_are_kept_of_jobs_with_a_result_or_on_the_way_to_one(self, store: CompleteJobStore) -> None:
+        """All other leftovers can go."""
+        jobs = await _one_of_each(store)
+        asked = [job.id for job in jobs.values()] + [new_job_id()]
+        kept = {jobs[state].id for state in (JobState.QUEUED, JobState.RUNNING, JobState.COMPLETED)}
+        assert await store.keeps_files(asked) == kept, "files are kept of queued, running and completed jobs, and no others"
+        some = jobs[JobState.COMPLETED].id
+        assert await store.keeps_files([some]) == {some}, "keeps_files speaks of the jobs that it was asked about"
+        assert await store.keeps_files([]) == frozenset(), "keeps_files speaks of the jobs that it was asked about"
+
+    @pytest.mark.parametrize("state", JobState)
+    async def test_a_removed_job_is_as_one_that_never_was(self, store: CompleteJobStore, state: JobState) -> None:
+        """Law 11."""
+        job = await _in_state(store, state)
+        await store.remove(job.id)
+        assert await store.find(job.id, MOUNT, job.owner) is None, "a removed job is as one that never was: not found"
+        assert list(await store.parts(job.id)) == [], "a removed job is as one that never was: no parts"
+        late = await store.claim("late", hour(9), lease_seconds=LEASE, attempts=ATTEMPTS)
+        assert late is None, "a removed job is as one that never was: no work"
+        again = replace(a_job(), id=job.id)
+        assert await store.add(again, ROWS, working_at_most=1), "a removed job does not count to its owner's limit"
+        assert await found(store, again) == again, "a removed job is as one that never was: its id is free"
+        fresh = await claimed(store)
+        assert (fresh.slice, fresh.attempt) == (None, 1), "a removed job is as one that never was: no attempts"

@@ -1,0 +1,216 @@
+"""The suites that a job store passes.
+
+Subclass them, with one fixture `store` that makes an empty store:
+
+    class TestMyJobStore(JobStoreSuite, WorkQueueSuite, JobRetentionSuite):
+        @pytest.fixture
+        def store(self, tmp_path):
+            return MyJobStore(tmp_path / "jobs")
+
+Each test is a promise; its failure names it.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Job, JobState, Request
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
+from fhir_bulk_middleware.identifiers import file_id, new_job_id
+from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
+from fhir_bulk_middleware.testing.job_values import (
+    CUT,
+    LEASE,
+    MOUNT,
+    NOW,
+    ODD,
+    OTHER,
+    OWNER,
+    CompleteJobStore,
+    Suite,
+    a_job,
+    a_part,
+    a_slice,
+    added,
+    claimed,
+    found,
+    hour,
+    planned,
+    started,
+    together,
+)
+from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
+
+__all__ = ["JobRetentionSuite", "JobStoreSuite", "WorkQueueSuite"]
+
+_SELECTIONS = (
+    Everything(),
+    EveryPatient(),
+    Compartments(frozenset()),
+    Compartments(frozenset(ODD)),
+    Compartments(frozenset(f"Patient/{number}" for number in range(5_000))),
+)
+
+
+def _filled(text: str) -> Job:
+    """A job with `text` wherever there is free text, and no field left empty."""
+    request = Request(
+        url=f"https://ehr.example/{text}",
+        level=Level.PATIENT,
+        types=(text, "Patient"),
+        window=Window(Instant(1), Instant(2**53 + 1)),
+        precision=Precision.MICROSECONDS,
+    )
+    owner = Owner(f"{text}issuer", f"subject{text}")
+    return Job(id=new_job_id(), mount=text, owner=owner, request=request, created_at=NOW, changed_at=hour(1))
+
+
+class JobStoreSuite(Suite):
+    """What `JobStore` promises."""
+
+    @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+    async def test_a_job_is_found_as_it_was_added(self, store: CompleteJobStore, text: str) -> None:
+        """Law 8: what was asked is frozen."""
+        job = await added(store, _filled(text))
+        assert await store.find(job.id, job.mount, job.owner) == job, "a job comes back as it was added, character by character"
+
+    @pytest.mark.parametrize("level", Level)
+    @pytest.mark.parametrize("precision", Precision)
+    async def test_a_request_keeps_its_level_and_precision(
+        self, store: CompleteJobStore, level: Level, precision: Precision
+    ) -> None:
+        """Law 1: the cut is taken at the precision that was frozen."""
+        job = a_job()
+        job = replace(job, request=replace(job.request, level=level, precision=precision, window=Window()))
+        await added(store, job)
+        assert await found(store, job) == job, "a job comes back as it was added: level, precision and an open window too"
+
+    @pytest.mark.parametrize("selection", _SELECTIONS, ids=range(len(_SELECTIONS)))
+    async def test_rows_reach_the_worker_as_they_were_added(
+        self, store: CompleteJobStore, selection: Everything | EveryPatient | Compartments
+    ) -> None:
+        """Law 8; an empty selection stays empty."""
+        rows = Rows(selection, "".join(ODD))
+        await added(store, rows=rows)
+        assert (await claimed(store)).rows == rows, "rows come back as they were added, and no selection becomes another"
+
+    @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+    async def test_parts_come_back_as_they_were_recorded(self, store: CompleteJobStore, text: str) -> None:
+        """Law 5: what a manifest says of a file is what was sealed."""
+        job = await started(store)
+        gzip = a_part(job, 0, 0, text=text)
+        plain = replace(a_part(job, 0, 1, text=text), codec=Codec.PLAIN, flush_points=(), kind=FileKind.ERROR, count=0)
+        await store.checkpoint(await claimed(store), [gzip, plain], None, NOW, done=1, finished=True)
+        assert list(await store.parts(job.id)) == [gzip, plain], "parts come back as they were recorded"
+        assert await store.part(job.id, plain.file_id) == plain, "a part comes back as it was recorded"
+
+    async def test_parts_stand_by_slice_and_number(self, store: CompleteJobStore) -> None:
+        """Whatever order they were sealed in."""
+        job = await started(store, 12)
+        for lease in reversed([await claimed(store) for _ in range(12)]):
+            assert lease.slice is not None, "a planned job has slices to export"
+            parts = [a_part(job, lease.slice.number, number) for number in range(11)]
+            await store.checkpoint(lease, parts, None, NOW, done=1, finished=True)
+        places = [(part.slice, part.number) for part in await store.parts(job.id)]
+        assert places == [(s, n) for s in range(12) for n in range(11)], "parts stand by slice and number, as numbers"
+
+    async def test_a_part_is_found_in_its_own_job_only(self, store: CompleteJobStore) -> None:
+        """Law 7: an id of one job opens nothing in another."""
+        job = await started(store)
+        await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
+        other = await added(store, a_job(OTHER))
+        mine = file_id(job.id, 0, 0)
+        assert await store.part(other.id, mine) is None, "a file id is good in its own job only"
+        assert await store.part(job.id, file_id(job.id, 0, 1)) is None, "a file id that was never given is unknown"
+        assert list(await store.parts(other.id)) == [], "a job without sealed parts has none"
+
+    @pytest.mark.parametrize(
+        "stranger",
+        [
+            OTHER,
+            Owner("https://other.example", OWNER.subject),
+            Owner(OWNER.subject, OWNER.issuer),
+            Owner(OWNER.issuer.upper(), OWNER.subject),
+            Owner(OWNER.issuer, OWNER.subject + " "),
+            Owner(OWNER.issuer, OWNER.subject + "\x00"),
+            Owner("%", "%"),
+            Owner("", ""),
+        ],
+        ids=str,
+    )
+    async def test_a_job_is_its_owners_alone(self, store: CompleteJobStore, stranger: Owner) -> None:
+        """Law 7."""
+        job = await added(store)
+        assert await store.find(job.id, MOUNT, stranger) is None, "find gives a job only to its owner, issuer and subject"
+
+    async def test_a_job_answers_through_its_mount_only(self, store: CompleteJobStore) -> None:
+        """Law 10."""
+        job = await added(store)
+        assert await store.find(job.id, "/other", OWNER) is None, "find gives a job only through the mount that made it"
+
+    async def test_an_id_that_never_was_is_unknown(self, store: CompleteJobStore) -> None:
+        """Law 11."""
+        await added(store)
+        unknown = new_job_id()
+        assert await store.find(unknown, MOUNT, OWNER) is None, "an unknown id finds nothing"
+        assert await store.part(unknown, file_id(unknown, 0, 0)) is None, "an unknown id has no parts"
+        assert list(await store.parts(unknown)) == [], "an unknown id has no parts"
+
+    async def test_an_owner_has_so_many_jobs_at_once(self, store: CompleteJobStore) -> None:
+        """KO-113; mounts share limits (law 10)."""
+        first = a_job()
+        assert await store.add(first, Rows(Everything()), working_at_most=2), "the first job is below the limit"
+        assert await store.add(a_job(mount="/other"), Rows(Everything()), working_at_most=2), "the second reaches the limit"
+        third = a_job()
+        assert not await store.add(third, Rows(Everything()), working_at_most=2), "an owner's queued jobs count to the limit"
+        assert await store.find(third.id, MOUNT, OWNER) is None, "a job above the limit is not kept"
+        assert await store.add(a_job(OTHER), Rows(Everything()), working_at_most=2), "jobs of others do not count to the limit"
+        await planned(store, [a_slice(0)])
+        assert not await store.add(third, Rows(Everything()), working_at_most=2), "an owner's running jobs count to the limit"
+        assert await store.replace((await found(store, first)).cancelled(NOW)), "a job can be cancelled"
+        assert await store.add(third, Rows(Everything()), working_at_most=2), "jobs that ended do not count to the limit"
+
+    async def test_the_limit_holds_for_requests_at_the_same_time(self, store: CompleteJobStore) -> None:
+        """KO-113."""
+        kept = await together(20, lambda _: store.add(a_job(), Rows(Everything()), working_at_most=5))
+        assert sum(kept) == 5, "the limit holds also for kick-offs at the same time"
+
+    async def test_replace_writes_what_it_is_given(self, store: CompleteJobStore) -> None:
+        """ST-10."""
+        job = await added(store)
+        failed = job.failed(Failure(Reason.SERVICE_INACTIVE, "".join(ODD)), hour(1))
+        failed = replace(failed, cut=CUT, codec=Codec.PLAIN, estimate=2**40, done=2**41)
+        assert await store.replace(failed), "replace writes a job whose revision is the stored one"
+        assert await found(store, job) == replace(failed, revision=job.revision + 1), (
+            "replace writes state, times, counts and failure as given, and adds one to the revision"
+        )
+
+    async def test_replace_compares_the_revision(self, store: CompleteJobStore) -> None:
+        """DL-14: no state is written over one that the writer has not seen."""
+        job = await added(store)
+        assert await store.replace(job.cancelled(NOW)), "replace writes a job whose revision is the stored one"
+        before = await found(store, job)
+        assert not await store.replace(job.expired(NOW)), "replace refuses a revision that is not the stored one"
+        assert await found(store, job) == before, "a replace that is refused changes nothing"
+        assert not await store.replace(a_job()), "replace refuses a job that is not there"
+
+    async def test_one_of_many_writers_wins(self, store: CompleteJobStore) -> None:
+        """DL-14."""
+        job = await added(store)
+        won = await together(10, lambda number: store.replace(job.cancelled(hour(number))))
+        assert sum(won) == 1, "of writers that read the same revision one wins: replace compares and sets in one step"
+
+    async def test_progress_does_not_get_in_a_cancels_way(self, store: CompleteJobStore) -> None:
+        """DL-01."""
+        job = await started(store)
+        lease = await claimed(store)
+        await store.renew(lease, NOW, lease_seconds=LEASE, done=10)
+        await store.checkpoint(lease, [a_part(job, 0, 0)], "c", NOW, done=20, finished=False)
+        assert await store.replace(job.cancelled(NOW)), (
+            "progress does not change the revision, so a cancel does not lose against it"
+        )
+        ended = await found(store, job)
+        assert (ended.state, ended.done) == (JobState.CANCELLED, 20), "a write of the job does not take progress back"

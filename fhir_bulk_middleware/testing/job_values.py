@@ -1,0 +1,165 @@
+"""Jobs, slices and parts to put a job store to the test with, and short ways to bring it into a state."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import anyio
+import pytest
+
+from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Lease, Part, Request, Slice
+from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
+from fhir_bulk_middleware.identifiers import file_id, new_job_id
+from fhir_bulk_middleware.instant import Instant, Precision, after
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.protocols import JobRetention, JobStore, WorkQueue
+
+__all__ = [
+    "ATTEMPTS",
+    "CUT",
+    "LEASE",
+    "MOUNT",
+    "NOW",
+    "ODD",
+    "OTHER",
+    "OWNER",
+    "ROWS",
+    "CompleteJobStore",
+    "Suite",
+    "a_job",
+    "a_part",
+    "a_slice",
+    "added",
+    "claimed",
+    "found",
+    "hour",
+    "planned",
+    "started",
+    "together",
+]
+
+T = TypeVar("T")
+
+NOW = Instant(1_767_225_600_123_456)
+CUT = Instant(1_767_225_600_000_000)
+MOUNT = "/fhir"
+OWNER = Owner("https://issuer.example", "client-1")
+OTHER = Owner("https://issuer.example", "client-2")
+ROWS = Rows(Compartments(frozenset({"Patient/1", "Patient/2"})), "ward=7")
+LEASE = 30.0
+ATTEMPTS = 3
+
+ODD = (
+    "",
+    " ",
+    'it\'s "quoted"; --',
+    "null\x00byte",
+    "a\r\nb\tc\\",
+    "zażółć 日本 🩺",
+    "e\u0301 \u00e9 \u2028",
+    "%_*?[a]",
+    "x" * 200_000,
+)
+"""Strings that a store may trip over."""
+
+
+class CompleteJobStore(JobStore, JobRetention, WorkQueue, Protocol):
+    """What the suites want of a store: the three protocols together, for work is seen through jobs and jobs end through work."""
+
+
+class Suite:
+    """What the suites of a job store share: they are asynchronous and run on asyncio."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """The supported loop."""
+        return "asyncio"
+
+
+def hour(hours: float) -> Instant:
+    """The instant so many hours after `NOW`."""
+    return after(NOW, hours * 3600)
+
+
+def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job:
+    """A new job."""
+    request = Request(
+        url="https://ehr.example/fhir/$export",
+        level=Level.GROUP,
+        types=("Observation", "Patient"),
+        window=Window(Instant(NOW - 5), None),
+        precision=Precision.MILLISECONDS,
+    )
+    return Job(id=new_job_id(), mount=mount, owner=owner, request=request, created_at=at, changed_at=at)
+
+
+def a_slice(number: int, *, range_: str = "", estimate: int = 100) -> Slice:
+    """A slice that nobody has begun."""
+    return Slice(number=number, kind=FileKind.OUTPUT, type="Patient", range=range_, estimate=estimate)
+
+
+def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part:
+    """A sealed part; `text` stands wherever a part has free text."""
+    return Part(
+        file_id=file_id(job.id, slice_, number),
+        slice=slice_,
+        number=number,
+        kind=FileKind.OUTPUT,
+        type=text,
+        key=f"{job.id}/{text}.{slice_}-{number}.1",
+        codec=Codec.GZIP,
+        count=1_000,
+        size=5_000_000_000,
+        sha256="ab" * 32,
+        stored_size=4_999_999_999,
+        flush_points=(10, 70_000, 4_999_999_998),
+        sealed_at=hour(1),
+    )
+
+
+async def added(store: CompleteJobStore, job: Job | None = None, rows: Rows = ROWS) -> Job:
+    """A job that the store has."""
+    job = job or a_job()
+    assert await store.add(job, rows, working_at_most=1_000), "a job is kept when its owner has few others"
+    return job
+
+
+async def claimed(store: CompleteJobStore, worker: str = "worker", now: Instant = NOW, *, attempts: int = ATTEMPTS) -> Lease:
+    """A lease, where there is something to claim."""
+    lease = await store.claim(worker, now, lease_seconds=LEASE, attempts=attempts)
+    assert lease is not None, "work that nobody holds is given to whoever asks"
+    return lease
+
+
+async def planned(store: CompleteJobStore, slices: Sequence[Slice]) -> Job:
+    """Plan the job that comes next, and tell how it stands then."""
+    lease = await claimed(store, "planner")
+    assert await store.plan(lease, CUT, Codec.GZIP, slices, NOW), "the holder of a job's planning can plan it"
+    return await found(store, lease.job)
+
+
+async def started(store: CompleteJobStore, slices: int = 1, job: Job | None = None) -> Job:
+    """A running job of so many slices, each still to be done."""
+    await added(store, job)
+    return await planned(store, [a_slice(number) for number in range(slices)])
+
+
+async def found(store: CompleteJobStore, job: Job) -> Job:
+    """How the job stands now, as its owner finds it."""
+    current = await store.find(job.id, job.mount, job.owner)
+    assert current is not None, "an owner finds a job by its id"
+    return current
+
+
+async def together(count: int, call: Callable[[int], Awaitable[T]]) -> list[T]:
+    """What so many calls return that run at the same time."""
+    results: list[T] = []
+
+    async def one(number: int) -> None:
+        results.append(await call(number))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(one, number)
+    return results

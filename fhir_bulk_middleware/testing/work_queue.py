@@ -1,0 +1,323 @@
+"""What workers may rely on, and what is relied on in spite of workers."""
+
+import pytest
+
+from fhir_bulk_middleware.export.job import Codec, JobState, Lease
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.testing.job_values import (
+    ATTEMPTS,
+    CUT,
+    LEASE,
+    NOW,
+    ODD,
+    OTHER,
+    OWNER,
+    CompleteJobStore,
+    Suite,
+    a_job,
+    a_part,
+    a_slice,
+    added,
+    claimed,
+    found,
+    hour,
+    planned,
+    started,
+    together,
+)
+
+__all__ = ["WorkQueueSuite"]
+
+
+async def _nothing(store: CompleteJobStore, now: Instant = NOW) -> bool:
+    return await store.claim("idle", now, lease_seconds=LEASE, attempts=ATTEMPTS) is None
+
+
+async def _writes(store: CompleteJobStore, lease: Lease) -> list[bool]:
+    """What each way to write with a lease says."""
+    part = [a_part(lease.job, lease.slice.number, 77)] if lease.slice else []
+    return [
+        await store.renew(lease, hour(1), lease_seconds=LEASE, done=1_000),
+        await store.plan(lease, hour(1), Codec.PLAIN, [a_slice(9)], hour(1)),
+        await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=False),
+        await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=True),
+    ]
+
+
+class WorkQueueSuite(Suite):
+    """What `WorkQueue` promises."""
+
+    async def test_without_work_there_is_no_lease(self, store: CompleteJobStore) -> None:
+        """An idle worker asks often."""
+        assert await _nothing(store), "where there is no work nothing is given out"
+
+    async def test_a_new_job_is_given_out_to_be_planned(self, store: CompleteJobStore) -> None:
+        """Law 18: the first attempt is 1."""
+        job = await added(store)
+        lease = await claimed(store, "worker 'ä'")
+        assert (lease.job, lease.slice) == (job, None), "a queued job is given out to be planned"
+        assert (lease.attempt, lease.worker) == (1, "worker 'ä'"), "a lease names its holder, and the first attempt is 1"
+        assert await _nothing(store), "work that is held is not given out"
+
+    async def test_a_plan_makes_the_job_run(self, store: CompleteJobStore) -> None:
+        """Law 5: plan and codec are written once."""
+        job = await added(store)
+        lease = await claimed(store)
+        slices = [a_slice(number, range_=text, estimate=number + 1) for number, text in enumerate(ODD)]
+        assert await store.plan(lease, CUT, Codec.PLAIN, slices, hour(1)), "the holder of a job's planning can plan it"
+        now = await found(store, job)
+        assert (now.state, now.changed_at) == (JobState.RUNNING, hour(1)), "a planned job runs, from the instant of its plan"
+        assert (now.cut, now.codec, now.estimate) == (CUT, Codec.PLAIN, 45), "a planned job knows cut, codec and estimate"
+        assert now.revision == job.revision + 1, "a change of state adds one to the revision"
+        assert not await store.plan(lease, hour(2), Codec.GZIP, [], hour(2)), "a plan is written once"
+        assert await found(store, job) == now, "a plan is written once"
+        leases = [await claimed(store) for _ in slices]
+        assert [lease.slice for lease in leases] == slices, "slices are given out as they were planned, first ones first"
+        assert all(lease.job == now for lease in leases), "a lease has the job as it is"
+        assert await _nothing(store), "each slice is given out once"
+
+    async def test_a_plan_without_slices_completes_the_job(self, store: CompleteJobStore) -> None:
+        """An empty export is a result."""
+        await added(store)
+        job = await planned(store, [])
+        assert (job.state, job.cut) == (JobState.COMPLETED, CUT), "a plan without slices completes the job"
+        assert await _nothing(store, hour(9)), "a completed job has no work"
+
+    async def test_each_piece_of_work_is_given_out_once(self, store: CompleteJobStore) -> None:
+        """However many ask."""
+        await started(store, 7)
+        await started(store, 5, a_job(OTHER))
+        await added(store)
+
+        async def claim(number: int) -> Lease | None:
+            return await store.claim(f"worker {number}", NOW, lease_seconds=LEASE, attempts=ATTEMPTS)
+
+        leases = [lease for lease in await together(40, claim) if lease]
+        places = {(lease.job.id, lease.slice.number if lease.slice else None) for lease in leases}
+        assert len(leases) == len(places) == 13, "each piece of work is given out once, however many ask at the same time"
+
+    async def test_the_last_of_many_slices_completes_the_job(self, store: CompleteJobStore) -> None:
+        """Once, though all end at the same time."""
+        job = await started(store, 8)
+        leases = [await claimed(store) for _ in range(8)]
+        for lease in leases[1:]:
+            await store.checkpoint(lease, [], None, NOW, done=3, finished=False)
+            assert (await found(store, job)).state is JobState.RUNNING, "a job runs until its last slice is finished"
+        done = await together(8, lambda n: store.checkpoint(leases[n], [a_part(job, n, 0)], None, hour(2), done=4, finished=True))
+        assert all(done), "a holder can finish its slice"
+        ended = await found(store, job)
+        assert (ended.state, ended.changed_at) == (JobState.COMPLETED, hour(2)), "the last slice completes the job"
+        assert ended.revision == job.revision + 1, "a job completes once"
+        assert ended.done == 32, "the slices' resources add up"
+        assert len(await store.parts(job.id)) == 8, "a completed job has the parts of all its slices"
+        assert await _nothing(store, hour(9)), "a finished slice is not given out again"
+
+    async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: CompleteJobStore) -> None:
+        """A retry repeats nothing that is sealed."""
+        job = await started(store)
+        lease = await claimed(store)
+        for number, cursor in enumerate(["first", "".join(ODD)]):
+            assert await store.checkpoint(lease, [a_part(job, 0, number)], cursor, NOW, done=5, finished=False)
+        await store.release(lease, "stopped", NOW)
+        again = await claimed(store)
+        assert again.slice is not None, "a slice that was given back is given out again"
+        assert again.slice.cursor == "".join(ODD), "parts are recorded together with the cursor after them"
+        assert again.slice.parts == 2, "a slice knows how many of its parts are sealed"
+        assert again.attempt == 2, "each time that work is given out its attempt is one more"
+
+    async def test_a_lease_holds_until_it_runs_out(self, store: CompleteJobStore) -> None:
+        """And no longer."""
+        await started(store)
+        lease = await claimed(store)
+        assert await _nothing(store, after(NOW, LEASE - 1)), "a lease that has not run out is nobody else's"
+        again = await claimed(store, "second", after(NOW, LEASE))
+        assert again.slice == lease.slice, "work whose lease has run out is given out again"
+        assert again.attempt == 2, "each time that work is given out its attempt is one more"
+
+    async def test_renewing_keeps_a_lease(self, store: CompleteJobStore) -> None:
+        """Heartbeats run beside the work."""
+        await started(store)
+        lease = await claimed(store)
+        for beat in range(1, 6):
+            now = after(NOW, beat * LEASE / 2)
+            assert await store.renew(lease, now, lease_seconds=LEASE, done=beat), "a holder can renew its lease"
+            assert await _nothing(store, after(now, LEASE - 1)), "a renewed lease holds from then on"
+
+    async def test_a_clock_set_back_does_not_hold_work_for_ever(self, store: CompleteJobStore) -> None:
+        """A lease reaches only so far ahead."""
+        await started(store)
+        lease = await claimed(store, now=hour(24))
+        again = await claimed(store, "second", NOW)
+        assert again.attempt == 2, "work whose lease ends further ahead than a lease can is given out again"
+        assert not await store.renew(lease, NOW, lease_seconds=LEASE, done=1), "the lease that it replaces is lost"
+
+    async def test_clocks_a_little_apart_take_no_work_away(self, store: CompleteJobStore) -> None:
+        """A claimer looks at its clock before it waits for its turn."""
+        await started(store)
+        await claimed(store, now=after(NOW, 2))
+        assert await _nothing(store, NOW), "a lease given by a clock a little ahead is no sign of a clock that was set back"
+
+    @pytest.mark.parametrize("slices", [0, 1])
+    async def test_a_lost_lease_publishes_nothing(self, store: CompleteJobStore, slices: int) -> None:
+        """Law 18: a worker that slept for an hour and wakes up."""
+        job = await (started(store, slices) if slices else added(store))
+        zombie = await claimed(store)
+        current = await claimed(store, "second", hour(1))
+        before = await found(store, job)
+        assert not any(await _writes(store, zombie)), "a holder whose lease was given on publishes nothing: each write is False"
+        await store.release(zombie, "late", hour(1))
+        assert await found(store, job) == before, "a holder whose lease was given on publishes nothing: the job is as it was"
+        assert list(await store.parts(job.id)) == [], "a holder whose lease was given on publishes nothing: no part"
+        assert await store.renew(current, hour(1), lease_seconds=LEASE, done=0), "a lost lease cannot take the current one away"
+        await store.release(current, "stopped", hour(1))
+        assert (await claimed(store, now=hour(1))).slice == current.slice, "a lost lease leaves the slice's cursor alone"
+
+    async def test_the_same_worker_is_fenced_from_its_own_past(self, store: CompleteJobStore) -> None:
+        """Law 18: the attempt counts, not the name."""
+        await started(store)
+        zombie = await claimed(store)
+        await claimed(store, now=hour(1))
+        assert not any(await _writes(store, zombie)), "the attempt decides whether a lease is current, not the worker's name"
+
+    async def test_work_given_back_is_free_at_once(self, store: CompleteJobStore) -> None:
+        """Without waiting for the lease to run out."""
+        await started(store)
+        lease = await claimed(store)
+        await store.release(lease, "stopped", NOW)
+        assert not any(await _writes(store, lease)), "a lease that was given back publishes nothing"
+        assert (await claimed(store, "second")).attempt == 2, "work that was given back is given out again at once"
+
+    async def test_what_a_gone_worker_held_is_free_at_once(self, store: CompleteJobStore) -> None:
+        """Only what it held."""
+        await started(store, 3)
+        gone = [await claimed(store, "gone") for _ in range(2)]
+        other = await claimed(store, "here")
+        await store.release_worker("gone", NOW)
+        assert not any([*await _writes(store, gone[0]), *await _writes(store, gone[1])]), "a gone worker's leases are lost"
+        assert await store.renew(other, NOW, lease_seconds=LEASE, done=0), "the leases of others are not touched"
+        again = [(await claimed(store, "third")).slice for _ in range(2)]
+        assert again == [lease.slice for lease in gone], "all that a gone worker held is given out again at once"
+        assert await _nothing(store), "only what the gone worker held is given out again"
+
+    async def test_after_a_cancel_nobody_writes(self, store: CompleteJobStore) -> None:
+        """DL-01: no byte can be seen after a cancel was answered."""
+        job = await started(store, 3)
+        leases = [await claimed(store) for _ in range(2)]
+        assert await store.replace(job.cancelled(NOW)), "a running job can be cancelled"
+        before = await found(store, job)
+        for lease in leases:
+            assert not any(await _writes(store, lease)), "after a job has ended no lease on it writes any more"
+        assert await found(store, job) == before, "after a job has ended no lease on it writes any more"
+        assert list(await store.parts(job.id)) == [], "after a job has ended no part is recorded"
+        assert await _nothing(store, hour(9)), "a job that has ended has no work"
+
+    async def test_a_cancel_before_the_plan_stops_it(self, store: CompleteJobStore) -> None:
+        """DL-01."""
+        job = await added(store)
+        lease = await claimed(store)
+        await store.replace(job.cancelled(NOW))
+        assert not any(await _writes(store, lease)), "after a job has ended no lease on it writes any more, nor plans it"
+        assert (await found(store, job)).state is JobState.CANCELLED, "a cancelled job stays cancelled"
+
+    async def test_cancel_and_last_checkpoint_do_not_both_win(self, store: CompleteJobStore) -> None:
+        """DL-14: whoever loses, stops."""
+        for first in [0, 1] * 4:
+            await started(store)
+            lease = await claimed(store)
+
+            async def end(number: int, lease: Lease = lease, first: int = first) -> bool:
+                if number == first:
+                    return await store.replace(lease.job.cancelled(NOW))
+                return await store.checkpoint(lease, [], None, NOW, done=1, finished=True)
+
+            won = await together(2, end)
+            assert sum(won) == 1, "of a cancel and the last checkpoint exactly one wins"
+
+    async def test_progress_adds_up_and_never_falls(self, store: CompleteJobStore) -> None:
+        """ST-04: a client sees how far its export is."""
+        job = await started(store, 2)
+        first, second = await claimed(store), await claimed(store)
+        seen = []
+
+        async def done(lease: Lease, count: int) -> None:
+            await store.renew(lease, NOW, lease_seconds=LEASE, done=count)
+            seen.append((await found(store, job)).done)
+
+        for lease, count in [(first, 10), (second, 5), (first, 20), (second, 5), (first, 15)]:
+            await done(lease, count)
+        assert seen == [10, 15, 25, 25, 25], "done adds up over the slices and never falls"
+
+    async def test_a_slice_that_starts_over_is_not_counted_twice(self, store: CompleteJobStore) -> None:
+        """Law 18: each slice counts once."""
+        job = await started(store)
+        lease = await claimed(store)
+        await store.renew(lease, NOW, lease_seconds=LEASE, done=30)
+        await store.release(lease, "stopped", NOW)
+        again = await claimed(store)
+        await store.renew(again, NOW, lease_seconds=LEASE, done=10)
+        assert (await found(store, job)).done == 30, "done does not fall when a slice starts over, nor counts it twice"
+        await store.checkpoint(again, [], "c", NOW, done=40, finished=False)
+        assert (await found(store, job)).done == 40, "done counts each resource of a slice once, however often it was read"
+        await store.checkpoint(again, [], "d", NOW, done=40, finished=True)
+        assert (await found(store, job)).done == 40, "done counts each resource of a slice once, in whichever call it is said"
+
+    @pytest.mark.parametrize("slices", [0, 1])
+    async def test_work_begun_too_often_fails_its_job(self, store: CompleteJobStore, slices: int) -> None:
+        """A job always ends; what is told to the owner is nothing of the machine's inside."""
+        job = await (started(store, slices) if slices else added(store))
+        for attempt in range(1, ATTEMPTS + 1):
+            lease = await claimed(store)
+            assert lease.attempt == attempt, "each time that work is given out its attempt is one more"
+            await store.release(lease, "secret: disk /dev/sda on fire", NOW)
+            assert (await found(store, job)).state.working, "a job goes on while its work has attempts left"
+        assert await _nothing(store, hour(1)), "work that was begun too often is not given out again"
+        failed = await found(store, job)
+        assert failed.state is JobState.FAILED, "work that was begun too often fails its job"
+        assert failed.changed_at == hour(1), "a job failed when its failure was found"
+        assert failed.failure is not None, "a failed job says why"
+        assert failed.failure.reason is Reason.FAULT, "work that was begun too often is a fault of ours"
+        assert "disk" not in failed.failure.detail, "the owner is told nothing of the machine's inside"
+        assert await store.cause(job.id) == "secret: disk /dev/sda on fire", "the cause is kept for the operator"
+        assert await store.replace(failed.expired(hour(2))), "a failed job expires like any other"
+
+    async def test_silence_is_an_attempt_too(self, store: CompleteJobStore) -> None:
+        """A worker that dies of its work must not take all others with it."""
+        job = await started(store, 2)
+        other = await claimed(store)
+        for attempt in range(1, ATTEMPTS + 1):
+            await store.renew(other, hour(attempt), lease_seconds=LEASE, done=0)
+            await claimed(store, "unlucky", hour(attempt))
+        await store.renew(other, hour(9), lease_seconds=LEASE, done=0)
+        assert await _nothing(store, hour(9)), "leases that ran out count as attempts"
+        assert (await found(store, job)).state is JobState.FAILED, "work that was begun too often fails its job"
+        assert "unlucky" in (await store.cause(job.id) or ""), "the cause that is kept names the worker that fell silent"
+        assert not any(await _writes(store, other)), "after a job has failed no lease on it writes any more"
+
+    async def test_a_job_that_fails_is_not_in_the_way(self, store: CompleteJobStore) -> None:
+        """The same claim goes on to the next work."""
+        await started(store)
+        for _ in range(ATTEMPTS):
+            await store.release(await claimed(store), "stopped", NOW)
+        next_ = await added(store)
+        assert (await claimed(store)).job == next_, "a claim that finds work begun too often goes on to the next"
+
+    async def test_owners_take_turns(self, store: CompleteJobStore) -> None:
+        """Law 10: owners share the workers; one with many jobs does not keep the others waiting."""
+        third = Owner(OWNER.issuer, "client-3")
+        for owner in (OWNER, OWNER, OWNER, OTHER, third):
+            await added(store, a_job(owner))
+        for lease in [await claimed(store) for _ in range(5)]:
+            slices = 4 if lease.job.owner == OWNER else 2
+            await store.plan(lease, CUT, Codec.GZIP, [a_slice(number) for number in range(slices)], NOW)
+        served = [(await claimed(store)).job.owner for _ in range(8)]
+        for turn in (served[:3], served[3:6]):
+            assert len(set(turn)) == 3, "owners take turns, however many jobs each has"
+        assert served[6:] == [OWNER, OWNER], "an owner alone with work need not wait for the others"
+
+    async def test_an_owners_oldest_job_comes_first(self, store: CompleteJobStore) -> None:
+        """Whichever was added first."""
+        jobs = [await added(store, a_job(at=hour(h))) for h in (2, 0, 1)]
+        given = [(await claimed(store)).job for _ in jobs]
+        assert given == [jobs[1], jobs[2], jobs[0]], "within an owner the oldest job comes first"

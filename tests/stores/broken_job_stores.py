@@ -1,0 +1,354 @@
+"""Job stores that are each broken in one way, and the promise of the kit that catches them.
+
+pytest does not collect this file by itself: `test_broken_job_stores.py` does, and wants to see each class fail.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import anyio.lowlevel
+import pytest
+
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.query import Compartments, Everything, Rows
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
+
+
+class Broken(MemoryJobStore):
+    """Attributes: promise: how the message begins with which the kit catches it."""
+
+    promise: ClassVar[str]
+
+
+class IgnoresOwner(Broken):
+    promise = "find gives a job only to its owner"
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:  # noqa: ARG002
+        entry = self._entries.get(job_id)
+        return entry.job if entry and entry.job.mount == mount else None
+
+
+class IgnoresIssuer(Broken):
+    promise = "find gives a job only to its owner"
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
+        entry = self._entries.get(job_id)
+        return entry.job if entry and (entry.job.mount, entry.job.owner.subject) == (mount, owner.subject) else None
+
+
+class IgnoresMount(Broken):
+    promise = "find gives a job only through the mount that made it"
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:  # noqa: ARG002
+        entry = self._entries.get(job_id)
+        return entry.job if entry and entry.job.owner == owner else None
+
+
+class TrimsStrings(Broken):
+    promise = "a job comes back as it was added"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+        job = replace(job, request=replace(job.request, url=job.request.url.strip()))
+        return await super().add(job, rows, working_at_most=working_at_most)
+
+
+class WidensEmptySelections(Broken):
+    promise = "rows come back as they were added, and no selection becomes another"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+        if rows.selection == Compartments(frozenset()):
+            rows = replace(rows, selection=Everything())
+        return await super().add(job, rows, working_at_most=working_at_most)
+
+
+class CountsBeforeItKeeps(Broken):
+    promise = "the limit holds also for kick-offs at the same time"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+        below = (
+            sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values()) < working_at_most
+        )
+        await anyio.lowlevel.checkpoint()
+        return below and await super().add(job, rows, working_at_most=1_000_000)
+
+
+class IgnoresRevision(Broken):
+    promise = "replace refuses a revision that is not the stored one"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        return await super().replace(replace(job, revision=entry.job.revision) if entry else job)
+
+
+class ProgressIsARevision(Broken):
+    promise = "progress does not change the revision"
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        entry = self._entries[lease.job.id]
+        entry.job = replace(entry.job, revision=entry.job.revision + 1)
+        return await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+
+
+class _Fenceless(Broken):
+    def _current(self, lease: Lease) -> Lease:
+        """The lease as the one who holds the work now would have it."""
+        entry = self._entries.get(lease.job.id)
+        work = entry.work.get(lease.slice.number if lease.slice else None) if entry else None
+        return lease if work is None or work.worker is None else replace(lease, worker=work.worker, attempt=work.attempt)
+
+
+class IgnoresAttemptInCheckpoint(_Fenceless):
+    promise = "a holder whose lease was given on publishes nothing"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        return await super().checkpoint(self._current(lease), parts, cursor, now, done=done, finished=finished)
+
+
+class IgnoresAttemptInPlan(_Fenceless):
+    promise = "a holder whose lease was given on publishes nothing"
+
+    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+        return await super().plan(self._current(lease), cut, codec, slices, now)
+
+
+class IgnoresAttemptInRelease(_Fenceless):
+    promise = "a lost lease cannot take the current one away"
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+        await super().release(self._current(lease), cause, now)
+
+
+class ComparesWorkersOnly(_Fenceless):
+    promise = "the attempt decides whether a lease is current"
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        current = self._current(lease)
+        lease = current if current.worker == lease.worker else lease
+        return await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+
+
+class ForgetsJobState(Broken):
+    promise = "after a job has ended no lease on it writes any more"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        work = dict(entry.work) if entry else {}
+        replaced = await super().replace(job)
+        if entry:
+            entry.work = work
+        return replaced
+
+
+class FailsHalfway(Broken):
+    promise = "after a job has failed no lease on it writes any more"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        before = {entry.job.id: dict(entry.work) for entry in self._entries.values()}
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        for entry in self._entries.values():
+            if entry.job.state is JobState.FAILED:
+                entry.work = {place: work for place, work in before[entry.job.id].items() if work.worker}
+        return lease
+
+
+class CountsTwice(Broken):
+    promise = "done adds up over the slices and never falls"
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        for work in self._entries[lease.job.id].work.values():
+            work.done = 0
+        return await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+
+
+class CountsRetriesAgain(Broken):
+    promise = "done does not fall when a slice starts over, nor counts it twice"
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+        held = self._held(lease)
+        await super().release(lease, cause, now)
+        if held:
+            held[1].done = 0
+
+
+class ProgressFalls(Broken):
+    promise = "done adds up over the slices and never falls"
+
+    async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+        held = await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+        if held:
+            entry = self._entries[lease.job.id]
+            entry.job = replace(entry.job, done=done)
+        return held
+
+
+class GivesOneSliceToTwo(Broken):
+    promise = "each piece of work is given out once"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        before = {id(work): replace(work) for entry in self._entries.values() for work in entry.work.values()}
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        if lease is None:
+            return None
+        number = lease.slice.number if lease.slice else None
+        work = self._entries[lease.job.id].work
+        granted, work[number] = work[number], before[id(work[number])]
+        await anyio.lowlevel.checkpoint()  # another may claim between the look and the grant
+        work[number] = granted
+        return lease
+
+
+class NeverGivesOn(Broken):
+    promise = "work that nobody holds is given to whoever asks"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        for entry in self._entries.values():
+            for work in entry.work.values():
+                if work.worker:
+                    work.leased_until = after(now, lease_seconds)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+
+
+class TrustsTheClock(Broken):
+    promise = "work that nobody holds is given to whoever asks"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        for entry in self._entries.values():
+            for work in entry.work.values():
+                if work.leased_until and work.leased_until > now:
+                    work.leased_until = after(now, lease_seconds)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+
+
+class ServesTheOldestJobFirst(Broken):
+    promise = "owners take turns"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        self._turns.clear()
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+
+
+class TriesForEver(Broken):
+    promise = "work that was begun too often is not given out again"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:  # noqa: ARG002
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=1_000_000)
+
+
+class TellsTheOwnerTheCause(Broken):
+    promise = "the owner is told nothing of the machine's inside"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        for entry in self._entries.values():
+            if entry.job.failure:
+                entry.job = replace(entry.job, failure=replace(entry.job.failure, detail=str(entry.cause)))
+        return lease
+
+
+class ForgetsTheCause(Broken):
+    promise = "the cause is kept for the operator"
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002
+        await super().release(lease, "", now)
+
+
+class LosesTheCursor(Broken):
+    promise = "parts are recorded together with the cursor after them"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        return await super().checkpoint(lease, parts, None if parts else cursor, now, done=done, finished=finished)
+
+
+class NeverCompletes(Broken):
+    promise = "the last slice completes the job"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        entry = self._entries[lease.job.id]
+        before = entry.job
+        written = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
+        entry.job = replace(entry.job, state=before.state)
+        return written
+
+
+class CompletesTooEarly(Broken):
+    promise = "a job runs until its last slice is finished"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> bool:
+        written = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
+        entry = self._entries[lease.job.id]
+        if written:
+            entry.job = replace(entry.job, state=JobState.COMPLETED)
+        return written
+
+
+class SortsNumbersAsText(Broken):
+    promise = "parts stand by slice and number, as numbers"
+
+    async def parts(self, job_id: str) -> Sequence[Part]:
+        return sorted(await super().parts(job_id), key=lambda part: (str(part.slice), str(part.number)))
+
+
+class FindsPartsAnywhere(Broken):
+    promise = "a file id is good in its own job only"
+
+    async def part(self, job_id: str, file_id: str) -> Part | None:  # noqa: ARG002
+        parts = [part for entry in self._entries.values() for part in entry.parts.values()]
+        return next((part for part in parts if part.file_id == file_id), None)
+
+
+class ReclaimsResults(Broken):
+    promise = "reclaimable are cancelled, expired and failed jobs, and no others"
+
+    async def reclaimable(self, limit: int) -> Sequence[str]:
+        return [entry.job.id for entry in self._entries.values() if not entry.job.state.working and not entry.reclaimed][:limit]
+
+
+class DropsFilesOfQueuedJobs(Broken):
+    promise = "files are kept of queued, running and completed jobs"
+
+    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+        kept = await super().keeps_files(job_ids)
+        return frozenset(job_id for job_id in kept if self._entries[job_id].job.state is not JobState.QUEUED)
+
+
+class LeavesWorkOfRemovedJobs(Broken):
+    promise = "a removed job is as one that never was"
+
+    async def remove(self, job_id: str) -> None:
+        entry = self._entries.get(job_id)
+        if entry:
+            entry.job = replace(entry.job, mount="removed")
+
+
+BROKEN: tuple[type[Broken], ...] = tuple(
+    value
+    for name, value in list(globals().items())
+    if isinstance(value, type) and issubclass(value, Broken) and value is not Broken and not name.startswith("_")
+)
+
+
+class _Suites(JobStoreSuite, WorkQueueSuite, JobRetentionSuite):
+    broken: ClassVar[type[Broken]]
+
+    @pytest.fixture
+    def store(self) -> MemoryJobStore:
+        return self.broken()
+
+
+def _suites(broken: type[Broken]) -> type[Any]:
+    return type(f"Test{broken.__name__}", (_Suites,), {"broken": broken, "__module__": __name__})
+
+
+globals().update({f"Test{broken.__name__}": _suites(broken) for broken in BROKEN})

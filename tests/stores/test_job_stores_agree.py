@@ -1,0 +1,158 @@
+"""The memory store is the specification: whatever happens, in whatever order, the file answers as it does."""
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.job_values import (
+    CUT,
+    LEASE,
+    NOW,
+    OTHER,
+    OWNER,
+    ROWS,
+    CompleteJobStore,
+    a_job,
+    a_part,
+    a_slice,
+)
+
+T = TypeVar("T")
+
+_any = st.integers(0, 1_000_000)
+_done = st.integers(0, 50)
+_seconds = st.sampled_from([0, 1, LEASE - 1, LEASE, LEASE + 1, 100, -1, -LEASE - 1, -3600])
+_workers = st.sampled_from(["a", "b"])
+
+
+class JobStoresAgree(RuleBasedStateMachine):
+    """Both stores live through the same; each answer is compared, and after each step all that can be seen."""
+
+    @initialize()
+    def open(self) -> None:
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.memory = MemoryJobStore()
+        self.file = SQLiteJobStore(Path(self.folder.name, "jobs.db"))
+        self.now = NOW
+        self.jobs: list[Job] = []
+        self.leases: list[Lease] = []
+        self.parts = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+            self.folder.cleanup()
+            self.runner.close()
+
+    def both(self, call: Callable[[CompleteJobStore], Awaitable[T]]) -> T:
+        async def ask() -> tuple[T, T]:
+            return await call(self.memory), await call(self.file)
+
+        specified, answer = self.runner.run(ask())
+        assert answer == specified
+        return answer
+
+    @rule(seconds=_seconds)
+    def time_passes_or_is_set_back(self, seconds: float) -> None:
+        self.now = after(self.now, seconds)
+
+    @rule(owner=st.sampled_from([OWNER, OTHER]), age=st.integers(0, 3))
+    def add(self, owner: object, age: int) -> None:
+        job = a_job(OWNER if owner is OWNER else OTHER, at=Instant(self.now - age))
+        if self.both(lambda store: store.add(job, ROWS, working_at_most=3)):
+            self.jobs.append(job)
+
+    @rule(worker=_workers, attempts=st.sampled_from([2, 5]))
+    def claim(self, worker: str, attempts: int) -> None:
+        lease = self.both(lambda store: store.claim(worker, self.now, lease_seconds=LEASE, attempts=attempts))
+        if lease is not None:
+            self.leases.append(lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=_any, slices=st.integers(0, 3), done=_done, finished=st.booleans(), parts=st.integers(0, 2))
+    def go_on(self, which: int, slices: int, done: int, finished: bool, parts: int) -> None:
+        """With any lease that was ever given, current or lost."""
+        lease = self.leases[which % len(self.leases)]
+        if lease.slice is None:
+            plan = [a_slice(number) for number in range(slices)]
+            self.both(lambda store: store.plan(lease, CUT, Codec.GZIP, plan, self.now))
+            return
+        number = lease.slice.number
+        sealed = [a_part(lease.job, number, self.parts + more) for more in range(parts)]
+        self.parts += parts
+        self.both(lambda store: store.checkpoint(lease, sealed, f"c{self.parts}", self.now, done=done, finished=finished))
+
+    @precondition(lambda self: self.leases)
+    @rule(which=_any, done=_done)
+    def renew(self, which: int, done: int) -> None:
+        lease = self.leases[which % len(self.leases)]
+        self.both(lambda store: store.renew(lease, self.now, lease_seconds=LEASE, done=done))
+
+    @precondition(lambda self: self.leases)
+    @rule(which=_any)
+    def release(self, which: int) -> None:
+        lease = self.leases[which % len(self.leases)]
+        self.both(lambda store: store.release(lease, "stopped", self.now))
+
+    @rule(worker=_workers)
+    def release_worker(self, worker: str) -> None:
+        self.both(lambda store: store.release_worker(worker, self.now))
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=_any, state=st.sampled_from([JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED]), stale=st.booleans())
+    def end(self, which: int, state: JobState, stale: bool) -> None:
+        job = self.jobs[which % len(self.jobs)]
+        current = self.both(lambda store: store.find(job.id, job.mount, job.owner))
+        if current is None or not current.state.live:
+            return
+        match state:
+            case JobState.CANCELLED:
+                ended = current.cancelled(self.now)
+            case JobState.EXPIRED:
+                ended = current.expired(self.now)
+            case _:
+                ended = current.failed(Failure(Reason.FAULT, "broken"), self.now)
+        self.both(lambda store: store.replace(replace(ended, revision=ended.revision - stale, done=0)))
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=_any)
+    def reclaimed(self, which: int) -> None:
+        self.both(lambda store: store.reclaimed(self.jobs[which % len(self.jobs)].id))
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=_any)
+    def remove(self, which: int) -> None:
+        self.both(lambda store: store.remove(self.jobs[which % len(self.jobs)].id))
+
+    @invariant()
+    def agree(self) -> None:
+        if not hasattr(self, "file"):
+            return
+        ids = [job.id for job in self.jobs]
+        for job in self.jobs:
+            self.both(lambda store, job=job: store.find(job.id, job.mount, job.owner))  # type: ignore[misc]
+            self.both(lambda store, job=job: store.parts(job.id))  # type: ignore[misc]
+            self.both(lambda store, job=job: store.cause(job.id))  # type: ignore[misc]
+        self.both(lambda store: store.changed_before(list(JobState), self.now, 3))
+        self.both(lambda store: store.overdue(self.now, 2))
+        self.both(lambda store: store.reclaimable(2))
+        self.both(lambda store: store.keeps_files(ids))
+
+
+def test_memory_and_file_answer_alike_whatever_happens() -> None:
+    run_state_machine_as_test(
+        JobStoresAgree, settings=settings(max_examples=25, stateful_step_count=40, deadline=None, database=None)
+    )
