@@ -1,0 +1,190 @@
+"""Parts as files: one folder for each job, one file for each part."""
+
+import os
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from io import BufferedWriter
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import aiofiles
+import anyio.to_thread
+from aiofiles.threadpool.binary import AsyncBufferedIOBase
+
+from fhir_bulk_middleware.identifiers import is_job_id
+from fhir_bulk_middleware.protocols import OutputSink, Recipe
+from fhir_bulk_middleware.stores.keys import split_key
+
+__all__ = ["FileOutputStore"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_CHUNK = 256 * 1024
+_TRIES = 5
+
+
+class FileOutputStore:
+    """An `OutputStore` in a folder of a local or shared file system.
+
+    A part is written beside its place and moved there when it is sealed: file, name and folder are on the disk by then
+    (law 30), and a reader sees all of a part or nothing. The folder's mode keeps other users of the machine out.
+
+    Args:
+        folder: where; made if it is missing.
+        blocking: whether to call the file system straight away, which is right in a worker process; else calls go through
+            threads, so that the server's loop never waits for a disk.
+    """
+
+    def __init__(self, folder: Path | str, *, blocking: bool = False) -> None:
+        self._folder = Path(folder).absolute()
+        self._blocking = blocking
+
+    def recipe(self) -> Recipe:
+        """The same folder, in a worker process."""
+        return Recipe(f"{__name__}:FileOutputStore", {"folder": str(self._folder), "blocking": True})
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncGenerator[OutputSink]:
+        """Begin a part."""
+        job_id, name = split_key(key)
+        draft = await self._call(_Draft, self._folder / job_id, name)
+        try:
+            yield _BlockingSink(draft) if self._blocking else _ThreadedSink(draft)
+        finally:
+            with anyio.CancelScope(shield=True):  # whoever is cancelled leaves nothing behind either
+                await self._call(draft.leave)
+
+    async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        """Part of a part, in chunks of at most 256 kB."""
+        job_id, name = split_key(key)
+        path = self._folder / job_id / name
+        if self._blocking:
+            with path.open("rb", buffering=0) as here:
+                here.seek(start)
+                while length > 0 and (chunk := here.read(min(_CHUNK, length))):
+                    length -= len(chunk)
+                    yield chunk
+            return
+        async with aiofiles.open(path, "rb") as file:
+            await file.seek(start)
+            while length > 0 and (chunk := await file.read(min(_CHUNK, length))):
+                length -= len(chunk)
+                yield chunk
+
+    async def discard(self, job_id: str) -> None:
+        """Remove all parts of a job. Open files live on until their readers close them."""
+        if not is_job_id(job_id):
+            raise ValueError("not a job's id")
+        await self._call(_remove_folder, self._folder / job_id)
+
+    async def jobs(self) -> AsyncIterator[str]:
+        """Ids of the jobs that have a folder; whatever else lies beside them is not ours."""
+        for name in await self._call(_names, self._folder):
+            if is_job_id(name):
+                yield name
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._blocking:
+            return function(*args, **kwargs)
+        # Not abandoned on cancellation: what was begun on the disk ends before anything is cleaned up.
+        return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs))
+
+
+class _Draft:
+    """A part that lies beside its place, under a name that no key can have."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._place = folder / name
+        self._beside = folder / f".tmp-{name}-{secrets.token_hex(4)}"
+        self.file = self._open()
+        self._sealed = False
+
+    def _open(self) -> BufferedWriter:
+        for _ in range(_TRIES):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another writer left the folder empty and removed it in between
+                return self._beside.open("xb")
+        return self._beside.open("xb")
+
+    def seal(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self._beside.replace(self._place)
+        self._sealed = True
+        _sync_folder(self._folder)
+        _sync_folder(self._folder.parent)
+
+    def leave(self) -> None:
+        if self._sealed:
+            return
+        with suppress(OSError):  # a full disk refuses the last bytes again; they are not wanted any more
+            self.file.close()
+        self._beside.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: other parts are there
+            self._folder.rmdir()
+
+
+class _BlockingSink:
+    def __init__(self, draft: _Draft) -> None:
+        self._draft = draft
+
+    async def write(self, data: bytes) -> None:
+        self._draft.file.write(data)
+
+    async def seal(self) -> None:
+        self._draft.seal()
+
+
+class _ThreadedSink:
+    def __init__(self, draft: _Draft) -> None:
+        self._draft = draft
+        self._file: AsyncBufferedIOBase = aiofiles.threadpool.wrap(draft.file)
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    async def write(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size >= _CHUNK:  # compressed pages are small, and a thread costs the same for few bytes as for many
+            await self._drain()
+
+    async def seal(self) -> None:
+        await self._drain()
+        await anyio.to_thread.run_sync(self._draft.seal)
+
+    async def _drain(self) -> None:
+        data, self._pending, self._size = b"".join(self._pending), [], 0
+        await self._file.write(data)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_folder(folder: Path) -> None:
+    for _ in range(_TRIES):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            last = error  # a writer added a file meanwhile
+        else:
+            return
+    raise last
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []

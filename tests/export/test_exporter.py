@@ -1,0 +1,395 @@
+import gzip
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jobs_of import EVERYTHING, MOUNT, OWNER, job
+from listed import NOW, Complete, Listed, observation, patient
+
+from fhir_bulk_middleware.export import deflate
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.job import Codec, FileKind, Job, JobState, Part
+from fhir_bulk_middleware.export.part import PartReader
+from fhir_bulk_middleware.export.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+
+SMALL = Settings(page_bytes=1024, part_bytes=4096, slice_bytes=65536, renew_seconds=0.001, lease_seconds=10)
+LINES = {"Observation": [observation(number) for number in range(7)], "Patient": [patient("1"), patient("2")]}
+
+
+@dataclass
+class House:
+    """A job store, an output store and the time."""
+
+    resources: Listed
+    settings: Settings = SMALL
+    now: Instant = NOW
+    jobs: MemoryJobStore = field(default_factory=MemoryJobStore)
+    outputs: MemoryOutputStore = field(default_factory=MemoryOutputStore)
+
+    def exporter(self, resources: Listed | None = None) -> Exporter:
+        return Exporter(resources or self.resources, self.jobs, self.outputs, self.settings, lambda: self.now)
+
+    async def add(self, *types: str, window: Window = Window(), selection: Selection = EVERYTHING) -> Job:  # noqa: B008
+        made = job(*(types or ("Observation", "Patient")), window=window, created_at=self.now)
+        assert await self.jobs.add(made, Rows(selection), working_at_most=10)
+        return made
+
+    async def run(self, exporter: Exporter | None = None) -> None:
+        exporter = exporter or self.exporter()
+        while await exporter.step("worker"):
+            pass
+
+    async def state(self, made: Job) -> Job:
+        found = await self.jobs.find(made.id, MOUNT, OWNER)
+        assert found is not None
+        return found
+
+    async def files(self, made: Job) -> dict[str, bytes]:
+        return {part.file_id: await self.text(part) for part in await self.jobs.parts(made.id)}
+
+    async def text(self, part: Part) -> bytes:
+        return b"".join([chunk async for chunk in PartReader(self.outputs, part).read(0, part.size)])
+
+
+def text(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("adapter", [Listed, Complete])
+async def test_an_export_holds_each_resource_once_in_the_adapters_order(adapter: type[Listed]) -> None:
+    house = House(adapter(LINES))
+    made = await house.add()
+    await house.run()
+    parts = await house.jobs.parts(made.id)
+    for name, lines in LINES.items():
+        assert b"".join([await house.text(part) for part in parts if part.type == name]) == text(lines)
+    ended = await house.state(made)
+    assert (ended.state, ended.done, ended.failure) == (JobState.COMPLETED, 9, None)
+
+
+@pytest.mark.anyio
+async def test_a_part_is_sealed_before_the_page_that_would_make_it_too_large() -> None:
+    house = House(Listed({"Observation": [observation(number, size=511) for number in range(25)]}))
+    made = await house.add("Observation")
+    await house.run()
+    parts = await house.jobs.parts(made.id)
+    assert [part.size for part in parts] == [4096, 4096, 4096, 512]
+    assert [part.count for part in parts] == [8, 8, 8, 1]
+    assert [part.file_id.rpartition(".")[2] for part in parts] == ["0-0", "0-1", "0-2", "0-3"]
+
+
+@pytest.mark.anyio
+async def test_a_resource_larger_than_a_part_has_a_part_of_its_own() -> None:
+    sizes = [100, 9000, 9000, 100]
+    house = House(Listed({"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}))
+    made = await house.add("Observation")
+    await house.run()
+    assert [part.size for part in await house.jobs.parts(made.id)] == [101, 9001, 9001, 101]
+
+
+@pytest.mark.anyio
+async def test_a_slice_without_lines_has_no_file() -> None:
+    house = House(Listed({"Observation": [], "Patient": [patient("1")]}))
+    made = await house.add()
+    await house.run()
+    assert [part.type for part in await house.jobs.parts(made.id)] == ["Patient"]
+    assert (await house.state(made)).state is JobState.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_a_group_without_members_completes_without_files() -> None:
+    house = House(Listed(LINES))
+    made = await house.add(selection=Compartments(frozenset()))
+    await house.run()
+    assert (await house.state(made)).state is JobState.COMPLETED
+    assert await house.jobs.parts(made.id) == []
+    assert house.resources.asked == []
+
+
+@pytest.mark.anyio
+async def test_each_deletion_is_a_transaction_of_one_entry() -> None:
+    house = House(Complete({"Patient": []}, deleted=["Patient/a", "Patient/b", "Patient/c"]))
+    made = await house.add("Patient", window=Window(after(NOW, -60)))
+    await house.run()
+    (part,) = await house.jobs.parts(made.id)
+    lines = (await house.text(part)).splitlines()
+    assert (part.kind, part.type, part.count) == (FileKind.DELETED, "Bundle", 3)
+    assert [json.loads(line) for line in lines] == [
+        {"resourceType": "Bundle", "type": "transaction", "entry": [{"request": {"method": "DELETE", "url": f"Patient/{name}"}}]}
+        for name in "abc"
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reference", ["Observation/1", "Patient/", 'Patient/1"}', "Patient/1/x", "Patient/1\n", "Patient"])
+async def test_a_deletion_that_is_no_reference_of_the_type_fails_the_job(reference: str) -> None:
+    class Astray(Complete):
+        async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:  # noqa: ARG002
+            yield Deletions(("Patient/1", reference), "1")
+
+    house = House(Astray({"Patient": []}))
+    made = await house.add("Patient", window=Window(after(NOW, -60)))
+    await house.run()
+    assert (await house.state(made)).state is JobState.FAILED
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fast", [deflate.FAST, False])
+async def test_parts_lie_gzipped_where_isal_is_and_plain_elsewhere(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deflate, "FAST", fast)
+    house = House(Listed(LINES))
+    made = await house.add()
+    await house.run()
+    for part in await house.jobs.parts(made.id):
+        lying = b"".join([chunk async for chunk in house.outputs.read(part.key, 0, part.stored_size)])
+        assert (part.codec, part.key.endswith(".ndjson.gz")) == ((Codec.GZIP, True) if fast else (Codec.PLAIN, False))
+        assert (gzip.decompress(lying) if fast else lying) == await house.text(part)
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_planned_with_isal_is_finished_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(Listed(LINES))
+    made = await house.add()
+    monkeypatch.setattr(deflate, "FAST", deflate.FAST)
+    await house.exporter().step("worker")
+    planned = (await house.state(made)).codec
+    monkeypatch.setattr(deflate, "FAST", False)
+    await house.run()
+    assert {part.codec for part in await house.jobs.parts(made.id)} == {planned}
+    assert b"".join((await house.files(made)).values()) == text(LINES["Observation"] + LINES["Patient"])
+
+
+class Failing(Listed):
+    """Fails once at each of some places."""
+
+    def __init__(self, lines: Mapping[str, Sequence[str]], places: Sequence[int], error: Exception | None = None) -> None:
+        super().__init__(lines)
+        self._places = list(places)
+        self._error = error or ConnectionError("password=secret Patient/1")
+
+    async def before_page(self, number: int) -> None:
+        if self._places and number >= self._places[0]:
+            self._places.pop(0)
+            raise self._error
+
+
+@pytest.mark.anyio
+@settings(max_examples=30, deadline=None)
+@given(places=st.lists(st.integers(0, 90), max_size=3), sizes=st.lists(st.integers(100, 3000), min_size=1, max_size=90))
+async def test_a_slice_that_was_tried_again_has_the_same_bytes(places: list[int], sizes: list[int]) -> None:
+    lines = {"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}
+    calm, rough = House(Listed(lines)), House(Failing(lines, sorted(places)))
+    found = []
+    for house in (calm, rough):
+        made = await house.add("Observation")
+        await house.run()
+        ended = await house.state(made)
+        assert (ended.state, ended.done) == (JobState.COMPLETED, len(sizes))
+        found.append([(p.file_id.rpartition(".")[2], p.count, p.size, p.sha256) for p in await house.jobs.parts(made.id)])
+        assert b"".join((await house.files(made)).values()) == text(lines["Observation"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.anyio
+async def test_after_a_failure_reading_goes_on_behind_the_last_sealed_part() -> None:
+    lines = {"Observation": [observation(number, size=511) for number in range(25)]}
+    house = House(Failing(lines, [20]))
+    made = await house.add("Observation")
+    await house.run()
+    assert [cursor for _, cursor in house.resources.asked] == [None, "16"]
+    keys = [part.key for part in await house.jobs.parts(made.id)]
+    assert [key.partition("/")[2].partition(".ndjson")[0] for key in keys] == ["0-0.1", "0-1.1", "0-2.2", "0-3.2"]
+
+
+@pytest.mark.anyio
+async def test_an_adapter_that_keeps_failing_ends_the_job_and_tells_the_owner_nothing_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House(Failing(LINES, [0] * 99))
+    made = await house.add()
+    await house.run()
+    ended = await house.state(made)
+    assert ended.state is JobState.FAILED
+    assert ended.failure is not None
+    assert "secret" not in ended.failure.detail
+    assert await house.jobs.cause(made.id) == "ConnectionError"
+    assert len([record for record in caplog.records if record.exc_info]) == house.settings.attempts
+
+
+@pytest.mark.anyio
+async def test_a_failure_while_planning_is_tried_again() -> None:
+    class Late(Complete):
+        failures = 2
+
+        async def slices(self, query: Query, target_bytes: int) -> Sequence[object]:  # type: ignore[override]
+            if self.failures:
+                self.failures -= 1
+                raise TimeoutError
+            return await super().slices(query, target_bytes)
+
+    house = House(Late(LINES))
+    made = await house.add()
+    await house.run()
+    assert (await house.state(made)).state is JobState.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_a_page_that_must_not_leave_fails_the_job_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    lines = [observation(number, patient="1") for number in range(60)] + [observation(99, patient="other")]
+    house = House(Listed({"Observation": lines}))
+    made = await house.add("Observation", selection=Compartments(frozenset({"Patient/1"})))
+    await house.run()
+    ended = await house.state(made)
+    assert ended.state is JobState.FAILED
+    assert ended.failure is not None
+    assert ended.failure.reason is Reason.FAULT
+    assert len(house.resources.asked) == 1, "it is not tried again"
+    assert "other" not in caplog.text
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.anyio
+async def test_a_breach_in_a_job_that_was_cancelled_meanwhile_leaves_it_cancelled() -> None:
+    house = House(Listed({}))
+    made = await house.add("Observation")
+
+    class Cancelling(Listed):
+        async def before_page(self, number: int) -> None:  # noqa: ARG002
+            assert await house.jobs.replace((await house.state(made)).cancelled(house.now))
+
+    await house.run(house.exporter(Cancelling({"Observation": [patient("1")]})))
+    assert (await house.state(made)).state is JobState.CANCELLED
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_no_file() -> None:
+    house = House(Listed({}))
+    made = await house.add("Observation")
+    lines = {"Observation": [observation(number) for number in range(30)]}
+
+    class Slow(Listed):
+        async def before_page(self, number: int) -> None:
+            if number:
+                house.now = after(house.now, 60)  # the lease runs out, and another worker does it all
+                await house.exporter(Listed(lines)).step("other")
+
+    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await house.exporter().step("first")
+    await house.exporter(Slow(lines)).step("first")
+    ended = await house.state(made)
+    assert (ended.state, ended.done) == (JobState.COMPLETED, 30)
+    assert [part.key.partition("/")[2].split(".")[1] for part in await house.jobs.parts(made.id)] == ["2"]
+    assert {key.partition("/")[2].split(".")[1] for key in house.outputs._parts} == {"2"}
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_cancelled_is_not_read_any_further() -> None:
+    house = House(Listed({}))
+    made = await house.add("Observation")
+    reached: list[int] = []
+
+    class Cancelling(Listed):
+        async def before_page(self, number: int) -> None:
+            reached.append(number)
+            if number == 0:
+                await house.jobs.replace((await house.state(made)).cancelled(house.now))
+            else:
+                await anyio.sleep_forever()  # the heartbeat ends this
+
+    with anyio.fail_after(10):
+        await house.run(house.exporter(Cancelling({"Observation": [observation(number) for number in range(99)]})))
+    assert len(reached) == 2
+    assert [job_id async for job_id in house.outputs.jobs()] == []
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_gives_its_work_back_and_leaves_no_file() -> None:
+    house = House(Listed({}))
+    await house.add("Observation")
+
+    class Stuck(Listed):
+        async def before_page(self, number: int) -> None:
+            if number:
+                scope.cancel()
+                await anyio.sleep_forever()
+
+    await house.exporter().step("first")
+    lines = {"Observation": [observation(number) for number in range(30)]}
+    with anyio.CancelScope() as scope:
+        await house.exporter(Stuck(lines)).step("first")
+    assert [job_id async for job_id in house.outputs.jobs()] == []
+    assert await house.exporter(Listed(lines)).step("second"), "it can be claimed again at once"
+
+
+@pytest.mark.anyio
+async def test_a_hung_adapter_is_not_kept_alive_beyond_the_deadline() -> None:
+    class Hung(Listed):
+        async def before_page(self, number: int) -> None:  # noqa: ARG002
+            house.now = after(house.now, house.settings.deadline)
+            await anyio.sleep_forever()
+
+    house = House(Hung({"Observation": [observation(1)]}))
+    await house.add("Observation")
+    with anyio.fail_after(10):
+        await house.exporter().step("worker")
+        await house.exporter().step("worker")
+
+
+@pytest.mark.anyio
+async def test_progress_is_told_while_a_slice_is_read() -> None:
+    class Watched(Listed):
+        async def before_page(self, number: int) -> None:
+            if number >= 20:
+                while (await house.state(made)).done < 10:
+                    await anyio.lowlevel.checkpoint()
+
+    house = House(Watched({"Observation": [observation(number) for number in range(30)]}))
+    made = await house.add("Observation")
+    with anyio.fail_after(10):
+        await house.run()
+
+
+@pytest.mark.anyio
+async def test_empty_pages_are_passed_over() -> None:
+    class Sparse(Listed):
+        async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+            yield Page(b"", 0, "0")
+            async for page in super().pages(query, after):
+                yield page
+                yield Page(b"", 0, page.cursor)
+
+    house = House(Sparse({"Observation": [], "Patient": [patient("1")]}))
+    made = await house.add()
+    await house.run()
+    assert [part.count for part in await house.jobs.parts(made.id)] == [1]
+
+
+@pytest.mark.anyio
+async def test_nothing_to_do_is_said() -> None:
+    assert not await House(Listed({})).exporter().step("worker")
+
+
+@pytest.mark.anyio
+async def test_what_a_gone_worker_held_is_given_back() -> None:
+    house = House(Listed(LINES))
+    await house.add()
+    await house.jobs.claim("gone", NOW, lease_seconds=10, attempts=4)
+    assert not await house.exporter().step("other")
+    await house.exporter().abandoned("gone")
+    assert await house.exporter().step("other")
+
+
+def test_an_exporter_whose_parts_live_in_this_process_has_no_recipe() -> None:
+    assert House(Listed({})).exporter().recipe() is None

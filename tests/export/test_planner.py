@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import pytest
+from jobs_of import EVERYTHING, job
+from listed import NOW, Complete, Listed
+
+from fhir_bulk_middleware.export.job import FileKind, Job
+from fhir_bulk_middleware.export.planner import Planner
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Rows, Window
+from fhir_bulk_middleware.instant import Instant, Precision, after, floor
+from fhir_bulk_middleware.settings import Settings
+
+LINES = {"Patient": ["p"] * 2, "Observation": ["o"] * 7, "Encounter": []}
+ROWS = Rows(EVERYTHING)
+SINCE = after(NOW, -3600)
+
+
+def planner(resources: Listed) -> Planner:
+    return Planner(resources, Settings(settle=5, page_bytes=4096), lambda: NOW)
+
+
+def asked(window: Window = Window(), precision: Precision = Precision.SECONDS) -> Job:  # noqa: B008 - frozen
+    return job(*LINES, window=window, created_at=NOW, precision=precision)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("precision", Precision)
+async def test_the_cut_is_the_storages_own_where_it_can_be_read_as_of_an_instant(precision: Precision) -> None:
+    plan = await planner(Complete(LINES)).plan(asked(precision=precision), ROWS)
+    assert plan.cut == floor(NOW, precision)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("precision", Precision)
+async def test_without_snapshots_the_cut_lies_before_transactions_that_may_be_open(precision: Precision) -> None:
+    plan = await planner(Listed(LINES)).plan(asked(precision=precision), ROWS)
+    assert plan.cut == floor(after(NOW, -5), precision)
+
+
+@pytest.mark.anyio
+async def test_slices_are_numbered_by_type_and_place_and_types_without_any_have_none() -> None:
+    plan = await planner(Complete(LINES)).plan(asked(), ROWS)
+    assert [(part.number, part.kind, part.type, part.range, part.estimate) for part in plan.slices] == [
+        (0, FileKind.OUTPUT, "Observation", "0-3", 3),
+        (1, FileKind.OUTPUT, "Observation", "3-6", 3),
+        (2, FileKind.OUTPUT, "Observation", "6-7", 1),
+        (3, FileKind.OUTPUT, "Patient", "0-2", 2),
+    ]
+
+
+@pytest.mark.anyio
+async def test_an_adapter_that_cannot_slice_has_one_slice_per_type() -> None:
+    plan = await planner(Listed(LINES)).plan(asked(), ROWS)
+    assert [(part.number, part.type, part.range) for part in plan.slices] == [
+        (0, "Encounter", ""),
+        (1, "Observation", ""),
+        (2, "Patient", ""),
+    ]
+
+
+@pytest.mark.anyio
+async def test_deletions_are_planned_after_the_output_if_they_are_asked_for_since_an_instant() -> None:
+    plan = await planner(Complete({"Patient": ["p"]})).plan(job("Patient", window=Window(SINCE), created_at=NOW), ROWS)
+    assert [(part.number, part.kind, part.type) for part in plan.slices] == [
+        (0, FileKind.OUTPUT, "Patient"),
+        (1, FileKind.DELETED, "Patient"),
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("resources", "window"), [(Complete(LINES), Window()), (Listed(LINES), Window(SINCE))])
+async def test_deletions_are_not_planned_without_since_or_without_an_adapter_that_knows_them(
+    resources: Listed, window: Window
+) -> None:
+    plan = await planner(resources).plan(asked(window), ROWS)
+    assert FileKind.DELETED not in {part.kind for part in plan.slices}
+
+
+@pytest.mark.anyio
+async def test_a_group_without_members_reads_nothing() -> None:
+    plan = await planner(Complete(LINES)).plan(asked(Window(SINCE)), Rows(Compartments(frozenset())))
+    assert plan.slices == ()
+    assert plan.cut == floor(NOW, Precision.SECONDS)
+
+
+@pytest.mark.parametrize(("until", "expected"), [(None, NOW), (Instant(NOW - 1), Instant(NOW - 1)), (Instant(NOW + 1), NOW)])
+def test_with_snapshots_the_window_ends_at_the_cut_or_before(until: Instant | None, expected: Instant) -> None:
+    planned = replace(asked(Window(SINCE, until)), cut=NOW)
+    query = planner(Complete(LINES)).query(planned, Rows(EveryPatient(), "note"), "Patient", "0-1")
+    assert (query.window, query.as_of) == (Window(SINCE, expected), NOW)
+    assert (query.type, query.range, query.rows, query.page_bytes) == ("Patient", "0-1", Rows(EveryPatient(), "note"), 4096)
+
+
+@pytest.mark.parametrize("until", [None, Instant(NOW - 1)])
+def test_without_snapshots_nothing_that_changed_before_the_export_began_is_cut_off(until: Instant | None) -> None:
+    planned = replace(asked(Window(SINCE, until)), cut=after(NOW, -5))
+    query = planner(Listed(LINES)).query(planned, ROWS, "Patient")
+    assert (query.window, query.as_of) == (Window(SINCE, until), None)
