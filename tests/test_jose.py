@@ -50,7 +50,8 @@ def verifier(jwks: Any = MINT.jwks, now: Instant = NOW, **settings_: Any) -> Jos
 
 
 def good(**overrides: Any) -> str:
-    return MINT.token(**({"subject": "client-1", "scope": "system/*.rs", "now": NOW} | overrides))
+    usual: dict[str, Any] = {"subject": "client-1", "scope": "system/*.rs", "now": NOW}
+    return MINT.token(**(usual | overrides))
 
 
 def public(mint: TokenMint = MINT, **changes: Any) -> dict[str, Any]:

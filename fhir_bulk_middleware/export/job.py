@@ -258,6 +258,13 @@ class Job:
     failure: Failure | None = None
     idempotency: Idempotency | None = None
 
+    def same_key(self, other: "Job") -> bool:
+        """Whether the two came under the same idempotency key, of one owner and through one mount."""
+        mine, theirs = self.idempotency, other.idempotency
+        if mine is None or theirs is None:
+            return False
+        return (self.owner, self.mount, mine.key) == (other.owner, other.mount, theirs.key)
+
     def cancelled(self, now: Instant) -> "Job":
         """This job after its owner cancelled it, or was done with it (DL-01, DL-04, DL-06)."""
         return self._turned(JobState.CANCELLED, now)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from fhir_bulk_middleware.instant import Instant, Precision, render
@@ -29,6 +30,9 @@ _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 _MARK = "\udc00"
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+_FIRST = ("resourceType", "id", "meta")
+_OURS = ("versionId", "lastUpdated")
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
@@ -51,8 +55,12 @@ class Canonical:
 
     def text(self, version: int, last_updated: Instant) -> bytes:
         """The canonical line, without a newline at its end; `lastUpdated` shows all microseconds (law 1)."""
-        shown = render(last_updated, Precision.MICROSECONDS)
-        return f'{self._head}"versionId":"{version}","lastUpdated":"{shown}"{self._tail}'.encode()
+        return f'{self._head}"versionId":"{version}","lastUpdated":"{_rendered(last_updated)}"{self._tail}'.encode()
+
+
+@lru_cache(maxsize=1)  # a transaction writes many resources at one instant
+def _rendered(instant: Instant) -> str:
+    return render(instant, Precision.MICROSECONDS)
 
 
 def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None) -> Canonical:
@@ -67,10 +75,13 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
         ValueError: it is not one JSON object in UTF-8; a name stands twice in an object; half of a surrogate pair; nested deeper
             than `DEPTH`; `resourceType`, `id` or `meta` is missing or malformed. The message names the part, never a value.
     """
-    content = _parsed(_text(resource))
+    author = _text(resource)
+    content = _parsed(author)
+    meta, rest = content.get("meta", {}), _unmarked(_members(content, without=_FIRST))
+    _refuse_duplicates(author, content, rest)
     if resource_id is not None:
         content["id"] = resource_id
-    type_, id_, meta = content.get("resourceType"), content.get("id"), content.get("meta", {})
+    type_, id_ = content.get("resourceType"), content.get("id")
     if not isinstance(type_, str) or _TYPE.fullmatch(type_) is None:
         raise ValueError("resourceType: must be the name of a resource type")
     if not isinstance(id_, str) or _ID.fullmatch(id_) is None:
@@ -82,12 +93,7 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
         id=id_,
         content=content,
         _head=f'{{"resourceType":"{type_}","id":"{id_}","meta":{{',
-        _tail=_unmarked(
-            _members(meta, without=("versionId", "lastUpdated"))
-            + "}"
-            + _members(content, without=("resourceType", "id", "meta"))
-            + "}"
-        ),
+        _tail=f"{_unmarked(_members(meta, without=_OURS))}}}{rest}}}",
     )
 
 
@@ -123,7 +129,8 @@ def _parsed(text: str) -> dict[str, Any]:
         raise ValueError(f"nested deeper than {DEPTH}") from None
     if not isinstance(content, dict):
         raise ValueError("a resource is a JSON object")  # noqa: TRY004 - it is the text that is wrong
-    _refuse_depth(content)
+    if text.count("{") + text.count("[") > DEPTH:
+        _refuse_depth(content)
     return content
 
 
@@ -132,7 +139,17 @@ def _mark(digits: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    return _MARKED.sub(r"\1", text) if _MARK in text else text
+    return "".join(_MARKED.split(text)) if _MARK in text else text
+
+
+def _refuse_duplicates(author: str, content: dict[str, Any], rest: str) -> None:
+    """A parser keeps one of two members with the same name, so that the text of what it kept is shorter than what it read.
+
+    So is the text of an author who leaves room between the words; only then it is worth to look at each object.
+    """
+    first = _unmarked(_members({name: content[name] for name in _FIRST if name in content}, without=()))
+    if len(first) + len(rest) + 1 < len(author.rstrip("\n")):
+        _decode_strictly(author)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -189,4 +206,5 @@ def _members(content: Mapping[str, Any], *, without: tuple[str, ...]) -> str:
     return "," + _encode(rest)[1:-1] if rest else ""
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_float=_mark, parse_int=_mark, parse_constant=_refuse_constant).decode
+_decode = json.JSONDecoder(parse_float=_mark, parse_int=_mark, parse_constant=_refuse_constant).decode
+_decode_strictly = json.JSONDecoder(object_pairs_hook=_object, parse_int=str).decode

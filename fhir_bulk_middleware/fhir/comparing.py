@@ -1,12 +1,12 @@
 """Tests of one value against one element, for every type of search parameter and every data type it may find."""
 
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fhir_bulk_middleware.fhir import decimals, spans
 from fhir_bulk_middleware.fhir.decimals import Bounds, read_decimal
 from fhir_bulk_middleware.fhir.definitions import TypedPath
+from fhir_bulk_middleware.fhir.folding import fold
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.values import (
     DateValue,
@@ -25,16 +25,8 @@ _ADDRESS_PARTS = ("text", "line", "city", "district", "state", "postalCode", "co
 _CURRENCIES = "urn:iso:std:iso:4217"
 
 
-def fold(text: str) -> str:
-    """The text without case and accents, as string searches compare it."""
-    if text.isascii():
-        return text.lower()
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return "".join(character for character in plain if not unicodedata.combining(character))
-
-
 def token_test(value: TokenValue, path: TypedPath) -> Test:  # noqa: PLR0911 - a case per data type
-    """Codes and systems are compared letter for letter.
+    """Codes, ids and systems are compared letter for letter; only of a plain string is case ignored.
 
     FHIR lets a server be laxer about case; lax here would show, export or delete more than was asked for.
     """
@@ -54,6 +46,9 @@ def token_test(value: TokenValue, path: TypedPath) -> Test:  # noqa: PLR0911 - a
         case "code" if value.system is not None:
             system, code = value.system == path.system, value.code
             return lambda node: system and (code is None or node == code)
+        case "string":
+            folded = (value.code or "").casefold()
+            return lambda node: isinstance(node, str) and node.casefold() == folded
         case _:
             return lambda node: isinstance(node, str) and node == value.code
 
@@ -198,9 +193,10 @@ def _in_currency(node: Mapping[str, Any], value: QuantityValue) -> bool:
 
 
 def reference_test(value: ReferenceValue, path: TypedPath, targets: frozenset[str], references: References) -> Test:
-    """The same resource of this server, in whichever form and version it is named; or the same foreign URL.
+    """The same resource of this server, however it is named; or the same foreign URL.
 
-    An id alone means any type that the parameter may lead to.
+    An id alone means any type that the parameter may lead to. A relative value is met by a reference to any version,
+    an absolute one only by a reference to none.
     """
     if path.type != "Reference":
         return uri_test(TextValue(value.url), None, path) if value.url is not None else lambda _node: False
@@ -214,7 +210,7 @@ def reference_test(value: ReferenceValue, path: TypedPath, targets: frozenset[st
         if id_ is None:
             return text == value.url
         found = references.parse(text)
-        if found is None or found.id != id_:
+        if found is None or found.id != id_ or (own is not None and found.version is not None):
             return False
         return found.type == type_ if type_ is not None else not targets or bool(targets & {found.type, "Resource"})
 

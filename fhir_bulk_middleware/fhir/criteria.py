@@ -21,12 +21,14 @@ _MODIFIERS: Mapping[str, frozenset[str]] = {
     "date": frozenset({"missing"}),
     "number": frozenset({"missing"}),
     "quantity": frozenset({"missing"}),
-    "composite": frozenset({"missing"}),
+    "composite": frozenset(),
 }
 _NEEDED_TYPES: Mapping[str, frozenset[str]] = {
     "text": frozenset({"CodeableConcept", "Coding", "Identifier"}),
     "of-type": frozenset({"Identifier"}),
     "identifier": frozenset({"Reference"}),
+    "above": frozenset({"uri", "url"}),
+    "below": frozenset({"uri", "url"}),
 }
 _RESULT = frozenset(
     {"_sort", "_count", "_include", "_revinclude", "_elements", "_summary", "_total", "_contained", "_containedType"}
@@ -192,6 +194,8 @@ def _values(parameter: SearchParameter, written: str, modifier: str | None, text
         parts = split(text, ",")
     except ValueError as error:
         raise CriteriaError(written, f"the value has {error}", malformed=True) from error
+    if modifier == "not" and len(parts) > 1:
+        raise CriteriaError(written, "FHIR leaves open what several values mean here; repeat the parameter instead")
     values = []
     for number, part in enumerate(parts, 1):
         try:

@@ -33,6 +33,11 @@ class Number:
     low: Decimal
     high: Decimal
 
+    @property
+    def coarse(self) -> bool:
+        """Whether its last digit stands above the ones, as in `1e2`."""
+        return int(self.value.as_tuple().exponent) > 0
+
 
 def read_number(text: str) -> Number | None:
     """The number that a query states, or None if it is none."""

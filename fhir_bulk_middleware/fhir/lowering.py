@@ -60,9 +60,10 @@ def read_elements(definition: Mapping[str, Any]) -> dict[str, Element]:
     elements = {}
     for element in definition["snapshot"]["element"]:
         path: str = element["path"]
+        logical_id = definition["kind"] == "resource" and path == f"{definition['type']}.id"
         content = element.get("contentReference")
         elements[path.removesuffix("[x]")] = Element(
-            types=tuple(dict.fromkeys(_type_name(kind) for kind in element.get("type", ()))),
+            types=("id",) if logical_id else tuple(dict.fromkeys(map(_type_name, element.get("type", ())))),
             minimum=element["min"],
             choice=path.endswith("[x]"),
             content=None if content is None else content.rpartition("#")[2],

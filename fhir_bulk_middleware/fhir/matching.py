@@ -10,7 +10,7 @@ from typing import Any
 from fhir_bulk_middleware.fhir import comparing
 from fhir_bulk_middleware.fhir.comparing import Test
 from fhir_bulk_middleware.fhir.criteria import Criteria, Criterion
-from fhir_bulk_middleware.fhir.definitions import CompositeRoot, SearchParameter, TypedPath, definitions
+from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
 from fhir_bulk_middleware.fhir.expression import Resource, Walk, compile_path
 from fhir_bulk_middleware.fhir.needles import needles
 from fhir_bulk_middleware.fhir.reference import References
@@ -131,24 +131,8 @@ def _holding(criterion: Criterion, parameter: SearchParameter) -> Predicate:
 
 
 def _missing(parameter: SearchParameter, *, wanted: bool) -> Predicate:
-    if parameter.roots:
-        there = [_whole(root) for root in parameter.roots]
-    else:
-        there = [_valued(path.path) for path in parameter.paths]
-    return lambda resource: any(test(resource) for test in there) is not wanted
-
-
-def _valued(path: str) -> Predicate:
-    walk = compile_path(path)
-    return lambda node: any(_has_value(value) for value in walk(node))
-
-
-def _whole(root: CompositeRoot) -> Predicate:
-    """Whether all parts of a composite have a value at one and the same place."""
-    walk, parts = compile_path(root.path), [[_valued(path.path) for path in part.paths] for part in root.components]
-    return lambda resource: any(
-        isinstance(node, Mapping) and all(any(test(node) for test in part) for part in parts) for node in walk(resource)
-    )
+    walks = [compile_path(path.path) for path in parameter.paths]
+    return lambda resource: any(_has_value(node) for walk in walks for node in walk(resource)) is not wanted
 
 
 def _has_value(node: Any) -> bool:

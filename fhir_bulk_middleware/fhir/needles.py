@@ -21,8 +21,8 @@ def _of(criterion: Criterion, parameter: SearchParameter, references: References
     """The needles of one criterion, one per value; None unless every value has one."""
     if criterion.modifier in {"not", "missing", "text", "of-type", "identifier"} or parameter.holds:
         return None
-    if any(path.type == "boolean" for path in parameter.paths):
-        return None
+    if any(path.type in {"boolean", "string"} for path in parameter.paths):
+        return None  # a boolean has no quotes, and of a string case is ignored
     found = [_needle(value, references) for value in criterion.values]
     known = [needle for needle in found if needle is not None]
     return tuple(dict.fromkeys(known)) if known and len(known) == len(found) else None

@@ -28,7 +28,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The time from `low` up to, not including, `high`: in nanoseconds from the year 1 on, infinite where it is open."""
+    """The time from `low` up to, not including, `high`: in nanoseconds from the year 1 on, infinite where open."""
 
     low: float
     high: float
@@ -79,14 +79,17 @@ def _offset(text: str | None) -> int:
 def element_span(value: Any, type_: str) -> Span | None:
     """The time that an element of this FHIR type covers, or None if it tells none.
 
-    A Period without a start or an end is open on that side. Of a Timing only the outer limits count: its events and
-    the period of its bounds.
+    An instant is a point, whatever its precision. A Period without a start or an end is open on that side. Of a
+    Timing only the outer limits count: its events and the period of its bounds.
     """
     if type_ == "Period":
         return _period(value)
     if type_ == "Timing":
         return _timing(value)
-    return read_span(value) if isinstance(value, str) else None
+    span = read_span(value) if isinstance(value, str) else None
+    if span is not None and type_ == "instant":
+        return Span(span.low, span.low + 1)
+    return span
 
 
 def _period(value: Any) -> Span | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fhir_bulk_middleware.fhir.decimals import Number, read_number
 from fhir_bulk_middleware.fhir.definitions import SearchParameter
 from fhir_bulk_middleware.fhir.escaping import split, unescape
+from fhir_bulk_middleware.fhir.folding import fold
 from fhir_bulk_middleware.fhir.prefix import Prefix, split_prefix
 from fhir_bulk_middleware.fhir.spans import Span, read_span
 
@@ -122,7 +123,7 @@ def read_value(parameter: SearchParameter, modifier: str | None, text: str) -> V
 
 def _token(parameter: SearchParameter, modifier: str | None, text: str) -> Value:
     if modifier == "text":
-        return TextValue(unescape(text))
+        return _text(parameter, "", text)
     parts = [unescape(part) for part in split(text, "|")]
     if modifier == "of-type":
         if len(parts) != _TYPED_PARTS or not all(parts):
@@ -132,7 +133,7 @@ def _token(parameter: SearchParameter, modifier: str | None, text: str) -> Value
     for path in parameter.paths:
         if value.system is not None and path.type == "code" and (path.system is None or not value.system):
             raise BadValueError(f"names a system, but {path.path} is a code that does not tell its system")
-        if value.system and path.type in _WITHOUT_SYSTEM:
+        if value.system is not None and path.type in _WITHOUT_SYSTEM:
             raise BadValueError(f"names a system, but {path.path} has none")
     booleans = parameter.holds or all(path.type == "boolean" for path in parameter.paths)
     if booleans and value.code not in {"true", "false"}:
@@ -154,6 +155,13 @@ def _coded(parts: list[str]) -> TokenValue:
 
 def _text(_parameter: SearchParameter, modifier: str | None, text: str) -> Value:
     found = unescape(text)
+    if modifier != "exact" and not fold(found):
+        raise BadValueError("has nothing but spaces and punctuation, which are not compared")
+    return TextValue(found)
+
+
+def _uri(_parameter: SearchParameter, modifier: str | None, text: str) -> Value:
+    found = unescape(text)
     if modifier in {"above", "below"} and found.startswith("urn:"):
         raise BadValueError("is a urn, which has nothing above or below it")
     return TextValue(found)
@@ -172,6 +180,8 @@ def _number(_parameter: SearchParameter, _modifier: str | None, text: str) -> Nu
     number = read_number(stated)
     if number is None:
         raise BadValueError("is not a number")
+    if number.coarse and prefix in {Prefix.EQ, Prefix.NE, Prefix.AP}:
+        raise BadValueError("is coarser than 1, and FHIR's releases disagree on the range that this means")
     return NumberValue(prefix, number)
 
 
@@ -228,7 +238,7 @@ def component_of(parameter: SearchParameter, position: int) -> SearchParameter:
 _READERS: Mapping[str, Callable[[SearchParameter, str | None, str], Value]] = {
     "token": _token,
     "string": _text,
-    "uri": _text,
+    "uri": _uri,
     "date": _date,
     "number": _number,
     "quantity": _quantity,

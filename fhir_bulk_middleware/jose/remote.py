@@ -10,12 +10,11 @@ import anyio
 
 from fhir_bulk_middleware.instant import Clock, Instant, seconds_between, system_clock
 from fhir_bulk_middleware.jose.keys import KeySet
+from fhir_bulk_middleware.jose.missing import MissingKids
 from fhir_bulk_middleware.jose.sources import LARGEST, unavailable
 
 __all__ = ["UrlKeys"]
 
-_MOST_MISSING = 1024
-_MISSING_LIFETIME = 60
 _logger = logging.getLogger(__name__)
 
 
@@ -66,7 +65,7 @@ class UrlKeys:
         self._fetched_at: Instant | None = None
         self._failed_at: Instant | None = None
         self._searched_at: Instant | None = None
-        self._missing: dict[str, Instant] = {}
+        self._missing = MissingKids()
 
     async def keys(self) -> KeySet:
         """The keys, fetched at most a lifetime ago, or as lately as they could be had."""
@@ -83,7 +82,9 @@ class UrlKeys:
         elif not self._in_vain(kid):
             self._searched_at = self._clock()
             await self._fetch()
-            self._note(kid)
+            # Only a kid that was looked for goes here: any other may have been published just now.
+            if self._good() and kid not in self._current().kids:
+                self._missing.add(kid, self._clock())
         return self._current()
 
     async def _fetch(self) -> None:
@@ -132,16 +133,8 @@ class UrlKeys:
         return (
             self._within(self._interval, self._failed_at)
             or self._within(self._interval, self._searched_at)
-            or self._within(_MISSING_LIFETIME, self._missing.get(kid))
+            or self._missing.has(kid, self._clock())
         )
-
-    def _note(self, kid: str) -> None:
-        """Remember a `kid` that was looked for and not found; only such a one, for another may have been published just now."""
-        self._missing.pop(kid, None)
-        if self._good() and self._keys is not None and kid not in self._keys.kids:
-            self._missing[kid] = self._clock()
-            if len(self._missing) > _MOST_MISSING:
-                del self._missing[next(iter(self._missing))]
 
     def _good(self) -> bool:
         return self._keys is not None and self._within(self._keep, self._fetched_at)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,8 @@ __all__ = ["LARGEST", "FileKeys", "FixedKeys", "KeySource", "unavailable"]
 
 LARGEST = 256 * 1024
 """How large a key set may be, in bytes."""
+
+_SETTLED = 2_000_000_000  # nanoseconds; the coarsest file systems tell times apart by two seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -117,6 +120,8 @@ class FileKeys:
             version, data = await anyio.to_thread.run_sync(_read_if_changed, self._path, known)
             if data is not None:
                 self._version = version  # a bad file is not read again before it changes
+                if len(data) > LARGEST:
+                    raise ValueError(f"larger than {LARGEST} bytes")
                 keys = KeySet.from_json(data)
                 if keys != self._keys:
                     self._keys = keys
@@ -131,13 +136,14 @@ class FileKeys:
         return self._keys
 
 
-def _read_if_changed(path: Path, known: _Version | None) -> tuple[_Version, bytes | None]:
+def _read_if_changed(path: Path, known: _Version | None) -> tuple[_Version | None, bytes | None]:
+    """The file's version and contents, no contents if it is the known version still."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         version = _Version(status.st_mtime_ns, status.st_size, status.st_ino)
         if version == known:
             return version, None
         data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"larger than {LARGEST} bytes")
-    return version, data
+    # A file system's clock is coarse: what was written just now may be written again and look the same, so it is read again.
+    settled = time.time_ns() - version.changed > _SETTLED
+    return version if settled else None, data

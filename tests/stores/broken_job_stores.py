@@ -51,7 +51,7 @@ class IgnoresMount(Broken):
 class TrimsStrings(Broken):
     promise = "a job comes back as it was added"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         job = replace(job, request=replace(job.request, url=job.request.url.strip()))
         return await super().add(job, rows, working_at_most=working_at_most)
 
@@ -59,7 +59,7 @@ class TrimsStrings(Broken):
 class WidensEmptySelections(Broken):
     promise = "rows come back as they were added, and no selection becomes another"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         if rows.selection == Compartments(frozenset()):
             rows = replace(rows, selection=Everything())
         return await super().add(job, rows, working_at_most=working_at_most)
@@ -68,12 +68,20 @@ class WidensEmptySelections(Broken):
 class CountsBeforeItKeeps(Broken):
     promise = "the limit holds also for kick-offs at the same time"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         below = (
             sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values()) < working_at_most
         )
         await anyio.lowlevel.checkpoint()
-        return below and await super().add(job, rows, working_at_most=1_000_000)
+        return await super().add(job, rows, working_at_most=1_000_000) if below else None
+
+
+class ForgetsIdempotencyKeys(Broken):
+    promise = "the same key comes to the same job"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
+        kept = await super().add(replace(job, idempotency=None), rows, working_at_most=working_at_most)
+        return None if kept is None else job
 
 
 class IgnoresRevision(Broken):
@@ -131,6 +139,14 @@ class ComparesWorkersOnly(_Fenceless):
         current = self._current(lease)
         lease = current if current.worker == lease.worker else lease
         return await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+
+
+class ReleasesByWorker(_Fenceless):
+    promise = "the attempt decides whether a lease can be given back"
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+        current = self._current(lease)
+        await super().release(current if current.worker == lease.worker else lease, cause, now)
 
 
 class ForgetsJobState(Broken):

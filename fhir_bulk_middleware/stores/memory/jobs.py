@@ -68,16 +68,19 @@ class MemoryJobStore:
 
     # --- JobStore ---
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
         with self._lock:
+            for entry in self._entries.values():
+                if entry.job.state.live and job.idempotency is not None and entry.job.same_key(job):
+                    return entry.job
             working = sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values())
             if working >= working_at_most:
-                return False
+                return None
             if job.id in self._entries:
                 raise ValueError(f"there is a job {job.id} already")
             self._entries[job.id] = _Entry(job, rows)
-            return True
+            return job
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
         """See `JobStore.find`."""

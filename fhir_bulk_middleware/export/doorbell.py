@@ -1,0 +1,87 @@
+"""A doorbell: how any process on the machine tells the workers of a folder that there may be work.
+
+Each worker hangs up a named pipe of its own; ringing writes a byte into each. A ring that is missed delays work by one
+poll, so nothing here has to be certain, only cheap.
+"""
+
+import asyncio
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+__all__ = ["Bell", "Doorbell"]
+
+
+class Doorbell:
+    """The bells of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ring(self) -> None:
+        """Wake every worker. Never blocks, never fails."""
+        with suppress(OSError), os.scandir(self._folder) as bells:
+            for bell in bells:
+                with suppress(OSError):  # full: it has been rung; no reader: its worker is gone
+                    _touch(bell.path)
+
+    @contextmanager
+    def hung_up(self, name: str) -> Generator["Bell"]:
+        """A bell of one's own, as long as the context is open."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / name
+        os.mkfifo(path, 0o600)
+        try:
+            # Open for both, so that there always is a writer and the pipe never reads as ended.
+            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            try:
+                yield Bell(descriptor)
+            finally:
+                os.close(descriptor)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def take_down(self, name: str) -> None:
+        """Remove the bell of a worker who could not do so."""
+        with suppress(OSError):
+            (self._folder / name).unlink()
+
+    def take_all_down(self) -> None:
+        """Remove what workers of an earlier pool left."""
+        with suppress(OSError):
+            for name in os.listdir(self._folder):
+                self.take_down(name)
+
+
+class Bell:
+    """One worker's bell, in its event loop."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it is rung, at most so long. Rings that came before count."""
+        loop, rung = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._descriptor, rung.set)
+        try:
+            with anyio.move_on_after(seconds):
+                await rung.wait()
+        finally:
+            loop.remove_reader(self._descriptor)
+        self._hush()
+
+    def _hush(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._descriptor, 4096):
+                pass
+
+
+def _touch(path: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        os.write(descriptor, b"!")
+    finally:
+        os.close(descriptor)
