@@ -180,6 +180,20 @@ class WorkQueueSuite(Suite):
         zombie = await claimed(store)
         await claimed(store, now=hour(1))
         assert not any(await _writes(store, zombie)), "the attempt decides whether a lease is current, not the worker's name"
+        await store.release(zombie, "late", hour(1))
+        assert await _nothing(store, hour(1)), "the attempt decides whether a lease can be given back, not the worker's name"
+
+    async def test_a_lease_is_good_for_its_own_work_only(self, store: CompleteJobStore) -> None:
+        """Law 5: what was planned stays so."""
+        job = await added(store)
+        planning = await claimed(store)
+        assert not await store.checkpoint(planning, [], "c", NOW, done=1, finished=True), "the holder of a planning ends no slice"
+        assert await found(store, job) == job, "the holder of a planning ends no slice"
+        await store.plan(planning, CUT, Codec.GZIP, [a_slice(0)], NOW)
+        exporting = await claimed(store)
+        before = await found(store, job)
+        assert not await store.plan(exporting, CUT, Codec.PLAIN, [a_slice(1)], NOW), "the holder of a slice plans nothing"
+        assert await found(store, job) == before, "the holder of a slice plans nothing"
 
     async def test_work_given_back_is_free_at_once(self, store: CompleteJobStore) -> None:
         """Without waiting for the lease to run out."""

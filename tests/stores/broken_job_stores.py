@@ -133,6 +133,14 @@ class ComparesWorkersOnly(_Fenceless):
         return await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
 
 
+class ReleasesByWorker(_Fenceless):
+    promise = "the attempt decides whether a lease can be given back"
+
+    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+        current = self._current(lease)
+        await super().release(current if current.worker == lease.worker else lease, cause, now)
+
+
 class ForgetsJobState(Broken):
     promise = "after a job has ended no lease on it writes any more"
 

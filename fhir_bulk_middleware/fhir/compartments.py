@@ -1,0 +1,71 @@
+"""Which compartments a resource lies in, by HL7's CompartmentDefinitions and nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.expression import Walk, compile_path
+from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.fhir.version import FhirVersion
+
+_Plan = tuple[tuple[Walk, frozenset[str]], ...]
+
+
+class Compartments:
+    """Compartment membership for one release and one server.
+
+    Each parameter that a CompartmentDefinition names was joined with its SearchParameter's paths when the tables were
+    generated; a resource lies in `Patient/1` if any of those paths holds a reference to `Patient/1` of this server. A
+    resource of the compartment's own type lies in its own compartment besides. Contained resources put their
+    container in no compartment.
+
+    Args:
+        version: The release that the resources are written in.
+        base_urls: The base URLs under which absolute references are this server's own.
+    """
+
+    def __init__(self, version: FhirVersion, base_urls: Iterable[str] = ()) -> None:
+        self._definitions = definitions(version)
+        self._parse = References(base_urls).parse
+        self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
+
+    def types(self, kind: str) -> frozenset[str]:
+        """The resource types that can lie in a compartment of this kind, and the kind itself.
+
+        Raises:
+            KeyError: If there is no such compartment.
+        """
+        return frozenset(self._definitions.compartment_paths(kind)) | {kind}
+
+    def of(self, resource: Mapping[str, Any], kinds: Sequence[str] = ("Patient",)) -> frozenset[str]:
+        """The compartments of these kinds that the resource lies in, as relative references such as `Patient/123`.
+
+        A resource without a type, or of a type that the release does not know, lies in none.
+
+        Raises:
+            KeyError: If there is no such compartment.
+        """
+        type_ = resource.get("resourceType", "")
+        key = (type_, tuple(kinds))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan(type_, kinds)
+        found: set[str] = set()
+        for walk, wanted in plan:
+            for node in walk(resource):
+                text = node.get("reference") if isinstance(node, Mapping) else None
+                reference = self._parse(text) if isinstance(text, str) else None
+                if reference is not None and reference.type in wanted:
+                    found.add(str(reference))
+        own = resource.get("id")
+        if type_ in kinds and isinstance(own, str):
+            found.add(f"{type_}/{own}")
+        return frozenset(found)
+
+    def _plan(self, type_: str, kinds: Sequence[str]) -> _Plan:
+        """The paths to walk, each once, with the kinds that a reference found there may lead to."""
+        wanted: dict[str, set[str]] = {}
+        for kind in kinds:
+            for path in self._definitions.compartment_paths(kind).get(type_, ()):
+                wanted.setdefault(path, set()).add(kind)
+        return tuple((compile_path(path), frozenset(types)) for path, types in wanted.items())

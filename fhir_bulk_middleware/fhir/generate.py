@@ -1,0 +1,138 @@
+"""The generator of the definition tables: run by hand when a release is added, never by a server.
+
+    python -m fhir_bulk_middleware.fhir.generate --r4 DIR --r4b DIR --r5 DIR
+
+Each DIR is an unpacked npm package that HL7 publishes under CC0-1.0: `hl7.fhir.r4.examples` 4.0.1 (which carries R4's
+whole set of definitions), `hl7.fhir.r4b.core` 4.3.0, `hl7.fhir.r5.core` 5.0.0. The same packages give the same bytes.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fhir_bulk_middleware.fhir.lowering import Element, choice_key, read_elements
+from fhir_bulk_middleware.fhir.tabulate import (
+    Specification,
+    Table,
+    read_systems,
+    tabulate_compartments,
+    tabulate_parameters,
+)
+from fhir_bulk_middleware.fhir.version import FhirVersion
+
+_CANONICAL = "http://hl7.org/fhir"
+_KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet")
+DATA = Path(__file__).parent / "data"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write one table per release that a package was given for."""
+    parser = argparse.ArgumentParser(description="Write the definition tables from HL7's packages.")
+    for version in FhirVersion:
+        parser.add_argument(
+            f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}"
+        )
+    parser.add_argument("--output", type=Path, default=DATA, metavar="DIR")
+    options = parser.parse_args(arguments)
+    for version in FhirVersion:
+        folder: Path | None = getattr(options, version.name.lower())
+        if folder is not None:
+            write(table(folder, version), options.output / f"{version.name.lower()}.json.gz")
+
+
+def table(folder: Path, version: FhirVersion) -> Table:
+    """Everything that we keep of one release.
+
+    Raises:
+        ValueError: If the folder holds another release than the one asked for, or is not under CC0-1.0.
+    """
+    folder = folder / "package" if (folder / "package").is_dir() else folder
+    package = json.loads((folder / "package.json").read_bytes())
+    if package["fhirVersions"] != [version] or package["license"] != "CC0-1.0":
+        raise ValueError(f"{folder} is not the CC0-1.0 package of FHIR {version}")
+    sources = {kind: _read(folder, kind) for kind in _KINDS}
+    definitions = [definition for definition in sources["StructureDefinition"].values() if _is_base(definition)]
+    schema = {definition["type"]: read_elements(definition) for definition in definitions}
+    types = sorted(d["type"] for d in definitions if d["kind"] == "resource" and not d["abstract"])
+    by_url = {source["url"]: source for source in sources["SearchParameter"].values()}
+    specification = Specification(by_url, schema, read_systems(sources["ValueSet"].values()))
+    parameters = tabulate_parameters(specification, types)
+    return {
+        "provenance": _provenance(folder, package, sources),
+        "fhirVersion": str(version),
+        "elements": {type_: _root_elements(type_, schema[type_]) for type_ in types},
+        "references": {type_: _reference_paths(type_, schema[type_]) for type_ in types},
+        "parameters": parameters,
+        "compartments": tabulate_compartments(sources["CompartmentDefinition"].values(), parameters),
+    }
+
+
+def write(content: Table, path: Path) -> None:
+    """Write a table so that equal tables are equal bytes: sorted keys, no spaces, no time stamp, no file name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    path.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+
+def _read(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """The HL7-canonical definitions of one kind by file name, without the specification's own `example` ones."""
+    found = {}
+    for path in sorted(folder.glob(f"{kind}-*.json")):
+        definition = json.loads(path.read_bytes())
+        if definition["url"].startswith(f"{_CANONICAL}/{kind}/") and not definition["id"].startswith("example"):
+            found[path.name] = definition
+    return found
+
+
+def _is_base(definition: Mapping[str, Any]) -> bool:
+    """Whether this is a type of FHIR itself: neither a profile of one nor a logical model."""
+    return definition.get("derivation") != "constraint" and definition["kind"] != "logical"
+
+
+def _provenance(folder: Path, package: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) -> Table:
+    """Where the table comes from. A kind's sha256 is that of its files' `sha256sum` listing, by name."""
+    return {
+        "package": package["name"],
+        "version": package["version"],
+        "licence": package["license"],
+        "canonical": _CANONICAL,
+        "sources": {kind: _digest(folder, sorted(names)) for kind, names in sources.items()},
+    }
+
+
+def _digest(folder: Path, names: Sequence[str]) -> Table:
+    listing = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    return {"files": len(names), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def _root_elements(type_: str, elements: Mapping[str, Element]) -> Table:
+    """Root elements by name: minimum, whether it is a choice, and the types that may stand there."""
+    prefix = f"{type_}."
+    return {
+        path.removeprefix(prefix): [element.minimum, element.choice, list(element.types)]
+        for path, element in elements.items()
+        if path.startswith(prefix) and "." not in path.removeprefix(prefix)
+    }
+
+
+def _reference_paths(type_: str, elements: Mapping[str, Element]) -> list[str]:
+    """The type's own paths at which a Reference may stand (not those inside data types and extensions).
+
+    A structure that repeats inside itself is followed once.
+    """
+    paths = []
+    for path, element in elements.items():
+        if "Reference" in element.types:
+            name = path.removeprefix(f"{type_}.")
+            paths.append(choice_key(name, "Reference") if element.choice else name)
+        if "CodeableReference" in element.types:
+            paths.append(path.removeprefix(f"{type_}.") + ".reference")
+    return sorted(paths)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Whether a resource meets search criteria, by FHIR's rules, evaluated on the parsed resource.
+
+Parse resources with `json.loads(text, parse_float=Decimal)`: a number is compared with the digits that it was written
+with.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fhir_bulk_middleware.fhir import comparing
+from fhir_bulk_middleware.fhir.comparing import Test
+from fhir_bulk_middleware.fhir.criteria import Criteria, Criterion
+from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
+from fhir_bulk_middleware.fhir.expression import Resource, Walk, compile_path
+from fhir_bulk_middleware.fhir.needles import needles
+from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.fhir.values import (
+    CompositeValue,
+    DateValue,
+    NumberValue,
+    QuantityValue,
+    ReferenceValue,
+    TextValue,
+    TokenValue,
+    TypedIdentifierValue,
+    Value,
+    component_of,
+)
+
+Predicate = Callable[[Resource], bool]
+
+_NO_VALUE = frozenset({"id", "extension"})  # an element of nothing else says why there is no value
+
+
+class Matcher:
+    """Criteria, compiled for one server.
+
+    All criteria must hold; of the values of one criterion any suffices; of the elements that it leads to, any
+    suffices too. `:not` turns the whole criterion round, so that a resource without the element meets it; the prefix
+    `ne` compares elements, so that it does not.
+
+    Args:
+        criteria: What is asked for.
+        base_urls: The base URLs under which absolute references are this server's own.
+
+    Attributes:
+        criteria: What is asked for. needles: Byte strings of which at least one occurs in the JSON text of every
+        resource that matches, or None if there
+            are no such. A store may skip, unparsed, what has none of them. They hold for texts that write printable
+            ASCII plainly.
+    """
+
+    def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:
+        self.criteria = criteria
+        references = References(base_urls)
+        parameters = definitions(criteria.version).parameters(criteria.type)
+        pairs = [(criterion, parameters[criterion.name]) for criterion in criteria.criteria]
+        self.needles = needles(pairs, references)
+        self._predicates = tuple(_predicate(criterion, parameter, references) for criterion, parameter in pairs)
+
+    def matches(self, resource: Resource) -> bool:
+        """Whether the resource is of the type asked for and meets all criteria."""
+        return resource.get("resourceType") == self.criteria.type and all(test(resource) for test in self._predicates)
+
+
+def _predicate(criterion: Criterion, parameter: SearchParameter, references: References) -> Predicate:
+    if criterion.missing is not None:
+        return _missing(parameter, wanted=criterion.missing)
+    if parameter.holds:
+        found = _holding(criterion, parameter)
+    elif parameter.type == "composite":
+        found = _any_of([_composite(value, parameter, references) for value in criterion.values])
+    else:
+        found = _anywhere(criterion.modifier, criterion.values, parameter, references)
+    return (lambda resource: not found(resource)) if criterion.modifier == "not" else found
+
+
+def _any_of(predicates: Sequence[Predicate]) -> Predicate:
+    return predicates[0] if len(predicates) == 1 else lambda resource: any(test(resource) for test in predicates)
+
+
+def _anywhere(
+    modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References
+) -> Predicate:
+    """Any value at any place; at the first place only, where the parameter says so."""
+    tests = [
+        (compile_path(path.path), [_test(modifier, value, path, parameter, references) for value in values])
+        for path in parameter.paths
+    ]
+    if parameter.first:
+        return lambda resource: _at_first(resource, tests)
+    return lambda resource: any(test(node) for walk, each in tests for node in walk(resource) for test in each)
+
+
+def _at_first(resource: Resource, tests: Iterable[tuple[Walk, list[Test]]]) -> bool:
+    for walk, each in tests:
+        nodes = walk(resource)
+        if nodes:
+            return any(test(nodes[0]) for test in each)
+    return False
+
+
+def _composite(value: Value, parameter: SearchParameter, references: References) -> Predicate:
+    """All parts, of one and the same root."""
+    if not isinstance(value, CompositeValue):
+        raise TypeError(f"a composite parameter was given a {type(value).__name__}")
+    roots: list[tuple[Walk, list[Predicate]]] = []
+    for root in parameter.roots:
+        parts = []
+        for position, component in enumerate(root.components):
+            part = component_of(parameter, position)
+            places = SearchParameter(part.name, part.type, component.paths)
+            parts.append(_anywhere(None, [value.parts[position]], places, references))
+        roots.append((compile_path(root.path), parts))
+
+    def test(resource: Resource) -> bool:
+        for walk, parts in roots:
+            for node in walk(resource):
+                if isinstance(node, Mapping) and all(part(node) for part in parts):
+                    return True
+        return False
+
+    return test
+
+
+def _holding(criterion: Criterion, parameter: SearchParameter) -> Predicate:
+    """A parameter that is true where something stands that is not `false`, and false everywhere else."""
+    walks = [compile_path(path.path) for path in parameter.paths]
+    wanted = {value.code == "true" for value in criterion.values if isinstance(value, TokenValue)}
+    return lambda resource: any(node is not False for walk in walks for node in walk(resource)) in wanted
+
+
+def _missing(parameter: SearchParameter, *, wanted: bool) -> Predicate:
+    walks = [compile_path(path.path) for path in parameter.paths]
+    return lambda resource: any(_has_value(node) for walk in walks for node in walk(resource)) is not wanted
+
+
+def _has_value(node: Any) -> bool:
+    return not isinstance(node, Mapping) or not _NO_VALUE.issuperset(node)
+
+
+def _test(  # noqa: C901, PLR0911 - a case per kind of value
+    modifier: str | None, value: Value, path: TypedPath, parameter: SearchParameter, references: References
+) -> Test:
+    """The test of one value against the elements at one path."""
+    match value:
+        case TokenValue() if modifier == "identifier":
+            return comparing.reference_identifier_test(value)
+        case TokenValue():
+            return comparing.token_test(value, path)
+        case TypedIdentifierValue():
+            return comparing.identifier_type_test(value)
+        case TextValue() if parameter.type == "token":
+            return comparing.token_text_test(value, path)
+        case TextValue() if parameter.type == "uri":
+            return comparing.uri_test(value, modifier, path)
+        case TextValue():
+            return comparing.string_test(value, modifier, path)
+        case DateValue():
+            return comparing.date_test(value, path)
+        case NumberValue():
+            return comparing.number_test(value)
+        case QuantityValue():
+            return comparing.quantity_test(value, path)
+        case ReferenceValue():
+            return comparing.reference_test(value, path, parameter.target, references)
+        case CompositeValue():
+            raise TypeError("a composite inside a composite")

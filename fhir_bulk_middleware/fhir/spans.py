@@ -1,0 +1,135 @@
+"""Stretches of time: what a FHIR date of any precision covers, and how a search compares two of them.
+
+Times without an offset, and dates, which have none, are read as UTC, in the query and in the resource alike: FHIR
+leaves it to the server, and a frozen query must mean the same on every machine.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from fhir_bulk_middleware.fhir.prefix import Prefix
+
+_SECOND = 1_000_000_000
+_MINUTE = 60 * _SECOND
+_DAY = 1440 * _MINUTE
+_DECEMBER = 12
+
+_TEXT = re.compile(
+    r"(?P<year>\d{4})(?:-(?P<month>0[1-9]|1[0-2])(?:-(?P<day>\d\d)"
+    r"(?:T(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d|60)(?:\.(?P<fraction>\d{1,9})\d*)?)?"
+    r"(?P<offset>Z|[+-](?:0\d|1[0-4]):[0-5]\d)?)?)?)?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time from `low` up to, not including, `high`: in nanoseconds from the year 1 on, infinite where open."""
+
+    low: float
+    high: float
+
+
+EVER = Span(-math.inf, math.inf)
+
+
+def read_span(text: str) -> Span | None:
+    """The time that a date, dateTime or instant covers at its precision, down to nanoseconds; None if it is none."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        first = date(int(found["year"]), int(found["month"] or 1), int(found["day"] or 1)).toordinal()
+    except ValueError:
+        return None
+    if found["hour"] is None:
+        return Span(first * _DAY, _day_after(first, found) * _DAY)
+    minute = first * _DAY + (int(found["hour"]) * 60 + int(found["minute"])) * _MINUTE - _offset(found["offset"])
+    if found["second"] is None:
+        return Span(minute, minute + _MINUTE)
+    second = minute + int(found["second"]) * _SECOND
+    if found["fraction"] is None:
+        return Span(second, second + _SECOND)
+    unit = 10 ** (9 - len(found["fraction"]))
+    low = second + int(found["fraction"]) * unit
+    return Span(low, low + unit)
+
+
+def _day_after(first: int, found: re.Match[str]) -> int:
+    """The ordinal of the first day after a year, a month or a day, which for 9999 is beyond Python's calendar."""
+    if found["day"] is not None:
+        return first + 1
+    year, month = int(found["year"]), int(found["month"] or _DECEMBER)
+    if month == _DECEMBER:
+        return date(year, _DECEMBER, 31).toordinal() + 1
+    return date(year, month + 1, 1).toordinal()
+
+
+def _offset(text: str | None) -> int:
+    if text is None or text == "Z":
+        return 0
+    minutes = int(text[1:3]) * 60 + int(text[4:6])
+    return (-minutes if text[0] == "-" else minutes) * _MINUTE
+
+
+def element_span(value: Any, type_: str) -> Span | None:
+    """The time that an element of this FHIR type covers, or None if it tells none.
+
+    An instant is a point, whatever its precision. A Period without a start or an end is open on that side. Of a
+    Timing only the outer limits count: its events and the period of its bounds.
+    """
+    if type_ == "Period":
+        return _period(value)
+    if type_ == "Timing":
+        return _timing(value)
+    span = read_span(value) if isinstance(value, str) else None
+    if span is not None and type_ == "instant":
+        return Span(span.low, span.low + 1)
+    return span
+
+
+def _period(value: Any) -> Span | None:
+    if not isinstance(value, Mapping):
+        return None
+    start, end = value.get("start"), value.get("end")
+    if start is None and end is None:
+        return None
+    low = EVER if start is None else element_span(start, "dateTime")
+    high = EVER if end is None else element_span(end, "dateTime")
+    return None if low is None or high is None else Span(low.low, high.high)
+
+
+def _timing(value: Any) -> Span | None:
+    if not isinstance(value, Mapping):
+        return None
+    repeat, events = value.get("repeat"), value.get("event")
+    bounds = _period(repeat.get("boundsPeriod")) if isinstance(repeat, Mapping) else None
+    spans = [element_span(event, "dateTime") for event in events] if isinstance(events, list) else []
+    return _outer(span for span in [bounds, *spans] if span is not None)
+
+
+def _outer(spans: Iterable[Span]) -> Span | None:
+    known = list(spans)
+    return Span(min(span.low for span in known), max(span.high for span in known)) if known else None
+
+
+def _within(asked: Span, found: Span) -> bool:
+    return asked.low <= found.low and found.high <= asked.high
+
+
+COMPARE: Mapping[Prefix, Callable[[Span, Span], bool]] = {
+    Prefix.EQ: _within,
+    Prefix.NE: lambda asked, found: not _within(asked, found),
+    Prefix.GT: lambda asked, found: found.high > asked.high,
+    Prefix.LT: lambda asked, found: found.low < asked.low,
+    Prefix.GE: lambda asked, found: found.high > asked.high or _within(asked, found),
+    Prefix.LE: lambda asked, found: found.low < asked.low or _within(asked, found),
+    Prefix.SA: lambda asked, found: found.low >= asked.high,
+    Prefix.EB: lambda asked, found: found.high <= asked.low,
+    Prefix.AP: lambda asked, found: found.low < asked.high and found.high > asked.low,
+}
+"""What each prefix means for the time asked for and the time found. `ap` is overlap: no margin moves with the clock."""

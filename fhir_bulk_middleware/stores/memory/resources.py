@@ -1,0 +1,298 @@
+"""Resources with their history in memory: what a storage adapter does, without how it is made fast and durable."""
+
+import json
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.fhir import compartments
+from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor, system_clock
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict
+
+__all__ = ["MemoryResourceStore"]
+
+_KINDS = tuple(sorted(MEMBER_TYPES))
+_DELETIONS_PER_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A resource before it is written, and the compartments that it is in."""
+
+    canonical: Canonical
+    owners: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Version:
+    """One version, the compartments that it is in, and until when it holds: None for ever."""
+
+    stored: Stored
+    owners: frozenset[str]
+    valid_to: Instant | None = None
+
+    def held(self, as_of: Instant | None) -> bool:
+        """Whether this was the resource at the instant; None asks whether it is now."""
+        if as_of is None:
+            return self.valid_to is None
+        return self.stored.last_updated <= as_of and (self.valid_to is None or self.valid_to > as_of)
+
+
+class MemoryResourceStore:
+    """A versioned resource store for tests and trials, with the methods of `SQLiteResourceStore`; it is gone with its process.
+
+    Args:
+        version: the FHIR release that the resources are written in.
+        clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
+        base_urls: the base URLs under which an absolute reference leads to this store.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: FhirVersion = FhirVersion.R4,
+        clock: Clock = system_clock,
+        base_urls: Collection[str] = (),
+    ) -> None:
+        self._version = version
+        self._clock = clock
+        self._base_urls = tuple(base_urls)
+        self._compartments = compartments.Compartments(version, self._base_urls)
+        self._lock = threading.Lock()  # held by a write: what a transaction is elsewhere
+        self._last = Instant(0)
+        self._versions: list[_Version] = []
+        self._history: dict[tuple[str, str], list[_Version]] = {}
+
+    # --- For the host ------------------------------------------------------------------------------------------------
+
+    async def read(self, type_: str, id_: str) -> Stored | None:
+        """The newest version of a resource, also where that is its deletion; None if it never was."""
+        return self._newest(type_, id_)
+
+    async def vread(self, type_: str, id_: str, version: int) -> Stored | None:
+        """One version of a resource, None if it never was."""
+        history = self._history.get((type_, id_), [])
+        return history[version - 1].stored if 1 <= version <= len(history) else None
+
+    async def create(self, type_: str, resource: bytes | Mapping[str, object], id_: str | None = None) -> Stored:
+        """Keep a new resource under an id of the store's or, if `id_` is given, the caller's choice.
+
+        Raises:
+            ValueError: the resource is not sound (`canonical`), or of another type.
+            VersionConflict: there is one with this id.
+        """
+        new = self._draft(resource, str(uuid.uuid4()) if id_ is None else id_, type_)
+        with self._lock:
+            newest = self._newest(type_, new.canonical.id)
+            if newest is not None and not newest.deleted:
+                raise VersionConflict(newest.version)
+            return self._put(new, self._tick())
+
+    async def update(self, type_: str, id_: str, resource: bytes | Mapping[str, object], if_match: int | None = None) -> Stored:
+        """Keep the next version of a resource; if there is none, or it was deleted, it comes to be.
+
+        Raises:
+            ValueError: the resource is not sound (`canonical`), or of another type.
+            VersionConflict: it is not at `if_match`; nothing was written.
+        """
+        new = self._draft(resource, id_, type_)
+        with self._lock:
+            newest = self._newest(type_, id_)
+            if if_match is not None and (newest is None or newest.deleted or newest.version != if_match):
+                raise VersionConflict(None if newest is None else newest.version)
+            return self._put(new, self._tick())
+
+    async def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
+        """Delete a resource; its history stays.
+
+        Returns:
+            The version that was removed, None if there was nothing to remove.
+
+        Raises:
+            VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
+        """
+        with self._lock:
+            newest = self._newest(type_, id_)
+            last = None if newest is None else newest.version - newest.deleted
+            if if_match is not None and if_match != last:
+                raise VersionConflict(None if newest is None else newest.version)
+            if newest is None or newest.deleted:
+                return None
+            owners = self._history[type_, id_][-1].owners  # a deletion keeps them (law 27)
+            self._append(Stored(type_, id_, newest.version + 1, self._tick(), b"", deleted=True), owners)
+            return newest
+
+    async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
+        """Current resources of a type, by the instant of their last change: `count` at most, from `after` on."""
+        found = [
+            (position, version.stored)
+            for position, version in enumerate(self._versions)
+            if version.stored.type == type_
+            and version.held(None)
+            and not version.stored.deleted
+            and (ids is None or version.stored.id in ids)
+            and (after is None or position > int(after))
+        ]
+        return SearchPage(tuple(stored for _, stored in found[:count]), str(found[count - 1][0]) if len(found) > count else None)
+
+    async def types(self) -> frozenset[str]:
+        """The types of which there is, or was, a resource."""
+        return frozenset(type_ for type_, _ in self._history)
+
+    def load(self, lines: Iterable[bytes], *, batch: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
+        """Keep the resources of NDJSON lines under their own ids, at one instant a batch; how many it kept.
+
+        Raises:
+            ValueError: a line is not a sound resource; the message has its number. Batches before it stay.
+        """
+        kept = 0
+        drafts: list[_Draft] = []
+
+        def flush() -> None:
+            nonlocal kept
+            with self._lock:
+                instant = self._tick()
+                for new in drafts:
+                    self._put(new, instant)
+            kept += len(drafts)
+            drafts.clear()
+            if progress is not None:
+                progress(kept)
+
+        for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
+            try:
+                drafts.append(self._draft(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if len(drafts) == batch:
+                flush()
+        if drafts:
+            flush()
+        return kept
+
+    # --- For exports -------------------------------------------------------------------------------------------------
+
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
+        """Every type of the release, and all rows: also of a type that comes between the kick-off and the cut (law 3)."""
+        return Authorisation(definitions(self._version).resource_types | await self.types())
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        """The resources of a query; see `SupportsExport`."""
+        lines: list[bytes] = []
+        size, cursor = 0, ""
+        for position, version in self._chosen(query, after, deleted=False):
+            line = version.stored.json + b"\n"
+            if lines and size + len(line) > query.page_bytes:
+                yield Page(b"".join(lines), len(lines), cursor)
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line)
+            cursor = str(position)
+        if lines:
+            yield Page(b"".join(lines), len(lines), cursor)
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        """The deletions of a query; see `SupportsDeletions`."""
+        gone = list(self._chosen(query, after, deleted=True))
+        for start in range(0, len(gone), _DELETIONS_PER_PAGE):
+            some = gone[start : start + _DELETIONS_PER_PAGE]
+            yield Deletions(tuple(f"{version.stored.type}/{version.stored.id}" for _, version in some), str(some[-1][0]))
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        """The ranges of a query; see `SupportsSlices`."""
+        ranges: list[Range] = []
+        first = last = count = size = 0
+        for position, version in self._chosen(query, None, deleted=False):
+            if not count:
+                first = position
+            last, count, size = position, count + 1, size + len(version.stored.json) + 1
+            if size >= target_bytes:
+                ranges.append(Range(f"{first}-{last}", count))
+                count = size = 0
+        if count:
+            ranges.append(Range(f"{first}-{last}", count))
+        return ranges
+
+    async def now(self) -> Instant:
+        """The store's clock: the machine's, but never behind what was given already."""
+        return max(self._clock(), self._last)
+
+    async def cut(self, precision: Precision) -> Instant:
+        """Fix a cut; see `SupportsSnapshot`."""
+        with self._lock:
+            found = floor(max(self._clock(), self._last), precision)
+            self._last = max(self._last, found)  # the next write is later than both
+            return found
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
+        """The members of a Group resource as it is now; None if there is none, or none any more."""
+        group = self._newest("Group", group_id)
+        if group is None or group.deleted:
+            return None
+        return members(json.loads(group.json), await self.now(), self._base_urls)
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _newest(self, type_: str, id_: str) -> Stored | None:
+        history = self._history.get((type_, id_))
+        return history[-1].stored if history else None
+
+    def _tick(self) -> Instant:
+        """The instant of a write: later than any other's and than any cut (law 4)."""
+        self._last = max(self._clock(), Instant(self._last + 1))
+        return self._last
+
+    def _draft(self, resource: bytes | Mapping[str, object], id_: str | None = None, type_: str | None = None) -> _Draft:
+        form, content = canonical_and_content(resource, resource_id=id_)
+        if type_ not in {None, form.type}:
+            raise ValueError(f"resourceType: must be {type_}")
+        return _Draft(form, self._compartments.of(content, _KINDS))
+
+    def _put(self, new: _Draft, instant: Instant) -> Stored:
+        form = new.canonical
+        version = len(self._history.get((form.type, form.id), ())) + 1
+        stored = Stored(form.type, form.id, version, instant, form.text(version, instant), deleted=False)
+        self._append(stored, new.owners)
+        return stored
+
+    def _append(self, stored: Stored, owners: frozenset[str]) -> None:
+        history = self._history.setdefault((stored.type, stored.id), [])
+        if history:
+            history[-1].valid_to = stored.last_updated
+        history.append(_Version(stored, owners))
+        self._versions.append(history[-1])
+
+    def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
+        """The versions of a query with their positions, in the order in which they were written."""
+        low, high = map(int, query.range.split("-")) if query.range else (0, len(self._versions) - 1)
+        start = low if after is None else max(low, int(after) + 1)
+        for position, version in enumerate(self._versions[start : high + 1], start):
+            stored = version.stored
+            if (
+                stored.type == query.type
+                and stored.deleted == deleted
+                and version.held(query.as_of)
+                and (query.window.since is None or stored.last_updated > query.window.since)
+                and (query.window.until is None or stored.last_updated <= query.window.until)
+                and _selected(query, version.owners)
+            ):
+                yield position, version
+
+
+def _selected(query: Query, owners: frozenset[str]) -> bool:
+    match query.rows.selection:
+        case Compartments(references):
+            return not owners.isdisjoint(references)
+        case EveryPatient():
+            return any(owner.startswith("Patient/") for owner in owners)
+        case _:
+            return True

@@ -1,0 +1,186 @@
+"""Reading versions of resources for an export: pages, deletions and slices, as of a cut.
+
+This is the hot path. A connection of its own for each reader, text as the bytes that it is, one short statement a page (an open
+one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is as fast as
+SQLite's own shell with the same query.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
+
+__all__ = ["connect", "deletions", "pages", "slices"]
+
+_DELETIONS_PER_PAGE = 1_000
+
+# In the size of a processor's cache: a scan never comes back to a page, so what SQLite would keep of it is only in the way.
+_CACHE_KIB = 256
+
+# Each member's run in the compartment table, once a resource; the order of the tables is the order in which they are visited.
+_WANT = """
+INSERT OR IGNORE INTO temp.wanted
+SELECT compartment.seq FROM json_each(?) AS member
+CROSS JOIN owner ON owner.reference = member.value
+CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq BETWEEN ? AND ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The versions that a query can hold: their keys from `first` to `last`, both included, and how to choose among them."""
+
+    number: int
+    first: int
+    last: int
+    source: str
+    where: str
+    as_of: int
+
+    def select(self, columns: str, *, deleted: bool) -> str:
+        return (
+            f"SELECT {columns} FROM {self.source} WHERE seq > ? AND seq <= {self.last} AND valid_to > {self.as_of}"  # noqa: S608
+            f" AND deleted = {int(deleted)}{self.where} ORDER BY seq"  # numbers and our own words only
+        )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for one reader; the file and its schema must be there."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = bytes
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    return connection
+
+
+def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Iterator[Page]:
+    """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
+    span = _span(connection, query, after)
+    if span is None:
+        return
+    select, seq, more = span.select("seq, json", deleted=False), span.first - 1, True
+    while more:
+        more, size = False, 0
+        lines: list[bytes] = []
+        for row in connection.execute(select, (seq,)):
+            size += len(row[1]) + 1
+            if size > query.page_bytes and lines:
+                more = True
+                break
+            lines.append(row[1])
+            seq = row[0]
+        if lines:
+            lines.append(b"")
+            yield Page(b"\n".join(lines), len(lines) - 1, str(seq))
+
+
+def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -> Iterator[Deletions]:
+    """The deletions of a query that still hold as of its cut, by `seq`."""
+    span = _span(connection, query, after)
+    if span is None:
+        return
+    select, seq = span.select("seq, id", deleted=True), span.first - 1
+    while rows := connection.execute(f"{select} LIMIT {_DELETIONS_PER_PAGE}", (seq,)).fetchall():
+        seq = rows[-1][0]
+        yield Deletions(tuple(f"{query.type}/{id_.decode()}" for _, id_ in rows), str(seq))
+
+
+def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> Sequence[Range]:
+    """Ranges of `seq` of about equal size, none if there can be nothing.
+
+    The ranges hold whatever the extents say; those only tell where to cut and how much to expect. They know what lives now, which
+    is near enough what lived at a cut just made.
+    """
+    span = _span(connection, query, None)
+    if span is None:
+        return ()
+    extents = _extents(connection, span, query)
+    if isinstance(query.rows.selection, Compartments):
+        share = _mean_size(extents)
+        extents = [_Extent(seq, seq, 1, share) for (seq,) in connection.execute("SELECT seq FROM temp.wanted ORDER BY seq")]
+        if not extents:
+            return ()
+    return _cut(span, extents, target_bytes)
+
+
+def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _Span | None:
+    number = number_of(connection, query.type)
+    if number is None:
+        return None
+    first, last = first_of(number), next_of(connection, number) - 1
+    window, as_of = query.window, query.as_of
+    ends = [instant for instant in (window.until, as_of) if instant is not None]
+    if window.since is not None:
+        first = first_after(connection, number, window.since)
+    if ends:
+        last = first_after(connection, number, Instant(min(ends))) - 1
+    if query.range:
+        low, high = map(int, query.range.split("-"))
+        first, last = max(first, low), min(last, high)
+    if after is not None:
+        first = max(first, int(after) + 1)
+    if first > last:
+        return None
+    source, where = "resource", ""
+    match query.rows.selection:
+        case EveryPatient():
+            where = " AND in_patient = 1"
+        case Compartments(references):
+            source = "temp.wanted CROSS JOIN resource USING (seq)"
+            connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
+            connection.execute(_WANT, (json.dumps(sorted(references)), first, last))
+    return _Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    first: int
+    last: int
+    live: float
+    size: float
+
+
+def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[_Extent]:
+    """What lives in each block of the span; a block at its edge counts for the part of its versions that is within."""
+    begin, end = first_of(span.number) + 1, next_of(connection, span.number) - 1
+    only_patients = isinstance(query.rows.selection, EveryPatient)
+    found = []
+    for block, live, in_patient, size in connection.execute(
+        "SELECT block, live, in_patient, size FROM extent WHERE block BETWEEN ? AND ? ORDER BY block",
+        (span.first >> BLOCK_BITS, span.last >> BLOCK_BITS),
+    ):
+        low, high = max(block << BLOCK_BITS, begin), min(((block + 1) << BLOCK_BITS) - 1, end)
+        first, last = max(low, span.first), min(high, span.last)
+        part = (last - first + 1) / (high - low + 1)
+        if only_patients and live:
+            part *= in_patient / live
+        found.append(_Extent(first, last, live * part, size * part))
+    return found
+
+
+def _mean_size(extents: Sequence[_Extent]) -> float:
+    live = sum(extent.live for extent in extents)
+    return sum(extent.size for extent in extents) / live if live else 0.0
+
+
+def _cut(span: _Span, extents: Sequence[_Extent], target_bytes: int) -> Sequence[Range]:
+    """Cut a span where another share of its bytes is full; within an extent all versions count as equally large."""
+    total = sum(extent.size for extent in extents)
+    share = total / max(1, round(total / target_bytes))
+    ranges, first, live, filled = [], span.first, 0.0, 0.0
+    for extent in extents:
+        begin, rest_live, rest_size = extent.first, extent.live, extent.size
+        while share and filled + rest_size > share * 1.000001:  # not for the crumbs of floating point
+            part = (share - filled) / rest_size
+            end = begin + int(part * (extent.last - begin + 1))
+            if end > first:
+                ranges.append(Range(f"{first}-{end - 1}", round(live + rest_live * part)))
+                first, live = end, 0.0
+            begin, rest_live, rest_size, filled = end, rest_live * (1 - part), rest_size * (1 - part), 0.0
+        live += rest_live
+        filled += rest_size
+    return (*ranges, Range(f"{first}-{span.last}", round(live)))

@@ -1,0 +1,182 @@
+"""Writing versions of resources: within one transaction, at one instant."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor
+from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
+from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
+
+__all__ = ["Draft", "Writing", "cut", "draft"]
+
+_KINDS = tuple(sorted(MEMBER_TYPES))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A resource that is ready to be written: all that can be worked out before the transaction begins.
+
+    Attributes:
+        canonical: its text, but for version and instant.
+        owners: the compartments that it lies in.
+    """
+
+    canonical: Canonical
+    owners: frozenset[str]
+
+
+def draft(resource: bytes | str | Mapping[str, object], compartments: Compartments, resource_id: str | None = None) -> Draft:
+    """Make a resource ready.
+
+    Raises:
+        ValueError: as `canonical` says.
+    """
+    form, content = canonical_and_content(resource, resource_id=resource_id)
+    return Draft(form, compartments.of(content, _KINDS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    seq: int
+    number: int
+    last_updated: Instant
+    deleted: bool
+    in_patient: bool
+    size: int
+
+
+def cut(connection: sqlite3.Connection, clock: Clock, precision: Precision) -> Instant:
+    """Fix a cut (law 1), in a write transaction: no write can be open, and each later one is later than the cut (law 4)."""
+    last = clock_row(connection)
+    found = floor(max(clock(), last), precision)
+    connection.execute("UPDATE clock SET last = ?", (max(last, found),))
+    return found
+
+
+class Writing:
+    """One write transaction. All that it writes has one `lastUpdated`, later than any other's and than any cut (law 4).
+
+    Args:
+        connection: in a write transaction.
+        clock: the machine's; where it has gone back, the store goes on from where it was.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self.instant = Instant(max(clock(), clock_row(connection) + 1))
+        connection.execute("UPDATE clock SET last = ?", (self.instant,))
+        self._types: dict[str, int] = {}
+        self._next: dict[str, int] = {}
+        self._owners: dict[str, int] = {}
+        self._lies_in: list[tuple[int, int]] = []
+        self._live: Counter[int] = Counter()
+        self._in_patient: Counter[int] = Counter()
+        self._size: Counter[int] = Counter()
+
+    def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
+        """Write the next version of a resource, the first if there is none.
+
+        Args:
+            new: the resource.
+            if_match: the version that must be current, and not a deletion.
+            absent: there must be no current version but a deletion.
+
+        Raises:
+            VersionConflict: one of these does not hold.
+        """
+        type_, id_ = new.canonical.type, new.canonical.id
+        current = self._current(type_, id_)
+        exists = current is not None and not current.deleted
+        if (absent and exists) or (if_match is not None and not (exists and current is not None and current.number == if_match)):
+            raise VersionConflict(None if current is None else current.number)
+        number = 1 if current is None else current.number + 1
+        text = new.canonical.text(number, self.instant)
+        if current is not None:
+            self._supersede(current)
+        self._insert(type_, id_, number, text, new.owners, deleted=False)
+        return Stored(type_, id_, number, self.instant, text, deleted=False)
+
+    def delete(self, type_: str, id_: str, compartments: Compartments, if_match: int | None = None) -> Stored | None:
+        """Write that a resource is deleted, with the compartments that it was in (law 27).
+
+        Returns:
+            The version that was current, None if there was none.
+
+        Raises:
+            VersionConflict: `if_match` names another version than the one that is, or was last, there to be deleted.
+        """
+        current = self._current(type_, id_)
+        last = None if current is None else current.number - current.deleted
+        if if_match is not None and if_match != last:
+            raise VersionConflict(None if current is None else current.number)
+        if current is None or current.deleted:
+            return None
+        text: bytes = self._connection.execute(
+            "SELECT CAST(json AS BLOB) FROM resource WHERE seq = ?", (current.seq,)
+        ).fetchone()[0]
+        self._supersede(current)
+        self._insert(type_, id_, current.number + 1, b"", draft(text, compartments).owners, deleted=True)
+        return Stored(type_, id_, current.number, current.last_updated, text, deleted=False)
+
+    def finish(self) -> None:
+        """Write what was gathered; to be called before the transaction is committed."""
+        self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
+        self._connection.executemany(
+            "INSERT INTO extent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size",
+            [(block, live, self._in_patient[block], self._size[block]) for block, live in sorted(self._live.items())],
+        )
+
+    def _current(self, type_: str, id_: str) -> _Version | None:
+        first = first_of(self._type(type_))
+        row = self._connection.execute(
+            "SELECT seq, version, last_updated, deleted, in_patient, size FROM resource"
+            " WHERE id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT 1",
+            (id_, first, self._next[type_]),
+        ).fetchone()
+        return None if row is None else _Version(row[0], row[1], Instant(row[2]), bool(row[3]), bool(row[4]), row[5])
+
+    def _type(self, type_: str) -> int:
+        number = self._types.get(type_)
+        if number is None:
+            self._connection.execute("INSERT INTO type (name) VALUES (?) ON CONFLICT DO NOTHING", (type_,))
+            row = self._connection.execute("SELECT number FROM type WHERE name = ?", (type_,)).fetchone()
+            number = self._types[type_] = int(row[0])
+            self._next[type_] = next_of(self._connection, number)
+        return number
+
+    def _supersede(self, version: _Version) -> None:
+        self._connection.execute("UPDATE resource SET valid_to = ? WHERE seq = ?", (self.instant, version.seq))
+        if not version.deleted:
+            self._count(version.seq, -1, in_patient=version.in_patient, size=version.size)
+
+    def _insert(self, type_: str, id_: str, number: int, text: bytes, owners: frozenset[str], *, deleted: bool) -> None:
+        seq = self._next[type_]
+        self._next[type_] += 1
+        in_patient = any(owner.startswith("Patient/") for owner in owners)
+        self._connection.execute(
+            "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))",
+            (seq, self.instant, CURRENT, deleted, in_patient, number, len(text), id_, text),
+        )
+        self._lies_in.extend((self._owner(owner), seq) for owner in owners)
+        if not deleted:
+            self._count(seq, 1, in_patient=in_patient, size=len(text))
+
+    def _owner(self, reference: str) -> int:
+        number = self._owners.get(reference)
+        if number is None:
+            self._connection.execute("INSERT INTO owner (reference) VALUES (?) ON CONFLICT DO NOTHING", (reference,))
+            row = self._connection.execute("SELECT number FROM owner WHERE reference = ?", (reference,)).fetchone()
+            number = self._owners[reference] = int(row[0])
+        return number
+
+    def _count(self, seq: int, live: int, *, in_patient: bool, size: int) -> None:
+        block = seq >> BLOCK_BITS
+        self._live[block] += live
+        self._in_patient[block] += live * in_patient
+        self._size[block] += live * size

@@ -1,0 +1,279 @@
+"""`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
+
+import itertools
+import json
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from fhir_bulk_middleware.export.query import Authorisation, Deletions, Page, Query, Range
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.stores.sqlite import resource_reading
+from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.resource_schema import (
+    CURRENT,
+    MIGRATIONS,
+    PAGE_SIZE,
+    clock_row,
+    first_of,
+    number_of,
+)
+from fhir_bulk_middleware.stores.sqlite.resource_writing import Draft, Writing, cut, draft
+from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
+
+__all__ = ["SQLiteResourceStore", "resource_store"]
+
+T = TypeVar("T")
+_Read = Callable[[sqlite3.Connection, Query, str | None], Iterator[T]]
+
+_STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FROM resource WHERE "
+
+
+class SQLiteResourceStore:
+    """A versioned resource store in one file, for one machine: any number of processes may use it at a time.
+
+    It keeps every version and answers as of any cut it ever gave. The text of a resource is canonical
+    (`fhir_bulk_middleware.fhir.canonical`) and goes through an export as it lies.
+
+    A read takes some microseconds and is done in the event loop; a write is durable when it returns.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        version: the FHIR release that the resources are written in.
+        clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
+        base_urls: the base URLs under which an absolute reference leads to this store.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        version: FhirVersion = FhirVersion.R4,
+        clock: Clock = system_clock,
+        base_urls: Collection[str] = (),
+    ) -> None:
+        self._database = Database(path, MIGRATIONS, synchronous="FULL", page_size=PAGE_SIZE)
+        self._version = version
+        self._clock = clock
+        self._base_urls = tuple(base_urls)
+        self._compartments = Compartments(version, self._base_urls)
+
+    # --- For the host ------------------------------------------------------------------------------------------------
+
+    async def read(self, type_: str, id_: str) -> Stored | None:
+        """The newest version of a resource, also where that is its deletion; None if it never was."""
+        return self._find(type_, id_, "")
+
+    async def vread(self, type_: str, id_: str, version: int) -> Stored | None:
+        """One version of a resource, None if it never was."""
+        return self._find(type_, id_, "AND version = ?", version)
+
+    async def create(self, type_: str, resource: bytes | Mapping[str, object], id_: str | None = None) -> Stored:
+        """Keep a new resource under an id of the store's or, if `id_` is given, the caller's choice.
+
+        Raises:
+            ValueError: the resource is not sound (`canonical`), or of another type.
+            VersionConflict: there is one with this id.
+        """
+        new = self._draft(type_, resource, str(uuid.uuid4()) if id_ is None else id_)
+        return await self._write(lambda writing: writing.put(new, absent=True))
+
+    async def update(self, type_: str, id_: str, resource: bytes | Mapping[str, object], if_match: int | None = None) -> Stored:
+        """Keep the next version of a resource; if there is none, or it was deleted, it comes to be.
+
+        Args:
+            type_: its type.
+            id_: its id, whatever the resource says.
+            resource: the whole resource.
+            if_match: the version that it must have now.
+
+        Raises:
+            ValueError: the resource is not sound (`canonical`), or of another type.
+            VersionConflict: it is not at `if_match`; nothing was written.
+        """
+        new = self._draft(type_, resource, id_)
+        return await self._write(lambda writing: writing.put(new, if_match))
+
+    async def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
+        """Delete a resource; its history stays.
+
+        Returns:
+            The version that was removed, None if there was nothing to remove.
+
+        Raises:
+            VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
+        """
+        return await self._write(lambda writing: writing.delete(type_, id_, self._compartments, if_match))
+
+    async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
+        """Current resources of a type, by the instant of their last change.
+
+        Args:
+            type_: the type.
+            ids: only these; None for all.
+            count: how many at most.
+            after: `next` of the page before.
+        """
+        connection = self._database.reader
+        number = number_of(connection, type_)
+        if number is None:
+            return SearchPage((), None)
+        chosen, which = ("", ()) if ids is None else ("AND id IN (SELECT value FROM json_each(?)) ", (json.dumps([*ids]),))
+        rows = connection.execute(
+            f"{_STORED} seq > ? AND seq < ? AND valid_to = {CURRENT} AND deleted = 0 {chosen}ORDER BY seq LIMIT ?",
+            (first_of(number) if after is None else int(after), first_of(number + 1), *which, count + 1),
+        ).fetchall()
+        found = tuple(_stored(type_, row) for row in rows[:count])
+        return SearchPage(found, str(rows[count - 1][4]) if len(rows) > count else None)
+
+    async def types(self) -> frozenset[str]:
+        """The types of which there is, or was, a resource."""
+        return frozenset(name for (name,) in self._database.reader.execute("SELECT name FROM type"))
+
+    def load(self, lines: Iterable[bytes], *, batch: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
+        """Keep the resources of NDJSON lines under their own ids. Blocks: for a thread or a process of its own.
+
+        Each batch is a transaction, so that others can write between two of them; what was loaded before an error stays.
+
+        Args:
+            lines: one resource each; empty ones are left out.
+            batch: lines in a transaction.
+            progress: told after each batch how many resources are kept by now.
+
+        Returns:
+            How many resources were kept.
+
+        Raises:
+            ValueError: a line is not a sound resource; the message has its number.
+        """
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
+        kept = 0
+        while drafts := [self._draft_line(number, line) for number, line in itertools.islice(numbered, batch)]:
+            drafts.sort(key=_type)  # a type's rows are neighbours; within a transaction all have one instant
+            self._put_all(drafts)
+            kept += len(drafts)
+            if progress is not None:
+                progress(kept)
+        return kept
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._database.close()
+
+    # --- For exports -------------------------------------------------------------------------------------------------
+
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
+        """Every type of the release, and all rows.
+
+        Not only those types that are held now: a resource of a new type that comes between the kick-off and the cut belongs to
+        this export, and would be missing from each later one (law 3).
+        """
+        return Authorisation(definitions(self._version).resource_types | await self.types())
+
+    def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        """The resources of a query; see `SupportsExport`."""
+        return self._stepped(resource_reading.pages, query, after)
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        """The deletions of a query; see `SupportsDeletions`."""
+        return self._stepped(resource_reading.deletions, query, after)
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
+        with closing(self._connect()) as connection:
+            return resource_reading.slices(connection, query, target_bytes)
+
+    async def now(self) -> Instant:
+        """The store's clock: the machine's, but never behind what was given already."""
+        return Instant(max(self._clock(), clock_row(self._database.reader)))
+
+    async def cut(self, precision: Precision) -> Instant:
+        """Fix a cut; see `SupportsSnapshot`."""
+        return await self._database.write(lambda connection: cut(connection, self._clock, precision))
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
+        """The members of a Group resource as it is now; None if there is none, or none any more."""
+        group = await self.read("Group", group_id)
+        if group is None or group.deleted:
+            return None
+        return members(json.loads(group.json), await self.now(), self._base_urls)
+
+    def recipe(self) -> Recipe:
+        """How to open the file in another process. A clock other than the machine's stays here."""
+        return Recipe(
+            f"{__name__}:{resource_store.__name__}",
+            {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._base_urls]},
+        )
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _find(self, type_: str, id_: str, where: str, *values: int) -> Stored | None:
+        connection = self._database.reader
+        number = number_of(connection, type_)
+        if number is None:
+            return None
+        row = connection.execute(
+            f"{_STORED} id = ? AND seq > ? AND seq < ? {where} ORDER BY seq DESC LIMIT 1",
+            (id_, first_of(number), first_of(number + 1), *values),
+        ).fetchone()
+        return None if row is None else _stored(type_, row)
+
+    def _draft(self, type_: str, resource: bytes | Mapping[str, object], id_: str) -> Draft:
+        new = draft(resource, self._compartments, id_)
+        if new.canonical.type != type_:
+            raise ValueError(f"resourceType: must be {type_}")
+        return new
+
+    def _draft_line(self, number: int, line: bytes) -> Draft:
+        try:
+            return draft(line, self._compartments)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+
+    async def _write(self, change: Callable[[Writing], T]) -> T:
+        return await self._database.write(lambda connection: self._at_one_instant(connection, change))
+
+    def _at_one_instant(self, connection: sqlite3.Connection, change: Callable[[Writing], T]) -> T:
+        writing = Writing(connection, self._clock)
+        result = change(writing)
+        writing.finish()
+        return result
+
+    def _put_all(self, drafts: Sequence[Draft]) -> None:
+        def change(writing: Writing) -> None:
+            for new in drafts:
+                writing.put(new)
+
+        self._database.write_here(lambda connection: self._at_one_instant(connection, change))
+
+    def _connect(self) -> sqlite3.Connection:
+        self._database.reader.execute("SELECT 1")  # the schema is there from now on
+        return resource_reading.connect(self._database.path)
+
+    async def _stepped(self, read: _Read[T], query: Query, after: str | None) -> AsyncIterator[T]:
+        with closing(self._connect()) as connection:
+            for step in read(connection, query, after):
+                yield step
+
+
+def resource_store(path: str, version: str, base_urls: Sequence[str]) -> SQLiteResourceStore:
+    """Open a store from the arguments of its recipe."""
+    return SQLiteResourceStore(Path(path), version=FhirVersion(version), base_urls=base_urls)
+
+
+def _type(new: Draft) -> str:
+    return new.canonical.type
+
+
+def _stored(type_: str, row: tuple[int, int, bytes, int, int, str]) -> Stored:
+    version, last_updated, text, deleted, _, id_ = row
+    return Stored(type_, id_, version, Instant(last_updated), text, bool(deleted))

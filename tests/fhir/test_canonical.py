@@ -1,0 +1,193 @@
+"""The canonical text of a resource: one line, one beginning, the author's digits, and nothing but what the author wrote."""
+
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.fhir.canonical import DEPTH, canonical, canonical_and_content
+from fhir_bulk_middleware.instant import parse
+
+NOON = parse("2024-05-06T12:00:00.000007Z")
+HEAD = '{"resourceType":"Observation","id":"o-1","meta":{"versionId":"3","lastUpdated":"2024-05-06T12:00:00.000007Z"'
+
+
+def text_of(resource: bytes | str | Mapping[str, Any]) -> str:
+    return canonical(resource).text(3, NOON).decode()
+
+
+def observation(rest: str, meta: str = "{}") -> str:
+    return f'{{"resourceType":"Observation","meta":{meta},"id":"o-1"{rest}}}'
+
+
+def test_type_id_and_meta_come_first_and_the_rest_keeps_its_order() -> None:
+    text = text_of(b' {"z": 1,\n "id" :"o-1","a":[ {} , [],null, true ],"resourceType":"Observation", "_id": {"x":"y"}}')
+    assert text == HEAD + '},"z":1,"a":[{},[],null,true],"_id":{"x":"y"}}'
+
+
+def test_version_and_instant_are_the_store_s_and_the_other_meta_members_stay() -> None:
+    meta = '{"source":"#1","versionId":"77","profile":["p"],"lastUpdated":"1999-01-01T00:00:00Z"}'
+    assert text_of(observation("", meta)) == HEAD + ',"source":"#1","profile":["p"]}}'
+
+
+def test_an_id_that_is_given_wins() -> None:
+    found, content = canonical_and_content({"resourceType": "Patient", "id": "theirs"}, resource_id="ours")
+    assert (found.id, content["id"]) == ("ours", "ours")
+    assert found.text(1, NOON).startswith(b'{"resourceType":"Patient","id":"ours","meta":{')
+
+
+@pytest.mark.parametrize(
+    "digits",
+    [
+        "1.10",
+        "1e3",
+        "1E+3",
+        "-0",
+        "-0.0",
+        "42.12345678901234567",
+        "0.1e-400",
+        "1e400",
+        "9" * 30,
+        pytest.param("7" * 5000, id="5000"),
+    ],
+)
+def test_numbers_keep_their_digits(digits: str) -> None:
+    assert text_of(observation(f',"v":[{digits}, {{"w": {digits}}}]')) == HEAD + f'}},"v":[{digits},{{"w":{digits}}}]}}'
+
+
+def test_decimals_of_a_parser_that_keeps_them_are_kept() -> None:
+    assert text_of({"resourceType": "Observation", "id": "o-1", "v": [Decimal("1.10"), 3, 2.5]}) == HEAD + '},"v":[1.10,3,2.5]}'
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (r"Patient\/1", "Patient/1"),
+        (r"\u0050atient", "Patient"),
+        (r"\u00e9\u2028\ud83d\ude00", "\u00e9\u2028\U0001f600"),
+        ("\u2028\u2029\u0085", "\u2028\u2029\u0085"),
+        (r"a\n\r\t\b\f\u000b\"\\", r"a\n\r\t\b\f\u000b\"\\"),
+        (r"\\ud800 is text", r"\\ud800 is text"),
+        (r"\u0031.5", "1.5"),
+    ],
+)
+def test_text_is_escaped_only_where_json_demands_it(written: str, kept: str) -> None:
+    assert text_of(observation(f',"v":"{written}"')) == HEAD + f'}},"v":"{kept}"}}'
+
+
+@pytest.mark.parametrize(
+    ("resource", "says"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "JSON object"),
+        (b'"text"', "JSON object"),
+        (b'{"resourceType":"Patient","id":"1"} {}', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b'{"resourceType":"Patient","id":"\xff"}', "byte 32: not UTF-8"),
+        ('{"resourceType":"Patient"}'.encode("utf-16"), "not UTF-8"),
+        (b'{"id":"1"}', "resourceType"),
+        (b'{"resourceType":"pat","id":"1"}', "resourceType"),
+        (b'{"resourceType":7,"id":"1"}', "resourceType"),
+        (b'{"resourceType":"Patient"}', "id:"),
+        (b'{"resourceType":"Patient","id":7}', "id:"),
+        (b'{"resourceType":"Patient","id":"a b"}', "id:"),
+        (b'{"resourceType":"Patient","id":"1\\n"}', "id:"),
+        (b'{"resourceType":"Patient","id":"1","meta":null}', "meta:"),
+        (observation(',"a":{"b":1,"b":2}'), "b: stands twice"),
+        (observation(',"id":"o-1"'), "id: stands twice"),
+        (observation(',"v":NaN'), "NaN"),
+        (observation(',"v":-Infinity'), "-Infinity"),
+        (observation(',"v":01'), "not JSON"),
+        (observation(',"v":"a\nb"'), "not JSON"),
+        (observation(r',"v":"\ud800"'), "surrogate"),
+        (observation(r',"v":"\udc001.5"'), "surrogate"),
+        (observation(r',"\udc00":1'), "surrogate"),
+        (observation(',"v":"\udc001.5"'), "surrogate"),
+        (observation(',"v":' + "[" * DEPTH + "]" * DEPTH), "nested deeper"),
+        (observation(',"v":' + "[" * 200_000), "nested deeper"),
+    ],
+)
+def test_what_is_not_one_sound_resource_is_refused_and_named(resource: bytes | str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        canonical(resource)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), Decimal("NaN"), object(), {1, 2}, "\ud800", "\udc001.5", [Decimal(1), "\udc001.5"]]
+)
+def test_a_mapping_with_what_json_does_not_know_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"JSON|surrogate"):
+        canonical({"resourceType": "Patient", "id": "1", "v": value})
+
+
+def test_a_message_does_not_repeat_what_may_be_a_person_s() -> None:
+    with pytest.raises(ValueError, match=r"^a name: stands twice") as raised:
+        canonical(observation(',"Jane Doe":1,"Jane Doe":2'))
+    assert "Jane" not in str(raised.value)
+
+
+def test_nesting_up_to_the_bound_is_fine() -> None:
+    assert text_of(observation(',"v":' + "[" * (DEPTH - 1) + "]" * (DEPTH - 1)))
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True).map(Decimal)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(CHARACTERS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(CHARACTERS, max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = st.text(CHARACTERS, min_size=1, max_size=8).filter(lambda name: name not in {"resourceType", "id", "meta"})
+
+
+class Literal(str):
+    """A number by its digits: equal only to the same digits."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and str(self) == str(other)
+
+    __hash__ = str.__hash__
+
+
+def literal(text: str) -> Any:
+    return json.loads(text, parse_float=Literal, parse_int=Literal, object_pairs_hook=lambda pairs: pairs)
+
+
+def written(value: object, ascii_only: bool) -> str:
+    """JSON text of a value in which numbers are `Decimal`s, with needless room and, if asked, needless escapes."""
+    match value:
+        case Decimal():
+            return str(value)
+        case dict():
+            members = (f" {json.dumps(name, ensure_ascii=ascii_only)} : {written(v, ascii_only)}" for name, v in value.items())
+            return "{" + ",\n".join(members) + "}"
+        case list():
+            return "[" + " , ".join(written(v, ascii_only) for v in value) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=ascii_only).replace("/", "\\/" if ascii_only else "/")
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text of a run waits for the table of characters
+@given(rest=st.dictionaries(NAMES, VALUES, max_size=6), at=st.integers(0, 6), ascii_only=st.booleans())
+def test_the_canonical_text_says_what_the_author_said(rest: dict[str, Any], at: int, ascii_only: bool) -> None:
+    members = list(rest.items())
+    members[at:at] = [("id", "o-1"), ("resourceType", "Observation")]
+    author = written(dict(members), ascii_only)
+
+    line = canonical(author.encode()).text(3, NOON)
+
+    text = line.decode()
+    assert "\n" not in text
+    assert text.startswith(HEAD)
+    found = literal(text)
+    assert [pair for pair in found if pair[0] != "meta"][2:] == [
+        pair for pair in literal(author) if pair[0] not in {"id", "resourceType"}
+    ]
+    assert canonical(line).text(3, NOON) == line  # canonical text is its own canonical text
