@@ -42,6 +42,7 @@ REFUSED = [
     ("Patient", "Name=x", "Name", "no such search parameter"),
     ("Observation", "birthdate=2000", "birthdate", "no such search parameter"),
     ("Patient", "age=5", "age", "HL7 defines no expression"),
+    ("Patient", "phonetic=smith", "phonetic", "phonetic"),
     ("Location", "near=1|2|3|km", "near", "cannot be applied exactly"),
     ("Bundle", "composition=1", "composition", "cannot be applied exactly"),
     # modifiers

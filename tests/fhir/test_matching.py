@@ -5,6 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.fhir.matching import Matcher
@@ -464,6 +466,32 @@ def test_each_release_has_its_own_parameters(
     version: FhirVersion, type_: str, content: dict[str, Any], query: str, expected: bool
 ) -> None:
     assert matches(version, type_, query, {"resourceType": type_, **content}) is expected
+
+
+SINGLE = [(query, expected) for query, expected in OBSERVATION_ROWS if "&" not in query and "," not in query]
+
+
+@given(st.lists(st.sampled_from(OBSERVATION_ROWS), min_size=1, max_size=4))
+def test_parameters_are_joined_by_and(rows: list[tuple[str, bool]]) -> None:
+    query = "&".join(query for query, _ in rows)
+    assert matches(R4, "Observation", query, OBSERVATION) is all(expected for _, expected in rows)
+
+
+@given(st.data())
+def test_values_are_joined_by_or(data: st.DataObject) -> None:
+    name = data.draw(
+        st.sampled_from(sorted({query.partition("=")[0] for query, _ in SINGLE if ":missing" not in query}))
+    )
+    same = [(query, expected) for query, expected in SINGLE if query.partition("=")[0] == name]
+    rows = data.draw(st.lists(st.sampled_from(same), min_size=1, max_size=1 if name.endswith(":not") else 4))
+    query = f"{name}={','.join(query.partition('=')[2] for query, _ in rows)}"
+    assert matches(R4, "Observation", query, OBSERVATION) is any(expected for _, expected in rows)
+
+
+@pytest.mark.parametrize("query", [query for query, _ in SINGLE if ":not" in query])
+def test_not_turns_the_answer_round(query: str) -> None:
+    plain = query.replace(":not", "")
+    assert matches(R4, "Observation", query, OBSERVATION) is not matches(R4, "Observation", plain, OBSERVATION)
 
 
 @pytest.mark.parametrize(("query", "expected"), OBSERVATION_ROWS)
