@@ -108,8 +108,8 @@ def _target_type(reference: Resource, root: Resource) -> str | None:
     text = reference.get("reference")
     if isinstance(text, str):
         if text.startswith("#"):
-            contained = root.get("contained") or ()
-            return next((inner.get("resourceType") for inner in contained if inner.get("id") == text[1:]), None)
+            inside = (inner for inner in members(root, "contained") if isinstance(inner, Mapping))
+            return next((inner.get("resourceType") for inner in inside if inner.get("id") == text[1:]), None)
         match = _TARGET.fullmatch(text)
         if match is not None:
             return match[1]

@@ -43,10 +43,10 @@ class Matcher:
         base_urls: The base URLs under which absolute references are this server's own.
 
     Attributes:
-        criteria: What is asked for. needles: Byte strings of which at least one occurs in the JSON text of every
-        resource that matches, or None if there
-            are no such. A store may skip, unparsed, what has none of them. They hold for texts that write printable
-            ASCII plainly.
+        criteria: What is asked for.
+        needles: Byte strings of which at least one occurs in the JSON text of every resource that matches, or None if
+            there are no such. A store may skip, unparsed, what has none of them, if its texts write letters, digits
+            and ` ._:()-` as they are and not as escapes.
     """
 
     def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:

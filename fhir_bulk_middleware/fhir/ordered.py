@@ -50,15 +50,19 @@ def _bounds(node: Any, type_: str, value: QuantityValue) -> Bounds | None:
     if not isinstance(node, Mapping) or type_ == "SampledData":
         return None
     if type_ == "Range":
-        sides = [node[side] for side in ("low", "high") if isinstance(node.get(side), Mapping)]
-        if not sides or not all(_in_unit(side, value) for side in sides):
-            return None
-        low, high = ((node.get(side) or {}).get("value") for side in ("low", "high"))
-        return decimals.from_to(read_decimal(low), read_decimal(high))
+        return _range_bounds(node, value)
     number = read_decimal(node.get("value"))
     if number is None or not (_in_currency(node, value) if type_ == "Money" else _in_unit(node, value)):
         return None
     return decimals.compared(number, str(node.get("comparator", "")))
+
+
+def _range_bounds(node: Mapping[str, Any], value: QuantityValue) -> Bounds | None:
+    sides = {side: node[side] for side in ("low", "high") if isinstance(node.get(side), Mapping)}
+    known = {side: read_decimal(end.get("value")) for side, end in sides.items() if _in_unit(end, value)}
+    if not known or len(known) < len(sides):
+        return None
+    return decimals.from_to(known.get("low"), known.get("high"))
 
 
 def _in_unit(node: Mapping[str, Any], value: QuantityValue) -> bool:
@@ -66,8 +70,8 @@ def _in_unit(node: Mapping[str, Any], value: QuantityValue) -> bool:
         return True
     if value.system is not None:
         return node.get("system") == value.system and node.get("code") == value.code
-    return value.code in {node.get("code"), node.get("unit")}
+    return value.code in (node.get("code"), node.get("unit"))
 
 
 def _in_currency(node: Mapping[str, Any], value: QuantityValue) -> bool:
-    return value.code is None or (value.system in {None, _CURRENCIES} and node.get("currency") == value.code)
+    return value.code is None or (value.system in (None, _CURRENCIES) and node.get("currency") == value.code)

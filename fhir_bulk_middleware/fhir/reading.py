@@ -24,7 +24,7 @@ from fhir_bulk_middleware.fhir.values import (
 
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 _TYPED_ID = re.compile(r"([A-Z][A-Za-z]*)/([A-Za-z0-9.-]{1,64})", re.ASCII)
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+", re.ASCII)
+_ABSOLUTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|urn:)\S+", re.ASCII)
 _WITHOUT_SYSTEM = frozenset({"boolean", "id", "string", "uri", "url", "canonical", "oid", "uuid", "ContactPoint"})
 _TYPED_PARTS = 3
 _URLS = frozenset({"canonical", "uri", "url", "oid", "uuid"})

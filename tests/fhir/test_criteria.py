@@ -111,6 +111,7 @@ REFUSED = [
     ("Observation", "subject=Patient/", "subject", "not a reference"),
     ("Observation", "subject=a b", "subject", "not a reference"),
     ("Observation", "subject=Patient/1/_history/2", "subject", "not a reference"),
+    ("Observation", "subject=Patient:1", "subject", "not a reference"),
     ("Observation", "subject=#p1", "subject", "not a reference"),
     ("Observation", "subject=Organization/1", "subject", "never leads to"),
     ("Observation", "patient=Device/1", "patient", "never leads to"),

@@ -77,11 +77,6 @@ def _row(source: Mapping[str, Any], base: str, specification: Specification) -> 
     if source.get("target"):
         row["target"] = sorted(source["target"])
     try:
-        usage = (
-            source.get("xpathUsage") or source.get("processingMode") or "normal"
-        )  # R4 and R5 have a name each for it
-        if usage != "normal":
-            raise LoweringError(f"its values are matched in a {usage!r} way")
         texts = _branches_of(source, base)
         row["expression"] = " | ".join(texts)
         nodes = [parse(text) for text in texts]
@@ -98,6 +93,9 @@ def _row(source: Mapping[str, Any], base: str, specification: Specification) -> 
 
 def _branches_of(source: Mapping[str, Any], base: str) -> list[str]:
     """The branches of a shared expression that speak of this type: those that name it, or else those that name none."""
+    usage = source.get("xpathUsage") or source.get("processingMode") or "normal"  # R4 and R5 name it differently
+    if usage != "normal":
+        raise LoweringError(f"its values are matched in a {usage!r} way")
     texts = branches(source.get("expression", ""))
     if not texts:
         raise LoweringError("HL7 defines no expression for it")
