@@ -39,7 +39,7 @@ async def _work(state: State) -> None:
     stores = Stores.of(state)
     try:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner(settings).running(exporter(stores, settings)):
+            async with LoopRunner().running(exporter(stores, settings)):
                 async for _ in signals:
                     break
     finally:
