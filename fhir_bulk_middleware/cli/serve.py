@@ -92,7 +92,8 @@ def _settings(given: argparse.Namespace) -> Settings:
         return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise Complaint(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
+        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
