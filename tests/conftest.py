@@ -1,5 +1,6 @@
 """What all tests share: a house with real stores behind a real ASGI application, and a clock that tests move."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.export.job import Failure, JobState
 from fhir_bulk_middleware.export.retention import Retention
+from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.instant import Instant, after, parse
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Reason
@@ -86,6 +88,7 @@ class House:
 
     def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings) -> None:
         self.mint = mint
+        self.dialect = dialect
         self.clock = HandClock()
         self.runner = HandRunner()
         self.settings = settings
@@ -126,14 +129,17 @@ class House:
         path = url.removeprefix(BASE)
         return await self.http.request(method, path, headers={**authorization, **(headers or {})}, **more)
 
-    async def kick_off(self, path: str = "/$export", **more: Any) -> str:
-        """The polling location of an export that was accepted."""
-        response = await self.ask("GET", path, headers=KICK_OFF, **more)
+    async def kick_off(self, path: str | None = None, **more: Any) -> str:
+        """The polling location of an export that was accepted; by default at the first level that the dialect has."""
+        level = next(level for level in Level if level in self.dialect.kick_off)
+        own = {Level.SYSTEM: "/$export", Level.PATIENT: "/Patient/$export", Level.GROUP: "/Group/both/$export"}[level]
+        response = await self.ask(self.dialect.kick_off[level][0], path or own, headers=KICK_OFF, **more)
         assert response.status_code == 202, response.text
         return str(response.headers["Content-Location"])
 
-    async def export(self, path: str = "/$export", **more: Any) -> dict[str, Any]:
+    async def export(self, path: str | None = None, **more: Any) -> dict[str, Any]:
         """The manifest of an export that has run."""
+        self.clock.advance(1)  # what was written in this very millisecond is not yet before a cut that shows milliseconds
         location = await self.kick_off(path, **more)
         await self.runner.finish()
         response = await self.ask("GET", location, **{key: value for key, value in more.items() if key in {"subject", "scope"}})
@@ -152,7 +158,7 @@ class House:
 
     async def fail(self, location: str) -> None:
         """Let a job fail for good."""
-        job = await self.jobs.find(location.rpartition("/")[2], self.bulk.mount, Owner(ISSUER, "alice"))
+        job = await self.jobs.find(job_of(location), self.bulk.mount, Owner(ISSUER, "alice"))
         assert job is not None
         assert await self.jobs.replace(job.failed(Failure(Reason.JOB_FAILED, "The disk broke."), self.clock()))
 
@@ -179,6 +185,13 @@ class House:
                 await self.expire()
 
 
+def job_of(location: str) -> str:
+    """The job id in a polling location of any dialect."""
+    found = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", location)
+    assert found
+    return found[0]
+
+
 @pytest.fixture
 def make_house(mint: TokenMint) -> Any:
     """Makes houses: `async with make_house(dialect=..., **settings) as house`."""
@@ -192,12 +205,18 @@ def make_house(mint: TokenMint) -> Any:
     return make
 
 
+async def populate(house: House) -> None:
+    """Give the house a few people's data, written before now."""
+    for resource in people():
+        await house.resources.create(resource["resourceType"], resource, resource["id"])
+    house.clock.advance(1)
+
+
 @pytest.fixture
 async def house(make_house: Any) -> AsyncIterator[House]:
     """A house that speaks STANDARD and holds a few people's data."""
     async with make_house() as house:
-        for resource in people():
-            await house.resources.create(resource["resourceType"], resource, id=resource["id"])
+        await populate(house)
         yield house
 
 
@@ -209,8 +228,20 @@ def people() -> list[dict[str, Any]]:
         {"resourceType": patient, "id": "p2"},
         {"resourceType": patient, "id": "p3"},
         {"resourceType": "Organization", "id": "o1", "name": "Ward"},
-        {"resourceType": "Observation", "id": "b1", "status": "final", "code": {"text": "x"}, "subject": {"reference": "Patient/p1"}},
-        {"resourceType": "Observation", "id": "b2", "status": "final", "code": {"text": "y"}, "subject": {"reference": "Patient/p2"}},
+        {
+            "resourceType": "Observation",
+            "id": "b1",
+            "status": "final",
+            "code": {"text": "x"},
+            "subject": {"reference": "Patient/p1"},
+        },
+        {
+            "resourceType": "Observation",
+            "id": "b2",
+            "status": "final",
+            "code": {"text": "y"},
+            "subject": {"reference": "Patient/p2"},
+        },
         {"resourceType": "Observation", "id": "b3", "status": "final", "code": {"text": "of nobody"}},
         {
             "resourceType": "Observation",

@@ -94,13 +94,14 @@ def fastapi_host(log: list[str]) -> Any:
 
 def litestar_host(log: list[str]) -> Any:
     from litestar import Litestar, MediaType, get
+    from litestar.params import FromPath
 
     @get("/fhir/metadata")
     async def metadata() -> dict[str, str]:
         return {"resourceType": "CapabilityStatement"}
 
     @get("/fhir/Patient/{id:str}", media_type=MediaType.TEXT)
-    async def patient(id: str) -> str:  # noqa: A002 - the host's own name
+    async def patient(id: FromPath[str]) -> str:  # noqa: A002 - the host's own name
         return f"host patient {id}"
 
     async def up() -> None:
@@ -249,8 +250,13 @@ async def test_urls_come_back_to_us_behind_a_prefix_and_a_proxy(mint: Any) -> No
                 assert refused.status_code == 400
 
 
+class _Verifier:
+    async def verify(self, token: str) -> Any:
+        """Never asked."""
+
+
 def test_half_a_configuration_is_refused_with_the_missing_name(unstarted: House) -> None:
-    good = {"resources": unstarted.resources, "verifier": unstarted, "jobs": unstarted.jobs, "outputs": unstarted.outputs}
+    good = {"resources": unstarted.resources, "verifier": _Verifier(), "jobs": unstarted.jobs, "outputs": unstarted.outputs}
     for name, lacks in [("resources", "authorise"), ("verifier", "verify"), ("jobs", "add"), ("outputs", "create")]:
         with pytest.raises(TypeError, match=f"{name}: .*lacks.*{lacks}"):
             BulkData(**{**good, name: object()})  # type: ignore[arg-type]

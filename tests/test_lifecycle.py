@@ -114,7 +114,7 @@ async def test_since_takes_what_changed_later_and_a_chain_misses_and_repeats_not
     house.clock.advance(1)
     await house.resources.update("Patient", "p1", {"resourceType": "Patient", "id": "p1", "active": True}, None)
     await house.resources.delete("Observation", "b1", None)
-    await house.resources.create("Patient", {"resourceType": "Patient", "id": "p9"}, id="p9")
+    await house.resources.create("Patient", {"resourceType": "Patient", "id": "p9"}, "p9")
     house.clock.advance(1)
     second = await house.export(f"/$export?_since={first['transactionTime']}")
     house.clock.advance(1)
@@ -176,7 +176,9 @@ async def test_a_post_without_a_body_asks_for_everything(house: House) -> None:
     assert response.status_code == 202
 
 
-@pytest.mark.parametrize("prefer", ["respond-async", "RESPOND-ASYNC", "wait=10, respond-async", "respond-async; x=1, handling=strict"])
+@pytest.mark.parametrize(
+    "prefer", ["respond-async", "RESPOND-ASYNC", "wait=10, respond-async", "respond-async; x=1, handling=strict"]
+)
 async def test_the_preference_is_read_as_the_rfc_has_it(house: House, prefer: str) -> None:
     """KO-43, KO-48."""
     response = await house.ask("GET", "/$export", headers={"Prefer": prefer})
@@ -277,7 +279,7 @@ async def test_a_wrong_method_is_told_which_are_right(house: House) -> None:
 async def test_parts_are_no_larger_than_their_ceiling_and_lose_nothing(make_house: Any) -> None:
     async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=20_000) as house:
         for number in range(300):
-            await house.resources.create("Patient", {"resourceType": "Patient", "name": [{"text": "x" * 40}]}, id=f"p{number}")
+            await house.resources.create("Patient", {"resourceType": "Patient", "name": [{"text": "x" * 40}]}, f"p{number}")
         manifest = await house.export()
 
         assert len(manifest["output"]) > 5

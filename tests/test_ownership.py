@@ -1,15 +1,15 @@
 """Only the subject that created a job can do anything with it; all others get the unknown job's answer (law 7, SE-14, DL-07)."""
 
-import re
 from typing import Any
 
 import httpx2
 import pytest
 
-from conftest import ISSUER, House
+from conftest import ISSUER, House, job_of, populate
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
+from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ def job_paths(house: House) -> list[str]:
 
 def fill(path: str, job: str) -> str:
     """A path for one job."""
-    return re.sub(r"\{(\w+)\}", lambda found: job if found[1] == "job" else file_id(job, 0, 0), path)
+    return path.format(job=job, file=file_id(job, 0, 0))
 
 
 def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -34,17 +34,11 @@ def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:
     return response.status_code, headers, response.content
 
 
-def job_of(location: str) -> str:
-    found = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", location)
-    assert found
-    return found[0]
-
-
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 async def test_a_stranger_is_told_what_an_unknown_job_id_is_told(make_house: Any, dialect: Any, state: JobState) -> None:
     async with make_house(dialect) as house:
-        await house.resources.create("Patient", {"resourceType": "Patient", "id": "p1"}, id="p1")
+        await populate(house)
         location = await house.kick_off()
         await house.turn(location, state)
         job = job_of(location)
@@ -109,23 +103,18 @@ async def test_cancelling_needs_ownership_alone(house: House) -> None:
 
 async def test_a_subject_of_another_issuer_is_somebody_else(make_house: Any) -> None:
     async with make_house() as house:
-        await house.resources.create("Patient", {"resourceType": "Patient"}, id="p1")
+        await house.resources.create("Patient", {"resourceType": "Patient"}, "p1")
         location = await house.kick_off()
 
         assert house.mint.issuer == ISSUER
-        assert await house.jobs.find(job_of(location), house.bulk.mount, _owner("https://other.example")) is None
-        assert await house.jobs.find(job_of(location), house.bulk.mount, _owner(ISSUER)) is not None
-
-
-def _owner(issuer: str) -> Any:
-    from fhir_bulk_middleware.principal import Owner
-
-    return Owner(issuer, "alice")
+        assert await house.jobs.find(job_of(location), house.bulk.mount, Owner("https://other.example", "alice")) is None
+        assert await house.jobs.find(job_of(location), house.bulk.mount, Owner(ISSUER, "alice")) is not None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 async def test_the_owner_is_told_what_became_of_a_job(make_house: Any, dialect: Any) -> None:
     async with make_house(dialect) as house:
+        await populate(house)
         for state in (JobState.CANCELLED, JobState.EXPIRED):
             location = await house.kick_off()
             await house.turn(location, state)

@@ -52,8 +52,8 @@ class Doorbell:
     def take_all_down(self) -> None:
         """Remove what workers of an earlier pool left."""
         with suppress(OSError):
-            for name in os.listdir(self._folder):
-                self.take_down(name)
+            for bell in list(self._folder.iterdir()):
+                self.take_down(bell.name)
 
 
 class Bell:

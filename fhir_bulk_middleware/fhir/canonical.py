@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from fhir_bulk_middleware.instant import Instant, Precision, render
 
-__all__ = ["DEPTH", "Canonical", "canonical"]
+__all__ = ["DEPTH", "Canonical", "canonical", "canonical_and_content"]
 
 DEPTH = 64
 """How deep objects and arrays may be nested, the resource itself included; FHIR's own examples stay below 20."""
@@ -44,12 +44,10 @@ class Canonical:
     Attributes:
         type: its `resourceType`.
         id: its `id`.
-        content: the parsed resource, for finding references. Numbers in it are no numbers: only their digits are kept.
     """
 
     type: str
     id: str
-    content: Mapping[str, Any] = field(repr=False)
     _head: str = field(repr=False)
     _tail: str = field(repr=False)
 
@@ -75,6 +73,13 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
         ValueError: it is not one JSON object in UTF-8; a name stands twice in an object; half of a surrogate pair; nested deeper
             than `DEPTH`; `resourceType`, `id` or `meta` is missing or malformed. The message names the part, never a value.
     """
+    return canonical_and_content(resource, resource_id=resource_id)[0]
+
+
+def canonical_and_content(
+    resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None
+) -> tuple[Canonical, Mapping[str, Any]]:
+    """As `canonical`, with the parsed resource, for finding references. Numbers in it are text: only their digits are kept."""
     author = _text(resource)
     content = _parsed(author)
     meta, rest = content.get("meta", {}), _unmarked(_members(content, without=_FIRST))
@@ -88,13 +93,13 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
         raise ValueError("id: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")
     if not isinstance(meta, dict):
         raise ValueError("meta: must be an object")  # noqa: TRY004 - it is the text that is wrong, not the argument
-    return Canonical(
+    form = Canonical(
         type=type_,
         id=id_,
-        content=content,
         _head=f'{{"resourceType":"{type_}","id":"{id_}","meta":{{',
         _tail=f"{_unmarked(_members(meta, without=_OURS))}}}{rest}}}",
     )
+    return form, content
 
 
 def _text(resource: bytes | str | Mapping[str, Any]) -> str:

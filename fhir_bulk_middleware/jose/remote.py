@@ -82,8 +82,8 @@ class UrlKeys:
         elif not self._in_vain(kid):
             self._searched_at = self._clock()
             await self._fetch()
-            # Only a kid that was looked for goes here: any other may have been published just now.
-            if self._good() and kid not in self._current().kids:
+            # Only a kid that was really looked for goes here: any other may have been published just now.
+            if self._failed_at is None and kid not in self._current().kids:
                 self._missing.add(kid, self._clock())
         return self._current()
 

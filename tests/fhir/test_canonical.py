@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.fhir.canonical import DEPTH, canonical
+from fhir_bulk_middleware.fhir.canonical import DEPTH, canonical, canonical_and_content
 from fhir_bulk_middleware.instant import parse
 
 NOON = parse("2024-05-06T12:00:00.000007Z")
@@ -36,8 +36,8 @@ def test_version_and_instant_are_the_store_s_and_the_other_meta_members_stay() -
 
 
 def test_an_id_that_is_given_wins() -> None:
-    found = canonical({"resourceType": "Patient", "id": "theirs"}, resource_id="ours")
-    assert (found.id, found.content["id"]) == ("ours", "ours")
+    found, content = canonical_and_content({"resourceType": "Patient", "id": "theirs"}, resource_id="ours")
+    assert (found.id, content["id"]) == ("ours", "ours")
     assert found.text(1, NOON).startswith(b'{"resourceType":"Patient","id":"ours","meta":{')
 
 

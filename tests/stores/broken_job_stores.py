@@ -16,6 +16,7 @@ from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
+from fhir_bulk_middleware.testing.job_values import OTHER
 
 
 class Broken(MemoryJobStore):
@@ -346,6 +347,15 @@ class LeavesWorkOfRemovedJobs(Broken):
         entry = self._entries.get(job_id)
         if entry:
             entry.job = replace(entry.job, mount="removed")
+
+
+class ForgetsTurnsOnRemove(Broken):
+    promise = "removing a job does not bring its owner's turn forward"
+
+    async def remove(self, job_id: str) -> None:
+        await super().remove(job_id)
+        self._turns.clear()
+        self._turns[OTHER] = 1
 
 
 BROKEN: tuple[type[Broken], ...] = tuple(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
 from fhir_bulk_middleware.fhir import compartments
-from fhir_bulk_middleware.fhir.canonical import Canonical, canonical
+from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -20,6 +20,14 @@ __all__ = ["MemoryResourceStore"]
 
 _KINDS = tuple(sorted(MEMBER_TYPES))
 _DELETIONS_PER_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A resource before it is written, and the compartments that it is in."""
+
+    canonical: Canonical
+    owners: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -80,9 +88,9 @@ class MemoryResourceStore:
             ValueError: the resource is not sound (`canonical`), or of another type.
             VersionConflict: there is one with this id.
         """
-        new = _of_type(type_, canonical(resource, resource_id=str(uuid.uuid4()) if id_ is None else id_))
+        new = self._draft(resource, str(uuid.uuid4()) if id_ is None else id_, type_)
         with self._lock:
-            newest = self._newest(type_, new.id)
+            newest = self._newest(type_, new.canonical.id)
             if newest is not None and not newest.deleted:
                 raise VersionConflict(newest.version)
             return self._put(new, self._tick())
@@ -94,7 +102,7 @@ class MemoryResourceStore:
             ValueError: the resource is not sound (`canonical`), or of another type.
             VersionConflict: it is not at `if_match`; nothing was written.
         """
-        new = _of_type(type_, canonical(resource, resource_id=id_))
+        new = self._draft(resource, id_, type_)
         with self._lock:
             newest = self._newest(type_, id_)
             if if_match is not None and (newest is None or newest.deleted or newest.version != if_match):
@@ -145,7 +153,7 @@ class MemoryResourceStore:
             ValueError: a line is not a sound resource; the message has its number. Batches before it stay.
         """
         kept = 0
-        drafts: list[Canonical] = []
+        drafts: list[_Draft] = []
 
         def flush() -> None:
             nonlocal kept
@@ -162,7 +170,7 @@ class MemoryResourceStore:
             if line.isspace():
                 continue
             try:
-                drafts.append(canonical(line))
+                drafts.append(self._draft(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if len(drafts) == batch:
@@ -243,10 +251,17 @@ class MemoryResourceStore:
         self._last = max(self._clock(), Instant(self._last + 1))
         return self._last
 
-    def _put(self, new: Canonical, instant: Instant) -> Stored:
-        version = len(self._history.get((new.type, new.id), ())) + 1
-        stored = Stored(new.type, new.id, version, instant, new.text(version, instant), deleted=False)
-        self._append(stored, self._compartments.of(new.content, _KINDS))
+    def _draft(self, resource: bytes | Mapping[str, object], id_: str | None = None, type_: str | None = None) -> _Draft:
+        form, content = canonical_and_content(resource, resource_id=id_)
+        if type_ not in {None, form.type}:
+            raise ValueError(f"resourceType: must be {type_}")
+        return _Draft(form, self._compartments.of(content, _KINDS))
+
+    def _put(self, new: _Draft, instant: Instant) -> Stored:
+        form = new.canonical
+        version = len(self._history.get((form.type, form.id), ())) + 1
+        stored = Stored(form.type, form.id, version, instant, form.text(version, instant), deleted=False)
+        self._append(stored, new.owners)
         return stored
 
     def _append(self, stored: Stored, owners: frozenset[str]) -> None:
@@ -281,9 +296,3 @@ def _selected(query: Query, owners: frozenset[str]) -> bool:
             return any(owner.startswith("Patient/") for owner in owners)
         case _:
             return True
-
-
-def _of_type(type_: str, new: Canonical) -> Canonical:
-    if new.type != type_:
-        raise ValueError(f"resourceType: must be {type_}")
-    return new

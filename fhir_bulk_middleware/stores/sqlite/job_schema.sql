@@ -31,7 +31,7 @@ CREATE TABLE job (
     cause TEXT
 );
 
-CREATE INDEX job_working ON job (issuer, subject) WHERE state IN ('queued', 'running');
+CREATE INDEX job_owner ON job (issuer, subject, state);
 
 -- A client's key counts as long as its job can be polled (law 12).
 CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, mount, idempotency_key)

@@ -213,7 +213,9 @@ def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
 
 
 def _remove(connection: sqlite3.Connection, job_id: str) -> None:
-    connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # all other tables follow
-    connection.execute(
-        "DELETE FROM turn WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.issuer = turn.issuer AND job.subject = turn.subject)"
-    )
+    owner = connection.execute("SELECT issuer, subject FROM job WHERE id = ?", (job_id,)).fetchone()
+    if owner is None:
+        return
+    connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # its rows in all other tables go with it
+    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ?", owner).fetchone() is None:
+        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ?", owner)

@@ -145,14 +145,15 @@ class _Extent:
 
 
 def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[_Extent]:
-    """What lives in each block of the span; a block at its edge counts for the part that is within."""
+    """What lives in each block of the span; a block at its edge counts for the part of its versions that is within."""
+    begin, end = first_of(span.number) + 1, next_of(connection, span.number) - 1
     only_patients = isinstance(query.rows.selection, EveryPatient)
     found = []
     for block, live, in_patient, size in connection.execute(
         "SELECT block, live, in_patient, size FROM extent WHERE block BETWEEN ? AND ? ORDER BY block",
         (span.first >> BLOCK_BITS, span.last >> BLOCK_BITS),
     ):
-        low, high = block << BLOCK_BITS, ((block + 1) << BLOCK_BITS) - 1
+        low, high = max(block << BLOCK_BITS, begin), min(((block + 1) << BLOCK_BITS) - 1, end)
         first, last = max(low, span.first), min(high, span.last)
         part = (last - first + 1) / (high - low + 1)
         if only_patients and live:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.fhir.canonical import Canonical, canonical
+from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor
@@ -36,8 +36,8 @@ def draft(resource: bytes | str | Mapping[str, object], compartments: Compartmen
     Raises:
         ValueError: as `canonical` says.
     """
-    found = canonical(resource, resource_id=resource_id)
-    return Draft(found, compartments.of(found.content, _KINDS))
+    form, content = canonical_and_content(resource, resource_id=resource_id)
+    return Draft(form, compartments.of(content, _KINDS))
 
 
 @dataclass(frozen=True, slots=True)

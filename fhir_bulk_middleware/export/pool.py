@@ -1,0 +1,132 @@
+"""One pool of worker processes for each folder, however many server processes share it (law 19)."""
+
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+from anyio.abc import Process
+
+from fhir_bulk_middleware.export.doorbell import Doorbell
+from fhir_bulk_middleware.export.worker import GRACE, Assignment
+from fhir_bulk_middleware.protocols import Recipe, Work
+
+__all__ = ["WorkerPool"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_LOCK_POLL = 0.25
+_RESTART_SHORTEST = 0.02
+_RESTART_LONGEST = 30.0
+_SETTLED = 10.0
+
+
+class WorkerPool:
+    """Keeps worker processes running while this process holds the folder's lock.
+
+    The lock is the kernel's (`flock`), so it is free the moment its holder is gone, however it went; and the holder's workers
+    end by themselves, because their stdin does.
+
+    Args:
+        folder: what the pool is one for.
+        doorbell: what its workers listen to.
+        bells: the doorbell's folder.
+        size: how many workers.
+    """
+
+    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, size: int) -> None:
+        self._lock = folder / "workers.lock"
+        self._doorbell = doorbell
+        self._bells = bells
+        self._size = size
+
+    async def keep(self, work: Work, recipe: Recipe) -> None:
+        """Wait for the lock, then keep the workers running until cancelled; they have ended when this returns."""
+        async with self._locked():
+            self._doorbell.take_all_down()
+            async with anyio.create_task_group() as group:
+                for _ in range(self._size):
+                    group.start_soon(self._keep_one, work, recipe)
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncGenerator[None]:
+        self._lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    await anyio.sleep(_LOCK_POLL)
+                else:
+                    break
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def _keep_one(self, work: Work, recipe: Recipe) -> None:
+        failures = 0
+        while True:
+            begun = anyio.current_time()
+            await self._run_one(work, recipe)
+            failures = 0 if anyio.current_time() - begun > _SETTLED else failures + 1
+            await anyio.sleep(min(_RESTART_SHORTEST * 2**failures, _RESTART_LONGEST))
+
+    async def _run_one(self, work: Work, recipe: Recipe) -> None:
+        """Run one worker process to its end, and give back what it held."""
+        process = await _spawn()
+        worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
+        level = _log.getEffectiveLevel()
+        try:
+            try:
+                await _send(process, Assignment(worker, self._bells, recipe, level).line())
+                _log.warning("worker %s ended with status %d", worker, await process.wait())
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _stop(process)
+                    self._doorbell.take_down(worker)
+                    await work.abandoned(worker)
+        except Exception:  # noqa: BLE001 - a store that is away must not end the pool; the worker's leases run out
+            _log.exception("what worker %s held could not be given back", worker)
+        self._doorbell.ring()
+
+
+async def _spawn() -> Process:
+    # Found where this process finds it, whatever the folder that it was started in; and in a session of its own, so that
+    # Ctrl-C in a terminal reaches the server alone, which then stops its workers in good order.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return await anyio.open_process(
+        [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker"],
+        stdin=subprocess.PIPE,
+        stdout=None,
+        stderr=None,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+async def _send(process: Process, line: bytes) -> None:
+    if process.stdin is None:
+        raise RuntimeError("a worker was started without a pipe to it")
+    try:
+        await process.stdin.send(line)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        _log.warning("a worker ended before it was told what to do")
+
+
+async def _stop(process: Process) -> None:
+    """End a worker: by the end of its stdin, or by force if it does not hear."""
+    if process.stdin is not None:
+        await process.stdin.aclose()
+    with anyio.move_on_after(GRACE):
+        await process.wait()
+        return
+    process.kill()
+    await process.wait()

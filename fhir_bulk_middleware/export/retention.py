@@ -1,0 +1,127 @@
+"""Ending what has had its time, and giving back what nobody can ask for any more."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from fhir_bulk_middleware.export.job import Failure, Job, JobState
+from fhir_bulk_middleware.instant import Clock, after, system_clock
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.protocols import JobRetention, JobStore, OutputStore
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["JobsAndRetention", "Retention"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_BATCH = 100
+_OVERDUE = Failure(Reason.FAULT, "The export took longer than this server lets one take.")
+
+
+class JobsAndRetention(JobStore, JobRetention, Protocol):
+    """A job store that can be swept, as ours can."""
+
+
+class Retention:
+    """What is done from time to time, by any number of processes; twice does no harm.
+
+    Rows speak first: a job is ended before its files go, and forgets them after they are gone. Whenever a sweep is cut short, the
+    next one finds what is left, and at no time does a row promise a file that is not there.
+
+    Args:
+        jobs: the job store.
+        outputs: the output store.
+        settings: how long jobs may take, and how long they and their ids are kept.
+        clock: what time it is.
+    """
+
+    def __init__(self, jobs: JobsAndRetention, outputs: OutputStore, settings: Settings, clock: Clock = system_clock) -> None:
+        self._jobs = jobs
+        self._outputs = outputs
+        self._settings = settings
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """End, give back, forget; in this order."""
+        await self._fail_overdue()
+        await self._expire()
+        await self._reclaim()
+        await self._discard_orphans()
+        await self._forget()
+
+    async def _fail_overdue(self) -> None:
+        now = self._clock()
+        before = after(now, -self._settings.deadline)
+        ended = await self._each(
+            lambda: self._jobs.overdue(before, _BATCH), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
+        )
+        if ended:
+            _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
+
+    async def _expire(self) -> None:
+        now = self._clock()
+        before = after(now, -self._settings.retention)
+        finished = (JobState.COMPLETED, JobState.FAILED)
+        ended = await self._each(
+            lambda: self._jobs.changed_before(finished, before, _BATCH), lambda job: self._jobs.replace(job.expired(now))
+        )
+        if ended:
+            _log.info("%d jobs expired", ended)
+
+    async def _forget(self) -> None:
+        """Tombstones go (law 11). One whose files could not be given back stays until they are."""
+        before = after(self._clock(), -self._settings.tombstone_retention)
+        ended = (JobState.CANCELLED, JobState.EXPIRED)
+        held = frozenset(await self._jobs.reclaimable(_BATCH))
+
+        async def forget(job: Job) -> bool:
+            if job.id not in held:
+                await self._jobs.remove(job.id)
+            return job.id not in held
+
+        await self._each(lambda: self._jobs.changed_before(ended, before, _BATCH), forget)
+
+    async def _reclaim(self) -> None:
+        """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
+        tried: set[str] = set()
+        while new := [job_id for job_id in await self._jobs.reclaimable(_BATCH) if job_id not in tried]:
+            for job_id in new:
+                tried.add(job_id)
+                if await self._discarded(job_id):
+                    await self._jobs.reclaimed(job_id)
+
+    async def _discard_orphans(self) -> None:
+        """Leftovers go: of jobs that are forgotten, and what a late worker put down for a job whose files were given back."""
+        batch: list[str] = []
+        async for job_id in self._outputs.jobs():
+            batch.append(job_id)
+            if len(batch) == _BATCH:
+                await self._discard_unkept(batch)
+                batch = []
+        await self._discard_unkept(batch)
+
+    async def _discard_unkept(self, job_ids: list[str]) -> None:
+        for job_id in set(job_ids) - await self._jobs.keeps_files(job_ids):
+            await self._discarded(job_id)
+
+    async def _discarded(self, job_id: str) -> bool:
+        """Discard a job's files; False, and the next sweep tries again, if the store cannot just now."""
+        try:
+            await self._outputs.discard(job_id)
+        except OSError:
+            _log.exception("the files of job %s could not be removed", job_id)
+            return False
+        return True
+
+    async def _each(self, find: Callable[[], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
+        """Act on all jobs that are found, a batch at a time; how many it took effect on.
+
+        A job that somebody else changed meanwhile is left to them. A batch without any effect ends it, so it always ends.
+        """
+        total = 0
+        while jobs := await find():
+            effects = sum([await act(job) for job in jobs])
+            total += effects
+            if effects == 0 or len(jobs) < _BATCH:
+                break
+        return total

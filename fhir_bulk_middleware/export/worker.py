@@ -1,0 +1,112 @@
+"""A worker process: `python -m fhir_bulk_middleware.export.worker`, with its assignment on the first line of stdin.
+
+It ends when stdin does, so it never outlives the server that keeps it; on SIGTERM and SIGINT it gives its work back and ends.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import anyio
+
+from fhir_bulk_middleware.export.doorbell import Doorbell
+from fhir_bulk_middleware.export.recipes import as_json, from_json, make
+from fhir_bulk_middleware.export.working import keep_working
+from fhir_bulk_middleware.protocols import Recipe, Work
+
+__all__ = ["GRACE", "Assignment", "main"]
+
+GRACE = 5.0
+"""Seconds that a worker has to stop by itself."""
+
+_STDIN = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker process is told.
+
+    Attributes:
+        worker: its name.
+        bells: the folder of the doorbell.
+        recipe: how to make the work.
+        log_level: from which level on it logs, to stderr.
+    """
+
+    worker: str
+    bells: Path
+    recipe: Recipe
+    log_level: int
+
+    def line(self) -> bytes:
+        """The assignment as one line of JSON."""
+        content = {
+            "worker": self.worker,
+            "bells": str(self.bells),
+            "recipe": as_json(self.recipe),
+            "log_level": self.log_level,
+        }
+        return json.dumps(content).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Assignment":
+        """The assignment that `line` wrote."""
+        content = json.loads(line)
+        return cls(content["worker"], Path(content["bells"]), from_json(content["recipe"]), content["log_level"])
+
+
+def main() -> int:
+    """Work until told to stop; the process's exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop listens, Ctrl-C ends this without a trace
+    line = _read_line()
+    if not line:
+        return 0
+    assignment = Assignment.parse(line)
+    logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
+    asyncio.run(_serve(assignment))
+    return 0
+
+
+async def _serve(assignment: Assignment) -> None:
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, scope.cancel)
+        threading.Thread(target=_wait_for_end, args=(loop, scope), name="stdin", daemon=True).start()
+        work = cast("Work", make(assignment.recipe))
+        doorbell = Doorbell(assignment.bells)
+        with doorbell.hung_up(assignment.worker) as bell:
+            await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+
+
+def _read_line() -> bytes:
+    """The first line, read from the descriptor: a thread that waits in `sys.stdin` would keep the interpreter from ending."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(_STDIN, 65536)
+        if not data:
+            return b""
+        line += data
+    return line
+
+
+def _wait_for_end(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> None:
+    while os.read(_STDIN, 4096):
+        pass
+    try:
+        loop.call_soon_threadsafe(scope.cancel)
+    except RuntimeError:  # it has ended already
+        return
+    threading.Event().wait(GRACE)
+    os._exit(1)  # an adapter hangs in a call that nothing can interrupt; leases bring its work to others
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""A server process of its own, that only keeps workers: `python serving.py STATE ADAPTER_FOLDER COUNT GATE`."""
+
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+from listed import Remade
+
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+
+SETTINGS = Settings(page_bytes=1024, part_bytes=4096, renew_seconds=0.1, lease_seconds=0.6, worker_processes=2)
+
+
+def exporter(state: Path, resources: Remade) -> Exporter:
+    return Exporter(resources, SQLiteJobStore(state / "jobs.db"), FileOutputStore(state / "exports"), SETTINGS)
+
+
+async def main() -> None:
+    state, folder, count, gate = sys.argv[1:]
+    work = exporter(Path(state), Remade(folder, int(count), int(gate)))
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with ProcessRunner(state, SETTINGS).running(work):
+            sys.stdout.write("running\n")
+            sys.stdout.flush()
+            async for _ in signals:
+                return
+
+
+if __name__ == "__main__":
+    anyio.run(main)
