@@ -211,7 +211,7 @@ def _runner(work: Exporter, settings: Settings) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
     if recipe is None or not settings.worker_processes:
-        return LoopRunner(settings)
+        return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()
     return ProcessRunner(Path(tempfile.gettempdir()) / f"fhir-bulk-{os.getuid()}-{same[:16]}", settings)
 
