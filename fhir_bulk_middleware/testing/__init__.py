@@ -1,1 +1,8 @@
-"""For adapter authors: suites that prove a promise kept, and what tests of a protected server need."""
+"""For adapter authors: suites that prove a promise kept, and what tests of a protected server need.
+
+The suites are imported by module (`fhir_bulk_middleware.testing.resource_store`), since they need pytest and nothing else does.
+"""
+
+from fhir_bulk_middleware.testing.tokens import TokenMint
+
+__all__ = ["TokenMint"]
