@@ -123,10 +123,8 @@ def test_a_scope_with_blanks_or_control_characters_grants_nothing(text: str) -> 
 
 def test_granular_and_personal_scopes_are_kept_to_be_applied_as_filters() -> None:
     scopes = Scopes.parse(["system/Observation.rs?category=http://x.example|lab&status=final", "user/*.read", "system/*.r"])
-    assert scopes.withheld == (
-        Scope("system", "Observation", frozenset("rs"), "category=http://x.example|lab&status=final"),
-        Scope("user", "*", frozenset("rs")),
-    )
+    assert scopes.granular == (Scope("system", "Observation", frozenset("rs"), "category=http://x.example|lab&status=final"),)
+    assert scopes.withheld == (Scope("user", "*", frozenset("rs")),)
 
 
 _WORDS = st.sampled_from(sorted({word for row in TABLE for word in row[0].split(" ")}))
