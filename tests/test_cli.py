@@ -172,6 +172,33 @@ def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
     assert sum(file["count"] for file in answer.json()["output"]) == len(list(population(patients=2)))
 
 
+def test_a_worker_helps_until_it_is_told_to_stop(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+    with subprocess.Popen(
+        [*COMMAND, "worker", "--dir", str(state.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as worker:
+        assert worker.stdout is not None
+        assert "Working on the exports of" in worker.stdout.readline()
+        worker.send_signal(signal.SIGINT)
+        _, errors = worker.communicate(timeout=30)
+
+    assert (worker.returncode, errors) == (0, "")
+
+
+def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+    before = sorted(state.exports.rglob("*"))
+
+    ran = fhir_bulk("sweep", "--dir", state.folder)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(state.exports.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -1,6 +1,7 @@
 """`fhir-bulk demo`: a population, a server, an export, and every file checked: the whole lifecycle in some seconds."""
 
 import argparse
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Final
@@ -54,7 +55,8 @@ def _run(given: argparse.Namespace) -> int:
         good = _export(state, server, folder, out)
         if given.keep_serving:
             out.say(_how_to(state, server.url))
-            server.wait()
+            with contextlib.suppress(KeyboardInterrupt):  # the demo itself is over
+                server.wait()
     return 0 if good else 1
 
 
@@ -115,8 +117,8 @@ TOKEN={token}
 curl -s {url}/metadata
 
 # Kick off: 202, and Content-Location says where to ask
-curl -si -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" "{url}/\\$export" | tee kick-off.txt
-STATUS=$(tr -d '\\r' < kick-off.txt | sed -n 's/^content-location: //Ip')
+STATUS=$(curl -si -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" "{url}/\\$export" \\
+         | tr -d '\\r' | tee /dev/stderr | sed -n 's/^content-location: //Ip')
 
 # Ask: 202 with X-Progress while it runs, 200 with the manifest when it is done
 curl -si -H "Authorization: Bearer $TOKEN" "$STATUS"

@@ -23,6 +23,9 @@ from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to", "load_folder"]
 
+_RETRY_AFTER: Final = 1
+"""Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
+
 _GRACE: Final = 10
 """Seconds that running answers get to end when the server is asked to stop."""
 
@@ -86,10 +89,11 @@ def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
     try:
-        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers)
+        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise Complaint(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
+        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:

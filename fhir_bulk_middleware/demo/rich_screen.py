@@ -44,7 +44,7 @@ class RichScreen:
         *body, total = rows
         table = Table(show_footer=True)
         for number, column in enumerate(columns):
-            table.add_column(column, footer=total[number], justify="right" if number else "left")
+            table.add_column(column, footer=total[number], justify="right" if number else "left", no_wrap=True)
         for row in body:
             table.add_row(*row)
         self._console.print(table)

@@ -164,13 +164,17 @@ class ExportService:
         return after(job.changed_at, self._terms.retention)
 
     def pause(self, job: Job) -> int:
-        """Seconds after which another poll is worth its while, from the rate so far (ST-04)."""
+        """Seconds after which another poll is worth its while, from the rate so far (ST-04).
+
+        Never longer than the job has taken yet: the first moments, in which workers start and plans are made, say little
+        about the rest, and a client sent away for a minute would sleep past the end of an export of seconds.
+        """
         shortest, longest = self._settings.retry_after, self._settings.retry_after_longest
         if not job.done:
             return shortest
         elapsed = max(seconds_between(job.created_at, self._clock()), 0.0)
         left = max(job.estimate - job.done, 0) / job.done * elapsed
-        return min(max(round(left), shortest), longest)
+        return min(max(round(min(left, elapsed)), shortest), longest)
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
