@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-
 from conftest import KICK_OFF, House, job_of, populate
+
 from fhir_bulk_middleware.dialects import STU4
 
 pytestmark = pytest.mark.anyio
