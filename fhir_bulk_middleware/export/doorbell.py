@@ -21,6 +21,14 @@ class Doorbell:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def ring(self) -> None:
         """Wake every worker. Never blocks, never fails."""
         with suppress(OSError), os.scandir(self._folder) as bells:
@@ -31,7 +39,7 @@ class Doorbell:
     @contextmanager
     def hung_up(self, name: str) -> Generator["Bell"]:
         """A bell of one's own, as long as the context is open."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.prepare()
         path = self._folder / name
         os.mkfifo(path, 0o600)
         try:
