@@ -95,8 +95,11 @@ def parse(text: str) -> Instant:
     return Instant((moment - _EPOCH) // _MICROSECOND + micros)
 
 
-def render(instant: Instant, precision: Precision, zone: tzinfo = UTC) -> str:
-    """The instant as a FHIR `instant`, floored to `precision`; `Z` for UTC, an offset for any other zone."""
+def render(instant: Instant, precision: Precision, zone: tzinfo | None = UTC) -> str:
+    """The instant as a FHIR `instant`, floored to `precision`; `Z` for UTC, an offset for any other zone.
+
+    None is the machine's own zone.
+    """
     moment = (_EPOCH + timedelta(microseconds=floor(instant, precision))).astimezone(zone)
     text = moment.isoformat(timespec=precision.timespec)
     return text.removesuffix("+00:00") + "Z" if zone is UTC else text

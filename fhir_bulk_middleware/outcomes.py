@@ -50,6 +50,8 @@ class Reason(Enum):
     VALUE_MALFORMED = auto()
     FORMAT_UNSUPPORTED = auto()
     GROUP_UNKNOWN = auto()
+    PATIENT_UNKNOWN = auto()
+    """A patient that this caller may not see, or that is no member of the group (PT-04)."""
 
     # Jobs and files
     JOB_ID_MISSING = auto()
@@ -60,7 +62,13 @@ class Reason(Enum):
     JOB_FAILED = auto()
     """The job ended without a result; asking again gives the same answer."""
     FILE_UNKNOWN = auto()
+    RANGE_UNSATISFIABLE = auto()
+    PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()
+    POLLED_TOO_OFTEN = auto()
+    IDEMPOTENCY_MISMATCH = auto()
+    """Another request came under the same Idempotency-Key (law 12)."""
+    IDEMPOTENCY_IN_FLIGHT = auto()
 
     # Us
     BUSY = auto()
@@ -78,6 +86,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body.
         retry_after: seconds after which the same request may succeed, where that is known.
         allow: the methods that the path does answer, for `METHOD_NOT_ALLOWED`.
+        size: of the representation, for `RANGE_UNSATISFIABLE`.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         part: str | None = None,
         retry_after: int | None = None,
         allow: tuple[str, ...] = (),
+        size: int | None = None,
     ) -> None:
         super().__init__(reason.name, detail)
         self.reason = reason
@@ -95,3 +105,4 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         self.part = part
         self.retry_after = retry_after
         self.allow = allow
+        self.size = size

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
-from fhir_bulk_middleware.export.query import Authorisation, Deletions, Page, Query, Range, Rows
+from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.principal import Owner, Principal
 
@@ -28,6 +28,9 @@ __all__ = [
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
+    "SupportsOrganising",
+    "SupportsPatients",
+    "SupportsProvenance",
     "SupportsSlices",
     "SupportsSnapshot",
     "SupportsWorkerProcess",
@@ -120,6 +123,43 @@ class SupportsGroups(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsPatients(Protocol):
+    """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04)."""
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:
+        """Those of the references (`Patient/123`) that name a patient whom this principal may see."""
+        ...
+
+
+@runtime_checkable
+class SupportsProvenance(Protocol):
+    """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported."""
+
+    def provenance(self, queries: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """The Provenance of the resources that the queries select, each once, as of their cut (KO-87, KO-88).
+
+        Args:
+            queries: one for each exported type but Provenance itself.
+            after: the cursor to go on after.
+            latest: only the newest Provenance of each resource.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsOrganising(Protocol):
+    """A storage that can read patient by patient. Without it `organizeOutputBy` is not supported (law 22)."""
+
+    def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        """What the queries select, grouped by the patient whose compartment it lies in, patients in one fixed order (FR-17).
+
+        A resource in several selected patients' compartments is in the block of each. The queries share selection, window and
+        `as_of`; their filters are applied by us. `after` is the cursor of the last block that is not wanted any more.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to make an object again in another process.
@@ -153,6 +193,7 @@ class TokenVerifier(Protocol):
 
         Raises:
             TokenRejected: it is not good, for whatever reason.
+            Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
         """
         ...
 
@@ -160,10 +201,11 @@ class TokenVerifier(Protocol):
 class JobStore(Protocol):
     """Where jobs are kept. A write that has returned is durable (law 30)."""
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
-        """Keep a new job; False, and nothing kept, when its owner already has that many jobs queued or running (KO-113).
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
+        """Keep a new job; None, and nothing kept, when its owner already has that many jobs queued or running (KO-113).
 
-        The count holds across all processes on the store.
+        Where the owner has a live job of the same mount under the same idempotency key, that one is returned instead, whatever it
+        asked for, and nothing is kept. All of this holds across all processes on the store.
         """
         ...
 
@@ -183,6 +225,10 @@ class JobStore(Protocol):
 
     async def parts(self, job_id: str) -> Sequence[Part]:
         """The sealed parts of a job, by slice and number."""
+        ...
+
+    async def unfinished(self, job_id: str) -> int | None:
+        """The number of the first slice of a job's plan that is not finished, None if all are or there is no plan."""
         ...
 
     async def part(self, job_id: str, file_id: str) -> Part | None:

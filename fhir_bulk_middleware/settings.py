@@ -50,6 +50,9 @@ class Settings(BaseModel):
     part_bytes: Annotated[int, Field(ge=1024)] = 128 * _MIB
     """How large a file may become, plain, before the next one is begun."""
 
+    manifest_files: Annotated[int, Field(ge=1)] = 50
+    """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
+
     lease_seconds: Annotated[float, Field(gt=0)] = 30
     """How long a worker may be silent before its work is given to another."""
 
@@ -67,6 +70,12 @@ class Settings(BaseModel):
 
     retry_after_longest: Annotated[int, Field(ge=1)] = 60
     """Longest time between two polls that is asked of a client."""
+
+    poll_burst: Annotated[int, Field(ge=1)] = 20
+    """How many polls of one job may come at once (per server process)."""
+
+    polls_per_second: Annotated[float, Field(gt=0)] = 2
+    """How many polls of one job per second are answered for long; more are told to wait (ST-05)."""
 
     settle: Annotated[float, Field(ge=0)] = 5
     """For adapters without snapshots: how far before the export's begin the cut lies, so that transactions that were open

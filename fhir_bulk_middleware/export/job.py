@@ -11,7 +11,21 @@ from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
-__all__ = ["Codec", "Failure", "FileKind", "Job", "JobState", "Lease", "Part", "Request", "Slice"]
+__all__ = [
+    "Associated",
+    "Codec",
+    "Failure",
+    "FileKind",
+    "Idempotency",
+    "Ignored",
+    "Job",
+    "JobState",
+    "Lease",
+    "Options",
+    "Part",
+    "Request",
+    "Slice",
+]
 
 
 class JobState(StrEnum):
@@ -43,11 +57,60 @@ class FileKind(StrEnum):
     ERROR = "error"
 
 
+class Associated(StrEnum):
+    """Which Provenance comes along with what is exported; spelled as `includeAssociatedData` spells it (KO-87, KO-88)."""
+
+    LATEST_PROVENANCE = "LatestProvenanceResources"
+    RELEVANT_PROVENANCE = "RelevantProvenanceResources"
+
+
 class Codec(StrEnum):
     """How a job's parts lie in the output store; chosen once per job (law 5)."""
 
     PLAIN = "plain"
     GZIP = "gzip"
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
+
+    Attributes:
+        reason: why it could not be used.
+        detail: for the client.
+        part: the part of the request that it is about.
+    """
+
+    reason: Reason
+    detail: str
+    part: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the output is shaped; the defaults are those of a plain export.
+
+    Attributes:
+        elements: entries of `_elements` (EL-01); empty for whole resources.
+        associated: which Provenance comes along; None for no more than what is selected anyway (KO-86).
+        organised_by: the resource type of `organizeOutputBy` (KO-92); None for a file per type.
+        partial_manifests: files may be published while the job runs (KO-95).
+        separate_status: the job's status goes into `X-Export-Status` (KO-45).
+        smallest_file: bytes; what the client wants a file to have at least (KO-30).
+        largest_file: bytes; what the client wants a file to have at most.
+        ignored: what was set aside.
+        base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+    """
+
+    elements: tuple[str, ...] = ()
+    associated: Associated | None = None
+    organised_by: str | None = None
+    partial_manifests: bool = False
+    separate_status: bool = False
+    smallest_file: int | None = None
+    largest_file: int | None = None
+    ignored: tuple[Ignored, ...] = ()
+    base_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +123,8 @@ class Request:
         types: the resource types to export, sorted: asked, allowed by scope, and held by the adapter.
         window: `_since` and `_until`. The cut is added when the job starts.
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
+        granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
+        options: how the output is shaped.
     """
 
     url: str
@@ -67,6 +132,21 @@ class Request:
     types: tuple[str, ...]
     window: Window
     precision: Precision
+    granular: tuple[tuple[str, str], ...] = ()
+    options: Options = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a repeated kick-off is known (law 12).
+
+    Attributes:
+        key: a digest of the `Idempotency-Key` header.
+        fingerprint: a digest of what was asked, and with which rights.
+    """
+
+    key: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +240,7 @@ class Job:
         estimate: about how many resources it will hold, once planned.
         done: how many resources have been read so far; never falls.
         failure: why, for `FAILED`.
+        idempotency: the client's key, if it gave one.
     """
 
     id: str
@@ -175,6 +256,14 @@ class Job:
     estimate: int = 0
     done: int = 0
     failure: Failure | None = None
+    idempotency: Idempotency | None = None
+
+    def same_key(self, other: "Job") -> bool:
+        """Whether the two came under the same idempotency key, of one owner and through one mount."""
+        mine, theirs = self.idempotency, other.idempotency
+        if mine is None or theirs is None:
+            return False
+        return (self.owner, self.mount, mine.key) == (other.owner, other.mount, theirs.key)
 
     def cancelled(self, now: Instant) -> "Job":
         """This job after its owner cancelled it, or was done with it (DL-01, DL-04, DL-06)."""

@@ -3,14 +3,17 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant
 
 __all__ = [
     "Authorisation",
+    "Block",
     "Compartments",
     "Deletions",
     "EveryPatient",
     "Everything",
+    "Filter",
     "Level",
     "Page",
     "Query",
@@ -56,6 +59,19 @@ Selection = Everything | EveryPatient | Compartments
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """A restriction on the resources of one type: at least one of the alternatives must hold (TF-02, SE-09).
+
+    Attributes:
+        type: the resource type.
+        alternatives: queries on that type; never empty.
+    """
+
+    type: str
+    alternatives: tuple[Criteria, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Which rows of the asked types a job may hold; frozen at kick-off (law 8).
 
@@ -64,10 +80,12 @@ class Rows:
     Attributes:
         selection: whose resources.
         rights: the adapter's note about rows (`Authorisation.rights`).
+        filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
     """
 
     selection: Selection
     rights: str = field(default="", repr=False)
+    filters: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +148,23 @@ class Page:
 
     lines: bytes
     count: int
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some resources of one patient, for output that is organised by patient (FR-14).
+
+    Attributes:
+        reference: the patient, `Patient/123`.
+        type: the type of all the resources in the page.
+        page: the resources. The Patient resource itself, if it is wanted, comes in the first block of its patient.
+        cursor: where the next block begins; as `Page.cursor` for the whole sequence of blocks.
+    """
+
+    reference: str
+    type: str
+    page: Page
     cursor: str
 
 

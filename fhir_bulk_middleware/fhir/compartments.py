@@ -29,6 +29,11 @@ class Compartments:
         self._parse = References(base_urls).parse
         self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The types that have a compartment."""
+        return self._definitions.compartment_kinds
+
     def types(self, kind: str) -> frozenset[str]:
         """The resource types that can lie in a compartment of this kind, and the kind itself.
 
@@ -49,6 +54,8 @@ class Compartments:
         key = (type_, tuple(kinds))
         plan = self._plans.get(key)
         if plan is None:
+            if type_ not in self._definitions.resource_types:
+                return frozenset()
             plan = self._plans[key] = self._plan(type_, kinds)
         found: set[str] = set()
         for walk, wanted in plan:

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
-from fhir_bulk_middleware.fhir.values import BadValueError, Value, leads_to, read_value
+from fhir_bulk_middleware.fhir.reading import BadValueError, leads_to, read_value
+from fhir_bulk_middleware.fhir.values import Value
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _MODIFIERS: Mapping[str, frozenset[str]] = {
@@ -45,10 +46,12 @@ class CriteriaError(ValueError):
 
     Attributes:
         part: The parameter as it was written, with its modifier, cut to 80 characters; or what else is at fault.
+        malformed: Whether no server could apply it, as opposed to one that we do not support.
     """
 
-    def __init__(self, part: str, problem: str) -> None:
+    def __init__(self, part: str, problem: str, *, malformed: bool = False) -> None:
         self.part = part[:_LONGEST_NAME]
+        self.malformed = malformed
         super().__init__(f"{self.part}: {problem}")
 
 
@@ -111,7 +114,7 @@ class Criteria:
         for part in query.split("&"):
             name, equals, value = part.partition("=")
             if not equals or not name:
-                raise CriteriaError(name or type_, "every part of a query must be name=value")
+                raise CriteriaError(name or type_, "every part of a query must be name=value", malformed=True)
             pairs.append((name, value))
         return cls.of(version, type_, pairs)
 
@@ -124,7 +127,7 @@ class Criteria:
         """
         type_, mark, query = text.partition("?")
         if not mark:
-            raise CriteriaError("_typeFilter", "must be a resource type, a question mark and a query")
+            raise CriteriaError("_typeFilter", "must be a resource type, a question mark and a query", malformed=True)
         return cls.parse(version, type_, query)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,9 +141,7 @@ class Criteria:
         Raises:
             CriteriaError: If they cannot be applied any more.
         """
-        return cls.of(
-            FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"])
-        )
+        return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
 
 
 def _criterion(known: Definitions, type_: str, written: str, text: str) -> Criterion:
@@ -149,7 +150,7 @@ def _criterion(known: Definitions, type_: str, written: str, text: str) -> Crite
     _check_modifier(known, parameter, written, modifier)
     if modifier == "missing":
         if text not in {"true", "false"}:
-            raise CriteriaError(written, "must be true or false")
+            raise CriteriaError(written, "must be true or false", malformed=True)
         return Criterion(name, modifier, (), missing=text == "true")
     return Criterion(name, modifier or None, _values(parameter, written, modifier or None, text))
 
@@ -172,7 +173,7 @@ def _parameter(known: Definitions, type_: str, written: str, name: str) -> Searc
 def _check_modifier(known: Definitions, parameter: SearchParameter, written: str, modifier: str) -> None:
     if not modifier:
         if written.endswith(":"):
-            raise CriteriaError(written, "there is no modifier after the colon")
+            raise CriteriaError(written, "there is no modifier after the colon", malformed=True)
         return
     if modifier == "missing" and parameter.holds:
         raise CriteriaError(written, "this parameter always has a value")
@@ -191,7 +192,7 @@ def _values(parameter: SearchParameter, written: str, modifier: str | None, text
     try:
         parts = split(text, ",")
     except ValueError as error:
-        raise CriteriaError(written, f"the value has {error}") from error
+        raise CriteriaError(written, f"the value has {error}", malformed=True) from error
     if modifier == "not" and len(parts) > 1:
         raise CriteriaError(written, "FHIR leaves open what several values mean here; repeat the parameter instead")
     values = []
@@ -199,5 +200,5 @@ def _values(parameter: SearchParameter, written: str, modifier: str | None, text
         try:
             values.append(read_value(parameter, modifier, part))
         except BadValueError as problem:
-            raise CriteriaError(written, f"value {number} {problem}") from problem
+            raise CriteriaError(written, f"value {number} {problem}", malformed=True) from problem
     return tuple(values)

@@ -13,6 +13,8 @@ from fhir_bulk_middleware.testing.job_values import (
     LEASE,
     MOUNT,
     NOW,
+    OTHER,
+    OWNER,
     ROWS,
     CompleteJobStore,
     Suite,
@@ -138,3 +140,13 @@ class JobRetentionSuite(Suite):
         assert await found(store, again) == again, "a removed job is as one that never was: its id is free"
         fresh = await claimed(store)
         assert (fresh.slice, fresh.attempt) == (None, 1), "a removed job is as one that never was: no attempts"
+
+    async def test_a_removed_job_does_not_take_its_owner_forward(self, store: CompleteJobStore) -> None:
+        """Whose turn it is does not depend on a sweep."""
+        jobs = [await added(store, a_job(owner)) for owner in (OWNER, OWNER, OWNER, OTHER)]
+        given = [await claimed(store) for _ in range(3)]
+        assert [lease.job.owner for lease in given] == [OWNER, OTHER, OWNER], "owners take turns"
+        await store.release(given[1], "stopped", NOW)
+        await store.replace(jobs[0].cancelled(NOW))
+        await store.remove(jobs[0].id)
+        assert (await claimed(store)).job.owner == OTHER, "removing a job does not bring its owner's turn forward"

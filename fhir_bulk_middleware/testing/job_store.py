@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Job, JobState, Request
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobState, Request
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -176,7 +176,25 @@ class JobStoreSuite(Suite):
     async def test_the_limit_holds_for_requests_at_the_same_time(self, store: CompleteJobStore) -> None:
         """KO-113."""
         kept = await together(20, lambda _: store.add(a_job(), Rows(Everything()), working_at_most=5))
-        assert sum(kept) == 5, "the limit holds also for kick-offs at the same time"
+        assert sum(job is not None for job in kept) == 5, "the limit holds also for kick-offs at the same time"
+
+    async def test_the_same_idempotency_key_comes_to_the_same_job_while_it_lives(self, store: CompleteJobStore) -> None:
+        """Law 12."""
+        promise = "the same key comes to the same job"
+        keyed = replace(a_job(), idempotency=Idempotency("key", "a"))
+        again = replace(a_job(), idempotency=Idempotency("key", "b"))
+        rows = Rows(Everything())
+        assert await store.add(keyed, rows, working_at_most=1) == keyed, promise
+        assert await store.add(again, rows, working_at_most=1) == keyed, promise
+        assert await store.find(again.id, MOUNT, OWNER) is None, f"{promise}, and keeps no other"
+        for other in (
+            replace(a_job(OTHER), idempotency=keyed.idempotency),
+            replace(a_job(mount="/other"), idempotency=keyed.idempotency),
+            replace(a_job(), idempotency=Idempotency("another key", "a")),
+        ):
+            assert await store.add(other, rows, working_at_most=9) == other, "a key belongs to an owner and a mount"
+        assert await store.replace((await found(store, keyed)).cancelled(NOW)), "a job can be cancelled"
+        assert await store.add(again, rows, working_at_most=9) == again, "a key dies with its job"
 
     async def test_replace_writes_what_it_is_given(self, store: CompleteJobStore) -> None:
         """ST-10."""

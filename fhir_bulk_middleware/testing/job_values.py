@@ -6,10 +6,11 @@ from typing import Protocol, TypeVar
 import anyio
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Lease, Part, Request, Slice
+from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, after
+from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.protocols import JobRetention, JobStore, WorkQueue
 
@@ -90,6 +91,18 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job
         types=("Observation", "Patient"),
         window=Window(Instant(NOW - 5), None),
         precision=Precision.MILLISECONDS,
+        granular=(("Observation", "category=laboratory"),),
+        options=Options(
+            elements=("id", "Patient.name"),
+            associated=Associated.LATEST_PROVENANCE,
+            organised_by="Patient",
+            partial_manifests=True,
+            separate_status=True,
+            smallest_file=1,
+            largest_file=2**40,
+            ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
+            base_url="https://ehr.example/fhir",
+        ),
     )
     return Job(id=new_job_id(), mount=mount, owner=owner, request=request, created_at=at, changed_at=at)
 

@@ -16,6 +16,7 @@ from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
+from fhir_bulk_middleware.testing.job_values import OTHER
 
 
 class Broken(MemoryJobStore):
@@ -51,7 +52,7 @@ class IgnoresMount(Broken):
 class TrimsStrings(Broken):
     promise = "a job comes back as it was added"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         job = replace(job, request=replace(job.request, url=job.request.url.strip()))
         return await super().add(job, rows, working_at_most=working_at_most)
 
@@ -59,7 +60,7 @@ class TrimsStrings(Broken):
 class WidensEmptySelections(Broken):
     promise = "rows come back as they were added, and no selection becomes another"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         if rows.selection == Compartments(frozenset()):
             rows = replace(rows, selection=Everything())
         return await super().add(job, rows, working_at_most=working_at_most)
@@ -68,12 +69,20 @@ class WidensEmptySelections(Broken):
 class CountsBeforeItKeeps(Broken):
     promise = "the limit holds also for kick-offs at the same time"
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         below = (
             sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values()) < working_at_most
         )
         await anyio.lowlevel.checkpoint()
-        return below and await super().add(job, rows, working_at_most=1_000_000)
+        return await super().add(job, rows, working_at_most=1_000_000) if below else None
+
+
+class ForgetsIdempotencyKeys(Broken):
+    promise = "the same key comes to the same job"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
+        kept = await super().add(replace(job, idempotency=None), rows, working_at_most=working_at_most)
+        return None if kept is None else job
 
 
 class IgnoresRevision(Broken):
@@ -338,6 +347,15 @@ class LeavesWorkOfRemovedJobs(Broken):
         entry = self._entries.get(job_id)
         if entry:
             entry.job = replace(entry.job, mount="removed")
+
+
+class ForgetsTurnsOnRemove(Broken):
+    promise = "removing a job does not bring its owner's turn forward"
+
+    async def remove(self, job_id: str) -> None:
+        await super().remove(job_id)
+        self._turns.clear()
+        self._turns[OTHER] = 1
 
 
 BROKEN: tuple[type[Broken], ...] = tuple(

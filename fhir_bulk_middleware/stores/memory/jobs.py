@@ -68,16 +68,19 @@ class MemoryJobStore:
 
     # --- JobStore ---
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
         with self._lock:
+            for entry in self._entries.values():
+                if entry.job.state.live and job.idempotency is not None and entry.job.same_key(job):
+                    return entry.job
             working = sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values())
             if working >= working_at_most:
-                return False
+                return None
             if job.id in self._entries:
                 raise ValueError(f"there is a job {job.id} already")
             self._entries[job.id] = _Entry(job, rows)
-            return True
+            return job
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
         """See `JobStore.find`."""
@@ -106,6 +109,12 @@ class MemoryJobStore:
     async def part(self, job_id: str, file_id: str) -> Part | None:
         """See `JobStore.part`."""
         return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
+
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return min((number for number in entry.work if number is not None), default=None) if entry else None
 
     # --- JobRetention ---
 

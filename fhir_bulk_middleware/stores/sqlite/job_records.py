@@ -5,8 +5,11 @@ import struct
 import zlib
 from typing import Any
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Job, JobState, Part, Request, Slice
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Selection, Window
+from pydantic import TypeAdapter
+
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobState, Options, Part, Request, Slice
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
@@ -27,12 +30,13 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail"
+    "cut, codec, estimate, done, reason, detail, granular, options, idempotency_key, fingerprint"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts"
 PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points"
 
 _Record = tuple[Any, ...]
+_OPTIONS = TypeAdapter(Options)
 
 
 def job_record(job: Job) -> _Record:
@@ -59,6 +63,10 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
+        json.dumps(request.granular),
+        "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
+        None if job.idempotency is None else job.idempotency.key,
+        None if job.idempotency is None else job.idempotency.fingerprint,
     )
 
 
@@ -85,6 +93,10 @@ def job_from_record(record: _Record) -> Job:
         done,
         reason,
         detail,
+        granular,
+        options,
+        key,
+        fingerprint,
     ) = record
     return Job(
         id=job_id,
@@ -96,6 +108,8 @@ def job_from_record(record: _Record) -> Job:
             types=tuple(json.loads(types)),
             window=Window(since, until),
             precision=Precision[precision],
+            granular=tuple((type_, query) for type_, query in json.loads(granular)),
+            options=_OPTIONS.validate_json(options) if options else Options(),
         ),
         state=JobState(state),
         revision=revision,
@@ -106,6 +120,7 @@ def job_from_record(record: _Record) -> Job:
         estimate=estimate,
         done=done,
         failure=None if reason is None else Failure(Reason[reason], detail),
+        idempotency=None if key is None else Idempotency(key, fingerprint),
     )
 
 
@@ -176,7 +191,9 @@ def rows_content(rows: Rows) -> bytes:
             selection = "every-patient"
         case Compartments(references):
             selection = sorted(references)
-    return zlib.compress(json.dumps({"selection": selection, "rights": rows.rights}).encode(), level=1)
+    filters = [[item.type, [criteria.to_json() for criteria in item.alternatives]] for item in rows.filters]
+    content = {"selection": selection, "rights": rows.rights, "filters": filters}
+    return zlib.compress(json.dumps(content).encode(), level=1)
 
 
 def rows_from_content(content: bytes) -> Rows:
@@ -192,4 +209,5 @@ def rows_from_content(content: bytes) -> Rows:
             selection = Compartments(frozenset(references))
         case unknown:  # never widened: what cannot be read is not "everything"
             raise ValueError(f"unknown selection {unknown!r}")
-    return Rows(selection, said["rights"])
+    filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
+    return Rows(selection, said["rights"], filters)

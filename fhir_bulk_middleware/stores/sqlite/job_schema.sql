@@ -23,11 +23,19 @@ CREATE TABLE job (
     done INTEGER NOT NULL,
     reason TEXT,
     detail TEXT,
+    granular TEXT NOT NULL,
+    options TEXT NOT NULL,
+    idempotency_key TEXT,
+    fingerprint TEXT,
     reclaimed INTEGER NOT NULL DEFAULT 0,
     cause TEXT
 );
 
-CREATE INDEX job_working ON job (issuer, subject) WHERE state IN ('queued', 'running');
+CREATE INDEX job_owner ON job (issuer, subject, state);
+
+-- A client's key counts as long as its job can be polled (law 12).
+CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, mount, idempotency_key)
+    WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');
 
 CREATE INDEX job_changed ON job (state, changed_at);
 

@@ -28,12 +28,18 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
 __all__ = ["SQLiteJobStore"]
 
 _FIND = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"  # noqa: S608
+_SAME_KEY = f"""
+    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
+    WHERE issuer = ? AND subject = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
+        AND state NOT IN ('cancelled', 'expired')
+"""  # noqa: S608
 _PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
 _PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
-    UPDATE job SET revision = revision + 1, state = ?, changed_at = ?, cut = ?, codec = ?, estimate = ?, done = max(done, ?),
-        reason = ?, detail = ?
-    WHERE id = ? AND revision = ?
+    UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
+        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
+    WHERE id = :id AND revision = :revision
 """
 _CHANGED_BEFORE = f"""
     SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
@@ -74,7 +80,7 @@ class SQLiteJobStore:
 
     # --- JobStore ---
 
-    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> bool:
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
         content = await asyncio.to_thread(rows_content, rows)
         return await self._database.write(partial(_add, job=job, content=content, working_at_most=working_at_most))
@@ -86,9 +92,8 @@ class SQLiteJobStore:
 
     async def replace(self, job: Job) -> bool:
         """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
-        _, *_, state, revision, _, changed_at, cut, codec, estimate, done, reason, detail = job_record(job)
-        values = (state, changed_at, cut, codec, estimate, done, reason, detail, job.id, revision)
-        return await self._database.write(lambda connection: connection.execute(_REPLACE, values).rowcount == 1)
+        written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
+        return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
 
     async def parts(self, job_id: str) -> Sequence[Part]:
         """See `JobStore.parts`. A job of a terabyte has thousands, so they are read in a thread."""
@@ -98,6 +103,11 @@ class SQLiteJobStore:
         """See `JobStore.part`."""
         record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
         return None if record is None else part_from_record(record)
+
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        (first,) = self._database.reader.execute(_UNFINISHED, (job_id,)).fetchone()
+        return None if first is None else int(first)
 
     # --- JobRetention ---
 
@@ -176,13 +186,18 @@ class SQLiteJobStore:
         return [job_from_record(record) for record in self._database.reader.execute(query, values).fetchall()]
 
 
-def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> bool:
+def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
+    if job.idempotency is not None:
+        key = (job.owner.issuer, job.owner.subject, job.mount, job.idempotency.key)
+        record = connection.execute(_SAME_KEY, key).fetchone()
+        if record is not None:
+            return job_from_record(record)
     (working,) = connection.execute(
         "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND state IN ('queued', 'running')",
         (job.owner.issuer, job.owner.subject),
     ).fetchone()
     if working >= working_at_most:
-        return False
+        return None
     record = job_record(job)
     connection.execute(
         f"INSERT INTO job ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(record))})",  # noqa: S608 - names of ours only
@@ -190,7 +205,7 @@ def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_mo
     )
     connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
     work.open_planning(connection, job.id)
-    return True
+    return job
 
 
 def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
@@ -204,7 +219,9 @@ def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
 
 
 def _remove(connection: sqlite3.Connection, job_id: str) -> None:
-    connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # all other tables follow
-    connection.execute(
-        "DELETE FROM turn WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.issuer = turn.issuer AND job.subject = turn.subject)"
-    )
+    owner = connection.execute("SELECT issuer, subject FROM job WHERE id = ?", (job_id,)).fetchone()
+    if owner is None:
+        return
+    connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # its rows in all other tables go with it
+    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ?", owner).fetchone() is None:
+        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ?", owner)

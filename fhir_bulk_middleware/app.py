@@ -1,0 +1,226 @@
+"""The one object that a host adds: it checks the adapter, wires the parts, and attaches."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.dialects import STANDARD, Dialect
+from fhir_bulk_middleware.engine import Engine
+from fhir_bulk_middleware.export.admission import Admission
+from fhir_bulk_middleware.export.coverage import Coverage
+from fhir_bulk_middleware.export.delivery import Delivery
+from fhir_bulk_middleware.export.endpoints import ExportEndpoints
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.export.retention import Retention
+from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
+from fhir_bulk_middleware.export.service import ExportService, Terms
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.guard import Guard
+from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.middleware import SelectiveMount
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.protocols import (
+    JobRetention,
+    JobRunner,
+    JobStore,
+    OutputStore,
+    SupportsDeletions,
+    SupportsExport,
+    SupportsGroups,
+    SupportsSnapshot,
+    TokenVerifier,
+    WorkQueue,
+)
+from fhir_bulk_middleware.replies import Replies
+from fhir_bulk_middleware.routes import Row, routes, table
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["BulkData"]
+
+
+class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
+    """A job store with all that it is needed for."""
+
+
+class BulkData:
+    """FHIR Bulk Data export for an existing FHIR server.
+
+    Attach it in one of three ways: `bulk.install(app)` for Starlette, FastAPI and their kin; `BulkDataMiddleware(app, bulk)`
+    around any ASGI application; `app.mount("/bulk", bulk.app)` at a prefix of its own, together with
+    `async with bulk.running():` in the host's lifespan.
+
+    Args:
+        resources: the storage adapter (`SupportsExport`, and what else it can do).
+        verifier: turns bearer tokens into principals.
+        jobs: where jobs are kept.
+        outputs: where files are kept.
+        groups: who knows the members of groups, if that is not the storage adapter.
+        runner: where exports run; by default worker processes of their own, or the server's loop for adapters that cannot
+            be made again in another process.
+        settings: limits, sizes, times.
+        dialect: how it speaks.
+        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
+        fhir_version: of the resources, for the compartments' definitions.
+        clock: what time it is.
+        new_job_id: where job ids come from.
+
+    Raises:
+        TypeError: a collaborator lacks a method that it needs; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        resources: SupportsExport,
+        verifier: TokenVerifier,
+        jobs: Jobs,
+        outputs: OutputStore,
+        groups: SupportsGroups | None = None,
+        runner: JobRunner | None = None,
+        settings: Settings | None = None,
+        dialect: Dialect = STANDARD,
+        mount: str | None = None,
+        fhir_version: FhirVersion = FhirVersion.R4,
+        clock: Clock = system_clock,
+        new_job_id: NewJobId = new_job_id,
+    ) -> None:
+        _require(resources, SupportsExport, "resources")
+        _require(verifier, TokenVerifier, "verifier")
+        for protocol in (JobStore, JobRetention, WorkQueue):
+            _require(jobs, protocol, "jobs")
+        _require(outputs, OutputStore, "outputs")
+        if groups is None and isinstance(resources, SupportsGroups):
+            groups = resources
+        settings = settings or Settings()
+        work = Exporter(resources, jobs, outputs, settings, clock)
+        runner = runner or _runner(work, settings)
+        terms = Terms(
+            mount=mount or dialect.name,
+            retention=settings.retention if dialect.retention is None else dialect.retention,
+        )
+        self.mount = terms.mount
+        """The name of this mount."""
+        self._replies = Replies(dialect)
+        self._guard = Guard(verifier, self._replies)
+        self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
+        """What runs beside the requests."""
+        service = ExportService(
+            admission=Admission(
+                resources=resources,
+                groups=groups,
+                coverage=Coverage(Compartments(fhir_version)),
+                version=fhir_version,
+                precision=dialect.precision,
+                clock=clock,
+            ),
+            jobs=jobs,
+            runner=runner,
+            terms=terms,
+            settings=settings,
+            clock=clock,
+            new_job_id=new_job_id,
+        )
+        endpoints = ExportEndpoints(
+            service=service,
+            dialect=dialect,
+            replies=self._replies,
+            delivery=Delivery(outputs),
+            addresses=Addresses(dialect, settings.public_base_url),
+            settings=settings,
+            notes=_notes(resources),
+        )
+        levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
+        self.table: tuple[Row, ...] = table(dialect, endpoints, levels)
+        """The rows of the mount, as documentation and tests read them."""
+        self.app = _Application(self)
+        """The mountable sub-application."""
+
+    @property
+    def guard(self) -> Guard:
+        """The door that every route of ours has."""
+        return self._guard
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """The export engine runs while the context is open: the one line for a host's lifespan."""
+        return self.engine.running()
+
+    def install(self, app: Starlette, base: str = "/fhir") -> None:
+        """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
+
+        Nothing of the host's is shadowed; its middleware stays in front of us.
+        """
+        app.router.routes.insert(0, SelectiveMount(base, self.app))
+        theirs = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(host: Any) -> AsyncIterator[Any]:
+            async with theirs(host) as state, self.running():
+                yield state
+
+        app.router.lifespan_context = lifespan
+
+
+class _Application(Starlette):
+    """The sub-application: the table's routes, and the dialect's word for everything else."""
+
+    def __init__(self, bulk: BulkData) -> None:
+        self._bulk = bulk
+        super().__init__(routes=routes(bulk.table, bulk.guard), lifespan=lambda _: bulk.running())
+        self.router.redirect_slashes = False
+        self.router.default = self._elsewhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._bulk.engine.start_lazily(
+                "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
+            )
+        await super().__call__(scope, receive, send)
+
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._bulk.guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
+        await response(scope, receive, send)
+
+
+async def _nothing_here(*_: object) -> Response:
+    raise Refused(Reason.PATH_UNKNOWN)
+
+
+def _require(value: object, protocol: type, name: str) -> None:
+    """Refuse a collaborator that lacks a method of its protocol, naming it."""
+    methods: set[str] = {member for member in vars(protocol) if not member.startswith("_")}
+    missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
+    if missing:
+        raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
+
+
+def _runner(work: Exporter, settings: Settings) -> JobRunner:
+    """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
+    recipe = work.recipe()
+    if recipe is None or not settings.worker_processes:
+        return LoopRunner()
+    same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()
+    return ProcessRunner(Path(tempfile.gettempdir()) / f"fhir-bulk-{os.getuid()}-{same[:16]}", settings)
+
+
+def _notes(resources: SupportsExport) -> dict[str, bool]:
+    """What every manifest says of the promises that the storage cannot keep (laws 6 and 28); nothing if it keeps all."""
+    notes = {}
+    if not isinstance(resources, SupportsSnapshot):
+        notes["exactSnapshot"] = False
+    if not isinstance(resources, SupportsDeletions):
+        notes["deletedComplete"] = False
+    return notes

@@ -1,0 +1,39 @@
+"""`fhir-bulk`: the demo, a server to try things on, tokens for it, sweeping and helping with the work.
+
+Exit codes: 0 when what was asked for is done, also when a server or a worker was asked to stop (Ctrl-C, SIGTERM); 1 when the
+demo found something that does not match; 2 for a wrong command line and whatever a person can mend; 130 when the demo or a load
+was interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fhir_bulk_middleware.cli import demo, serve, sweep, token, worker
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.demo.loading import LoadError
+
+__all__ = ["main"]
+
+_COMMANDS = (demo, serve, token, sweep, worker)
+_USAGE = 2
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_to(commands)
+    parsed = parser.parse_args(arguments)
+    run = parsed.run
+    try:
+        code: int = run(parsed)
+    except (Complaint, LoadError) as complaint:
+        sys.stderr.write(f"fhir-bulk: {complaint}\n")
+        return _USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("fhir-bulk: interrupted\n")
+        return _INTERRUPTED
+    return code

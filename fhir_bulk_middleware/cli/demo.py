@@ -1,0 +1,135 @@
+"""`fhir-bulk demo`: a population, a server, an export, and every file checked: the whole lifecycle in some seconds."""
+
+import argparse
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.complaint import Complaint, need
+from fhir_bulk_middleware.cli.serve import load_folder
+from fhir_bulk_middleware.cli.server_process import Server, server_process
+from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.token import EVERYTHING
+from fhir_bulk_middleware.demo.population import population
+from fhir_bulk_middleware.demo.show import Screen, screen
+
+__all__ = ["add_to"]
+
+_PER_PATIENT: Final = 70.6
+"""Resources per patient of the population, for the bar."""
+
+_SUBJECT: Final = "demo"
+_DAY: Final = 86_400
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("demo", help="make a population, serve it, export it, check every file")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--patients", type=int, default=200, metavar="N", help="size of the population (default: %(default)s)")
+    data.add_argument("--data", type=Path, metavar="DIR", help="export these NDJSON files instead of a population")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("fhir-bulk-demo"), metavar="STATE", help="what the server keeps (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="an empty folder for the files (default: STATE/downloads)")
+    parser.add_argument("--port", type=int, default=0, help="port on loopback (default: any that is free)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
+    parser.add_argument("--keep-serving", action="store_true", help="leave the server running and say how to use it")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    need("demo", "uvicorn", "httpx2")
+    out = screen()
+    state = State(given.dir)
+    folder = _empty_folder(given.out, state)
+    if given.data is not None:
+        load_folder(state, given.data, out)
+    else:
+        _load_population(state, given.patients, out)
+    with server_process(state, given.port, ["--workers", str(given.workers)]) as server:
+        good = _export(state, server, folder, out)
+        if given.keep_serving:
+            out.say(_how_to(state, server.url))
+            with contextlib.suppress(KeyboardInterrupt):  # the demo itself is over
+                server.wait()
+    return 0 if good else 1
+
+
+def _empty_folder(given: Path | None, state: State) -> Path:
+    """Where files go. What an earlier demo left in its own folder is removed; nothing else ever is."""
+    if given is None:
+        shutil.rmtree(state.downloads, ignore_errors=True)
+        return state.downloads
+    if given.exists() and (not given.is_dir() or any(given.iterdir())):
+        raise Complaint(f"--out: {given} must be an empty folder, or a new one")
+    return given
+
+
+def _load_population(state: State, patients: int, out: Screen) -> None:
+    if patients < 0:
+        raise Complaint("--patients: a number that is not negative is required")
+    source = f"a population of {patients} patients"
+    if state.loaded(source):
+        out.say(f"{state.folder} already holds {source}.")
+        return
+    with out.bar("Loading    ", patients * _PER_PATIENT, "resources") as advance:
+        state.load(source, population(patients), advance)
+
+
+def _export(state: State, server: Server, folder: Path, out: Screen) -> bool:
+    """Take everything home, and say whether all of it is as promised."""
+    import httpx2  # noqa: PLC0415 - an extra
+
+    from fhir_bulk_middleware.demo.client import Unexpected  # noqa: PLC0415 - needs the extra
+    from fhir_bulk_middleware.demo.journey import show, take_home  # noqa: PLC0415
+
+    mint = state.mint()
+    try:
+        journey = anyio.run(take_home, server.url, lambda: mint.token(_SUBJECT, EVERYTHING), folder, out)
+    except (Unexpected, httpx2.HTTPError) as error:
+        out.say(f"The export went wrong: {error or type(error).__name__}\n\nThe server said last ({server.log}):")
+        out.say(server.last_words())
+        return False
+    show(journey, out)
+    for problem in journey.problems:
+        out.say(f"DOES NOT MATCH  {problem}")
+    if not journey.problems:
+        out.say("Each file has the lines, the bytes and the SHA-256 that the manifest promised.")
+    out.say(f"The files are in {folder}/")
+    return not journey.problems
+
+
+def _how_to(state: State, url: str) -> str:
+    """Each step as a command line to copy."""
+    token = state.mint().token(_SUBJECT, "system/*.cruds", expires_in=_DAY)
+    return f"""
+The server runs on at {url} (Ctrl-C ends it). Each step by hand:
+
+# A token that is good for a day
+TOKEN={token}
+
+# What the server is, without a token
+curl -s {url}/metadata
+
+# Kick off: 202, and Content-Location says where to ask
+STATUS=$(curl -si -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" "{url}/\\$export" \\
+         | tr -d '\\r' | tee /dev/stderr | sed -n 's/^content-location: //Ip')
+
+# Ask: 202 with X-Progress while it runs, 200 with the manifest when it is done
+curl -si -H "Authorization: Bearer $TOKEN" "$STATUS"
+
+# Fetch the first file
+FILE=$(curl -s -H "Authorization: Bearer $TOKEN" "$STATUS" | grep -o '"url":"[^"]*' | head -1 | cut -d'"' -f4)
+curl -s --compressed -H "Authorization: Bearer $TOKEN" "$FILE" | head -c 600
+
+# The patients of a group only
+curl -si -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" "{url}/Group/every-tenth/\\$export"
+
+# Done: the server may remove the files
+curl -si -X DELETE -H "Authorization: Bearer $TOKEN" "$STATUS"
+"""

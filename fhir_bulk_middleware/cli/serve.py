@@ -1,0 +1,164 @@
+"""`fhir-bulk serve`: the demo host with bulk data installed, on data of one's own."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from pydantic import ValidationError
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.complaint import Complaint, need
+from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State
+from fhir_bulk_middleware.demo.loading import NdjsonFolder
+from fhir_bulk_middleware.demo.show import Screen, screen
+from fhir_bulk_middleware.dialects import DIALECTS
+from fhir_bulk_middleware.jose import JoseTokenVerifier
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["add_to", "load_folder"]
+
+_RETRY_AFTER: Final = 1
+"""Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
+
+_GRACE: Final = 10
+"""Seconds that running answers get to end when the server is asked to stop."""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("serve", help="serve NDJSON files as a FHIR server with bulk data export")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="NDJSON files, plain or .gz, to load into an empty STATE")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="where everything is kept; made if missing")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--base", default="/fhir", metavar="PATH", help="the path of the FHIR server (default: %(default)s)")
+    parser.add_argument("--public-base-url", metavar="URL", help="the URL of that path as clients see it")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="(default: %(default)s)")
+    parser.add_argument(
+        "--jwks", metavar="FILE|URL", help="public keys of the tokens' issuer; without it a development key is made"
+    )
+    parser.add_argument("--issuer", metavar="URL", help="the tokens' issuer (with --jwks)")
+    parser.add_argument("--audience", metavar="STR", help="the tokens' audience (with --jwks)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
+    )
+    # For the demo, which starts this command as its server: a socket that is open already, and whose end ends the server.
+    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    need("serve", "uvicorn")
+    state = State(given.dir)
+    settings = _settings(given)
+    verifier = _verifier(given, state)
+    out = screen()
+    if given.data is not None:
+        load_folder(state, given.data, out)
+    if given.fd is None:
+        _greet(given, state, out)
+    return _serve(given, state, settings, verifier)
+
+
+def load_folder(state: State, folder: Path, out: Screen) -> None:
+    """Load a folder of NDJSON files, unless that was done before.
+
+    Raises:
+        Complaint: the store holds something else.
+        LoadError: a line is no resource.
+    """
+    source = f"the files of {folder.absolute()}"
+    if state.loaded(source):
+        out.say(f"{state.folder} already holds {source}.")
+        return
+    lines = NdjsonFolder(folder)
+    with out.bar(f"Loading {folder}", lines.size, "bytes") as advance:
+        state.load(source, lines, lambda _: advance(lines.read))
+        advance(lines.size)
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    if not given.base.startswith("/") or given.base.endswith("/"):
+        raise Complaint("--base: a path is required that begins with / and does not end with it")
+    try:
+        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
+        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
+    if given.jwks is None:
+        if given.issuer or given.audience:
+            raise Complaint("--issuer and --audience belong to --jwks: development tokens have their own")
+        return JoseTokenVerifier(jwks=state.mint().jwks, issuer=ISSUER, audience=AUDIENCE)
+    if not given.issuer or not given.audience:
+        raise Complaint("--jwks needs --issuer and --audience: a key alone does not say for whom a token was made")
+    try:
+        return JoseTokenVerifier(jwks=given.jwks, issuer=given.issuer, audience=given.audience)
+    except (ValueError, ImportError) as error:
+        raise Complaint(f"--jwks: {error}") from error
+
+
+def _greet(given: argparse.Namespace, state: State, out: Screen) -> None:
+    url = given.public_base_url or f"http://{given.host}:{given.port}{given.base}"
+    out.say(f"FHIR server with bulk data at {url} (Ctrl-C ends it)")
+    if given.jwks is None:
+        out.say(
+            f"Tokens are required. For one that may export everything:\n\n    TOKEN=$(fhir-bulk token --dir {state.folder})\n"
+        )
+        out.say("Kick off an export:\n")
+        out.say(f'    curl -i -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" \'{url}/$export\'\n')
+
+
+def _serve(given: argparse.Namespace, state: State, settings: Settings, verifier: JoseTokenVerifier) -> int:
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - what the other commands need not wait for
+
+    signal.signal(signal.SIGTERM, _asked_to_stop)
+    if given.until_eof:
+        threading.Thread(target=_stop_at_eof, daemon=True).start()
+    stores = Stores.of(state)
+    app = application(state, stores, verifier, settings, dialect=DIALECTS[given.dialect], base=given.base)
+    config = uvicorn.Config(
+        app,
+        host=given.host,
+        port=given.port,
+        fd=given.fd,
+        log_level=given.log_level,
+        access_log=False,  # query strings carry patients' identifiers
+        timeout_graceful_shutdown=_GRACE,
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=None if given.fd is None else [socket.socket(fileno=given.fd)])
+    except (KeyboardInterrupt, _Stopped):
+        pass
+    finally:
+        stores.close()
+    return 0 if server.started else 1
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def _asked_to_stop(_number: int, _frame: FrameType | None) -> None:
+    """Uvicorn handles the signal while it serves, and raises it again when it is done."""
+    raise _Stopped
+
+
+def _stop_at_eof() -> None:
+    """End when whoever started us closes our standard input, or is gone."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,113 @@
+"""The STATE folder: all that the command line keeps between two runs."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.demo.loading import load
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.tokens import TokenMint
+
+__all__ = ["AUDIENCE", "ISSUER", "State"]
+
+ISSUER = "https://fhir-bulk.example/development"
+"""The issuer of tokens made with a development key."""
+
+AUDIENCE = "https://fhir-bulk.example/development/fhir"
+"""Their audience."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where things are in the folder.
+
+    Attributes:
+        folder: the folder itself; it is made when something is first put into it.
+    """
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        """The resources."""
+        return self.folder / "store.db"
+
+    @property
+    def jobs(self) -> Path:
+        """The export jobs."""
+        return self.folder / "jobs.db"
+
+    @property
+    def exports(self) -> Path:
+        """The files of finished exports."""
+        return self.folder / "exports"
+
+    @property
+    def runner(self) -> Path:
+        """Lock and doorbell of the one worker pool on this folder (law 19)."""
+        return self.folder / "runner"
+
+    @property
+    def downloads(self) -> Path:
+        """What the client of the demo fetched."""
+        return self.folder / "downloads"
+
+    @property
+    def server_log(self) -> Path:
+        """What the server of the demo has to say."""
+        return self.folder / "server.log"
+
+    @property
+    def key(self) -> Path:
+        """The private key that development tokens are signed with."""
+        return self.folder / "development-key.json"
+
+    @property
+    def _source(self) -> Path:
+        return self.folder / "source.json"
+
+    def mint(self) -> TokenMint:
+        """The issuer of development tokens; its key is made at the first call."""
+        if self.key.exists():
+            return TokenMint.load(self.key, ISSUER, AUDIENCE)
+        self.make()
+        mint = TokenMint(ISSUER, AUDIENCE)
+        mint.save(self.key)
+        return mint
+
+    def make(self) -> None:
+        """Make the folder; only its owner may look into it, there may be patients in it."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def loaded(self, source: str) -> bool:
+        """Whether the store was filled from this source.
+
+        Raises:
+            Complaint: it was filled from another.
+        """
+        if not self.store.exists():
+            return False
+        there = json.loads(self._source.read_text())["source"] if self._source.exists() else "somewhere else"
+        if there != source:
+            raise Complaint(f"{self.folder} already holds {there}, not {source}. Name another --dir, or remove that folder.")
+        return True
+
+    def load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> None:
+        """Fill the store. It appears under its name when it is complete, so that a load cut short leaves nothing behind.
+
+        Raises:
+            LoadError: a line is no resource.
+        """
+        self.make()
+        part = self.store.with_name("loading.db")
+        for left in self.folder.glob("loading.db*"):
+            left.unlink()
+        store = SQLiteResourceStore(part)
+        try:
+            load(store, lines, seen)
+        finally:
+            store.close()
+        self._source.write_text(json.dumps({"source": source}))
+        part.rename(self.store)

@@ -1,0 +1,31 @@
+"""`fhir-bulk token`: an access token for a server that uses its development key."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.state import State
+
+__all__ = ["EVERYTHING", "add_to"]
+
+EVERYTHING = "system/*.rs"
+"""The scope that an export of all types takes."""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("token", help="print an access token signed with the development key")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    parser.add_argument("--subject", default="somebody", metavar="S", help="who it speaks for (default: %(default)s)")
+    parser.add_argument("--scope", default=EVERYTHING, metavar="SCOPES", help="SMART scopes (default: %(default)s)")
+    parser.add_argument("--client-id", metavar="C", help="the OAuth client")
+    parser.add_argument("--expires-in", type=float, default=3600, metavar="SECONDS", help="(default: %(default)s)")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    mint = State(given.dir).mint()
+    token = mint.token(given.subject, given.scope, client_id=given.client_id, expires_in=given.expires_in)
+    sys.stdout.write(f"{token}\n")
+    return 0

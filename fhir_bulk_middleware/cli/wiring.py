@@ -1,0 +1,72 @@
+"""What the commands open of a STATE folder: the stores, the exporter, and the demo host with the middleware installed."""
+
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+
+from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.demo.host import fhir_host
+from fhir_bulk_middleware.dialects import Dialect
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
+from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.protocols import TokenVerifier
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+__all__ = ["Stores", "application", "exporter"]
+
+_OPERATIONS = ("export", "patient-export", "group-export")
+_DEFINITION = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What lies in a STATE folder."""
+
+    resources: SQLiteResourceStore
+    jobs: SQLiteJobStore
+    outputs: FileOutputStore
+
+    @classmethod
+    def of(cls, state: State) -> "Stores":
+        """Open them; those that are missing are made when they are first written to."""
+        state.make()
+        return cls(SQLiteResourceStore(state.store), SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
+
+    def close(self) -> None:
+        """Close the files."""
+        self.resources.close()
+        self.jobs.close()
+
+
+def application(
+    state: State, stores: Stores, verifier: TokenVerifier, settings: Settings, *, dialect: Dialect, base: str
+) -> Starlette:
+    """The demo host, with bulk data installed below the same base path."""
+    host = fhir_host(
+        stores.resources,
+        verifier,
+        base=base,
+        public_base_url=settings.public_base_url,
+        operations=[{"name": name, "definition": _DEFINITION + name} for name in _OPERATIONS],
+    )
+    bulk = BulkData(
+        resources=stores.resources,
+        verifier=verifier,
+        jobs=stores.jobs,
+        outputs=stores.outputs,
+        runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
+        settings=settings,
+        dialect=dialect,
+    )
+    bulk.install(host, base)
+    return host
+
+
+def exporter(stores: Stores, settings: Settings) -> Exporter:
+    """The work that the server's own workers do."""
+    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock)

@@ -1,0 +1,80 @@
+"""The answers of the demo host. It is a server of its own beside the product, so it has its own words for HTTP."""
+
+import json
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from fhir_bulk_middleware.instant import http_date
+from fhir_bulk_middleware.stores.versioned import Stored
+
+__all__ = ["FHIR_JSON", "Refusal", "outcome", "resource", "searchset"]
+
+FHIR_JSON = "application/fhir+json"
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program
+    """A request that the host does not carry out.
+
+    Args:
+        status: the HTTP status.
+        code: the issue code of the OperationOutcome.
+        diagnostics: what was wrong.
+        headers: headers of the answer.
+    """
+
+    def __init__(self, status: HTTPStatus, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(diagnostics)
+        self.status = status
+        self.code = code
+        self.diagnostics = diagnostics
+        self.headers = headers
+
+
+def outcome(status: int, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An OperationOutcome with one issue."""
+    issue = {"severity": "error", "code": code, "diagnostics": diagnostics}
+    return document({"resourceType": "OperationOutcome", "issue": [issue]}, status=status, headers=headers)
+
+
+def document(content: Mapping[str, Any], *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    """A resource that the host itself makes."""
+    return Response(_json(content), status, dict(headers or {}), media_type=FHIR_JSON)
+
+
+def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | None = None) -> Response:
+    """A stored resource, byte for byte as it is stored."""
+    headers = {"etag": f'W/"{stored.version}"', "last-modified": http_date(stored.last_updated)}
+    if location is not None:
+        headers["location"] = location
+    return Response(stored.json, status, headers, media_type=FHIR_JSON)
+
+
+def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping[str, Mapping[str, str]]) -> Response:
+    """A page of search results; the resources in it are the stored bytes.
+
+    Args:
+        base_url: the URL of the host's base path.
+        type_: the type that was searched.
+        found: the resources.
+        links: the query of each link, by its relation.
+    """
+    entries = b",".join(
+        b'{"fullUrl":%b,"resource":%b,"search":{"mode":"match"}}' % (_json(f"{base_url}/{type_}/{stored.id}"), stored.json)
+        for stored in found
+    )
+    link = _json([{"relation": relation, "url": _url(base_url, type_, query)} for relation, query in links.items()])
+    entry = b',"entry":[%b]' % entries if entries else b""
+    body = b'{"resourceType":"Bundle","type":"searchset","link":%b%b}' % (link, entry)
+    return Response(body, media_type=FHIR_JSON)
+
+
+def _url(base_url: str, type_: str, query: Mapping[str, str]) -> str:
+    return f"{base_url}/{type_}" + (f"?{urlencode(query)}" if query else "")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,279 @@
+"""A small FHIR server: the neighbour that the middleware is installed beside.
+
+It is what a host looks like, not part of the product: it has routes, statuses and an idea of authorisation of its own, and all of
+them must go on working with the middleware installed. Hence HTTP statuses are named here, which the product itself leaves to its
+dialects. It can read, vread, create, update and search; it can not delete, so that whoever installs the middleware sees where
+DELETE comes from. All but the CapabilityStatement wants a bearer token.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal, document, outcome, resource, searchset
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.outcomes import Refused
+from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.protocols import TokenVerifier
+from fhir_bulk_middleware.scopes import Scopes
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
+
+__all__ = ["fhir_host"]
+
+_COUNT: Final = 50
+_LARGEST_COUNT: Final = 1000
+_BODY_BYTES: Final = 16 * 1024 * 1024
+_LONGEST_NUMBER: Final = 18
+_PARAMETERS: Final = frozenset({"_id", "_count", "_after"})
+_PLACE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ETAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
+_JSON_TYPES: Final = frozenset({FHIR_JSON, "application/json", "application/json+fhir"})
+
+
+def fhir_host(
+    store: SQLiteResourceStore,
+    verifier: TokenVerifier,
+    *,
+    base: str = "/fhir",
+    public_base_url: str | None = None,
+    operations: Sequence[Mapping[str, str]] = (),
+) -> Starlette:
+    """The host as an application.
+
+    Args:
+        store: where its resources are.
+        verifier: who a token speaks for.
+        base: the path that all its routes begin with.
+        public_base_url: the URL of `base` as clients see it; None to take it from each request.
+        operations: what else the server can do, for `rest.operation` of its CapabilityStatement (name and definition).
+    """
+    host = _Host(store, verifier, base, public_base_url, operations)
+    return Starlette(
+        routes=[
+            Route(f"{base}/metadata", host.metadata),
+            Route(f"{base}/{{type}}", host.search, methods=["GET"]),
+            Route(f"{base}/{{type}}", host.create, methods=["POST"]),
+            Route(f"{base}/{{type}}/{{id}}", host.read, methods=["GET"]),
+            Route(f"{base}/{{type}}/{{id}}", host.update, methods=["PUT"]),
+            Route(f"{base}/{{type}}/{{id}}/_history/{{version}}", host.vread, methods=["GET"]),
+        ],
+        exception_handlers={Refusal: _refused, Refused: _busy, HTTPException: _no_route},
+    )
+
+
+class _Host:
+    """The endpoints."""
+
+    def __init__(
+        self,
+        store: SQLiteResourceStore,
+        verifier: TokenVerifier,
+        base: str,
+        public_base_url: str | None,
+        operations: Sequence[Mapping[str, str]],
+    ) -> None:
+        self._store = store
+        self._verifier = verifier
+        self._base = base
+        self._public_base_url = public_base_url
+        self._operations = operations
+        self._types = definitions(FhirVersion.R4).resource_types
+
+    async def metadata(self, request: Request) -> Response:
+        """What the server can do; the one answer that wants no token."""
+        interactions = ["read", "vread", "create", "update", "search-type"]
+        resources = [
+            {
+                "type": type_,
+                "interaction": [{"code": code} for code in interactions],
+                "versioning": "versioned-update",
+                "readHistory": True,
+                "updateCreate": True,
+                "searchParam": [{"name": "_id", "type": "token"}],
+            }
+            for type_ in sorted(self._types)
+        ]
+        return document(
+            {
+                "resourceType": "CapabilityStatement",
+                "status": "active",
+                "date": "2026-01-01",
+                "kind": "instance",
+                "implementation": {"description": "The demo host of fhir-bulk-middleware", "url": self._base_url(request)},
+                "fhirVersion": FhirVersion.R4.value,
+                "format": ["json"],
+                "rest": [{"mode": "server", "resource": resources, "operation": list(self._operations)}],
+            }
+        )
+
+    async def read(self, request: Request) -> Response:
+        """One resource as it is now."""
+        type_ = await self._admit(request, "r")
+        stored = await self._store.read(type_, request.path_params["id"])
+        return resource(_alive(stored))
+
+    async def vread(self, request: Request) -> Response:
+        """One resource as it was."""
+        type_ = await self._admit(request, "r")
+        version = request.path_params["version"]
+        if not version.isascii() or not version.isdecimal() or len(version) > _LONGEST_NUMBER:
+            raise _not_found()
+        return resource(_alive(await self._store.vread(type_, request.path_params["id"], int(version))))
+
+    async def create(self, request: Request) -> Response:
+        """A new resource; the server chooses its id."""
+        type_ = await self._admit(request, "c")
+        body, _ = await _body(request, type_)
+        try:
+            stored = await self._store.create(type_, body)
+        except ValueError as error:
+            raise _unprocessable(error) from error
+        return resource(stored, status=HTTPStatus.CREATED, location=self._location(request, stored))
+
+    async def update(self, request: Request) -> Response:
+        """A new version of a resource, or its first one; `If-Match` says which version it replaces."""
+        type_ = await self._admit(request, "u")
+        id_ = request.path_params["id"]
+        body, content = await _body(request, type_)
+        if content.get("id") != id_:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the resource's id must be that of the URL, {id_}")
+        try:
+            stored = await self._store.update(type_, id_, body, if_match=_if_match(request))
+        except VersionConflict as error:
+            raise Refusal(HTTPStatus.PRECONDITION_FAILED, "conflict", "the resource has another version") from error
+        except ValueError as error:
+            raise _unprocessable(error) from error
+        status = HTTPStatus.CREATED if stored.version == 1 else HTTPStatus.OK
+        return resource(stored, status=status, location=self._location(request, stored))
+
+    async def search(self, request: Request) -> Response:
+        """Resources of a type, a page at a time; `_id` is the one criterion."""
+        type_ = await self._admit(request, "rs")
+        query = _query(request)
+        ids = query["_id"].split(",") if "_id" in query else None
+        page = await self._store.search(type_, ids=ids, count=_count(query), after=_after(query))
+        links = {"self": query}
+        if page.next is not None:
+            links["next"] = query | {"_count": str(_count(query)), "_after": page.next}
+        return searchset(self._base_url(request), type_, page.resources, links)
+
+    async def _admit(self, request: Request, letters: str) -> str:
+        """The type of the URL, if there is such a type and the token lets its bearer do that with it."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "login", "a bearer token is required", {"www-authenticate": "Bearer"})
+        try:
+            principal = await self._verifier.verify(token.strip())
+        except TokenRejected as error:
+            challenge = {"www-authenticate": 'Bearer error="invalid_token"'}
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "login", "the token is not good", challenge) from error
+        type_: str = request.path_params["type"]
+        if type_ not in self._types:
+            raise Refusal(HTTPStatus.NOT_FOUND, "not-supported", "there is no such resource type")
+        granted = Scopes.parse(principal.scopes).granted
+        if not set(letters) <= granted.get(type_, frozenset()) | granted.get("*", frozenset()):
+            raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", f"the scope system/{type_}.{letters} is required")
+        return type_
+
+    def _base_url(self, request: Request) -> str:
+        return self._public_base_url or f"{request.url.scheme}://{request.url.netloc}{self._base}"
+
+    def _location(self, request: Request, stored: Stored) -> str:
+        return f"{self._base_url(request)}/{stored.type}/{stored.id}/_history/{stored.version}"
+
+
+def _alive(stored: Stored | None) -> Stored:
+    if stored is None:
+        raise _not_found()
+    if stored.deleted:
+        raise Refusal(HTTPStatus.GONE, "deleted", "the resource was deleted", {"etag": f'W/"{stored.version}"'})
+    return stored
+
+
+def _not_found() -> Refusal:
+    return Refusal(HTTPStatus.NOT_FOUND, "not-found", "there is no such resource")
+
+
+def _unprocessable(error: ValueError) -> Refusal:
+    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error))
+
+
+async def _body(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
+    """The resource that was sent: its bytes, which the store wants because a parser loses digits, and what is in it."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in _JSON_TYPES:
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-supported", f"the body must be {FHIR_JSON}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_BYTES:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", f"at most {_BODY_BYTES} bytes are taken")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "structure", "the body is not JSON") from error
+    if not isinstance(content, dict) or content.get("resourceType") != type_:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the body must be a resource of type {type_}")
+    return bytes(body), content
+
+
+def _if_match(request: Request) -> int | None:
+    given = request.headers.get("if-match")
+    if given is None:
+        return None
+    match = _ETAG.fullmatch(given)
+    if match is None:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", 'If-Match: a version as W/"3" is required')
+    return int(match[1])
+
+
+def _query(request: Request) -> dict[str, str]:
+    query = dict(request.query_params)
+    unknown = sorted(set(query) - _PARAMETERS)
+    if unknown:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "not-supported", f"searching knows only {', '.join(sorted(_PARAMETERS))}")
+    return query
+
+
+def _count(query: Mapping[str, str]) -> int:
+    given = query.get("_count", str(_COUNT))
+    if not given.isascii() or not given.isdecimal() or len(given) > _LONGEST_NUMBER or int(given) < 1:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_count: a positive number is required")
+    return min(int(given), _LARGEST_COUNT)
+
+
+def _after(query: Mapping[str, str]) -> str | None:
+    """Where the page begins, as the `next` link of the page before says it."""
+    given = query.get("_after")
+    if given is not None and _PLACE.fullmatch(given) is None:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_after: take it from a page's next link")
+    return given
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        raise error
+    return outcome(error.status, error.code, error.diagnostics, error.headers)
+
+
+async def _busy(_: Request, error: Exception) -> Response:
+    """The verifier has no keys to check with, which it says in the product's words."""
+    seconds = error.retry_after if isinstance(error, Refused) else None
+    headers = {"retry-after": str(seconds)} if seconds is not None else None
+    return outcome(HTTPStatus.SERVICE_UNAVAILABLE, "transient", "tokens can not be checked just now", headers)
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return outcome(error.status_code, "not-supported", error.detail, error.headers)

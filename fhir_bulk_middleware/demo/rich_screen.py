@@ -1,0 +1,63 @@
+"""The terminal by way of rich (extra `cli`)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from fhir_bulk_middleware.demo.show import Advance
+
+__all__ = ["RichScreen"]
+
+
+class RichScreen:
+    """Colours and live bars; where the output is no terminal rich leaves both out by itself."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+
+    def say(self, text: str = "") -> None:
+        """As `Screen` says."""
+        # Neither wrapped nor read as mark-up: what is said may be a command line to copy.
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, total: float | None, unit: str) -> Iterator[Advance]:
+        """As `Screen` says."""
+        amount: ProgressColumn = DownloadColumn() if unit == "bytes" else _Count(unit)
+        columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(), amount)
+        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+            task = progress.add_task(title, total=total)
+
+            def advance(done: float, total: float | None = None) -> None:
+                progress.update(task, completed=done, total=total)
+
+            yield advance
+            reached = progress.tasks[task].completed
+            progress.update(task, completed=reached, total=max(reached, 1))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """As `Screen` says."""
+        *body, total = rows
+        table = Table(show_footer=True)
+        for number, column in enumerate(columns):
+            table.add_column(column, footer=total[number], justify="right" if number else "left", no_wrap=True)
+        for row in body:
+            table.add_row(*row)
+        self._console.print(table)
+
+
+class _Count(ProgressColumn):
+    """`1,200 of 14,000 resources`."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The column for one bar."""
+        total = f" of {task.total:,.0f}" if task.total and task.total > task.completed else ""
+        return Text(f"{task.completed:,.0f}{total} {self._unit}")

@@ -1,0 +1,44 @@
+"""Health Connect Australia, Provider Directory IG 0.3.0-preview: pages "Batch Request Status" and "Batch Request Delete"."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from fhir_bulk_middleware.dialects.model import Answer, ManifestShape, TextElement
+from fhir_bulk_middleware.dialects.standard import STANDARD
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.outcomes import Operation, Reason
+
+__all__ = ["HEALTH_CONNECT_AU"]
+
+HEALTH_CONNECT_AU = replace(
+    STANDARD,
+    name="health-connect-au",
+    kick_off=MappingProxyType({Level.SYSTEM: ("GET", "POST")}),
+    required_headers=frozenset(),
+    separate_export_status=False,
+    status_path="/$export-poll-status?_jobId={job}",
+    file_path="/Binary/{file}",
+    file_methods=("GET", "POST"),  # its companion page fetches results by POST
+    manifest=ManifestShape(
+        empty_message="Export complete, but no data to generate report for job instance: {job}",
+    ),
+    zone=None,
+    progress_text="Search in progress - found {done:,} of {estimate:,} resources",
+    text=TextElement.DIAGNOSTICS,
+    answers=MappingProxyType(
+        {
+            **STANDARD.answers,
+            Reason.JOB_CANCELLED: Answer(404, "not-found", "This export was cancelled or deleted."),
+            Reason.JOB_EXPIRED: Answer(404, "not-found", "This export has expired."),
+        }
+    ),
+    exceptions=MappingProxyType(
+        {
+            # For a DELETE only; a poll of an id that never was is 404 as everywhere (CD-07, law 11).
+            (Operation.CANCEL, Reason.JOB_UNKNOWN): Answer(
+                400, "invalid", "Endpoint artefact not found for the provided job ID."
+            ),
+        }
+    ),
+)
+"""As the two pages have it, where section 12.2 of the requirements does not settle it otherwise."""

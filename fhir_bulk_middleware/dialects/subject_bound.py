@@ -1,0 +1,39 @@
+"""A vendor's "Bulk data" page, known for binding every export to the subject of the token that scheduled it."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from fhir_bulk_middleware.dialects.model import Answer, ManifestShape, Progress, TextElement
+from fhir_bulk_middleware.dialects.standard import STANDARD
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.instant import Precision
+from fhir_bulk_middleware.outcomes import Reason
+
+__all__ = ["SUBJECT_BOUND"]
+
+# One answer for unknown, foreign, deleted and expired: deliberate non-disclosure (CD-14).
+_UNAVAILABLE = Answer(404, "forbidden", "The queried request is not available.")
+
+SUBJECT_BOUND = replace(
+    STANDARD,
+    name="subject-bound",
+    kick_off=MappingProxyType({Level.GROUP: ("GET",)}),
+    required_headers=frozenset(),
+    separate_export_status=False,
+    manifest=ManifestShape(deleted=False),
+    precision=Precision.SECONDS,
+    progress=Progress.PHASE,
+    retention=7 * 86_400,
+    text=TextElement.DETAILS,
+    answers=MappingProxyType(
+        {
+            **STANDARD.answers,
+            Reason.JOB_UNKNOWN: _UNAVAILABLE,
+            Reason.JOB_CANCELLED: _UNAVAILABLE,
+            Reason.JOB_EXPIRED: _UNAVAILABLE,
+            Reason.FILE_UNKNOWN: _UNAVAILABLE,
+        }
+    ),
+)
+"""As the page has it. Its `Retry-After` in milliseconds breaks clients that keep to RFC 9110, so that is an opt-in:
+`replace(SUBJECT_BOUND, retry_after=RetryAfter.MILLISECONDS)` (CD-11)."""

@@ -1,0 +1,210 @@
+"""What a kick-off comes to: everything that can be checked is checked here, and what the principal may see is frozen (law 8)."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
+from fhir_bulk_middleware.export.coverage import Coverage, Covered
+from fhir_bulk_middleware.export.job import Options, Request
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Clock, Instant, Precision
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import (
+    SupportsExport,
+    SupportsGroups,
+    SupportsOrganising,
+    SupportsPatients,
+    SupportsProvenance,
+    SupportsSnapshot,
+)
+from fhir_bulk_middleware.scopes import Scopes
+
+__all__ = ["Admission", "Wish"]
+
+_FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A kick-off, read.
+
+    Attributes:
+        level: where it was kicked off.
+        group_id: for `Level.GROUP`.
+        asked: its parameters.
+        leniency: what to do about those that cannot be used.
+        url: as the manifest repeats it.
+        base_url: of the mount, for URLs within resources.
+        separate_status: the client prefers the job's status in a header of its own.
+        idempotency_key: the client's key, None if it gave none.
+    """
+
+    level: Level
+    group_id: str | None
+    asked: Asked
+    leniency: Leniency
+    url: str
+    base_url: str
+    separate_status: bool = False
+    idempotency_key: str | None = None
+
+
+class Admission:
+    """Turns wishes into requests, or refuses them.
+
+    Args:
+        resources: the storage adapter.
+        groups: who knows the members of groups, None if nobody does.
+        coverage: decides the types.
+        version: FHIR version of the resources.
+        precision: how much of the cut the mount's clients are shown.
+        clock: what time it is, for storages without a clock of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        resources: SupportsExport,
+        groups: SupportsGroups | None,
+        coverage: Coverage,
+        version: FhirVersion,
+        precision: Precision,
+        clock: Clock,
+    ) -> None:
+        self._resources = resources
+        self._groups = groups
+        self._coverage = coverage
+        self._version = version
+        self._precision = precision
+        self._clock = clock
+
+    async def decide(self, principal: Principal, wish: Wish) -> tuple[Request, Rows]:
+        """What to export, as asked and as allowed.
+
+        Raises:
+            Refused: for the first thing that stands against it.
+        """
+        authorisation = await self._resources.authorise(principal)
+        asked, leniency = wish.asked, wish.leniency
+        selection = await self._selection(principal, wish)
+        covered = self._coverage.of(Scopes.parse(principal.scopes), selection, authorisation, asked.types, leniency)
+        await self._check_since(asked.since)
+        filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
+        request = Request(
+            url=wish.url,
+            level=wish.level,
+            types=covered.types,
+            window=Window(asked.since, asked.until),
+            precision=self._precision,
+            granular=covered.granular,
+            options=self._options(wish),
+        )
+        return request, Rows(selection, authorisation.rights, filters)
+
+    async def _selection(self, principal: Principal, wish: Wish) -> Selection:
+        patients = wish.asked.patients
+        if wish.level is Level.SYSTEM:
+            if patients is not None:
+                # Never set aside, however lenient: everybody's data instead of some patients' is no lesser wish (PT-02).
+                raise Refused(Reason.PARAMETER_UNSUPPORTED, "patient has no meaning at system level.", part="http.patient")
+            return Everything()
+        if wish.level is Level.GROUP:
+            members = await self._members(principal, wish.group_id)
+            if patients is None:
+                return Compartments(members)
+            known = patients & members
+        elif patients is None:
+            return EveryPatient()
+        elif isinstance(self._resources, SupportsPatients):
+            known = patients & await self._resources.patients(patients, principal)
+        else:
+            known = patients
+        if known != patients:
+            # Which of them is not said: a caller must not learn of patients that it may not see (PT-04).
+            raise Refused(Reason.PATIENT_UNKNOWN, "A patient of the list cannot be exported here.", part="http.patient")
+        return Compartments(known)
+
+    async def _members(self, principal: Principal, group_id: str | None) -> frozenset[str]:
+        members = None
+        if self._groups is not None and group_id is not None and _FHIR_ID.fullmatch(group_id):
+            members = await self._groups.members(group_id, principal)
+        if members is None:
+            raise Refused(Reason.GROUP_UNKNOWN)
+        return members
+
+    async def _check_since(self, since: Instant | None) -> None:
+        """A change after an instant that has not come cannot be asked for; by the storage's own clock (law 2, KO-76)."""
+        if since is None:
+            return
+        now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
+        if since > now:
+            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part="http._since")
+
+    def _granted(self, covered: Covered) -> Iterable[Filter]:
+        """Granular scopes as filters; one that cannot be applied exactly grants nothing (law 8)."""
+        for type_ in sorted({type_ for type_, _ in covered.granular}):
+            alternatives = []
+            for query in (query for granted, query in covered.granular if granted == type_):
+                try:
+                    alternatives.append(Criteria.parse(self._version, type_, unquote(query)))
+                except CriteriaError:
+                    continue
+            if not alternatives:
+                raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.", part="http._type")
+            yield Filter(type_, tuple(alternatives))
+
+    def _asked_filters(self, queries: Iterable[TypeQuery], covered: Covered, leniency: Leniency) -> Iterable[Filter]:
+        """`_typeFilter`: for one type any of its queries, other types unaffected (TF-02, TF-03)."""
+        alternatives: dict[str, list[Criteria]] = {}
+        for query in queries:
+            if query.type not in covered.types:
+                detail = f"_typeFilter names {query.type}, which is not among the exported types."
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, query.part)
+                continue
+            try:
+                criteria = Criteria.parse(self._version, query.type, query.query)
+            except CriteriaError as error:
+                detail = f"_typeFilter: {error}."
+                if error.malformed:
+                    raise Refused(Reason.VALUE_MALFORMED, detail, part=query.part) from None
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, query.part)
+                continue
+            alternatives.setdefault(query.type, []).append(criteria)
+        return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
+
+    def _options(self, wish: Wish) -> Options:
+        asked, leniency = wish.asked, wish.leniency
+        elements: list[str] = []
+        for entry in asked.elements:
+            try:
+                ElementSelection(self._version, [entry])
+            except ElementsError as error:
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"_elements: {error}.", "http._elements")
+                continue
+            elements.append(entry)
+        associated, organised_by = asked.associated, asked.organised_by
+        if associated is not None and not isinstance(self._resources, SupportsProvenance):
+            detail = "This server cannot tell which Provenance belongs to what."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            associated = None
+        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
+            detail = "This server does not organise this export's output by resource."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            organised_by = None
+        return Options(
+            elements=tuple(elements),
+            associated=associated,
+            organised_by=organised_by,
+            partial_manifests=asked.partial_manifests,
+            separate_status=wish.separate_status,
+            smallest_file=asked.smallest_file,
+            largest_file=asked.largest_file,
+            ignored=leniency.ignored,
+            base_url=wish.base_url,
+        )

@@ -1,0 +1,96 @@
+"""Which resource types an export holds: what was asked, as far as scopes, adapter and compartments allow."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.export.asked import Leniency
+from fhir_bulk_middleware.export.query import Authorisation, Compartments, EveryPatient, Selection
+from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.scopes import Scopes
+
+__all__ = ["Coverage", "Covered", "listed"]
+
+_PART = "http._type"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The types of an export.
+
+    Attributes:
+        types: sorted.
+        granular: for types that only granular scopes cover, those scopes' queries as (type, query), sorted; their resources are
+            restricted to what the queries find (SE-09).
+    """
+
+    types: tuple[str, ...]
+    granular: tuple[tuple[str, str], ...]
+
+
+class Coverage:
+    """Decides the types of an export, never more than each of its three limits allows (KO-96).
+
+    Args:
+        definitions: HL7's compartment definitions of the storage's FHIR version.
+    """
+
+    def __init__(self, definitions: CompartmentDefinitions) -> None:
+        self._definitions = definitions
+
+    def of(
+        self,
+        scopes: Scopes,
+        selection: Selection,
+        authorisation: Authorisation,
+        asked: Collection[str] | None,
+        leniency: Leniency,
+    ) -> Covered:
+        """The types to export.
+
+        Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
+        cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
+
+        Raises:
+            Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
+        """
+        reference_set = self._reference_set(selection, authorisation.types)
+        if asked is None:
+            allowed = scopes.exportable(reference_set)
+            if not allowed:
+                raise Refused(Reason.SCOPE_MISSING, "The token's scopes cover nothing that could be exported; system/*.rs would.")
+            return _covered(scopes, allowed)
+        wanted = frozenset(asked)
+        if absent := wanted - authorisation.types:
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"This server has no type {listed(absent)} to export.", _PART)
+            wanted -= absent
+        if forbidden := wanted - scopes.exportable(wanted):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=_PART)
+        if wanted and wanted.isdisjoint(reference_set):
+            detail = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, _PART)
+        return _covered(scopes, wanted & reference_set)
+
+    def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
+        """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
+        match selection:
+            case EveryPatient():
+                owners = {"Patient"}
+            case Compartments(references):
+                owners = {"Patient", *(reference.partition("/")[0] for reference in references)} & self._definitions.kinds
+            case _:
+                return types
+        known = (self._definitions.types(owner) for owner in sorted(owners))
+        return types & frozenset[str]().union(*known)
+
+
+def _covered(scopes: Scopes, types: frozenset[str]) -> Covered:
+    restricted = types - scopes.readable(types)
+    return Covered(tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_))))
+
+
+def listed(types: Collection[str]) -> str:
+    """Some type names for a message."""
+    names = sorted(types)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,57 @@
+"""The `Prefer` header (RFC 7240, KO-43 to KO-49)."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Preferences"]
+
+_ITEM = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')  # a comma within a quoted string does not end a preference
+_PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s";,]*))?')
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """The preferences that mean something to an export; all others are ignored, as the RFC wants.
+
+    Attributes:
+        respond_async: the client asks for the asynchronous pattern.
+        handling: what to do about parameters that we cannot use; None is as `strict`.
+        separate_export_status: the job's status goes into `X-Export-Status` (KO-45).
+    """
+
+    respond_async: bool = False
+    handling: Literal["strict", "lenient"] | None = None
+    separate_export_status: bool = False
+
+    @classmethod
+    def parse(cls, headers: Iterable[str]) -> "Preferences":
+        """The preferences of all `Prefer` headers of a request.
+
+        Several headers equal one list; names have no case; of duplicates only the first counts.
+
+        Raises:
+            ValueError: `handling` is neither `strict` nor `lenient`, or both.
+        """
+        found: dict[str, str] = {}
+        handlings: set[str] = set()
+        for header in headers:
+            for item in _ITEM.findall(header):
+                match = _PREFERENCE.match(item)
+                if match is None:
+                    continue
+                name, value = match[1].lower(), (match[2] or "").strip('"').lower()
+                found.setdefault(name, value)
+                if name == "handling":
+                    handlings.add(value)
+        if not handlings <= {"strict", "lenient"} or len(handlings) > 1:
+            raise ValueError("handling must be either strict or lenient")
+        handling: Literal["strict", "lenient"] | None = None
+        if handlings:
+            handling = "lenient" if "lenient" in handlings else "strict"
+        return cls(
+            respond_async="respond-async" in found,
+            handling=handling,
+            separate_export_status="separate-export-status" in found,
+        )

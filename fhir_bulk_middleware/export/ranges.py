@@ -1,0 +1,66 @@
+"""Byte ranges of a representation (RFC 9110, section 14; FR-08)."""
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["ByteRange", "UnsatisfiableRange", "requested_ranges"]
+
+_SPEC = re.compile(r"[ \t]*(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*", re.ASCII)
+_MOST = 16
+
+
+class UnsatisfiableRange(Exception):  # noqa: N818 - it has a status of its own, it is no fault
+    """No requested range overlaps the representation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A part of a representation.
+
+    Attributes:
+        start: first byte.
+        length: how many bytes.
+    """
+
+    start: int
+    length: int
+
+    def content_range(self, size: int) -> str:
+        """The value of `Content-Range`."""
+        return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
+
+
+def requested_ranges(header: str, size: int) -> tuple[ByteRange, ...] | None:
+    """The ranges that a `Range` header asks for, in its order.
+
+    None where the header is to be ignored: another unit, malformed, more than 16 ranges, or ranges that together are larger than
+    the whole, which nobody needs and which cost us more than sending it.
+
+    Raises:
+        UnsatisfiableRange: well formed, but nothing there to send.
+    """
+    unit, separator, specs = header.partition("=")
+    if unit.strip().lower() != "bytes" or not separator:
+        return None
+    items = [item for item in specs.split(",") if item.strip()]
+    if not items or len(items) > _MOST:
+        return None
+    ranges: list[ByteRange] = []
+    for item in items:
+        match = _SPEC.fullmatch(item)
+        if match is None:
+            return None
+        first, last, suffix = match.groups()
+        if suffix is not None:
+            start, end = max(size - int(suffix), 0), size
+        else:
+            start, end = int(first), min(int(last) + 1, size) if last else size
+            if last and int(last) < start:
+                return None
+        if start < end:
+            ranges.append(ByteRange(start, end - start))
+    if not ranges:
+        raise UnsatisfiableRange
+    if sum(item.length for item in ranges) > size:
+        return None
+    return tuple(ranges)

@@ -1,0 +1,211 @@
+"""What happens to exports on behalf of a caller: begin, look, cancel, fetch. It speaks reasons, not HTTP."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.export.admission import Admission, Wish
+from fhir_bulk_middleware.export.coverage import listed
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobState, Part, Request
+from fhir_bulk_middleware.export.query import Compartments, Rows
+from fhir_bulk_middleware.export.throttle import Throttle
+from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
+from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import JobRunner, JobStore
+from fhir_bulk_middleware.scopes import Scopes
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["ExportService", "Terms"]
+
+_CANCEL_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a mount promises for its jobs.
+
+    Attributes:
+        mount: its name; a job answers through the mount that made it (law 10).
+        retention: seconds that a finished job is kept.
+    """
+
+    mount: str
+    retention: float
+
+
+class ExportService:
+    """The life of exports as their owners see it.
+
+    Args:
+        admission: decides what a kick-off comes to.
+        jobs: where jobs are kept.
+        runner: is told when there is work.
+        terms: what the mount promises.
+        settings: limits.
+        clock: what time it is.
+        new_job_id: where job ids come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        jobs: JobStore,
+        runner: JobRunner,
+        terms: Terms,
+        settings: Settings,
+        clock: Clock,
+        new_job_id: NewJobId,
+    ) -> None:
+        self._admission = admission
+        self._jobs = jobs
+        self._runner = runner
+        self._terms = terms
+        self._settings = settings
+        self._clock = clock
+        self._new_job_id = new_job_id
+        self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
+
+    async def begin(self, principal: Principal, wish: Wish) -> Job:
+        """Accept an export, durably, and set it going (KO-110).
+
+        The same wish under the same idempotency key comes to the same job (law 12).
+
+        Raises:
+            Refused: for whatever reason it is not accepted; then no job exists.
+        """
+        request, rows = await self._admission.decide(principal, wish)
+        now = self._clock()
+        job = Job(
+            id=self._new_job_id(),
+            mount=self._terms.mount,
+            owner=principal.owner,
+            request=request,
+            created_at=now,
+            changed_at=now,
+            idempotency=_idempotency(wish.idempotency_key, request, rows),
+        )
+        limit = self._settings.jobs_per_owner
+        kept = await self._jobs.add(job, rows, working_at_most=limit)
+        if kept is None:
+            raise Refused(
+                Reason.JOBS_TOO_MANY,
+                f"At most {limit} exports of one client may run at once; wait for one to end, or cancel one.",
+                retry_after=self._settings.retry_after_longest,
+            )
+        if kept.idempotency != job.idempotency:
+            raise Refused(
+                Reason.IDEMPOTENCY_MISMATCH,
+                "Another request came under this Idempotency-Key; use a new key for a new request.",
+                part="http.Idempotency-Key",
+            )
+        self._runner.wake()
+        return kept
+
+    async def look(self, principal: Principal, job_id: str) -> Job:
+        """The job, as it stands (section 2).
+
+        Raises:
+            Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
+                for too often (ST-05). A failed job is no refusal: its `failure` says why it failed.
+        """
+        job = await self._own(principal, job_id)
+        self._check_scopes(principal, job)
+        if wait := self._throttle.wait(job.id):
+            raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
+        return job
+
+    async def cancel(self, principal: Principal, job_id: str) -> Job:
+        """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
+
+        Ownership alone is needed (law 7).
+
+        Raises:
+            Refused: it is unknown to this caller, or was cancelled or had expired before.
+        """
+        for _ in range(_CANCEL_TRIES):
+            job = await self._own(principal, job_id)
+            cancelled = job.cancelled(self._clock())
+            if await self._jobs.replace(cancelled):
+                return cancelled
+        raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
+
+    async def published(self, job: Job) -> Sequence[Part]:
+        """The files that a manifest may list, in the order of the plan.
+
+        Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
+        and none, if the client did not allow partial manifests.
+        """
+        if job.state is JobState.COMPLETED:
+            return await self._jobs.parts(job.id)
+        if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
+            return ()
+        unfinished = await self._jobs.unfinished(job.id)  # before the parts: what was settled then is settled now
+        return [part for part in await self._jobs.parts(job.id) if unfinished is None or part.slice <= unfinished]
+
+    async def file(self, principal: Principal, file_id: str) -> Part:
+        """A file of a completed job.
+
+        Raises:
+            Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
+        """
+        job = await self._own(principal, job_of_file(file_id) or "")
+        self._check_scopes(principal, job)
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
+        if part is None:
+            raise Refused(Reason.FILE_UNKNOWN)
+        return part
+
+    def expires_at(self, job: Job) -> Instant:
+        """When a finished job and its files go."""
+        return after(job.changed_at, self._terms.retention)
+
+    def pause(self, job: Job) -> int:
+        """Seconds after which another poll is worth its while, from the rate so far (ST-04).
+
+        Never longer than the job has taken yet: the first moments, in which workers start and plans are made, say little
+        about the rest, and a client sent away for a minute would sleep past the end of an export of seconds.
+        """
+        shortest, longest = self._settings.retry_after, self._settings.retry_after_longest
+        if not job.done:
+            return shortest
+        elapsed = max(seconds_between(job.created_at, self._clock()), 0.0)
+        left = max(job.estimate - job.done, 0) / job.done * elapsed
+        return min(max(round(min(left, elapsed)), shortest), longest)
+
+    async def _own(self, principal: Principal, job_id: str) -> Job:
+        """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
+        job = await self._jobs.find(job_id, self._terms.mount, principal.owner) if is_job_id(job_id) else None
+        if job is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        if job.state is JobState.CANCELLED:
+            raise Refused(Reason.JOB_CANCELLED)
+        finished = job.state in {JobState.COMPLETED, JobState.FAILED}
+        if job.state is JobState.EXPIRED or (finished and self.expires_at(job) <= self._clock()):
+            raise Refused(Reason.JOB_EXPIRED)
+        return job
+
+    def _check_scopes(self, principal: Principal, job: Job) -> None:
+        """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
+        scopes = Scopes.parse(principal.scopes)
+        types = frozenset(job.request.types)
+        missing = types - scopes.readable(types)
+        restricted: dict[str, set[str]] = {}
+        for type_, query in job.request.granular:
+            restricted.setdefault(type_, set()).add(query)
+        missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
+        if missing:
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
+
+
+def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
+    """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
+    if key is None:
+        return None
+    selection = rows.selection
+    whose = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    fingerprint = repr((request, whose, rows.rights, rows.filters))
+    return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

@@ -1,0 +1,100 @@
+"""What an access token must say, and the principal that it then speaks for (SE-05, law 9)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
+
+__all__ = ["Expectations"]
+
+_LONGEST_NAME = 255  # OpenID Connect Core, section 2, for `sub`
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in seconds; no honest claim is later
+_CLIENT_CLAIMS = ("client_id", "azp", "cid")
+_SCOPE_CLAIMS = ("scope", "scp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectations:
+    """What is expected of the claims of an access token.
+
+    `jti`, and a limit on how far `exp` lies ahead, are asked of client assertions only (law 9).
+
+    Attributes:
+        issuer: what `iss` must be, character by character.
+        audiences: names of ours, one of which `aud` must have.
+        leeway: seconds by which the issuer's clock may differ from ours.
+    """
+
+    issuer: str
+    audiences: frozenset[str]
+    leeway: float
+
+    def principal(self, claims: dict[str, Any], now: Instant) -> Principal:
+        """The principal of a token whose signature is good.
+
+        Raises:
+            TokenRejected: a claim is missing, of the wrong type, or not what is expected.
+        """
+        expires_at = _moment(claims, "exp")
+        if expires_at is None:
+            raise TokenRejected("it has no exp")
+        if now >= after(expires_at, self.leeway):
+            raise TokenRejected("it has expired")
+        for name in ("nbf", "iat"):
+            moment = _moment(claims, name)
+            if moment is not None and now < after(moment, -self.leeway):
+                raise TokenRejected(f"its {name} lies ahead")
+        if claims.get("iss") != self.issuer:
+            raise TokenRejected("its iss is not the expected one")
+        if self.audiences.isdisjoint(_audiences(claims)):
+            raise TokenRejected("its aud is none of ours")
+        return Principal(
+            owner=Owner(self.issuer, _name(claims, "sub")),
+            scopes=_scopes(claims),
+            expires_at=expires_at,
+            client_id=_client_id(claims),
+            claims=claims,
+        )
+
+
+def _moment(claims: dict[str, Any], name: str) -> Instant | None:
+    if name not in claims:
+        return None
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenRejected(f"its {name} is not a number")
+    if not 0 <= value <= _LATEST:
+        raise TokenRejected(f"its {name} is out of range")
+    return Instant(math.floor(value * 1_000_000))
+
+
+def _name(claims: dict[str, Any], claim: str) -> str:
+    value = claims.get(claim)
+    # Printable also means: no half of a surrogate pair, which no store could keep.
+    if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME or not value.isprintable():
+        raise TokenRejected(f"its {claim} is missing, or not printable text of at most {_LONGEST_NAME} characters")
+    return value
+
+
+def _audiences(claims: dict[str, Any]) -> list[str]:
+    value = claims.get("aud")
+    values: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(audience, str) for audience in values):
+        raise TokenRejected("its aud is missing, or neither a string nor a list of strings")
+    return values
+
+
+def _client_id(claims: dict[str, Any]) -> str | None:
+    """Issuers disagree about the claim's name; the standard's (RFC 9068, section 2.2) goes first."""
+    return next((_name(claims, claim) for claim in _CLIENT_CLAIMS if claim in claims), None)
+
+
+def _scopes(claims: dict[str, Any]) -> tuple[str, ...]:
+    """Granted scopes. Issuers write a string with blanks or a list, under either name; without any the token permits nothing."""
+    value: object = next((claims[claim] for claim in _SCOPE_CLAIMS if claim in claims), "")
+    scopes = value.split(" ") if isinstance(value, str) else value
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) and (not scope or scope.isprintable()) for scope in scopes):
+        raise TokenRejected("its scopes are neither text nor a list of texts")
+    return tuple(filter(None, scopes))

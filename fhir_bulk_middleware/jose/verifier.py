@@ -1,0 +1,108 @@
+"""Access tokens in, principals out."""
+
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jose.claims import Expectations
+from fhir_bulk_middleware.jose.keys import ALGORITHMS, VerificationKey
+from fhir_bulk_middleware.jose.remote import UrlKeys
+from fhir_bulk_middleware.jose.sources import FileKeys, FixedKeys, KeySource
+from fhir_bulk_middleware.jose.token import LONGEST, UnverifiedToken
+from fhir_bulk_middleware.jose.verified import VerifiedTokens, digest
+from fhir_bulk_middleware.principal import Principal, TokenRejected
+
+__all__ = ["JoseTokenVerifier"]
+
+_LONGEST_LEEWAY = 300
+
+
+class JoseTokenVerifier:
+    """Verifies JWT access tokens with the public keys of their issuer; a `TokenVerifier`.
+
+    A token is good if exactly one key of the set fits its header and made its signature, and if its claims are those that
+    `Expectations` asks for. A good token is remembered for up to a minute, as long as the key set stays what it is; its principal
+    is then shared, so nobody may change the `claims`.
+
+    Args:
+        jwks: the issuer's keys: a JWK Set as a mapping, the path of a file, an https URL, or a source of one's own.
+        issuer: what `iss` must be.
+        audience: what `aud` must name, or several names of which one suffices.
+        algorithms: what tokens may be signed with; a part of the default.
+        leeway: seconds by which the issuer's clock may differ from ours, at most 300.
+        clock: what time it is.
+
+    Raises:
+        ValueError: a setting would let in what must stay out, or nothing at all.
+        ImportError: `jwks` is a URL, and the extra `smart` is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        jwks: "KeySource | Mapping[str, Any] | str | os.PathLike[str]",
+        issuer: str,
+        audience: str | Collection[str],
+        algorithms: Collection[str] = ALGORITHMS,
+        leeway: float = 60,
+        clock: Clock = system_clock,
+    ) -> None:
+        audiences = frozenset((audience,) if isinstance(audience, str) else audience)
+        if not issuer or not audiences or not all(audiences):
+            raise ValueError("issuer and audience must not be empty")
+        if not (math.isfinite(leeway) and 0 <= leeway <= _LONGEST_LEEWAY):
+            raise ValueError(f"leeway must be from 0 to {_LONGEST_LEEWAY} seconds")
+        self._algorithms = _asymmetric(algorithms)
+        self._expected = Expectations(issuer=issuer, audiences=audiences, leeway=leeway)
+        self._clock = clock
+        self._source = _source(jwks, clock)
+        self._verified = VerifiedTokens()
+
+    async def verify(self, token: str) -> Principal:
+        """Who the token speaks for.
+
+        Raises:
+            TokenRejected: it is not good. The message says why, for our log, and quotes nothing of the token.
+            Refused: `BUSY`, if there is no key set to check it with.
+        """
+        if len(token) > LONGEST or not token.isascii():
+            raise TokenRejected("longer than a token may be, or not ASCII")
+        token_digest = digest(token)
+        if token_digest in self._verified:
+            known = self._verified.find(token_digest, await self._source.keys(), self._clock())
+            if known is not None:
+                return known
+        return await self._verify(UnverifiedToken.parse(token), token_digest)
+
+    async def _verify(self, token: UnverifiedToken, token_digest: bytes) -> Principal:
+        if token.algorithm not in self._algorithms:
+            raise TokenRejected("its alg is not allowed")
+        keys = await self._source.keys()
+        if token.kid is not None and token.kid not in keys.kids:
+            keys = await self._source.keys_with(token.kid)
+        key: VerificationKey = keys.choose(token.algorithm, token.kid)
+        if not key.verifies(token.algorithm, token.signed, token.signature):
+            raise TokenRejected("its signature is not good")
+        now = self._clock()
+        principal = self._expected.principal(token.claims(), now)
+        self._verified.add(token_digest, principal, keys, now)
+        return principal
+
+
+def _asymmetric(algorithms: Collection[str]) -> frozenset[str]:
+    chosen = frozenset((algorithms,) if isinstance(algorithms, str) else algorithms)
+    if not chosen or not chosen <= frozenset(ALGORITHMS):
+        raise ValueError(f"algorithms must be one or more of {', '.join(ALGORITHMS)}; symmetric ones and none are never allowed")
+    return chosen
+
+
+def _source(jwks: "KeySource | Mapping[str, Any] | str | os.PathLike[str]", clock: Clock) -> KeySource:
+    if isinstance(jwks, Mapping):
+        return FixedKeys(jwks)
+    if isinstance(jwks, str) and "://" in jwks:
+        return UrlKeys(jwks, clock=clock)
+    if isinstance(jwks, str | os.PathLike):
+        return FileKeys(jwks, clock=clock)
+    return jwks

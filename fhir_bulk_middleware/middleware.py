@@ -1,0 +1,131 @@
+"""Ways to attach to a host: around any ASGI application, or within one of Starlette's family."""
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.app import BulkData
+
+__all__ = ["BulkDataMiddleware", "SelectiveMount"]
+
+
+class SelectiveMount(Mount):
+    """A mount that takes only the paths that its application answers.
+
+    Starlette's own takes everything below its prefix, and with it the host's routes, its 404 and its 405.
+    """
+
+    def __init__(self, path: str, app: Starlette) -> None:
+        super().__init__(path, app)
+        self._inner = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FULL for a path of ours, whatever the method; else NONE."""
+        match, child = super().matches(scope)
+        if match is Match.NONE or scope["type"] != "http":
+            return Match.NONE, {}
+        inner = {**scope, **child}
+        if any(route.matches(inner)[0] is not Match.NONE for route in self._inner.routes):
+            return Match.FULL, child
+        return Match.NONE, {}
+
+
+class BulkDataMiddleware:
+    """Answers what is ours and hands on the rest untouched; around any ASGI host.
+
+    It also starts and stops the export engine with the host: after the host has started, before it stops, and by itself where the
+    host knows no lifespan.
+
+    Args:
+        app: the host.
+        bulk: what we answer.
+        base: the path below which the host serves FHIR.
+    """
+
+    def __init__(self, app: ASGIApp, bulk: "BulkData", base: str = "/fhir") -> None:
+        self._app = app
+        self._bulk = bulk
+        self._mount = SelectiveMount(base, bulk.app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "http":
+            match, child = self._mount.matches(scope)
+            if match is Match.FULL:
+                await self._mount.handle({**scope, **child}, receive, send)
+                return
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Wrap the host's lifespan, or answer for a host that has none."""
+        lifespan = _Lifespan(self._bulk, receive, send)
+        try:
+            await self._app(scope, lifespan.receive, lifespan.send)
+        except Exception:
+            if lifespan.answered:  # the host has a lifespan and really failed
+                raise
+        finally:
+            await lifespan.stop()
+        if not lifespan.answered:
+            await lifespan.answer_for_host()
+
+
+class _Lifespan:
+    """One lifespan, seen from between server and host."""
+
+    def __init__(self, bulk: "BulkData", receive: Receive, send: Send) -> None:
+        self._bulk = bulk
+        self._receive = receive
+        self._send = send
+        self._asked = False
+        self._running = False
+        self.answered = False
+
+    async def receive(self) -> Message:
+        """What the server says; ours stops before the host hears of the end."""
+        message = await self._receive()
+        self._asked = True
+        if message["type"] == "lifespan.shutdown":
+            await self.stop()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """What the host says; ours starts once the host has."""
+        self.answered = True
+        if message["type"] == "lifespan.startup.complete":
+            message = await self._start()
+        await self._send(message)
+
+    async def stop(self) -> None:
+        """Stop ours, if it runs."""
+        if self._running:
+            self._running = False
+            await self._bulk.engine.stop()
+
+    async def answer_for_host(self) -> None:
+        """The protocol's other side, for a host without a lifespan (Django raises on that scope)."""
+        if not self._asked:
+            await self._receive()
+        message = await self._start()
+        await self._send(message)
+        if message["type"] == "lifespan.startup.failed":
+            return
+        try:
+            await self._receive()
+        finally:
+            await self.stop()
+        await self._send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> Message:
+        try:
+            await self._bulk.engine.start()
+        except Exception as error:  # noqa: BLE001 - the server logs the message and ends; that is the protocol
+            return {"type": "lifespan.startup.failed", "message": f"bulk export did not start: {error}"}
+        self._running = True
+        return {"type": "lifespan.startup.complete"}

@@ -1,0 +1,118 @@
+"""From outcomes to HTTP responses; the only place where an OperationOutcome is made."""
+
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+
+__all__ = ["FileStatus", "Replies"]
+
+_FHIR_JSON = "application/fhir+json"
+_CORRELATION = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+_CHALLENGES = {
+    Reason.TOKEN_MISSING: "Bearer",
+    Reason.TOKEN_INVALID: 'Bearer error="invalid_token"',
+    Reason.SCOPE_MISSING: 'Bearer error="insufficient_scope"',
+}
+"""RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
+
+
+class FileStatus(IntEnum):
+    """How a file request that succeeds is answered; HTTP's own, in every dialect."""
+
+    WHOLE = 200
+    PARTIAL = 206
+    UNCHANGED = 304
+
+
+class Replies:
+    """Makes responses in one dialect.
+
+    Every response says that it must not be stored: it depends on who asks and on when (ST-25).
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def empty(self, status: int, headers: Mapping[str, str]) -> Response:
+        """A response without a body."""
+        return self._response(status, b"", headers)
+
+    def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+        """A manifest: `application/json`, not FHIR's media type (ST-20)."""
+        return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
+
+    def told(self, answer: Answer, text: str) -> Response:
+        """An OperationOutcome that is no refusal."""
+        return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+
+    def separated(self, response: Response) -> Response:
+        """The same answer to a poll, with the job's status in a header of its own (ST-02, ST-11, ST-21)."""
+        status = HTTPStatus(response.status_code)
+        response.headers["X-Export-Status"] = f"{status.value} {status.phrase}"
+        response.status_code = self._dialect.completed
+        return response
+
+    def refusal(self, operation: Operation, refused: Refused) -> Response:
+        """How the dialect tells this refusal."""
+        answer = self._dialect.answer(operation, refused.reason)
+        headers = {"Content-Type": _FHIR_JSON}
+        if challenge := _CHALLENGES.get(refused.reason):
+            headers["WWW-Authenticate"] = challenge
+        if refused.allow:
+            headers["Allow"] = ", ".join(refused.allow)
+        if refused.size is not None:
+            headers["Content-Range"] = f"bytes */{refused.size}"
+        if refused.retry_after is not None:
+            headers["Retry-After"] = self.retry_after(refused.retry_after)
+        outcome = self.outcome(answer, answer.text or refused.detail, None if answer.text else refused.part)
+        return self._response(answer.status, _dump(outcome), headers)
+
+    def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
+        """An OperationOutcome with one issue.
+
+        Args:
+            answer: severity and code.
+            text: what was wrong and what would be right.
+            part: the part of the request that it is about.
+        """
+        issue: dict[str, Any] = {"severity": answer.severity, "code": answer.code}
+        if self._dialect.text is not TextElement.DIAGNOSTICS:
+            issue["details"] = {"text": text}
+        if self._dialect.text is not TextElement.DETAILS:
+            issue["diagnostics"] = text
+        if part is not None:
+            issue["expression"] = [part]
+        own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
+        return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
+
+    def retry_after(self, seconds: int) -> str:
+        """The value of a `Retry-After` header."""
+        return str(seconds * self._dialect.retry_after.value)
+
+    def stamp(self, response: Response, request: Request) -> Response:
+        """Give the response its id, and the client's own id back (RD-19)."""
+        request_id = secrets.token_hex(16)
+        for name in self._dialect.request_ids:
+            response.headers[name] = request_id
+        theirs = request.headers.get("x-request-id", "")
+        if _CORRELATION.fullmatch(theirs):
+            response.headers["X-Correlation-Id"] = theirs
+        return response
+
+    def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
+        return Response(body, status, {"Cache-Control": "no-store", **headers})
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

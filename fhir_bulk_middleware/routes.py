@@ -1,0 +1,155 @@
+"""The table of routes: which paths are ours, what they do, and who does it.
+
+Everything else follows from it: what the sub-application answers, what the middleware takes from the host, and what tests try.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
+
+from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.export.endpoints import ExportEndpoints
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.guard import Endpoint, Guard
+from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.principal import Principal
+
+__all__ = ["Row", "routes", "table"]
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method on one path.
+
+    Attributes:
+        method: the HTTP method; HEAD goes with GET.
+        path: the path below the mount, with `{name}` placeholders; in its query string if it has one.
+        operation: what it does, for the dialect's answers.
+        endpoint: who does it.
+    """
+
+    method: str
+    path: str
+    operation: Operation
+    endpoint: Endpoint
+
+
+_KICK_OFF_PATHS: Mapping[Level, str] = {
+    Level.SYSTEM: "/$export",
+    Level.PATIENT: "/Patient/$export",
+    Level.GROUP: "/Group/{group}/$export",
+}
+
+
+def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) -> tuple[Row, ...]:
+    """All rows of a mount.
+
+    Args:
+        dialect: has the paths and methods.
+        export: the endpoints.
+        levels: which levels the adapter can do.
+    """
+    kick_offs = {Level.SYSTEM: export.system, Level.PATIENT: export.patient, Level.GROUP: export.group}
+    rows = [
+        Row(method, _KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
+        for level in levels
+        for method in dialect.kick_off.get(level, ())
+    ]
+    rows.append(Row("GET", dialect.status_path, Operation.STATUS, export.status))
+    if "allowPartialManifests" in dialect.parameters:
+        rows.append(Row("GET", dialect.page_path, Operation.STATUS, export.page))
+    rows.append(Row("DELETE", dialect.status_path, Operation.CANCEL, export.cancel))
+    rows.extend(Row(method, dialect.file_path, Operation.FILE, export.file) for method in dialect.file_methods)
+    return tuple(rows)
+
+
+def routes(rows: Iterable[Row], guard: Guard) -> list[BaseRoute]:
+    """Starlette routes for the rows, one per path."""
+    by_path: dict[str, list[Row]] = {}
+    for row in rows:
+        by_path.setdefault(row.path, []).append(row)
+    return [_PathRoute(path, several, guard) for path, several in by_path.items()]
+
+
+class _PathRoute(Route):
+    """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
+
+    On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
+    (law 14). Paths with a `$` are operations, and ours altogether.
+    """
+
+    def __init__(self, path: str, rows: Iterable[Row], guard: Guard) -> None:
+        split = urlsplit(path)
+        self.rows = {row.method: row for row in rows}
+        self._guard = guard
+        self._query = {
+            name: placeholder[1]
+            for name, (value,) in parse_qs(split.query, strict_parsing=bool(split.query)).items()
+            if (placeholder := _PLACEHOLDER.fullmatch(value))
+        }
+        super().__init__(split.path, self._dispatch_class())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette has it; but a path that could be the host's must hold an id of ours."""
+        match, child = super().matches(scope)
+        if match is Match.FULL and "$" not in self.path and not all(map(_ours, child["path_params"].items())):
+            return Match.NONE, {}
+        return match, child
+
+    def _dispatch_class(self) -> Callable[[Scope, Receive, Send], object]:
+        return _Dispatch(self.rows, self._query, self._guard)
+
+
+def _ours(parameter: tuple[str, str]) -> bool:
+    name, value = parameter
+    match name:
+        case "file":
+            return is_file_id(value)
+        case "job":
+            return is_job_id(value)
+        case _:
+            return True
+
+
+class _Dispatch:
+    """An ASGI application for one path: chooses by method."""
+
+    def __init__(self, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
+        self._rows = rows
+        self._query = query
+        self._guard = guard
+        self._allow = tuple(sorted({*rows, *(["HEAD"] if "GET" in rows else [])}))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        row = self._rows.get("GET" if request.method == "HEAD" else request.method)
+        if row is None:
+            response = await self._guard.answer(request, Operation.NONE, self._wrong_method)
+        else:
+            self._take_from_query(request)
+            response = await self._guard.answer(request, row.operation, row.endpoint)
+        await response(scope, receive, send)
+
+    def _take_from_query(self, request: Request) -> None:
+        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07)."""
+        for name, placeholder in self._query.items():
+            values = request.query_params.getlist(name)
+            if len(values) == 1:
+                request.path_params[placeholder] = values[0]
+
+    async def _wrong_method(self, request: Request, principal: Principal) -> Response:
+        del principal
+        raise Refused(
+            Reason.METHOD_NOT_ALLOWED,
+            f"{request.method} means nothing here; {', '.join(self._allow)} do.",
+            allow=self._allow,
+        )

@@ -1,0 +1,120 @@
+"""SMART scopes, versions 1 and 2, and what they let a client do (SE-06 to SE-09, law 8).
+
+A scope that cannot be read grants nothing; that is no error, because a token may also carry scopes of other systems.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["Scope", "Scopes"]
+
+_EVERY_TYPE = "*"
+_SYSTEM = "system"
+
+# Version 2 permissions are an in-order subset of "cruds" (SE-07); a query may hold whatever an OAuth scope may hold.
+_SCOPE = re.compile(
+    r"(?P<context>system|user|patient)/(?P<type>\*|[A-Z][A-Za-z]*)\."
+    r"(?:(?P<v1>read|write|\*)|(?P<v2>(?=[cruds])c?r?u?d?s?)(?:\?(?P<query>[!#-\[\]-~]+))?)",
+    re.ASCII,
+)
+_V1 = {"read": "rs", "write": "cud", "*": "cruds"}  # SE-08
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One scope, read.
+
+    Attributes:
+        context: `system`, `user` or `patient`.
+        type: a resource type, or `*` for all.
+        letters: what it permits, of `cruds`: create, read, update, delete, search.
+        query: for a granular scope, the search criteria that its resources meet, percent-encoded as in the token; else None.
+    """
+
+    context: str
+    type: str
+    letters: frozenset[str]
+    query: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The scope that `text` spells; None if it is no SMART scope on resources, or is written in a way SMART does not know."""
+        match = _SCOPE.fullmatch(text)
+        if match is None:
+            return None
+        letters = match["v2"] or _V1[match["v1"]]
+        return cls(match["context"], match["type"], frozenset(letters), match["query"])
+
+    @property
+    def grants(self) -> bool:
+        """Whether it permits anything by itself: only a `system/` scope on whole types does (law 8)."""
+        return self.context == _SYSTEM and self.query is None
+
+
+@dataclass(frozen=True, slots=True)
+class Scopes:
+    """What all scopes of one token permit together.
+
+    Permissions are a union per type: `system/Patient.r system/Patient.s` is `system/Patient.rs`, and `system/*.r` adds its `r` to
+    every type. OAuth knows no order and no precedence among scopes, so any other reading would make the result depend on how an
+    authorization server happens to write them.
+
+    Attributes:
+        granted: permissions by resource type; `*` stands for all types.
+        granular: `system/` scopes on part of a type; what they permit holds for the resources that their query finds.
+        withheld: scopes that were understood but permit nothing here: `user/` and `patient/` ones. They neither add to the
+            others nor take from them.
+    """
+
+    granted: Mapping[str, frozenset[str]]
+    granular: tuple[Scope, ...] = ()
+    withheld: tuple[Scope, ...] = ()
+
+    @classmethod
+    def parse(cls, scopes: Iterable[str]) -> Self:
+        """Read a token's scopes, one string each; whatever is no scope of ours is passed over."""
+        granted: dict[str, frozenset[str]] = {}
+        granular: list[Scope] = []
+        withheld: list[Scope] = []
+        for scope in filter(None, map(Scope.parse, scopes)):
+            if scope.grants:
+                granted[scope.type] = granted.get(scope.type, frozenset()) | scope.letters
+            elif scope.context == _SYSTEM:
+                granular.append(scope)
+            else:
+                withheld.append(scope)
+        return cls(granted, tuple(granular), tuple(withheld))
+
+    def readable(self, types: frozenset[str]) -> frozenset[str]:
+        """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
+        return frozenset(type_ for type_ in types if self.may_read(type_) and self.may_search(type_))
+
+    def exportable(self, types: frozenset[str]) -> frozenset[str]:
+        """Those of `types` that may be exported, be it only the part of them that granular scopes describe."""
+        return self.readable(types) | {type_ for type_ in types if self.queries(type_)}
+
+    def queries(self, type_: str) -> tuple[str, ...]:
+        """The queries of granular scopes with `r` and `s` on the type, percent-encoded as in the token (SE-09)."""
+        return tuple(
+            scope.query
+            for scope in self.granular
+            if scope.query is not None and scope.type in {type_, _EVERY_TYPE} and scope.letters >= {"r", "s"}
+        )
+
+    def may_read(self, type_: str) -> bool:
+        """Whether the content of a resource of this type may be shown (law 24)."""
+        return "r" in self._letters(type_)
+
+    def may_search(self, type_: str) -> bool:
+        """Whether resources of this type may be found by criteria (law 24)."""
+        return "s" in self._letters(type_)
+
+    def may_delete(self, type_: str) -> bool:
+        """Whether resources of this type may be deleted."""
+        return "d" in self._letters(type_)
+
+    def _letters(self, type_: str) -> frozenset[str]:
+        nothing: frozenset[str] = frozenset()
+        return self.granted.get(type_, nothing) | self.granted.get(_EVERY_TYPE, nothing)

@@ -1,0 +1,266 @@
+"""Three ways to attach, on four kinds of host; nothing of the host's is shadowed (ecosystem: exact behaviour)."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from conftest import BASE, KICK_OFF, House
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+
+from fhir_bulk_middleware import BulkData, BulkDataMiddleware
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def served(app: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of an application whose lifespan runs, as a server would run it."""
+    to_app: Any
+    to_app_send, to_app = anyio.create_memory_object_stream[dict[str, Any]](4)
+    from_app_send, from_app = anyio.create_memory_object_stream[dict[str, Any]](4)
+    async with anyio.create_task_group() as tasks, to_app_send, to_app, from_app_send, from_app:
+        tasks.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, to_app.receive, from_app_send.send)
+        await to_app_send.send({"type": "lifespan.startup"})
+        answer = await from_app.receive()
+        assert answer["type"] == "lifespan.startup.complete", answer
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="https://ehr.example") as client:
+            yield client
+        await to_app_send.send({"type": "lifespan.shutdown"})
+        assert (await from_app.receive())["type"] == "lifespan.shutdown.complete"
+
+
+def starlette_host(log: list[str]) -> Starlette:
+    async def metadata(_: Any) -> JSONResponse:
+        return JSONResponse({"resourceType": "CapabilityStatement"})
+
+    async def patient(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(f"host patient {request.path_params['id']}")
+
+    async def lost(*_: Any) -> PlainTextResponse:
+        return PlainTextResponse("host says 404", 404)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
+        log.append("host up")
+        yield {"host": "state"}
+        log.append("host down")
+
+    return Starlette(
+        routes=[
+            Mount(
+                "/fhir",
+                routes=[
+                    Route("/metadata", metadata),
+                    Route("/Patient", patient, methods=["GET"]),
+                    Route("/Patient/{id}", patient, methods=["GET", "DELETE"]),
+                ],
+            )
+        ],
+        exception_handlers={404: lost},
+        lifespan=lifespan,
+    )
+
+
+def fastapi_host(log: list[str]) -> Any:
+    from fastapi import FastAPI
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        log.append("host up")
+        yield
+        log.append("host down")
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/fhir/metadata")
+    async def metadata() -> dict[str, str]:
+        return {"resourceType": "CapabilityStatement"}
+
+    @app.get("/fhir/Patient/{id}")
+    async def patient(id: str) -> PlainTextResponse:  # noqa: A002 - the host's own name
+        return PlainTextResponse(f"host patient {id}")
+
+    @app.exception_handler(404)
+    async def lost(*_: Any) -> PlainTextResponse:
+        return PlainTextResponse("host says 404", 404)
+
+    return app
+
+
+def litestar_host(log: list[str]) -> Any:
+    from litestar import Litestar, MediaType, get
+    from litestar.params import FromPath
+
+    @get("/fhir/metadata")
+    async def metadata() -> dict[str, str]:
+        return {"resourceType": "CapabilityStatement"}
+
+    @get("/fhir/Patient/{id:str}", media_type=MediaType.TEXT)
+    async def patient(id: FromPath[str]) -> str:  # noqa: A002 - the host's own name
+        return f"host patient {id}"
+
+    async def up() -> None:
+        log.append("host up")
+
+    async def down() -> None:
+        log.append("host down")
+
+    return Litestar([metadata, patient], on_startup=[up], on_shutdown=[down])
+
+
+def wrapped(app: Any, bulk: BulkData) -> Any:
+    return BulkDataMiddleware(app, bulk)
+
+
+def added(app: Any, bulk: BulkData) -> Any:
+    app.add_middleware(BulkDataMiddleware, bulk=bulk)
+    return app
+
+
+def installed(app: Any, bulk: BulkData) -> Any:
+    bulk.install(app)
+    return app
+
+
+WAYS: list[tuple[Callable[[list[str]], Any], Callable[[Any, BulkData], Any]]] = [
+    (starlette_host, wrapped),
+    (starlette_host, added),
+    (starlette_host, installed),
+    (fastapi_host, wrapped),
+    (fastapi_host, added),
+    (fastapi_host, installed),
+    (litestar_host, wrapped),
+]
+
+
+@pytest.fixture
+def unstarted(mint: Any) -> House:
+    """A house whose engine nobody has started."""
+    from fhir_bulk_middleware.dialects import STANDARD
+    from fhir_bulk_middleware.settings import Settings
+
+    return House(mint, STANDARD, Settings(public_base_url=BASE))
+
+
+@pytest.mark.parametrize(("host", "attach"), WAYS, ids=lambda value: value.__name__)
+async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House, host: Any, attach: Any) -> None:
+    house = unstarted
+    log: list[str] = []
+    app = attach(host(log), house.bulk)
+    async with served(app) as client:
+        headers = {**KICK_OFF, "Authorization": f"Bearer {house.token()}"}
+        for path in ("/fhir/$export", "/fhir/Patient/$export"):
+            for method in ("GET", "POST"):
+                answer = await client.request(method, path, headers=headers)
+                assert answer.status_code == 202, (method, path)
+                assert answer.headers["Content-Location"].startswith(f"{BASE}/$export-status/")
+        assert (await client.put("/fhir/$export", headers=headers)).status_code == 405
+        assert (await client.get("/fhir/metadata")).json() == {"resourceType": "CapabilityStatement"}
+        assert (await client.get("/fhir/Patient/1")).text == "host patient 1"
+        assert house.runner.work is not None, "the engine runs with the host's lifespan"
+        if host is not litestar_host:
+            assert (await client.get("/fhir/Nope")).text == "host says 404"
+        if host is starlette_host:
+            assert (await client.put("/fhir/Patient")).status_code == 405
+            assert (await client.get("/fhir/metadata/")).status_code == 307
+            assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
+    assert log == ["host up", "host down"]
+
+
+async def test_a_host_without_a_lifespan_gets_ours(unstarted: House) -> None:
+    import django
+    from django.conf import settings as django_settings
+    from django.core.asgi import get_asgi_application
+    from django.http import HttpResponse
+    from django.urls import path
+
+    if not django_settings.configured:
+        urls = type("urls", (), {"urlpatterns": [path("fhir/metadata", lambda _: HttpResponse("host metadata"))]})
+        django_settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="x", MIDDLEWARE=[])
+        django.setup()
+    app = BulkDataMiddleware(get_asgi_application(), unstarted.bulk)
+    async with served(app) as client:
+        headers = {**KICK_OFF, "Authorization": f"Bearer {unstarted.token()}"}
+
+        assert (await client.get("/fhir/$export", headers=headers)).status_code == 202
+        assert (await client.get("/fhir/metadata")).text == "host metadata"
+        assert unstarted.runner.work is not None
+
+
+async def test_a_host_that_fails_to_start_is_not_kept_alive(unstarted: House) -> None:
+    up = False
+
+    @asynccontextmanager
+    async def broken(_: Any) -> AsyncIterator[None]:
+        if not up:
+            raise OSError("no database")
+        yield
+
+    app = BulkDataMiddleware(Starlette(lifespan=broken), unstarted.bulk)
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    with pytest.raises(OSError, match="no database"):
+        await app({"type": "lifespan", "asgi": {}}, receive, send)
+    assert [message["type"] for message in messages] == ["lifespan.startup.failed"]
+    assert unstarted.runner.work is None
+
+
+async def test_a_mounted_app_starts_itself_and_names_the_line_that_is_missing(
+    unstarted: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Starlette(routes=[Mount("/bulk", app=unstarted.bulk.app)])
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(host), base_url="https://ehr.example") as client:
+        answer = await client.get("/bulk/$export", headers={**KICK_OFF, "Authorization": f"Bearer {unstarted.token()}"})
+
+        assert answer.status_code == 202
+    assert unstarted.runner.work is not None
+    assert "async with bulk.running()" in caplog.text
+    await unstarted.bulk.engine.stop()
+
+
+async def test_urls_come_back_to_us_behind_a_prefix_and_a_proxy(mint: Any) -> None:
+    """KO-114."""
+    from fhir_bulk_middleware.dialects import STANDARD
+    from fhir_bulk_middleware.settings import Settings
+
+    house = House(mint, STANDARD, Settings())
+    host = Starlette()
+    house.bulk.install(host, "/fhir/r4")
+    proxied = Starlette(routes=[Mount("/tenants/9", app=host)])
+    async with house.bulk.running():
+        transport = httpx2.ASGITransport(proxied)
+        async with httpx2.AsyncClient(transport=transport, base_url="https://front.example:8443/tenants/9") as client:
+            headers = {**KICK_OFF, "Authorization": f"Bearer {house.token()}"}
+            accepted = await client.get("/fhir/r4/$export?_type=Patient", headers=headers)
+            location = accepted.headers["Content-Location"]
+            await house.runner.finish()
+            manifest = await client.get(location, headers=headers)
+
+            assert location.startswith("https://front.example:8443/tenants/9/fhir/r4/$export-status/")
+            assert manifest.json()["request"] == "https://front.example:8443/tenants/9/fhir/r4/$export?_type=Patient"
+            for host_header in ("evil.example/x", "a b", "", "x@y", "a\\b"):
+                refused = await client.get("/fhir/r4/$export", headers={**headers, "Host": host_header})
+                assert refused.status_code == 400
+
+
+class _Verifier:
+    async def verify(self, token: str) -> Any:
+        """Never asked."""
+
+
+def test_half_a_configuration_is_refused_with_the_missing_name(unstarted: House) -> None:
+    good = {"resources": unstarted.resources, "verifier": _Verifier(), "jobs": unstarted.jobs, "outputs": unstarted.outputs}
+    for name, lacks in [("resources", "authorise"), ("verifier", "verify"), ("jobs", "add"), ("outputs", "create")]:
+        with pytest.raises(TypeError, match=f"{name}: .*lacks.*{lacks}"):
+            BulkData(**{**good, name: object()})  # type: ignore[arg-type]

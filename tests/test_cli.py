@@ -1,0 +1,256 @@
+"""`fhir-bulk`, as somebody at a terminal meets it: real processes, a real server, exit codes and words."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.server_process import server_process
+from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.demo.population import population
+
+COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
+ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "", "COLUMNS": "120"}
+
+
+def fhir_bulk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, subprocess.CompletedProcess[str]]:
+    """One run of the demo, for all who want to look at it."""
+    state = State(tmp_path_factory.mktemp("demo") / "state")
+    return state, fhir_bulk("demo", "--patients", "5", "--dir", state.folder, "--workers", "1")
+
+
+def test_the_demo_takes_everything_home_and_says_so(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, ran = demo
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Each file has the lines, the bytes and the SHA-256 that the manifest promised." in ran.stdout
+    assert f"The files are in {state.downloads}/" in ran.stdout
+
+
+def test_what_the_demo_fetched_is_the_population(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+
+    def key(line: bytes) -> tuple[str, str]:
+        resource = json.loads(line)
+        return resource["resourceType"], resource["id"]
+
+    fetched = [key(line) for path in state.downloads.iterdir() for line in path.read_bytes().splitlines()]
+    assert sorted(fetched) == sorted(map(key, population(patients=5)))
+
+
+def test_the_demo_again_does_not_load_again(demo: tuple[State, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    state, _ = demo
+
+    ran = fhir_bulk("demo", "--patients", "5", "--dir", state.folder, "--out", tmp_path / "out", "--workers", "0")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "already holds a population of 5 patients" in ran.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in state.downloads.iterdir()}
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+
+    ran = fhir_bulk("demo", "--patients", "6", "--dir", state.folder)
+
+    assert ran.returncode == 2
+    assert "already holds a population of 5 patients, not a population of 6 patients" in ran.stderr
+
+
+def test_files_of_ones_own_can_be_exported_too(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "all.ndjson").write_bytes(b"".join(population(patients=2)))
+
+    ran = fhir_bulk("demo", "--data", data, "--dir", tmp_path / "state", "--workers", "0")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    patients = tmp_path / "state" / "downloads" / "Patient-001.ndjson"
+    assert len(patients.read_bytes().splitlines()) == 2
+
+
+def test_a_folder_that_is_not_empty_gets_no_downloads(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+
+    ran = fhir_bulk("demo", "--patients", "1", "--dir", tmp_path / "state", "--out", tmp_path)
+
+    assert ran.returncode == 2
+    assert "must be an empty folder" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_bad_line_is_named_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "data.ndjson").write_bytes(b'{"resourceType":"Patient","id":"a"}\nnonsense\n')
+
+    ran = fhir_bulk("serve", "--data", tmp_path / "data.ndjson", "--dir", tmp_path / "state")
+
+    assert ran.returncode == 2
+    assert f"{tmp_path / 'data.ndjson'}, line 2: " in ran.stderr
+    assert not State(tmp_path / "state").store.exists()
+
+
+def test_a_token_opens_the_server_and_only_what_its_scope_says(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    few = fhir_bulk("token", "--dir", state.folder, "--scope", "system/Patient.rs", "--subject", "me").stdout.strip()
+
+    with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(timeout=30) as http:
+        statuses = {
+            (type_, token != ""): http.get(
+                f"{server.url}/{type_}", headers={"authorization": f"Bearer {token}"} if token else {}
+            ).status_code
+            for type_ in ("Patient", "Observation")
+            for token in (few, "")
+        }
+
+    assert statuses == {
+        ("Patient", True): 200,
+        ("Patient", False): 401,
+        ("Observation", True): 403,
+        ("Observation", False): 401,
+    }
+
+
+def test_the_development_key_is_made_once_and_is_for_nobody_else(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+
+    assert fhir_bulk("token", "--dir", state.folder).returncode == 0
+    key = state.key.read_text()
+    assert fhir_bulk("token", "--dir", state.folder).returncode == 0
+
+    assert state.key.read_text() == key
+    assert state.key.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_asked_to_stop_stops_well(tmp_path: Path, how: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--dir", str(tmp_path / "state"), "--port", "0", "--workers", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as server:
+        assert server.stderr is not None
+        for line in server.stderr:
+            if "Uvicorn running on" in line:
+                break
+        server.send_signal(how)
+        _, rest = server.communicate(timeout=30)
+
+    assert server.returncode == 0
+    assert "Traceback" not in rest
+
+
+def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    state.load("a population of 2 patients", population(patients=2), lambda _: None)
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}"}
+
+    # Without workers of its own, and stopped at once: whatever is left of the export is left to the next server.
+    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+        kicked_off = http.get(f"{server.url}/$export", headers={"prefer": "respond-async"})
+        path = kicked_off.headers["content-location"].removeprefix(server.url)
+    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+        while (answer := http.get(server.url + path)).status_code in {202, 429}:
+            pass
+
+    assert answer.status_code == 200
+    assert sum(file["count"] for file in answer.json()["output"]) == len(list(population(patients=2)))
+
+
+def test_a_worker_helps_until_it_is_told_to_stop(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+    with subprocess.Popen(
+        [*COMMAND, "worker", "--dir", str(state.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as worker:
+        assert worker.stdout is not None
+        assert "Working on the exports of" in worker.stdout.readline()
+        worker.send_signal(signal.SIGINT)
+        _, errors = worker.communicate(timeout=30)
+
+    assert (worker.returncode, errors) == (0, "")
+
+
+def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
+    state, _ = demo
+    before = sorted(state.exports.rglob("*"))
+
+    ran = fhir_bulk("sweep", "--dir", state.folder)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(state.exports.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--base", "fhir"], "--base: a path is required"),
+        (["serve", "--issuer", "x"], "--issuer and --audience belong to --jwks"),
+        (["serve", "--jwks", "keys.json"], "--jwks needs --issuer and --audience"),
+        (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
+        (["serve", "--workers", "1000"], "--workers: "),
+        (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
+        (["demo", "--patients", "-1"], "--patients: "),
+        (["sweep"], "holds no jobs"),
+        (["worker"], "holds no jobs"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main([*arguments, "--dir", str(tmp_path / "state")]) == 2
+
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+
+    assert left.value.code == 0
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert commands == ["demo", "serve", "token", "sweep", "worker"]
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "httpx2"])
+def test_a_missing_extra_is_named(tmp_path: Path, module: str) -> None:
+    hide = f"import sys; sys.modules[{module!r}] = None; from fhir_bulk_middleware.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", hide, "demo", "--dir", tmp_path / "state"], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert ran.returncode == 2
+    assert f"fhir-bulk demo needs {module}" in ran.stderr
+    assert "pip install 'fhir-bulk-middleware[demo]'" in ran.stderr
+
+
+def test_the_package_needs_no_extra_to_be_imported() -> None:
+    look = (
+        "import sys, fhir_bulk_middleware, fhir_bulk_middleware.app, fhir_bulk_middleware.cli;"
+        "print(*sorted({'uvicorn', 'rich', 'httpx2', 'isal', 'msgspec', 'fhirpathpy'} & set(sys.modules)))"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=30, check=True)
+
+    assert ran.stdout.strip() == ""

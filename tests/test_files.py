@@ -1,0 +1,251 @@
+"""Files over HTTP: representations, ranges, conditions (section 4, law 13)."""
+
+import gzip
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from conftest import BASE, House
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.export.part import FLUSH_INTERVAL
+
+pytestmark = pytest.mark.anyio
+
+GZIP = {"Accept-Encoding": "gzip"}
+PLAIN = {"Accept-Encoding": "identity"}
+
+
+@dataclass
+class File:
+    """A file of some 2.5 MiB, in both of its forms as they come over the wire."""
+
+    house: House
+    location: str
+    url: str
+    plain: bytes
+    packed: bytes
+    item: dict[str, Any]
+
+    async def get(self, headers: dict[str, str], method: str = "GET") -> Any:
+        request = self.house.http.build_request(
+            method, self.url.removeprefix(BASE), headers={"Authorization": f"Bearer {self.house.token()}", **PLAIN, **headers}
+        )
+        response = await self.house.http.send(request, stream=True)
+        raw = b"".join([chunk async for chunk in response.aiter_raw()])
+        await response.aclose()
+        return response, raw
+
+
+@pytest.fixture
+async def file(make_house: Any) -> AsyncIterator[File]:
+    async with make_house() as house:
+        for number in range(700):
+            digits = hashlib.sha512(str(number).encode()).hexdigest() * 29
+            await house.resources.create("Patient", {"resourceType": "Patient", "name": [{"text": digits}]}, f"p{number}")
+        house.clock.advance(1)
+        location = await house.kick_off()
+        await house.runner.finish()
+        (item,) = (await house.ask("GET", location)).json()["output"]
+        made = File(house, location, item["url"], b"", b"", item)
+        made.plain = (await made.get(PLAIN))[1]
+        made.packed = (await made.get(GZIP))[1]
+        assert len(made.plain) > 2 * FLUSH_INTERVAL
+        yield made
+
+
+async def test_who_accepts_gzip_gets_it_as_it_lies_and_who_does_not_gets_it_plain(file: File) -> None:
+    """FR-07."""
+    for headers in (GZIP, {"Accept-Encoding": "br, gzip;q=0.5"}, {"Accept-Encoding": "*"}, {"Accept-Encoding": "x-gzip"}):
+        response, raw = await file.get(headers)
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(raw) == file.plain
+    for headers in (PLAIN, {"Accept-Encoding": ""}, {"Accept-Encoding": "gzip;q=0"}, {"Accept-Encoding": "br"}):
+        response, raw = await file.get(headers)
+        assert "Content-Encoding" not in response.headers
+        assert raw == file.plain
+    assert hashlib.sha256(file.plain).hexdigest() == file.item["extension"]["sha256"]
+
+
+async def test_the_two_forms_have_their_own_strong_tags_and_say_what_they_vary_with(file: File) -> None:
+    plain, _ = await file.get(PLAIN)
+    packed, _ = await file.get(GZIP)
+
+    assert plain.headers["ETag"] != packed.headers["ETag"]
+    assert not plain.headers["ETag"].startswith("W/")
+    for response, raw in ((plain, file.plain), (packed, file.packed)):
+        assert response.headers["Vary"] == "Accept-Encoding"
+        assert response.headers["Accept-Ranges"] == "bytes"
+        assert response.headers["Content-Length"] == str(len(raw))
+        assert response.headers["Content-Disposition"] == 'attachment; filename="Patient.0-0.ndjson"'
+    digest = b64encode(hashlib.sha256(file.plain).digest()).decode()
+    assert plain.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+
+
+async def test_head_says_what_get_would_say(file: File) -> None:
+    for headers in (PLAIN, GZIP, {"Range": "bytes=0-9"}):
+        head, nothing = await file.get(headers, "HEAD")
+        got, _ = await file.get({key: value for key, value in headers.items() if key != "Range"})
+
+        assert nothing == b""
+        assert head.status_code == 200
+        same = {"content-length", "etag", "content-type", "last-modified"}
+        assert {name: head.headers[name] for name in same} == {name: got.headers[name] for name in same}
+
+
+@pytest.mark.parametrize("form", [PLAIN, GZIP])
+@pytest.mark.parametrize(
+    "header", ["bytes=0-0", "bytes=0-99", "bytes=100-", "bytes=-1", "bytes=-500", "bytes=1048570-1048590", "bytes=7-99999999"]
+)
+async def test_a_range_is_exactly_those_bytes(file: File, form: dict[str, str], header: str) -> None:
+    whole = file.packed if form is GZIP else file.plain
+    first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", header).groups()  # type: ignore[union-attr]
+    start = int(first) if first else len(whole) - int(last)
+    if start >= len(whole):
+        return
+    end = min(int(last) + 1, len(whole)) if first and last else len(whole)
+    response, raw = await file.get({**form, "Range": header})
+
+    assert response.status_code == 206
+    assert response.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(whole)}"
+    assert response.headers["Content-Length"] == str(end - start)
+    assert raw == whole[start:end]
+
+
+async def test_any_range_of_either_form_is_exactly_those_bytes(file: File) -> None:
+    bounds = st.tuples(st.integers(0, len(file.plain)), st.integers(0, len(file.plain)))
+    cases: list[tuple[int, int]] = []
+
+    @given(bounds)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+    def collect(pair: tuple[int, int]) -> None:
+        cases.append(pair)
+
+    collect()
+    for one, other in cases:
+        start, last = min(one, other), max(one, other)
+        for form, whole in ((PLAIN, file.plain), (GZIP, file.packed)):
+            if start < len(whole):
+                _, raw = await file.get({**form, "Range": f"bytes={start}-{last}"})
+                assert raw == whole[start : last + 1]
+
+
+async def test_several_ranges_come_as_parts_of_one_body(file: File) -> None:
+    response, raw = await file.get({"Range": "bytes=0-9, 2000000-2000009,-5"})
+    boundary = response.headers["Content-Type"].partition("boundary=")[2].encode()
+    pieces = raw.split(b"--" + boundary)[1:-1]
+    bodies = [piece.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for piece in pieces]
+
+    assert response.status_code == 206
+    assert response.headers["Content-Type"].startswith("multipart/byteranges; boundary=")
+    assert len(raw) == int(response.headers["Content-Length"])
+    assert bodies == [file.plain[:10], file.plain[2_000_000:2_000_010], file.plain[-5:]]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=5-3",
+        "bytes=",
+        "bytes",
+        "bytes=a-b",
+        "items=0-5",
+        "bytes=0-5,x",
+        "bytes=--5",
+        "bytes=" + ",".join(["0-1"] * 17),
+        "bytes=0-,0-",
+    ],
+)
+async def test_a_range_that_is_malformed_or_greedy_is_ignored(file: File, header: str) -> None:
+    response, raw = await file.get({"Range": header})
+
+    assert response.status_code == 200
+    assert raw == file.plain
+
+
+@pytest.mark.parametrize("header", ["bytes=99999999-", "bytes=99999999-999999999", "bytes=-0"])
+async def test_a_range_behind_the_end_is_told_where_the_end_is(file: File, header: str) -> None:
+    response, raw = await file.get({"Range": header})
+
+    assert response.status_code == 416
+    assert response.headers["Content-Range"] == f"bytes */{len(file.plain)}"
+    assert b"OperationOutcome" in raw
+
+
+async def test_a_range_goes_only_to_who_has_the_rest_of_the_same_form(file: File) -> None:
+    """A download that began plain must not go on gzipped (FR-08)."""
+    plain_tag = (await file.get(PLAIN))[0].headers["ETag"]
+    date = (await file.get(PLAIN))[0].headers["Last-Modified"]
+    for form, condition, status in [
+        (PLAIN, plain_tag, 206),
+        (GZIP, plain_tag, 200),
+        (PLAIN, f"W/{plain_tag}", 200),
+        (PLAIN, '"other"', 200),
+        (PLAIN, date, 200),
+    ]:
+        response, _ = await file.get({**form, "Range": "bytes=10-19", "If-Range": condition})
+
+        assert response.status_code == status, condition
+
+
+async def test_who_has_it_already_is_told_so(file: File) -> None:
+    """FR-09."""
+    response, _ = await file.get(PLAIN)
+    tag, date = response.headers["ETag"], response.headers["Last-Modified"]
+    for headers, status in [
+        ({"If-None-Match": tag}, 304),
+        ({"If-None-Match": f'"a", W/{tag}'}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": '"a"', "If-Modified-Since": date}, 200),
+        ({"If-Modified-Since": date}, 304),
+        ({"If-Modified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}, 200),
+        ({"If-Modified-Since": "never"}, 200),
+        ({"If-Match": '"a"'}, 412),
+        ({"If-Match": tag}, 200),
+        ({**GZIP, "If-None-Match": tag}, 200),
+    ]:
+        answer, _ = await file.get(headers)
+
+        assert answer.status_code == status, headers
+
+
+async def test_a_file_whose_bytes_are_gone_is_unknown_not_a_fault(file: File) -> None:
+    job_id = file.location.rpartition("/")[2]
+    await file.house.outputs.discard(job_id)
+
+    assert (await file.get(PLAIN))[0].status_code == 404
+    assert (await file.get(GZIP))[0].status_code == 404
+
+
+async def test_a_download_that_began_before_the_cancel_completes(file: File) -> None:
+    """DL-09."""
+    from starlette.requests import Request
+
+    from fhir_bulk_middleware.export.delivery import Delivery
+    from fhir_bulk_middleware.export.retention import Retention
+
+    house = file.house
+    part = await house.jobs.part(file.location.rpartition("/")[2], file.url.rpartition("/")[2])
+    assert part is not None
+    scope = {"type": "http", "method": "GET", "headers": [(b"accept-encoding", b"identity")], "path": "/", "query_string": b""}
+    response = await Delivery(house.outputs).response(Request(scope), part)
+    assert (await house.ask("DELETE", file.location)).status_code == 202
+    await Retention(house.jobs, house.outputs, house.settings, house.clock).sweep()
+    received: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        received.append(message.get("body", b""))
+
+    async def receive() -> Any:
+        import anyio
+
+        await anyio.sleep_forever()
+
+    await response(scope, receive, send)
+
+    assert b"".join(received) == file.plain
