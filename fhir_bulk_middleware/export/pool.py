@@ -57,7 +57,7 @@ class WorkerPool:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             while True:
                 try:
