@@ -33,13 +33,27 @@ class Retention:
         outputs: the output store.
         settings: how long jobs may take, and how long they and their ids are kept.
         clock: what time it is.
+        mount: the only mount whose finished jobs expire here; None for all. Mounts that share a store but keep jobs for
+            different times each expire their own.
+        retention: how long finished jobs are kept, in seconds, where a dialect says otherwise than `settings`.
     """
 
-    def __init__(self, jobs: JobsAndRetention, outputs: OutputStore, settings: Settings, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        jobs: JobsAndRetention,
+        outputs: OutputStore,
+        settings: Settings,
+        clock: Clock = system_clock,
+        *,
+        mount: str | None = None,
+        retention: float | None = None,
+    ) -> None:
         self._jobs = jobs
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
+        self._mount = mount
+        self._retention = settings.retention if retention is None else retention
 
     async def sweep(self) -> None:
         """End, give back, forget; in this order."""
@@ -53,18 +67,20 @@ class Retention:
         now = self._clock()
         before = after(now, -self._settings.deadline)
         ended = await self._each(
-            lambda: self._jobs.overdue(before, _BATCH), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
+            lambda limit: self._jobs.overdue(before, limit), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
         )
         if ended:
             _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
 
     async def _expire(self) -> None:
         now = self._clock()
-        before = after(now, -self._settings.retention)
+        before = after(now, -self._retention)
         finished = (JobState.COMPLETED, JobState.FAILED)
-        ended = await self._each(
-            lambda: self._jobs.changed_before(finished, before, _BATCH), lambda job: self._jobs.replace(job.expired(now))
-        )
+
+        async def expire(job: Job) -> bool:
+            return self._mount in {None, job.mount} and await self._jobs.replace(job.expired(now))
+
+        ended = await self._each(lambda limit: self._jobs.changed_before(finished, before, limit), expire)
         if ended:
             _log.info("%d jobs expired", ended)
 
@@ -79,7 +95,7 @@ class Retention:
                 await self._jobs.remove(job.id)
             return job.id not in held
 
-        await self._each(lambda: self._jobs.changed_before(ended, before, _BATCH), forget)
+        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit), forget)
 
     async def _reclaim(self) -> None:
         """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
@@ -113,15 +129,17 @@ class Retention:
             return False
         return True
 
-    async def _each(self, find: Callable[[], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
+    async def _each(self, find: Callable[[int], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
         """Act on all jobs that are found, a batch at a time; how many it took effect on.
 
-        A job that somebody else changed meanwhile is left to them. A batch without any effect ends it, so it always ends.
+        A job on which it takes none stays among those that are found, so the next batch is larger by it; what is not found any
+        more ends it.
         """
-        total = 0
-        while jobs := await find():
+        total, limit = 0, _BATCH
+        while True:
+            jobs = await find(limit)
             effects = sum([await act(job) for job in jobs])
             total += effects
-            if effects == 0 or len(jobs) < _BATCH:
-                break
-        return total
+            if len(jobs) < limit:
+                return total
+            limit += len(jobs) - effects
