@@ -126,7 +126,7 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
     number = number_of(connection, query.type)
     if number is None:
         return None
-    first, last = first_of(number), next_of(connection, number) - 1
+    first, last = first_of(number) + 1, next_of(connection, number) - 1
     window, as_of = query.window, query.as_of
     ends = [instant for instant in (window.until, as_of) if instant is not None]
     if window.since is not None:
@@ -178,15 +178,15 @@ def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[
 def _members_extents(
     connection: sqlite3.Connection, span: _Span, selection: Compartments, extents: Sequence[_Extent], target_bytes: int
 ) -> list[_Extent]:
-    """What members have in the span, each version as large as the type's are on average."""
-    live = sum(extent.live for extent in extents)
-    mean = sum(extent.size for extent in extents) / live if live else 0.0
+    """What members have in the span; each of their versions counts for what the type's versions there are on average."""
+    versions = span.last - span.first + 1
+    live, size = sum(extent.live for extent in extents) / versions, sum(extent.size for extent in extents) / versions
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
-    if count * mean < 1.5 * target_bytes:  # one slice: where they lie does not matter
-        return [_Extent(span.first, span.last, count, count * mean)] if count else []
+    if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter
+        return [_Extent(span.first, span.last, count * live, count * size)] if count else []
     seqs = connection.execute(f"SELECT DISTINCT compartment.seq {_MEMBERS} ORDER BY 1", members)
-    return [_Extent(seq, seq, 1, mean) for (seq,) in seqs]
+    return [_Extent(seq, seq, live, size) for (seq,) in seqs]
 
 
 def _cut(span: _Span, extents: Sequence[_Extent], target_bytes: int) -> Sequence[Range]:
