@@ -26,14 +26,14 @@ class Doorbell:
         """Make the folder, and make sure that nobody else on the machine can put anything into it.
 
         Raises:
-            OSError: it cannot be made, or it or the folder above it is open to others.
+            OSError: it cannot be made, or what is there belongs to somebody else.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self._folder.parent, self._folder):
-            found = folder.lstat()
-            ours = stat.S_ISDIR(found.st_mode) and found.st_uid in {os.geteuid(), 0} and not found.st_mode & stat.S_IWOTH
-            if not ours:
-                raise PermissionError(f"{folder} must be a folder that belongs to this user and that not everybody can write")
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        found, us = self._folder.lstat(), os.geteuid()
+        ours = stat.S_ISDIR(found.st_mode) and (us == 0 or found.st_uid == us) and not found.st_mode & stat.S_IWOTH
+        if not ours:
+            raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
 
     def ring(self) -> None:
         """Wake every worker. Never blocks, never fails."""
@@ -60,8 +60,10 @@ class Doorbell:
 
     def take_down(self, name: str) -> None:
         """Remove the bell of a worker who could not do so."""
+        bell = self._folder / name
         with suppress(OSError):
-            (self._folder / name).unlink()
+            if stat.S_ISFIFO(bell.lstat().st_mode):  # whatever else lies there is not ours to remove
+                bell.unlink()
 
     def take_all_down(self) -> None:
         """Remove what workers of an earlier pool left."""

@@ -42,21 +42,22 @@ def test_ringing_where_nobody_listens_does_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "bells").iterdir()) == []
 
 
-def test_what_is_no_bell_is_not_written_to(tmp_path: Path) -> None:
+def test_what_is_no_bell_is_left_as_it_is(tmp_path: Path) -> None:
     doorbell = Doorbell(tmp_path / "bells")
     doorbell.prepare()
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "bells" / "link").symlink_to(tmp_path / "precious")
     (tmp_path / "bells" / "file").write_text("precious")
     doorbell.ring()
+    doorbell.take_all_down()
     assert (tmp_path / "precious").read_text() == (tmp_path / "bells" / "file").read_text() == "precious"
 
 
 def test_a_folder_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o1777)
-    with pytest.raises(PermissionError, match="open"):
-        Doorbell(tmp_path / "open" / "bells").prepare()
+    (tmp_path / "bells").mkdir()
+    (tmp_path / "bells").chmod(0o1777)
+    with pytest.raises(PermissionError, match="bells"):
+        Doorbell(tmp_path / "bells").prepare()
 
 
 def test_a_link_in_the_folders_place_is_refused(tmp_path: Path) -> None:
