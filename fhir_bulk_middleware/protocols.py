@@ -227,6 +227,10 @@ class JobStore(Protocol):
         """The sealed parts of a job, by slice and number."""
         ...
 
+    async def unfinished(self, job_id: str) -> int | None:
+        """The number of the first slice of a job's plan that is not finished, None if all are or there is no plan."""
+        ...
+
     async def part(self, job_id: str, file_id: str) -> Part | None:
         """One sealed part of a job."""
         ...

@@ -6,6 +6,7 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
@@ -54,6 +55,13 @@ class Replies:
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that is no refusal."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+
+    def separated(self, response: Response) -> Response:
+        """The same answer to a poll, with the job's status in a header of its own (ST-02, ST-11, ST-21)."""
+        status = HTTPStatus(response.status_code)
+        response.headers["X-Export-Status"] = f"{status.value} {status.phrase}"
+        response.status_code = self._dialect.completed
+        return response
 
     def refusal(self, operation: Operation, refused: Refused) -> Response:
         """How the dialect tells this refusal."""

@@ -50,6 +50,9 @@ class Settings(BaseModel):
     part_bytes: Annotated[int, Field(ge=1024)] = 128 * _MIB
     """How large a file may become, plain, before the next one is begun."""
 
+    manifest_files: Annotated[int, Field(ge=1)] = 50
+    """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
+
     lease_seconds: Annotated[float, Field(gt=0)] = 30
     """How long a worker may be silent before its work is given to another."""
 

@@ -6,8 +6,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-
 from conftest import BASE, KICK_OFF, House
+
 from fhir_bulk_middleware import instant
 
 pytestmark = pytest.mark.anyio
@@ -171,8 +171,8 @@ async def test_a_post_of_parameters_means_the_same_as_a_get(house: House, value:
         "POST",
         "/$export",
         headers={**KICK_OFF, "Content-Type": content_type},
-        content='{"resourceType":"Parameters","parameter":[{"name":"_type",%s},'
-        '{"name":"_since","valueInstant":"2020-01-01T00:00:00+01:00"},{"name":"_outputFormat","valueString":"ndjson"}]}' % value,
+        content='{"resourceType":"Parameters","parameter":[{"name":"_type",' + value + "},"
+        '{"name":"_since","valueInstant":"2020-01-01T00:00:00+01:00"},{"name":"_outputFormat","valueString":"ndjson"}]}',
     )
     await house.runner.finish()
     manifest = (await house.ask("GET", response.headers["Content-Location"])).json()

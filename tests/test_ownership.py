@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx2
 import pytest
-
 from conftest import ISSUER, House, job_of, populate
+
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
@@ -25,7 +25,7 @@ def job_paths(house: House) -> list[str]:
 
 def fill(path: str, job: str) -> str:
     """A path for one job."""
-    return path.format(job=job, file=file_id(job, 0, 0))
+    return path.format(job=job, file=file_id(job, 0, 0), page=1)
 
 
 def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:

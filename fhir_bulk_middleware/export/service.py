@@ -108,15 +108,13 @@ class ExportService:
         """The job, as it stands (section 2).
 
         Raises:
-            Refused: it is unknown to this caller, cancelled, expired or failed; the token's scopes no longer cover it; or it was
-                asked for too often (ST-05).
+            Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
+                for too often (ST-05). A failed job is no refusal: its `failure` says why it failed.
         """
         job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        if job.state is JobState.FAILED and job.failure is not None:
-            raise Refused(job.failure.reason, job.failure.detail)
         return job
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
@@ -134,9 +132,18 @@ class ExportService:
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
-    async def parts(self, job: Job) -> Sequence[Part]:
-        """The files of a job, in the order of its plan."""
-        return await self._jobs.parts(job.id)
+    async def published(self, job: Job) -> Sequence[Part]:
+        """The files that a manifest may list, in the order of the plan.
+
+        Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
+        and none, if the client did not allow partial manifests.
+        """
+        if job.state is JobState.COMPLETED:
+            return await self._jobs.parts(job.id)
+        if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
+            return ()
+        unfinished = await self._jobs.unfinished(job.id)  # before the parts: what was settled then is settled now
+        return [part for part in await self._jobs.parts(job.id) if unfinished is None or part.slice <= unfinished]
 
     async def file(self, principal: Principal, file_id: str) -> Part:
         """A file of a completed job.
@@ -146,7 +153,8 @@ class ExportService:
         """
         job = await self._own(principal, job_of_file(file_id) or "")
         self._check_scopes(principal, job)
-        part = await self._jobs.part(job.id, file_id) if job.state is JobState.COMPLETED else None
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
         if part is None:
             raise Refused(Reason.FILE_UNKNOWN)
         return part

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
-from fhir_bulk_middleware.fhir.values import BadValueError, Value, leads_to, read_value
+from fhir_bulk_middleware.fhir.reading import BadValueError, leads_to, read_value
+from fhir_bulk_middleware.fhir.values import Value
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _MODIFIERS: Mapping[str, frozenset[str]] = {
@@ -140,9 +141,7 @@ class Criteria:
         Raises:
             CriteriaError: If they cannot be applied any more.
         """
-        return cls.of(
-            FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"])
-        )
+        return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
 
 
 def _criterion(known: Definitions, type_: str, written: str, text: str) -> Criterion:

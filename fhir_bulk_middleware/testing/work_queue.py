@@ -3,6 +3,7 @@
 import pytest
 
 from fhir_bulk_middleware.export.job import Codec, JobState, Lease
+from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
@@ -113,6 +114,18 @@ class WorkQueueSuite(Suite):
         assert ended.done == 32, "the slices' resources add up"
         assert len(await store.parts(job.id)) == 8, "a completed job has the parts of all its slices"
         assert await _nothing(store, hour(9)), "a finished slice is not given out again"
+
+    async def test_the_first_unfinished_slice_is_known(self, store: CompleteJobStore) -> None:
+        """Law 20."""
+        promise = "unfinished names the first slice that is not finished"
+        job = await started(store, 3)
+        assert await store.unfinished(job.id) == 0, promise
+        leases = [await claimed(store) for _ in range(3)]
+        by_number = {lease.slice.number: lease for lease in leases if lease.slice is not None}
+        for number, first in ((1, 0), (0, 2), (2, None)):
+            await store.checkpoint(by_number[number], (), None, NOW, done=0, finished=True)
+            assert await store.unfinished(job.id) == first, promise
+        assert await store.unfinished(new_job_id()) is None, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: CompleteJobStore) -> None:
         """A retry repeats nothing that is sealed."""

@@ -110,6 +110,12 @@ class MemoryJobStore:
         """See `JobStore.part`."""
         return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
 
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return min((number for number in entry.work if number is not None), default=None) if entry else None
+
     # --- JobRetention ---
 
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:

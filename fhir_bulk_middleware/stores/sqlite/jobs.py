@@ -35,6 +35,7 @@ _SAME_KEY = f"""
 """  # noqa: S608
 _PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
 _PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
     UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
         estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
@@ -102,6 +103,11 @@ class SQLiteJobStore:
         """See `JobStore.part`."""
         record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
         return None if record is None else part_from_record(record)
+
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        (first,) = self._database.reader.execute(_UNFINISHED, (job_id,)).fetchone()
+        return None if first is None else int(first)
 
     # --- JobRetention ---
 
