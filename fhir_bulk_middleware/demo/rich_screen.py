@@ -43,7 +43,7 @@ class RichScreen:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """As `Screen` says."""
         *body, total = rows
-        table = Table(show_footer=True, box=SIMPLE)  # fits 80 columns
+        table = Table(show_footer=True, box=SIMPLE, pad_edge=False)  # fits 80 columns
         for number, column in enumerate(columns):
             table.add_column(column, footer=total[number], justify="right" if number else "left", no_wrap=True)
         for row in body:
