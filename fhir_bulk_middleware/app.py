@@ -31,7 +31,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.middleware import SelectiveMount
+from fhir_bulk_middleware.mount import SelectiveMount
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
     JobRetention,
