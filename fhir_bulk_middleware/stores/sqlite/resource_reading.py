@@ -1,8 +1,8 @@
 """Reading versions of resources for an export: pages, deletions and slices, as of a cut.
 
 This is the hot path. A connection of its own for each reader, text as the bytes that it is, one short statement a page (an open
-one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is about as fast as
-SQLite's own shell with the same query.
+one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is about as
+fast as SQLite's own shell with the same query.
 """
 
 import json
