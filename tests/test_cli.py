@@ -204,7 +204,8 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
     [
         (["serve", "--base", "fhir"], "--base: a path is required"),
         (["serve", "--issuer", "x"], "--issuer and --audience belong to --jwks"),
-        (["serve", "--jwks", "keys.json"], "--jwks needs --issuer and --audience"),
+        (["serve", "--jwks", "https://auth.example/keys"], "--jwks needs --issuer and --audience"),
+        (["serve", "--jwks", "no-such-file.json", "--issuer", "x", "--audience", "y"], "there is no file no-such-file.json"),
         (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
         (["serve", "--workers", "1000"], "--workers: "),
         (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),

@@ -31,29 +31,15 @@ class Retention:
     Args:
         jobs: the job store.
         outputs: the output store.
-        settings: how long jobs may take, and how long they and their ids are kept.
+        settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
-        mount: the only mount whose finished jobs expire here; None for all. Mounts that share a store but keep jobs for
-            different times each expire their own.
-        retention: how long finished jobs are kept, in seconds, where a dialect says otherwise than `settings`.
     """
 
-    def __init__(
-        self,
-        jobs: JobsAndRetention,
-        outputs: OutputStore,
-        settings: Settings,
-        clock: Clock = system_clock,
-        *,
-        mount: str | None = None,
-        retention: float | None = None,
-    ) -> None:
+    def __init__(self, jobs: JobsAndRetention, outputs: OutputStore, settings: Settings, clock: Clock = system_clock) -> None:
         self._jobs = jobs
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
-        self._mount = mount
-        self._retention = settings.retention if retention is None else retention
 
     async def sweep(self) -> None:
         """End, give back, forget; in this order."""
@@ -74,13 +60,7 @@ class Retention:
 
     async def _expire(self) -> None:
         now = self._clock()
-        before = after(now, -self._retention)
-        finished = (JobState.COMPLETED, JobState.FAILED)
-
-        async def expire(job: Job) -> bool:
-            return self._mount in {None, job.mount} and await self._jobs.replace(job.expired(now))
-
-        ended = await self._each(lambda limit: self._jobs.changed_before(finished, before, limit), expire)
+        ended = await self._each(lambda limit: self._jobs.due(now, limit), lambda job: self._jobs.replace(job.expired(now)))
         if ended:
             _log.info("%d jobs expired", ended)
 
