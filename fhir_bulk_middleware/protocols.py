@@ -239,6 +239,10 @@ class JobStore(Protocol):
 class JobRetention(Protocol):
     """What a sweep needs of a job store. Each method can be called again after a crash and does no harm."""
 
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """Completed and failed jobs whose retention is over (`Job.expires_at` is not later than `now`), longest over first."""
+        ...
+
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """Jobs in one of these states whose state changed before the instant, oldest first."""
         ...

@@ -165,6 +165,10 @@ class House:
     async def expire(self) -> None:
         """Let all finished jobs reach the end of their retention, and sweep."""
         self.clock.advance(self.settings.retention + 1)
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Do what a server does now and then."""
         await Retention(self.jobs, self.outputs, self.settings, self.clock).sweep()
 
     async def turn(self, location: str, state: JobState) -> None:

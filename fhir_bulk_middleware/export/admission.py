@@ -63,6 +63,7 @@ class Admission:
         groups: who knows the members of groups, None if nobody does.
         coverage: decides the types.
         version: FHIR version of the resources.
+        retention: seconds that the mount keeps finished jobs.
         precision: how much of the cut the mount's clients are shown.
         clock: what time it is, for storages without a clock of their own.
     """
@@ -74,6 +75,7 @@ class Admission:
         groups: SupportsGroups | None,
         coverage: Coverage,
         version: FhirVersion,
+        retention: float,
         precision: Precision,
         clock: Clock,
     ) -> None:
@@ -81,6 +83,7 @@ class Admission:
         self._groups = groups
         self._coverage = coverage
         self._version = version
+        self._retention = retention
         self._precision = precision
         self._clock = clock
 
@@ -101,6 +104,7 @@ class Admission:
             level=wish.level,
             types=covered.types,
             window=Window(asked.since, asked.until),
+            retention=self._retention,
             precision=self._precision,
             granular=covered.granular,
             options=self._options(wish),

@@ -118,6 +118,13 @@ class MemoryJobStore:
 
     # --- JobRetention ---
 
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.due`."""
+        with self._lock:
+            finished = {JobState.COMPLETED, JobState.FAILED}
+            over = [entry.job for entry in self._entries.values() if entry.job.state in finished and entry.job.expires_at <= now]
+            return sorted(over, key=lambda job: job.expires_at)[:limit]
+
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
         with self._lock:

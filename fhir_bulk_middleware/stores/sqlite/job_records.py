@@ -30,7 +30,7 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, granular, options, idempotency_key, fingerprint"
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts"
 PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points"
@@ -63,6 +63,7 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
+        request.retention,
         json.dumps(request.granular),
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
         None if job.idempotency is None else job.idempotency.key,
@@ -93,6 +94,7 @@ def job_from_record(record: _Record) -> Job:
         done,
         reason,
         detail,
+        retention,
         granular,
         options,
         key,
@@ -107,6 +109,7 @@ def job_from_record(record: _Record) -> Job:
             level=Level(level),
             types=tuple(json.loads(types)),
             window=Window(since, until),
+            retention=retention,
             precision=Precision[precision],
             granular=tuple((type_, query) for type_, query in json.loads(granular)),
             options=_OPTIONS.validate_json(options) if options else Options(),

@@ -23,6 +23,7 @@ CREATE TABLE job (
     done INTEGER NOT NULL,
     reason TEXT,
     detail TEXT,
+    retention REAL NOT NULL,
     granular TEXT NOT NULL,
     options TEXT NOT NULL,
     idempotency_key TEXT,
@@ -36,6 +37,8 @@ CREATE INDEX job_owner ON job (issuer, subject, state);
 -- A client's key counts as long as its job can be polled (law 12).
 CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, mount, idempotency_key)
     WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');
+
+CREATE INDEX job_due ON job (changed_at + CAST(round(retention * 1000000) AS INTEGER)) WHERE state IN ('completed', 'failed');
 
 CREATE INDEX job_changed ON job (state, changed_at);
 

@@ -41,6 +41,11 @@ _REPLACE = """
         estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
     WHERE id = :id AND revision = :revision
 """
+_DUE = f"""
+    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
+    WHERE state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
+    ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
+"""  # noqa: S608
 _CHANGED_BEFORE = f"""
     SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
     ORDER BY changed_at, sequence LIMIT ?
@@ -110,6 +115,10 @@ class SQLiteJobStore:
         return None if first is None else int(first)
 
     # --- JobRetention ---
+
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.due`."""
+        return self._jobs(_DUE, (now, limit))
 
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
