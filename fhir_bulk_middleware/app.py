@@ -123,6 +123,7 @@ class BulkData:
                 resources=resources,
                 groups=groups,
                 coverage=Coverage(Compartments(fhir_version)),
+                settings=settings,
                 version=fhir_version,
                 precision=dialect.precision,
                 clock=clock,
