@@ -28,6 +28,7 @@ __all__ = [
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
+    "SupportsJoining",
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
@@ -124,6 +125,15 @@ class SupportsGroups(Protocol):
 
 
 @runtime_checkable
+class SupportsJoining(Protocol):
+    """Whoever knows the members of groups also knows their past. Without it GR-01 is not to be had."""
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:
+        """References of those who were the group's members at that instant; nobody, if there was no such group then."""
+        ...
+
+
+@runtime_checkable
 class SupportsPatients(Protocol):
     """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04)."""
 
@@ -136,13 +146,17 @@ class SupportsPatients(Protocol):
 class SupportsProvenance(Protocol):
     """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported."""
 
-    def provenance(self, queries: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
-        """The Provenance of the resources that the queries select, each once, as of their cut (KO-87, KO-88).
+    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """The Provenance of the resources that `targets` select, each once, in one fixed order (KO-86 to KO-88).
+
+        The adapter guarantees the same as for `pages`. Here it applies `Rows.filters` of the targets itself, for what is not
+        exported has no Provenance to come along; `fhir_bulk_middleware.export.filters.Filters` does it line by line.
 
         Args:
-            queries: one for each exported type but Provenance itself.
+            query: Provenance; its window and `as_of` hold for the Provenance itself, its selection does not.
+            targets: what the Provenance is about: any number of queries, several of one type among them, with one `as_of`.
             after: the cursor to go on after.
-            latest: only the newest Provenance of each resource.
+            latest: only the Provenance of each resource that changed last (by `lastUpdated`).
         """
         ...
 

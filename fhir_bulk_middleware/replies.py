@@ -5,6 +5,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any
@@ -95,6 +96,11 @@ class Replies:
             issue["expression"] = [part]
         own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
         return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
+
+    def report(self, reason: Reason, detail: str, part: str | None) -> str:
+        """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
+        answer = self._dialect.answer(Operation.KICK_OFF, reason)
+        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

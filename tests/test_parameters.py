@@ -241,14 +241,14 @@ async def test_clients_may_mix_up_the_kinds_of_text(house: House, key: str) -> N
 
 async def test_file_sizes_are_parameters_of_stu4_only(make_house: Any, house: House) -> None:
     """KO-30."""
-    small = {"name": "_minimumFileSize", "valuePositiveInt": 1000}
-    large = {"name": "_maximumFileSize", "valuePositiveInt": 2000}
+    small = {"name": "_minimumFileSize", "valuePositiveInt": 1_000_000}
+    large = {"name": "_maximumFileSize", "valuePositiveInt": 2_000_000}
     assert (await issue(house, await posted(house, "/$export", small)))["code"] == "not-supported"
     async with make_house(STU4) as stu4:
         await populate(stu4)
         options = (await kept(stu4, await posted(stu4, "/$export", small, large))).request.options
-        assert (options.smallest_file, options.largest_file) == (1000, 2000)
-        for low, high in [(2000, 2000), (3000, 2000), (0, 2000), (-1, 2000), ("x", 2000)]:
+        assert (options.smallest_file, options.largest_file) == (1_000_000, 2_000_000)
+        for low, high in [(2_000_000, 2_000_000), (3_000_000, 2_000_000), (0, 2_000_000), (-1, 2_000_000), ("x", 2_000_000)]:
             wrong = [
                 {"name": "_minimumFileSize", "valuePositiveInt": low},
                 {"name": "_maximumFileSize", "valuePositiveInt": high},

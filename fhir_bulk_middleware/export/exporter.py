@@ -105,7 +105,7 @@ class Exporter:
                     jobs=self._jobs,
                     outputs=self._outputs,
                     planner=self._planner,
-                    part_bytes=self._settings.part_bytes,
+                    sizes=self._planner.sizes(lease.job),
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
                     pulse=pulse,

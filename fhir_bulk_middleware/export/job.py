@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
@@ -79,11 +80,13 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
+        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class Options:
         largest_file: bytes; what the client wants a file to have at most.
         ignored: what was set aside.
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        version: the FHIR release of the resources, which knows their elements.
     """
 
     elements: tuple[str, ...] = ()
@@ -111,6 +115,7 @@ class Options:
     largest_file: int | None = None
     ignored: tuple[Ignored, ...] = ()
     base_url: str | None = None
+    version: FhirVersion = FhirVersion.R4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +181,7 @@ class Slice:
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
+        joined: whether it holds what members who joined after `_since` had by then (GR-01), instead of what changed since.
     """
 
     number: int
@@ -185,6 +191,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +213,7 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
     file_id: str
@@ -221,6 +229,7 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    continued_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

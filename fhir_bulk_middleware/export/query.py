@@ -81,11 +81,13 @@ class Rows:
         selection: whose resources.
         rights: the adapter's note about rows (`Authorisation.rights`).
         filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
+        joined: those of the selection that joined their group after `_since` (GR-01); empty where that is not looked at.
     """
 
     selection: Selection
     rights: str = field(default="", repr=False)
     filters: tuple[Filter, ...] = ()
+    joined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

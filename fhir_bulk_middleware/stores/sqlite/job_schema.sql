@@ -59,6 +59,7 @@ CREATE TABLE slice (
     estimate INTEGER NOT NULL,
     cursor TEXT,
     parts INTEGER NOT NULL,
+    joined INTEGER NOT NULL,
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
 
@@ -77,6 +78,7 @@ CREATE TABLE part (
     stored_size INTEGER NOT NULL,
     sealed_at INTEGER NOT NULL,
     flush_points BLOB NOT NULL,
+    continued_in TEXT,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;

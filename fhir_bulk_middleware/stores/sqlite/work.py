@@ -99,7 +99,7 @@ def plan(
     job_id = lease.job.id
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
-        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *slice_record(piece)) for piece in slices],
     )
     connection.executemany("INSERT INTO work (job_id, slice) VALUES (?, ?)", [(job_id, piece.number) for piece in slices])
@@ -132,7 +132,7 @@ def checkpoint(
         return False
     job_id = lease.job.id
     connection.executemany(
-        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *part_record(part)) for part in parts],
     )
     connection.execute(
