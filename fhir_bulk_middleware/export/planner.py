@@ -97,7 +97,7 @@ class Planner:
         """The sizes for a job."""
         settings, options = self._settings, job.request.options
         ceiling = min(options.largest_file or settings.part_bytes, settings.part_bytes)
-        lowest = min(max(options.smallest_file or 0, settings.smallest_part_bytes), ceiling)
+        lowest = max(min(options.smallest_file or 0, ceiling), min(settings.smallest_part_bytes, ceiling // 2))
         page = min(settings.page_bytes, max(ceiling // GROWTH, 1) if options.largest_file else ceiling)
         if options.smallest_file:
             page = min(page, max(ceiling - lowest, 1))
