@@ -15,7 +15,7 @@ from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPati
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
 
-__all__ = ["connect", "deletions", "pages", "slices"]
+__all__ = ["connect", "deletions", "pages", "read_pages", "slices", "span_of"]
 
 _DELETIONS_PER_PAGE = 1_000
 
@@ -60,15 +60,19 @@ def connect(path: Path) -> sqlite3.Connection:
 def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Iterator[Page]:
     """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
     span = _span(connection, query, after)
-    if span is None:
-        return
-    select, seq, more = span.select("seq, json", deleted=False), span.first - 1, True
+    if span is not None:
+        yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
+
+
+def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Iterator[Page]:
+    """The rows of a statement that gives `seq` and `json` of what comes after its one parameter, in that order."""
+    more = True
     while more:
         more, size = False, 0
         lines: list[bytes] = []
         for row in connection.execute(select, (seq,)):
             size += len(row[1]) + 1
-            if size > query.page_bytes and lines:
+            if size > page_bytes and lines:
                 more = True
                 break
             lines.append(row[1])
@@ -107,6 +111,15 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     return _cut(span, extents, target_bytes)
 
 
+def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
+    """The keys between which the versions of a query lie, both included; None if there can be none.
+
+    Of compartments, `temp.wanted` has the keys that are in them, beside those of other queries on the same connection.
+    """
+    span = _span(connection, query, after)
+    return None if span is None else (span.first, span.last)
+
+
 def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _Span | None:
     number = number_of(connection, query.type)
     if number is None:
@@ -131,7 +144,7 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
             where = " AND in_patient = 1"
         case Compartments(references):
             source = "temp.wanted CROSS JOIN resource USING (seq)"
-            connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
+            connection.execute("CREATE TABLE IF NOT EXISTS temp.wanted (seq INTEGER PRIMARY KEY)")
             connection.execute(_WANT, (json.dumps(sorted(references)), first, last))
     return _Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)
 
