@@ -87,8 +87,8 @@ class Settings(BaseModel):
     """How many worker processes the embedded runner keeps per machine; 0 exports in the server's own loop."""
 
     smart: SmartConfiguration | None = None
-    """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root. Without it
-    there is no such document (SE-20)."""
+    """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
+    Without it there is no such document (SE-20)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -1,7 +1,7 @@
 """The host's `GET [base]/metadata`, amended on its way to the client.
 
-Only a 200 with a CapabilityStatement in JSON is amended, plain or gzipped, up to a size. All else goes through byte for byte: other
-resources, other formats, other codings, other statuses, and whatever does not parse.
+Only a 200 with a CapabilityStatement in JSON is amended, plain or gzipped, up to a size. All else goes through byte for byte:
+other resources, other formats, other codings, other statuses, and whatever does not parse.
 """
 
 import gzip
@@ -31,7 +31,7 @@ _JSON: Final = frozenset({b"application/fhir+json", b"application/json", b"appli
 _STALE: Final = frozenset(
     {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
 )
-"""Headers that speak of the host's bytes, not of ours. Without a validator a client asks for the whole again and gets it amended."""
+"""Headers that speak of the host's bytes. Without a validator a client asks for the whole again, and gets it amended."""
 
 _MARK = "\udc00"  # stands before the digits of a number; half a surrogate pair is in no sound text
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
