@@ -56,7 +56,7 @@ PARAMETERS = (
         "_typeFilter",
         "string",
         "A search on one type; of several on the same type any suffices.",
-        "Observation?status=final",
+        "Patient?birthdate=lt2010-01-01",
         many=True,
     ),
     ExportParameter(

@@ -24,11 +24,6 @@ _PLACES = {
     "group": r"^[A-Za-z0-9.-]{1,64}$",
 }
 _ANY_ID = r"^[A-Za-z0-9.-]{1,64}$"
-_SCHEMAS: dict[str, dict[str, Any]] = {
-    "instant": {"type": "string", "format": "date-time"},
-    "boolean": {"type": "boolean"},
-    "positiveInt": {"type": "integer", "minimum": 1},
-}
 
 
 def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
@@ -40,9 +35,9 @@ def body(offer: Offer, row: Row) -> dict[str, Any] | None:
     """The body of a kick-off by POST; it may be left out (KO-08)."""
     if row.operation is not Operation.KICK_OFF or row.method != "POST":
         return None
-    names = [parameter.name for parameter in offer.parameters(_level(row), ["POST"])]
+    schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect.codings)
     example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
-    content = {"application/fhir+json": {"schema": schemas.parameters(names), "example": example}}
+    content = {"application/fhir+json": {"schema": schema, "example": example}}
     return {"required": False, "content": content}
 
 
@@ -67,7 +62,7 @@ def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _schema(parameter: ExportParameter) -> dict[str, Any]:
-    schema = _SCHEMAS.get(parameter.type, {"type": "string", "minLength": 1})
+    schema = schemas.VALUES.get(parameter.type, schemas.VALUES["string"])
     return {"type": "array", "items": schema} if parameter.many else schema
 
 
@@ -88,18 +83,21 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
     dialect = offer.dialect
     match row.operation:
         case Operation.KICK_OFF:
-            preferences = ["respond-async", "respond-async, handling=lenient", "respond-async, handling=strict"]
-            if dialect.separate_export_status:
-                preferences.append("respond-async, separate-export-status")
-            required = RequiredHeader.PREFER in dialect.required_headers
-            yield _parameter("header", "Prefer", {"type": "string", "enum": preferences}, required=required)
-            key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+            yield _prefer(required=RequiredHeader.PREFER in dialect.required_headers)
+            key = {"type": "string", "minLength": 1, "maxLength": 255}
             yield _parameter("header", "Idempotency-Key", key)
         case Operation.STATUS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
-            yield _parameter("header", "Prefer", {"type": "string", "enum": ["respond-async"]}, required=True)
+            yield _prefer(required=True)
         case Operation.FILE:
             for name in ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"):
                 yield _parameter("header", name, {"type": "string"})
+
+
+def _prefer(*, required: bool) -> dict[str, Any]:
+    """Where it is not required a server ignores preferences that it does not know (KO-48)."""
+    shape = {"pattern": "(^|, *)respond-async($|[,;])"} if required else {}
+    parameter = _parameter("header", "Prefer", {"type": "string", **shape}, required=required)
+    return parameter | {"example": "respond-async, handling=lenient"}
 
 
 def _parameter(place: str, name: str, schema: dict[str, Any], *, required: bool = False, description: str = "") -> dict[str, Any]:

@@ -1,13 +1,24 @@
 """JSON schemas of what goes over the wire, for the OpenAPI document."""
 
+from collections.abc import Container, Iterable
 from typing import Any
 
 from fhir_bulk_middleware.dialects.model import Dialect, ManifestShape, TextElement
+from fhir_bulk_middleware.discovery.parameters import ExportParameter
 
-__all__ = ["manifest", "operation_outcome", "parameters", "reference"]
+__all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+VALUES: dict[str, dict[str, Any]] = {
+    "string": {"type": "string", "minLength": 1},
+    "instant": {"type": "string", "format": "date-time"},
+    "boolean": {"type": "boolean"},
+    "positiveInt": {"type": "integer", "minimum": 1},
+    "Reference": {"type": "object", "required": ["reference"], "properties": {"reference": {"type": "string"}}},
+    "Coding": {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}},
+}
+"""FHIR types as they stand in JSON; `code` is as `string`."""
 
 
 def reference(name: str) -> dict[str, str]:
@@ -59,13 +70,25 @@ def manifest(shape: ManifestShape) -> dict[str, Any]:
     return _object(required, optional)
 
 
-def parameters(names: list[str]) -> dict[str, Any]:
-    """The body of a kick-off: a FHIR Parameters resource."""
-    parameter = {"type": "object", "required": ["name"], "properties": {"name": {"enum": names}}}
+def parameters(taken: Iterable[ExportParameter], codings: Container[str]) -> dict[str, Any]:
+    """The body of a kick-off: a FHIR Parameters resource.
+
+    Args:
+        taken: the parameters that may be in it.
+        codings: names of those whose value is a Coding.
+    """
+    entries = []
+    for parameter in taken:
+        type_ = "Coding" if parameter.name in codings else parameter.type
+        value = f"value{type_[0].upper()}{type_[1:]}"
+        entries.append(_object({"name": {"const": parameter.name}, value: VALUES.get(type_, VALUES["string"])}))
     return {
         "type": "object",
         "required": ["resourceType"],
-        "properties": {"resourceType": {"const": "Parameters"}, "parameter": {"type": "array", "items": parameter}},
+        "properties": {
+            "resourceType": {"const": "Parameters"},
+            "parameter": {"type": "array", "items": {"oneOf": entries}},
+        },
     }
 
 
