@@ -15,6 +15,8 @@ class Operation(Enum):
     STATUS = auto()
     CANCEL = auto()
     FILE = auto()
+    DISCOVERY = auto()
+    """What the mount says about itself."""
     NONE = auto()
     """No operation was reached: the path or the method is wrong."""
 

@@ -54,6 +54,10 @@ class Replies:
         """A manifest: `application/json`, not FHIR's media type (ST-20)."""
         return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
 
+    def document(self, document: Mapping[str, Any], media_type: str) -> Response:
+        """A description of the mount, the same for everybody."""
+        return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
+
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that is no refusal."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
