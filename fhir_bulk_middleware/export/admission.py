@@ -11,6 +11,7 @@ from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Options, Request
 from fhir_bulk_middleware.export.planner import PROVENANCE
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -255,6 +256,7 @@ class Admission:
             separate_status=wish.separate_status,
             smallest_file=asked.smallest_file,
             largest_file=asked.largest_file,
+            sizes=sizes_of(self._settings, asked.smallest_file, asked.largest_file),
             ignored=leniency.ignored,
             unreadable=wish.unreadable,
             base_url=wish.base_url,

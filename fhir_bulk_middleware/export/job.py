@@ -26,6 +26,7 @@ __all__ = [
     "Options",
     "Part",
     "Request",
+    "Sizes",
     "Slice",
 ]
 
@@ -73,6 +74,23 @@ class Codec(StrEnum):
     GZIP = "gzip"
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large things may be, in plain bytes: the operator's settings, and within them the client's wish (KO-30, law 15).
+
+    Attributes:
+        ceiling: of a part; a single larger resource is the exception.
+        floor: of a part that is not the last of its slice.
+        page: so that one page, even if shaping makes it larger, fits a part, and one more does not overshoot the floor.
+        slice: of a slice, so that its last part is rarely below the floor.
+    """
+
+    ceiling: int
+    floor: int
+    page: int
+    slice: int
+
+
 UNREADABLE = "{resource}"
 """Stands for a resource's reference in `Options.unreadable`."""
 
@@ -106,6 +124,7 @@ class Options:
         separate_status: the job's status goes into `X-Export-Status` (KO-45).
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
+        sizes: of pages, parts and slices, frozen with the rest (law 5); None for a job that no mount has accepted.
         ignored: what was set aside.
         unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
             `UNREADABLE` stands for the resource's reference (ST-15).
@@ -120,6 +139,7 @@ class Options:
     separate_status: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    sizes: Sizes | None = None
     ignored: tuple[Ignored, ...] = ()
     unreadable: str = ""
     base_url: str | None = None

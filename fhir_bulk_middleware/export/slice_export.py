@@ -9,10 +9,10 @@ import anyio.lowlevel
 
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
-from fhir_bulk_middleware.export.job import UNREADABLE, Codec, FileKind, Part, Slice
+from fhir_bulk_middleware.export.job import UNREADABLE, Codec, FileKind, Part, Sizes, Slice
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.part import PartEncoder
-from fhir_bulk_middleware.export.planner import Planner, Sizes
+from fhir_bulk_middleware.export.planner import Planner
 from fhir_bulk_middleware.export.portions import Portions
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
