@@ -25,13 +25,13 @@ from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
-from fhir_bulk_middleware.export.service import ExportService, Terms
+from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.middleware import SelectiveMount
+from fhir_bulk_middleware.mount import SelectiveMount
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
     JobRetention,
@@ -108,11 +108,7 @@ class BulkData:
         settings = settings or Settings()
         work = Exporter(resources, jobs, outputs, settings, clock)
         runner = runner or _runner(work, settings)
-        terms = Terms(
-            mount=mount or dialect.name,
-            retention=settings.retention if dialect.retention is None else dialect.retention,
-        )
-        self.mount = terms.mount
+        self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies)
@@ -125,12 +121,13 @@ class BulkData:
                 coverage=Coverage(Compartments(fhir_version)),
                 settings=settings,
                 version=fhir_version,
+                retention=settings.retention if dialect.retention is None else dialect.retention,
                 precision=dialect.precision,
                 clock=clock,
             ),
             jobs=jobs,
             runner=runner,
-            terms=terms,
+            mount=self.mount,
             settings=settings,
             clock=clock,
             new_job_id=new_job_id,

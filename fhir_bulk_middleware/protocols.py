@@ -253,6 +253,10 @@ class JobStore(Protocol):
 class JobRetention(Protocol):
     """What a sweep needs of a job store. Each method can be called again after a crash and does no harm."""
 
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """Completed and failed jobs whose retention is over (`Job.expires_at` is not later than `now`), longest over first."""
+        ...
+
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """Jobs in one of these states whose state changed before the instant, oldest first."""
         ...
@@ -285,7 +289,8 @@ class WorkQueue(Protocol):
         """The next piece of work, None if there is none: a queued job to plan, or a slice that nobody holds.
 
         Work whose lease has run out, or reaches further ahead than a lease can (the clock was set back), is given out again.
-        Work that was begun `attempts` times fails its job, with the cause that was kept. Owners take turns.
+        Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
+        cause that was kept. Owners take turns.
         """
         ...
 
@@ -309,8 +314,11 @@ class WorkQueue(Protocol):
         """
         ...
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
-        """Give the work back, to be begun again by anybody, and keep the cause. A lost lease is ignored."""
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
+        """Give the work back, to be begun again by anybody, and keep the cause. A lost lease is ignored.
+
+        `excused` is for a holder that was asked to stop: its attempt does not count, so that deployments fail no job.
+        """
         ...
 
     async def release_worker(self, worker: str, now: Instant) -> None:

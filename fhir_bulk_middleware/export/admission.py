@@ -68,6 +68,7 @@ class Admission:
         coverage: decides the types.
         settings: limits, and what the operator grants.
         version: FHIR version of the resources.
+        retention: seconds that the mount keeps finished jobs.
         precision: how much of the cut the mount's clients are shown.
         clock: what time it is, for storages without a clock of their own.
     """
@@ -80,6 +81,7 @@ class Admission:
         coverage: Coverage,
         settings: Settings,
         version: FhirVersion,
+        retention: float,
         precision: Precision,
         clock: Clock,
     ) -> None:
@@ -88,6 +90,7 @@ class Admission:
         self._coverage = coverage
         self._settings = settings
         self._version = version
+        self._retention = retention
         self._precision = precision
         self._clock = clock
 
@@ -114,6 +117,7 @@ class Admission:
             level=wish.level,
             types=covered.types,
             window=Window(asked.since, asked.until),
+            retention=self._retention,
             precision=self._precision,
             granular=covered.granular,
             options=options,

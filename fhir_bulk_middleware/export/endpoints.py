@@ -106,7 +106,7 @@ class ExportEndpoints:
             raise Refused(Reason.FILE_UNKNOWN)
         headers: dict[str, str] = {}
         if complete:
-            headers["Expires"] = instant.http_date(self._service.expires_at(job))
+            headers["Expires"] = instant.http_date(job.expires_at)
         else:
             headers["X-Progress"] = progress(self._dialect, job)
             headers["Retry-After"] = self._replies.retry_after(self._service.pause(job))

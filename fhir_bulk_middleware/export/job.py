@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
@@ -127,6 +127,7 @@ class Request:
         level: system, Patient or Group.
         types: the resource types to export, sorted: asked, allowed by scope, and held by the adapter.
         window: `_since` and `_until`. The cut is added when the job starts.
+        retention: seconds that the finished job is kept, as its mount promised when it began (ST-22).
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
         granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
         options: how the output is shaped.
@@ -136,6 +137,7 @@ class Request:
     level: Level
     types: tuple[str, ...]
     window: Window
+    retention: float
     precision: Precision
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
@@ -266,6 +268,11 @@ class Job:
     done: int = 0
     failure: Failure | None = None
     idempotency: Idempotency | None = None
+
+    @property
+    def expires_at(self) -> Instant:
+        """When the finished job and its files go; of a job that is not finished it says nothing."""
+        return after(self.changed_at, self.request.retention)
 
     def same_key(self, other: "Job") -> bool:
         """Whether the two came under the same idempotency key, of one owner and through one mount."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
@@ -10,29 +9,16 @@ from fhir_bulk_middleware.export.job import Idempotency, Job, JobState, Part, Re
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
-from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
+from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportService", "Terms"]
+__all__ = ["ExportService"]
 
 _CANCEL_TRIES = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a mount promises for its jobs.
-
-    Attributes:
-        mount: its name; a job answers through the mount that made it (law 10).
-        retention: seconds that a finished job is kept.
-    """
-
-    mount: str
-    retention: float
 
 
 class ExportService:
@@ -42,7 +28,7 @@ class ExportService:
         admission: decides what a kick-off comes to.
         jobs: where jobs are kept.
         runner: is told when there is work.
-        terms: what the mount promises.
+        mount: the name of the mount; a job answers through the mount that made it (law 10).
         settings: limits.
         clock: what time it is.
         new_job_id: where job ids come from.
@@ -54,7 +40,7 @@ class ExportService:
         admission: Admission,
         jobs: JobStore,
         runner: JobRunner,
-        terms: Terms,
+        mount: str,
         settings: Settings,
         clock: Clock,
         new_job_id: NewJobId,
@@ -62,7 +48,7 @@ class ExportService:
         self._admission = admission
         self._jobs = jobs
         self._runner = runner
-        self._terms = terms
+        self._mount = mount
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
@@ -80,7 +66,7 @@ class ExportService:
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
-            mount=self._terms.mount,
+            mount=self._mount,
             owner=principal.owner,
             request=request,
             created_at=now,
@@ -159,10 +145,6 @@ class ExportService:
             raise Refused(Reason.FILE_UNKNOWN)
         return part
 
-    def expires_at(self, job: Job) -> Instant:
-        """When a finished job and its files go."""
-        return after(job.changed_at, self._terms.retention)
-
     def pause(self, job: Job) -> int:
         """Seconds after which another poll is worth its while, from the rate so far (ST-04).
 
@@ -178,13 +160,13 @@ class ExportService:
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
-        job = await self._jobs.find(job_id, self._terms.mount, principal.owner) if is_job_id(job_id) else None
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
         if job is None:
             raise Refused(Reason.JOB_UNKNOWN)
         if job.state is JobState.CANCELLED:
             raise Refused(Reason.JOB_CANCELLED)
         finished = job.state in {JobState.COMPLETED, JobState.FAILED}
-        if job.state is JobState.EXPIRED or (finished and self.expires_at(job) <= self._clock()):
+        if job.state is JobState.EXPIRED or (finished and job.expires_at <= self._clock()):
             raise Refused(Reason.JOB_EXPIRED)
         return job
 

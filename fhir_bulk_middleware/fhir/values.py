@@ -72,13 +72,4 @@ class CompositeValue:
     parts: tuple["Value", ...]
 
 
-Value = (
-    TokenValue
-    | TypedIdentifierValue
-    | TextValue
-    | DateValue
-    | NumberValue
-    | QuantityValue
-    | ReferenceValue
-    | CompositeValue
-)
+Value = TokenValue | TypedIdentifierValue | TextValue | DateValue | NumberValue | QuantityValue | ReferenceValue | CompositeValue

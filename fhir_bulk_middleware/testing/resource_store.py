@@ -260,7 +260,9 @@ class SlicesSuite(StorageSuite):
 
     @pytest.mark.parametrize("target_bytes", [1, 1_000, 4_000, 1_000_000])
     @pytest.mark.parametrize(
-        "selection", [Everything(), EveryPatient(), members_of(*(f"Patient/{number}" for number in range(0, 40, 3)))], ids=repr
+        "selection",
+        [Everything(), EveryPatient(), members_of(*(f"Patient/{number}" for number in range(0, 40, 3)))],
+        ids=lambda selection: type(selection).__name__,
     )
     async def test_slices_hold_each_resource_once(
         self,

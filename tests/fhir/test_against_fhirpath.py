@@ -26,9 +26,7 @@ ROUNDS = 1
 
 _RESOLVE = re.compile(r"\.where\(resolve\(\) is (\w+)\)")
 _AS = re.compile(r"\(([\w.]+) as (\w+)\)")  # `as` is for one value only; HL7 means each
-_STEP = re.compile(
-    r"(?P<key>\w+)(?:\.where\((?:resolve\(\) is (?P<target>\w+)|(?P<name>\w+)='(?P<text>[^']*)')\))?(?:\.|$)"
-)
+_STEP = re.compile(r"(?P<key>\w+)(?:\.where\((?:resolve\(\) is (?P<target>\w+)|(?P<name>\w+)='(?P<text>[^']*)')\))?(?:\.|$)")
 
 
 class Maker:

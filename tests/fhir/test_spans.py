@@ -19,9 +19,7 @@ ENDS = st.integers(0, 12)
 @st.composite
 def spans(draw: st.DrawFn) -> Span:
     low = draw(ENDS)
-    return Span(
-        draw(st.sampled_from([low, low, -math.inf])), draw(st.sampled_from([low + 1, low + draw(ENDS) + 1, math.inf]))
-    )
+    return Span(draw(st.sampled_from([low, low, -math.inf])), draw(st.sampled_from([low + 1, low + draw(ENDS) + 1, math.inf])))
 
 
 def nanoseconds(moment: datetime) -> int:

@@ -5,12 +5,13 @@ import itertools
 import json
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.export.query import Compartments, Everything, Query, Rows, Window
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Query, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after, parse
 from fhir_bulk_middleware.principal import Owner, Principal
@@ -322,3 +323,26 @@ async def test_no_write_of_another_process_slips_behind_a_cut(tmp_path: Path) ->
     query = Query(type="Patient", rows=Rows(Everything()), window=Window(), as_of=await store.cut(Precision.MICROSECONDS))
     assert sum([page.count async for page in store.pages(query, None)]) == 81
     store.close()
+
+
+@pytest.mark.parametrize("target_bytes", [10_000, 10_000_000])
+async def test_slices_say_how_much_they_hold(store: Store, target_bytes: int) -> None:
+    """Of what lives: updates and deletions leave nothing behind in the estimates."""
+    for _ in range(3):
+        store.load(
+            json.dumps(
+                {"resourceType": "Observation", "id": f"o{number}", "subject": {"reference": f"Patient/{number % 10}"}}
+            ).encode()
+            for number in range(600)
+        )
+    for number in range(0, 600, 4):
+        await store.delete("Observation", f"o{number}")
+    cut = await store.cut(Precision.MICROSECONDS)
+    everyone, two = Rows(EveryPatient()), Rows(Compartments(frozenset({"Patient/1", "Patient/2"})))
+    for rows, count in [(Rows(Everything()), 450), (everyone, 450), (two, 90)]:
+        query = Query(type="Observation", rows=rows, window=Window(), as_of=cut)
+        ranges = await store.slices(query, target_bytes)
+        assert sum(found.estimate for found in ranges) == pytest.approx(count, rel=0.1)
+        sizes = [sum([page.count async for page in store.pages(replace(query, range=found.range), None)]) for found in ranges]
+        assert sum(sizes) == count
+        assert max(sizes) <= 1.5 * target_bytes / 130

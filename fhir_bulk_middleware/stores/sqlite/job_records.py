@@ -30,7 +30,7 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, granular, options, idempotency_key, fingerprint"
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
@@ -65,6 +65,7 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
+        request.retention,
         json.dumps(request.granular),
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
         None if job.idempotency is None else job.idempotency.key,
@@ -95,6 +96,7 @@ def job_from_record(record: _Record) -> Job:
         done,
         reason,
         detail,
+        retention,
         granular,
         options,
         key,
@@ -109,6 +111,7 @@ def job_from_record(record: _Record) -> Job:
             level=Level(level),
             types=tuple(json.loads(types)),
             window=Window(since, until),
+            retention=retention,
             precision=Precision[precision],
             granular=tuple((type_, query) for type_, query in json.loads(granular)),
             options=_OPTIONS.validate_json(options) if options else Options(),

@@ -41,6 +41,11 @@ _REPLACE = """
         estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
     WHERE id = :id AND revision = :revision
 """
+_DUE = f"""
+    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
+    WHERE state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
+    ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
+"""  # noqa: S608
 _CHANGED_BEFORE = f"""
     SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
     ORDER BY changed_at, sequence LIMIT ?
@@ -111,6 +116,10 @@ class SQLiteJobStore:
 
     # --- JobRetention ---
 
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.due`."""
+        return self._jobs(_DUE, (now, limit))
+
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
         return self._jobs(_CHANGED_BEFORE, (json.dumps([state.value for state in states]), instant, limit))
@@ -166,9 +175,9 @@ class SQLiteJobStore:
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
         )
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
-        await self._database.write(partial(work.release, lease=lease, cause=cause))
+        await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""

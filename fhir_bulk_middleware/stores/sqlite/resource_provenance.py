@@ -5,12 +5,12 @@ the resources that it is about are never read, but for those that a filter has t
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 
 from fhir_bulk_middleware.export.filters import Filters
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Page, Query
-from fhir_bulk_middleware.stores.sqlite.resource_reading import read_pages, span_of
+from fhir_bulk_middleware.stores.sqlite.resource_reading import add_members, empty_keys, read_pages, span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
 __all__ = ["provenance"]
@@ -18,6 +18,7 @@ __all__ = ["provenance"]
 _CHOSEN = """
 CREATE TABLE temp.chosen (type TEXT, first INTEGER, last INTEGER, in_patient INTEGER, listed INTEGER, filter INTEGER)
 """
+_MEMBERS = "about"
 _SELECT = """
 SELECT p.seq, p.json FROM resource AS p
 WHERE p.seq > ? AND p.seq <= {last} AND p.valid_to > {as_of} AND p.deleted = 0 AND EXISTS (
@@ -25,7 +26,7 @@ WHERE p.seq > ? AND p.seq <= {last} AND p.valid_to > {as_of} AND p.deleted = 0 A
     CROSS JOIN resource AS r ON r.id = target.id AND r.seq BETWEEN chosen.first AND chosen.last
     WHERE target.seq = p.seq AND r.valid_to > {as_of} AND r.deleted = 0
         AND (NOT chosen.in_patient OR r.in_patient)
-        AND (NOT chosen.listed OR r.seq IN (SELECT seq FROM temp.wanted))
+        AND (NOT chosen.listed OR r.seq IN (SELECT seq FROM temp.about))
         AND (chosen.filter IS NULL OR passes(chosen.filter, r.json)) {newest}
 ) ORDER BY p.seq
 """
@@ -46,7 +47,7 @@ def provenance(
     after: str | None,
     *,
     latest: bool,
-) -> Iterator[Page]:
+) -> Generator[Page]:
     """See `SupportsProvenance`."""
     span = span_of(connection, replace(query, rows=replace(query.rows, selection=Everything())), after)
     if span is None:
@@ -60,8 +61,9 @@ def provenance(
 
 def _choose(connection: sqlite3.Connection, targets: Sequence[Query], base_urls: Collection[str]) -> None:
     """Note where the resources lie that each query can hold, and what else must hold for them."""
+    connection.execute("DROP TABLE IF EXISTS temp.chosen")
     connection.execute(_CHOSEN)
-    connection.execute("CREATE TABLE IF NOT EXISTS temp.wanted (seq INTEGER PRIMARY KEY)")
+    empty_keys(connection, _MEMBERS)
     filters: list[Filters] = []
     for target in targets:
         span = span_of(connection, target, None)
@@ -70,6 +72,8 @@ def _choose(connection: sqlite3.Connection, targets: Sequence[Query], base_urls:
         found = Filters(target.rows.filters, target.type, base_urls)
         selection = target.rows.selection
         listed, in_patient = isinstance(selection, Compartments), isinstance(selection, EveryPatient)
+        if isinstance(selection, Compartments):
+            add_members(connection, _MEMBERS, selection, span)
         number = len(filters) if found else None
         connection.execute("INSERT INTO temp.chosen VALUES (?, ?, ?, ?, ?, ?)", (target.type, *span, in_patient, listed, number))
         filters.extend([found] if found else [])

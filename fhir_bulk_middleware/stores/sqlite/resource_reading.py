@@ -1,13 +1,13 @@
 """Reading versions of resources for an export: pages, deletions and slices, as of a cut.
 
 This is the hot path. A connection of its own for each reader, text as the bytes that it is, one short statement a page (an open
-one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is as fast as
-SQLite's own shell with the same query.
+one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is about as
+fast as SQLite's own shell with the same query.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,16 @@ from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPati
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
 
-__all__ = ["connect", "deletions", "pages", "read_pages", "slices", "span_of"]
+__all__ = ["add_members", "connect", "deletions", "empty_keys", "pages", "read_pages", "slices", "span_of"]
 
 _DELETIONS_PER_PAGE = 1_000
 
 # In the size of a processor's cache: a scan never comes back to a page, so what SQLite would keep of it is only in the way.
 _CACHE_KIB = 256
 
-# Each member's run in the compartment table, once a resource; the order of the tables is the order in which they are visited.
-_WANT = """
-INSERT OR IGNORE INTO temp.wanted
-SELECT compartment.seq FROM json_each(?) AS member
+# Each member's run in the compartment table; the order of the tables is the order in which they are visited.
+_MEMBERS = """
+FROM json_each(?) AS member
 CROSS JOIN owner ON owner.reference = member.value
 CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq BETWEEN ? AND ?
 """
@@ -54,39 +53,42 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.text_factory = bytes
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    connection.execute("PRAGMA temp_store=MEMORY")  # some bytes for each version that members have in a slice
     return connection
 
 
-def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Iterator[Page]:
+def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Page]:
     """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
     span = _span(connection, query, after)
     if span is not None:
+        _want(connection, span, query)
         yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
 
 
-def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Iterator[Page]:
+def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Generator[Page]:
     """The rows of a statement that gives `seq` and `json` of what comes after its one parameter, in that order."""
     more = True
     while more:
         more, size = False, 0
         lines: list[bytes] = []
-        for row in connection.execute(select, (seq,)):
-            size += len(row[1]) + 1
+        for next_seq, line in connection.execute(select, (seq,)):
+            size += len(line) + 1
             if size > page_bytes and lines:
                 more = True
                 break
-            lines.append(row[1])
-            seq = row[0]
+            lines.append(line)
+            seq = next_seq
         if lines:
             lines.append(b"")
             yield Page(b"\n".join(lines), len(lines) - 1, str(seq))
 
 
-def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -> Iterator[Deletions]:
+def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Deletions]:
     """The deletions of a query that still hold as of its cut, by `seq`."""
     span = _span(connection, query, after)
     if span is None:
         return
+    _want(connection, span, query)
     select, seq = span.select("seq, id", deleted=True), span.first - 1
     while rows := connection.execute(f"{select} LIMIT {_DELETIONS_PER_PAGE}", (seq,)).fetchall():
         seq = rows[-1][0]
@@ -104,27 +106,46 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
         return ()
     extents = _extents(connection, span, query)
     if isinstance(query.rows.selection, Compartments):
-        share = _mean_size(extents)
-        extents = [_Extent(seq, seq, 1, share) for (seq,) in connection.execute("SELECT seq FROM temp.wanted ORDER BY seq")]
+        extents = _members_extents(connection, span, query.rows.selection, extents, target_bytes)
         if not extents:
             return ()
     return _cut(span, extents, target_bytes)
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
-    """The keys between which the versions of a query lie, both included; None if there can be none.
-
-    Of compartments, `temp.wanted` has the keys that are in them, beside those of other queries on the same connection.
-    """
+    """The keys between which the versions of a query lie, both included; None if there can be none."""
     span = _span(connection, query, after)
     return None if span is None else (span.first, span.last)
+
+
+def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
+    """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
+    if isinstance(query.rows.selection, Compartments):
+        empty_keys(connection, "wanted")
+        add_members(connection, "wanted", query.rows.selection, (span.first, span.last))
+
+
+def empty_keys(connection: sqlite3.Connection, name: str) -> None:
+    """Make a table of this connection for keys; an idle connection may still have one."""
+    connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
+    connection.execute(f"CREATE TABLE temp.{name} (seq INTEGER PRIMARY KEY)")
+
+
+def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
+    """Add the keys of the versions that lie in the compartments."""
+    values = (json.dumps(sorted(selection.references)), *between)
+    connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {_MEMBERS}", values)
+
+
+def _members(span: _Span, selection: Compartments) -> tuple[str, int, int]:
+    return json.dumps(sorted(selection.references)), span.first, span.last
 
 
 def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _Span | None:
     number = number_of(connection, query.type)
     if number is None:
         return None
-    first, last = first_of(number), next_of(connection, number) - 1
+    first, last = first_of(number) + 1, next_of(connection, number) - 1
     window, as_of = query.window, query.as_of
     ends = [instant for instant in (window.until, as_of) if instant is not None]
     if window.since is not None:
@@ -142,10 +163,8 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
     match query.rows.selection:
         case EveryPatient():
             where = " AND in_patient = 1"
-        case Compartments(references):
+        case Compartments():
             source = "temp.wanted CROSS JOIN resource USING (seq)"
-            connection.execute("CREATE TABLE IF NOT EXISTS temp.wanted (seq INTEGER PRIMARY KEY)")
-            connection.execute(_WANT, (json.dumps(sorted(references)), first, last))
     return _Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)
 
 
@@ -175,9 +194,18 @@ def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[
     return found
 
 
-def _mean_size(extents: Sequence[_Extent]) -> float:
-    live = sum(extent.live for extent in extents)
-    return sum(extent.size for extent in extents) / live if live else 0.0
+def _members_extents(
+    connection: sqlite3.Connection, span: _Span, selection: Compartments, extents: Sequence[_Extent], target_bytes: int
+) -> list[_Extent]:
+    """What members have in the span; each of their versions counts for what the type's versions there are on average."""
+    versions = span.last - span.first + 1
+    live, size = sum(extent.live for extent in extents) / versions, sum(extent.size for extent in extents) / versions
+    members = _members(span, selection)
+    count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
+    if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter
+        return [_Extent(span.first, span.last, count * live, count * size)] if count else []
+    seqs = connection.execute(f"SELECT DISTINCT compartment.seq {_MEMBERS} ORDER BY 1", members)
+    return [_Extent(seq, seq, live, size) for (seq,) in seqs]
 
 
 def _cut(span: _Span, extents: Sequence[_Extent], target_bytes: int) -> Sequence[Range]:
