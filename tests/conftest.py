@@ -86,7 +86,7 @@ class HandRunner:
 class House:
     """One mount on memory stores, and clients that talk to it over ASGI."""
 
-    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings) -> None:
+    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings, **more: Any) -> None:
         self.mint = mint
         self.dialect = dialect
         self.clock = HandClock()
@@ -104,6 +104,7 @@ class House:
             settings=settings,
             dialect=dialect,
             clock=self.clock,
+            **more,
         )
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
 

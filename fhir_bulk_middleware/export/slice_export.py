@@ -6,16 +6,18 @@ from typing import Protocol
 
 import anyio.lowlevel
 
+from fhir_bulk_middleware.events import Completed, PartSealed
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.deletions import deletion_pages
 from fhir_bulk_middleware.export.firewall import Firewall
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
-from fhir_bulk_middleware.export.job import Codec, FileKind, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, FileKind, Part, Recorded, Slice
 from fhir_bulk_middleware.export.part import PartEncoder
 from fhir_bulk_middleware.export.planner import Planner
 from fhir_bulk_middleware.export.query import Page
 from fhir_bulk_middleware.identifiers import file_id
-from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.instant import Clock, seconds_between
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsDeletions, SupportsExport, WorkQueue
 
 __all__ = ["JobsAndQueue", "SliceExport"]
@@ -48,6 +50,7 @@ class SliceExport:
         jobs: JobsAndQueue,
         outputs: OutputStore,
         planner: Planner,
+        observers: Observers,
         part_bytes: int,
         lease_seconds: float,
         clock: Clock,
@@ -58,6 +61,7 @@ class SliceExport:
         self._jobs = jobs
         self._outputs = outputs
         self._planner = planner
+        self._observers = observers
         self._part_bytes = part_bytes
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -157,9 +161,35 @@ class SliceExport:
             raise LeaseLost
 
     async def _checkpoint(self, parts: list[Part], cursor: str | None, *, finished: bool) -> None:
-        held = await self._jobs.checkpoint(self._lease, parts, cursor, self._clock(), done=self._pulse.done, finished=finished)
-        if not held:
+        now = self._clock()
+        recorded = await self._jobs.checkpoint(self._lease, parts, cursor, now, done=self._pulse.done, finished=finished)
+        if not recorded:
             raise LeaseLost
+        for part in parts:
+            await self._observers.tell(self._sealed(part))
+        if recorded is Recorded.COMPLETED:
+            job = self._lease.job
+            job = await self._jobs.find(job.id, job.mount, job.owner) or job
+            seconds = max(seconds_between(job.created_at, now), 0.0)
+            await self._observers.tell(
+                Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=job.done, seconds=seconds)
+            )
+
+    def _sealed(self, part: Part) -> PartSealed:
+        lease = self._lease
+        return PartSealed(
+            at=part.sealed_at,
+            mount=lease.job.mount,
+            owner=lease.job.owner,
+            job_id=lease.job.id,
+            file_id=part.file_id,
+            kind=part.kind,
+            type=part.type,
+            count=part.count,
+            size=part.size,
+            worker=lease.worker,
+            attempt=lease.attempt,
+        )
 
     def _key(self, number: int, codec: Codec) -> str:
         ending = "ndjson.gz" if codec is Codec.GZIP else "ndjson"
