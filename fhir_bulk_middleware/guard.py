@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,12 +15,23 @@ from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.replies import Replies
 
-__all__ = ["Endpoint", "Guard"]
+__all__ = ["Endpoint", "Guard", "Open"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 Endpoint = Callable[[Request, Principal], Awaitable[Response]]
 """What stands behind the door: it never sees a request without its principal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An endpoint without the door, for what says how to get in: the same for everybody, so it is not even told who asks.
+
+    Attributes:
+        respond: answers; a token that comes with the request is not looked at.
+    """
+
+    respond: Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
@@ -47,16 +59,19 @@ class Guard:
         self._observers = observers or Observers()
         self._clock = clock
 
-    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint) -> Response:
+    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open) -> Response:
         """The endpoint's response, or the refusal; never an exception.
 
         Refusals are told by the dialect, faults are logged whole and told as little as possible.
         """
         owner: Owner | None = None
         try:
-            principal = await self._principal(request)
-            owner = principal.owner
-            response = await endpoint(request, principal)
+            if isinstance(endpoint, Open):
+                response = await endpoint.respond(request)
+            else:
+                principal = await self._principal(request)
+                owner = principal.owner
+                response = await endpoint(request, principal)
         except Refused as refused:
             response = await self._refused(operation, refused, owner)
         except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing

@@ -107,6 +107,7 @@ class House:
             **more,
         )
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
+        del self.http.headers["Accept"]  # what a client accepts is up to each test
 
     def token(self, subject: str = "alice", scope: str = "system/*.rs", **claims: Any) -> str:
         """A bearer token that is good now."""

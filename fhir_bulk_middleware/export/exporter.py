@@ -101,7 +101,7 @@ class Exporter:
             await self._give_back(lease, type(error).__name__)
         except BaseException:
             with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
-                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock())
+                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
 
@@ -117,7 +117,7 @@ class Exporter:
                     outputs=self._outputs,
                     planner=self._planner,
                     observers=self._observers,
-                    part_bytes=self._settings.part_bytes,
+                    sizes=self._planner.sizes(lease.job),
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
                     pulse=pulse,

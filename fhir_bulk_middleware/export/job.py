@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
+    "UNREADABLE",
     "Associated",
     "Codec",
     "Failure",
@@ -72,6 +74,10 @@ class Codec(StrEnum):
     GZIP = "gzip"
 
 
+UNREADABLE = "{resource}"
+"""Stands for a resource's reference in `Options.unreadable`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
@@ -80,11 +86,13 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
+        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,10 @@ class Options:
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
         ignored: what was set aside.
+        unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
+            `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        version: the FHIR release of the resources, which knows their elements.
     """
 
     elements: tuple[str, ...] = ()
@@ -111,7 +122,9 @@ class Options:
     smallest_file: int | None = None
     largest_file: int | None = None
     ignored: tuple[Ignored, ...] = ()
+    unreadable: str = ""
     base_url: str | None = None
+    version: FhirVersion = FhirVersion.R4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +190,7 @@ class Slice:
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
+        joined: whether it holds what members who joined after `_since` had by then (GR-01), instead of what changed since.
     """
 
     number: int
@@ -186,6 +200,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +222,8 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        severity: of the outcomes in a file of errors, which are all of one (MF-12); None in other files.
+        continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
     file_id: str
@@ -222,6 +239,8 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    severity: str | None = None
+    continued_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
