@@ -4,7 +4,7 @@ Every value here is frozen. A transition returns a new job; a `JobStore` writes 
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -25,6 +25,7 @@ __all__ = [
     "Lease",
     "Options",
     "Part",
+    "Recorded",
     "Request",
     "Sizes",
     "Slice",
@@ -349,3 +350,13 @@ class Lease:
     slice: Slice | None
     attempt: int
     worker: str
+
+
+class Recorded(IntEnum):
+    """What came of a checkpoint; only `LOST` is false."""
+
+    LOST = 0
+    """The lease is not current any more, and nothing was written (law 18)."""
+    KEPT = 1
+    COMPLETED = 2
+    """It was kept, and with it the job is complete. Exactly one checkpoint of a job says so."""
