@@ -7,7 +7,7 @@ import anyio
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.export.firewall import FirewallBreach
-from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, in_task, in_thread
+from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, Lease
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Planner
@@ -40,7 +40,7 @@ class Exporter:
         outputs: where parts go.
         settings: sizes and times.
         clock: what time it is.
-        beating: how leases are kept alive; `in_thread` where adapter or stores block the loop.
+        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ def in_worker(resources: JsonValue, jobs: JsonValue, outputs: JsonValue, setting
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
         Settings.model_validate(settings),
-        beating=in_thread,
+        beating=ThreadHeart(),
     )
 
 
