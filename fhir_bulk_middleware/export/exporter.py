@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
-from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, in_task, in_thread
+from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, Lease
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Planner
@@ -42,7 +42,7 @@ class Exporter:
         outputs: where parts go.
         settings: sizes and times.
         clock: what time it is.
-        beating: how leases are kept alive; `in_thread` where adapter or stores block the loop.
+        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
     """
 
@@ -182,7 +182,7 @@ def in_worker(
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
         Settings.model_validate(settings),
-        beating=in_thread,
+        beating=ThreadHeart(),
         observers=Observers.from_recipes(observers or []),
     )
 

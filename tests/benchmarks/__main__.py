@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rounds=2 if given.quick else given.rounds,
             resources=2_000 if given.quick else given.resources,
             source=given.data,
-            say=lambda words: sys.stderr.write(words + "\n") and None,
+            say=_say,
         )
         out.write(_machine(given.work))
         found: list[Figure | Skipped] = []
@@ -55,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found += SCENARIOS[name](bench)
     out.write(table(found))
     return int(any(isinstance(item, Figure) and item.verdict == "REGRESSION" for item in found))
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
 
 
 def _memory() -> Path:

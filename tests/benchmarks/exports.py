@@ -11,7 +11,7 @@ from pathlib import Path
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import in_thread
+from fhir_bulk_middleware.export.heartbeat import ThreadHeart
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.query import Everything, Filter, Level, Rows, Selection, Window
@@ -74,8 +74,8 @@ class Export:
 class ChosenCodec(SQLiteJobStore):
     """A job store whose parts lie as the benchmark wants it; the codec is otherwise the machine's choice."""
 
-    def __init__(self, path: str | Path, codec: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | Path, codec: str, *, blocking: bool = False) -> None:
+        super().__init__(path, blocking=blocking)
         self._codec = Codec(codec)
 
     def recipe(self) -> Recipe:
@@ -95,7 +95,7 @@ class Exports:
         self.folder = folder
         self._settings = settings or Settings()
         self.resources = SQLiteResourceStore(data.store)
-        self.jobs = ChosenCodec(folder / "jobs.db", codec.value)
+        self.jobs = ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Exports:
     def _exporter(self, *, blocking: bool) -> Exporter:
         outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
         if blocking:
-            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=in_thread)
+            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())
         return Exporter(self.resources, self.jobs, outputs, self._settings)
 
     async def _add(self, wanted: Wanted) -> Job:

@@ -28,7 +28,7 @@ class DatabaseBusy(Refused):
 
 
 class Database:
-    """A file in WAL mode with one writing thread, and short reads from wherever they are needed.
+    """A file in WAL mode with one writing thread, unless it may block, and short reads from wherever they are needed.
 
     Opening is lazy, so an instance can be made before a process forks and be used after it. A point read costs some
     microseconds, less than handing it to a thread, so `reader` is used in the event loop directly; writes wait for the disk
@@ -39,15 +39,24 @@ class Database:
         migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
         synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
         page_size: bytes of a page of a new file; large rows are read faster from larger pages.
+        blocking: whether `write` runs in the calling thread, which is right in a worker process: two threads that hand a
+            transaction to each other and back cost more than the transaction.
     """
 
     def __init__(
-        self, path: Path, migrations: Sequence[str], *, synchronous: Literal["FULL", "NORMAL"], page_size: int = 4096
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        *,
+        synchronous: Literal["FULL", "NORMAL"],
+        page_size: int = 4096,
+        blocking: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
         self._migrations = tuple(migrations)
         self._synchronous = synchronous
         self._page_size = page_size
+        self._blocking = blocking
         self._lock = threading.Lock()
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -64,7 +73,7 @@ class Database:
             return self._connection()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `change` in one write transaction, in the writing thread; durable when this returns.
+        """Run `change` in one write transaction; durable when this returns.
 
         An exception rolls back. A caller that is cancelled stops waiting; the transaction still ends as a whole.
 
@@ -72,6 +81,8 @@ class Database:
             DatabaseBusy: the file stayed locked for ten seconds.
             sqlite3.Error: as the database has it; `OperationalError` when the disk is full.
         """
+        if self._blocking:
+            return self.write_here(change)
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{self.path.stem}")

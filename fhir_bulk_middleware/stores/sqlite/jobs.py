@@ -69,15 +69,18 @@ class SQLiteJobStore:
 
     Args:
         path: the file; not on a network file system, for WAL needs memory that all its users share.
+        blocking: whether to write straight away, which is right in a worker process; else writes go through a thread, so that the
+            server's loop never waits for a disk.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
-        self._database = Database(Path(path), [schema], synchronous="FULL")
+        self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
 
     def recipe(self) -> Recipe:
-        """How to open the same file in another process."""
-        return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": str(self._database.path)})
+        """How to open the same file in a worker process."""
+        path = str(self._database.path)
+        return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": path, "blocking": True})
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
