@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
@@ -23,6 +24,10 @@ from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+
+# Laws are about results; how long an example takes on a busy machine is for the benchmarks.
+hypothesis.settings.register_profile("laws", deadline=None)
+hypothesis.settings.load_profile("laws")
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://ehr.example/fhir"
