@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +12,16 @@ from typing import Any, Protocol
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
+from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
+from fhir_bulk_middleware.discovery.metadata import MetadataRoute
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.openapi import openapi
 from fhir_bulk_middleware.engine import Engine
 from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.coverage import Coverage
@@ -32,12 +38,16 @@ from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount
+from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
     JobRetention,
     JobRunner,
     JobStore,
+    Observer,
     OutputStore,
+    SupportsAudit,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -48,6 +58,7 @@ from fhir_bulk_middleware.protocols import (
 from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.routes import Row, routes, table
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
 
@@ -77,6 +88,8 @@ class BulkData:
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
         new_job_id: where job ids come from.
+        observers: who is told what happens: logs, metrics, audit (`fhir_bulk_middleware.observers`). An adapter that keeps
+            AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
         TypeError: a collaborator lacks a method that it needs; the message names it.
@@ -97,22 +110,29 @@ class BulkData:
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
         new_job_id: NewJobId = new_job_id,
+        observers: Sequence[Observer] = (),
     ) -> None:
         _require(resources, SupportsExport, "resources")
         _require(verifier, TokenVerifier, "verifier")
         for protocol in (JobStore, JobRetention, WorkQueue):
             _require(jobs, protocol, "jobs")
         _require(outputs, OutputStore, "outputs")
+        for observer in observers:
+            _require(observer, Observer, "observers")
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
-        work = Exporter(resources, jobs, outputs, settings, clock)
+        own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
+        told = Observers([*observers, *own])
+        work = Exporter(resources, jobs, outputs, settings, clock, observers=told)
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies)
-        self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self.retention = Retention(jobs, outputs, settings, clock, told)
+        """What ends, forgets and gives back."""
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
         """What runs beside the requests."""
         service = ExportService(
             admission=Admission(
@@ -131,18 +151,32 @@ class BulkData:
             settings=settings,
             clock=clock,
             new_job_id=new_job_id,
+            observers=told,
         )
+        addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
             service=service,
             dialect=dialect,
             replies=self._replies,
             delivery=Delivery(outputs),
-            addresses=Addresses(dialect, settings.public_base_url),
+            addresses=addresses,
             settings=settings,
             notes=_notes(resources),
         )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
-        self.table: tuple[Row, ...] = table(dialect, endpoints, levels)
+        rows = table(dialect, endpoints, levels)
+        self.offer = Offer(
+            rows=rows,
+            dialect=dialect,
+            version=fhir_version,
+            resources=resources,
+            settings=settings,
+            retention=settings.retention if dialect.retention is None else dialect.retention,
+        )
+        """What the mount offers, for whatever describes it."""
+        self.capability = Capability(self.offer)
+        """What a CapabilityStatement says of us: `fragment()`, and `amend()` for the host's own."""
+        self.table: tuple[Row, ...] = (*rows, *discovery_rows(self.offer, addresses, self._replies))
         """The rows of the mount, as documentation and tests read them."""
         self.app = _Application(self)
         """The mountable sub-application."""
@@ -156,12 +190,38 @@ class BulkData:
         """The export engine runs while the context is open: the one line for a host's lifespan."""
         return self.engine.running()
 
-    def install(self, app: Starlette, base: str = "/fhir") -> None:
+    def openapi(self) -> dict[str, Any]:
+        """The mount's own OpenAPI 3.1 document, for clients' tools and for tests."""
+        return openapi(self.table, self.offer)
+
+    def front(self, host: ASGIApp, base: str, *, amend_metadata: bool) -> list[BaseRoute]:
+        """What stands in front of a host that we are attached to; whatever none of it matches fully is the host's.
+
+        Args:
+            host: answers `GET [base]/metadata`.
+            base: the path below which it serves FHIR.
+            amend_metadata: whether that answer is amended on its way.
+        """
+        front: list[BaseRoute] = [SelectiveMount(base, self.app)]
+        if amend_metadata:
+            front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
+        smart = self.offer.settings.smart
+        if smart is not None and base.strip("/"):
+            at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
+            front.extend(routes([at_root], self._guard))
+        return front
+
+    def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
 
         Nothing of the host's is shadowed; its middleware stays in front of us.
+
+        Args:
+            app: the host.
+            base: the path below which it serves FHIR.
+            amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
         """
-        app.router.routes.insert(0, SelectiveMount(base, self.app))
+        app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 
         @asynccontextmanager

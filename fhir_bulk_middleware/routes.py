@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.guard import Endpoint, Guard
+from fhir_bulk_middleware.guard import Endpoint, Guard, Open
 from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["Row", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "Row", "routes", "table"]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -40,14 +40,15 @@ class Row:
     method: str
     path: str
     operation: Operation
-    endpoint: Endpoint
+    endpoint: Endpoint | Open
 
 
-_KICK_OFF_PATHS: Mapping[Level, str] = {
+KICK_OFF_PATHS: Mapping[Level, str] = {
     Level.SYSTEM: "/$export",
     Level.PATIENT: "/Patient/$export",
     Level.GROUP: "/Group/{group}/$export",
 }
+"""Where an export is kicked off, below the mount; the same in every dialect (KO-01 to KO-03)."""
 
 
 def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) -> tuple[Row, ...]:
@@ -60,7 +61,7 @@ def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) ->
     """
     kick_offs = {Level.SYSTEM: export.system, Level.PATIENT: export.patient, Level.GROUP: export.group}
     rows = [
-        Row(method, _KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
+        Row(method, KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
         for level in levels
         for method in dialect.kick_off.get(level, ())
     ]

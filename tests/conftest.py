@@ -92,6 +92,7 @@ class House:
         dialect: Dialect,
         settings: Settings,
         resources: type[MemoryResourceStore] = MemoryResourceStore,
+        **more: Any,
     ) -> None:
         self.mint = mint
         self.dialect = dialect
@@ -110,6 +111,7 @@ class House:
             settings=settings,
             dialect=dialect,
             clock=self.clock,
+            **more,
         )
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
         del self.http.headers["Accept"]  # what a client accepts is up to each test

@@ -11,6 +11,7 @@ from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Options, Request
 from fhir_bulk_middleware.export.planner import PROVENANCE
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -46,6 +47,7 @@ class Wish:
         url: as the manifest repeats it.
         base_url: of the mount, for URLs within resources.
         separate_status: the client prefers the job's status in a header of its own.
+        unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
     """
 
@@ -56,6 +58,7 @@ class Wish:
     url: str
     base_url: str
     separate_status: bool = False
+    unreadable: str = ""
     idempotency_key: str | None = None
 
 
@@ -253,7 +256,9 @@ class Admission:
             separate_status=wish.separate_status,
             smallest_file=asked.smallest_file,
             largest_file=asked.largest_file,
+            sizes=sizes_of(self._settings, asked.smallest_file, asked.largest_file),
             ignored=leniency.ignored,
+            unreadable=wish.unreadable,
             base_url=wish.base_url,
             version=self._version,
         )

@@ -184,6 +184,10 @@ class MemoryResourceStore:
 
     # --- For exports -------------------------------------------------------------------------------------------------
 
+    def exportable_types(self) -> frozenset[str]:
+        """Every type of the release."""
+        return definitions(self._version).resource_types
+
     async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
         """Every type of the release, and all rows: also of a type that comes between the kick-off and the cut (law 3)."""
         return Authorisation(definitions(self._version).resource_types | await self.types())

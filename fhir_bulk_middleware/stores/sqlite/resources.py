@@ -177,6 +177,10 @@ class SQLiteResourceStore:
 
     # --- For exports -------------------------------------------------------------------------------------------------
 
+    def exportable_types(self) -> frozenset[str]:
+        """Every type of the release."""
+        return definitions(self._version).resource_types
+
     async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
         """Every type of the release, and all rows.
 
