@@ -13,9 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Protected, Removal, Tally, Target
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Owner, Principal
 
 __all__ = [
@@ -25,12 +27,16 @@ __all__ = [
     "OutputSink",
     "OutputStore",
     "Recipe",
+    "SupportsBatchDelete",
+    "SupportsConditionalDelete",
+    "SupportsDelete",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
+    "SupportsRead",
     "SupportsSlices",
     "SupportsSnapshot",
     "SupportsWorkerProcess",
@@ -157,6 +163,86 @@ class SupportsOrganising(Protocol):
         A resource in several selected patients' compartments is in the block of each. The queries share selection, window and
         `as_of`; their filters are applied by us. `after` is the cursor of the last block that is not wanted any more.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsRead(Protocol):
+    """A storage that can read one resource.
+
+    Without it our own log of deletes cannot be used: it could not tell what became of a delete that a crash cut short.
+    """
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
+
+        The adapter guarantees: every write that was answered is seen.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDelete(Protocol):
+    """A storage that can remove one resource. Without it there is no DELETE route: the host keeps its own."""
+
+    async def deletable(self, principal: Principal) -> Authorisation:
+        """What this principal may delete, scopes aside: types, and a note about rows that comes back with each removal.
+
+        Raises:
+            Refused: `SERVICE_INACTIVE`, where deletes are switched off for the principal.
+        """
+        ...
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+        """Remove a resource, if it is at one of these versions; None is "at whichever it is".
+
+        The adapter guarantees: the version is compared where the row is locked, so that of several who name the same version
+        one removes and no change in between is lost; a removal that was answered is durable and seen by every read; a
+        resource outside the rights is `NeverExisted`; whatever is answered but `Deleted` has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsConditionalDelete(Protocol):
+    """A storage that can find what to delete, and remove all of it in one go. Without it there is no conditional route."""
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """The current resources that the target means: how many, and the first `at_most` of them.
+
+        Raises:
+            CriteriaError: a criterion that this storage cannot apply exactly; nothing is ever left out of a target.
+        """
+        ...
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | Protected | None:
+        """Remove these matches, all of them, in one transaction; None, and nothing removed, if they are not the matches any more.
+
+        The adapter guarantees: when it removes, the current resources that meet the target are exactly these, at exactly these
+        versions; what is removed comes back as it was; whatever else is answered has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsBatchDelete(Protocol):
+    """A storage that journals removals in the transaction that makes them, so that a long remove-all is exact after a crash.
+
+    Without it our own log is the journal, and one resource is removed at a time.
+    """
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """Remove those of the batch that are as they were frozen; what came of each, in order. None: the run has ended.
+
+        Outcomes are `DELETED`, `ALREADY_DELETED`, `VERSION_MISMATCH` and `PROTECTED`.
+
+        The adapter guarantees: removals and journal are one transaction; a batch that is in the journal is not done again, its
+        outcomes come back as they were written; after `end_run` was answered no batch of the run removes anything.
+        """
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good, and say what it has come to. Can be called again, also of a run that never began."""
         ...
 
 

@@ -81,11 +81,13 @@ class Rows:
         selection: whose resources.
         rights: the adapter's note about rows (`Authorisation.rights`).
         filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
+        versions: for a job that removes, what it removes: ids and versions as they were at its kick-off (law 26).
     """
 
     selection: Selection
     rights: str = field(default="", repr=False)
     filters: tuple[Filter, ...] = ()
+    versions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,9 +140,7 @@ class Criteria:
         Raises:
             CriteriaError: If they cannot be applied any more.
         """
-        return cls.of(
-            FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"])
-        )
+        return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
 
 
 def _criterion(known: Definitions, type_: str, written: str, text: str) -> Criterion:

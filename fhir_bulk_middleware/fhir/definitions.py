@@ -183,9 +183,7 @@ def _parameter(name: str, row: Mapping[str, Any]) -> SearchParameter:
         paths=_paths(row),
         expression=row.get("expression"),
         target=frozenset(row.get("target", ())),
-        roots=tuple(
-            CompositeRoot(root["path"], tuple(map(_component, root["components"]))) for root in row.get("roots", ())
-        ),
+        roots=tuple(CompositeRoot(root["path"], tuple(map(_component, root["components"]))) for root in row.get("roots", ())),
         first=row.get("first", False),
         holds=row.get("holds", False),
         unsupported=row.get("unsupported"),

@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write one table per release that a package was given for."""
     parser = argparse.ArgumentParser(description="Write the definition tables from HL7's packages.")
     for version in FhirVersion:
-        parser.add_argument(
-            f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}"
-        )
+        parser.add_argument(f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}")
     parser.add_argument("--output", type=Path, default=DATA, metavar="DIR")
     options = parser.parse_args(arguments)
     for version in FhirVersion:

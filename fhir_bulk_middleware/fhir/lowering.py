@@ -99,9 +99,7 @@ def lower(node: Node, context: Sequence[Place], schema: Schema) -> list[Place]: 
         LoweringError: If a part of it leads nowhere or is beyond concrete paths.
     """
     match node:
-        case Member(base=None, name=name) if (
-            context and context[0].path == "" and name in {context[0].type, "Resource"}
-        ):
+        case Member(base=None, name=name) if context and context[0].path == "" and name in {context[0].type, "Resource"}:
             return list(context)
         case Member(base=base, name=name):
             return _children(_bases(base, context, schema), name, schema)
@@ -130,9 +128,7 @@ def _children(places: Sequence[Place], name: str, schema: Schema) -> list[Place]
     """All children of that name; where several types may stand, those that have one."""
     found = [child for place in places for child in _child(place, name, schema)]
     if not found:
-        raise LoweringError(
-            f"there is no element {name!r} at {', '.join(place.element for place in places) or 'nowhere'}"
-        )
+        raise LoweringError(f"there is no element {name!r} at {', '.join(place.element for place in places) or 'nowhere'}")
     return found
 
 

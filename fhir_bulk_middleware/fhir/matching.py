@@ -79,9 +79,7 @@ def _any_of(predicates: Sequence[Predicate]) -> Predicate:
     return predicates[0] if len(predicates) == 1 else lambda resource: any(test(resource) for test in predicates)
 
 
-def _anywhere(
-    modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References
-) -> Predicate:
+def _anywhere(modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References) -> Predicate:
     """Any value at any place; at the first place only, where the parameter says so."""
     tests = [
         (compile_path(path.path), [_test(modifier, value, path, parameter, references) for value in values])

@@ -126,9 +126,7 @@ def _branches_of(source: Mapping[str, Any], base: str) -> list[str]:
     if not texts:
         raise LoweringError("HL7 defines no expression for it")
     named = {text: first_name(parse(text)) or "" for text in texts}
-    found = [text for text, name in named.items() if name == base] or [
-        t for t, name in named.items() if name[:1].islower()
-    ]
+    found = [text for text, name in named.items() if name == base] or [t for t, name in named.items() if name[:1].islower()]
     if not found:
         raise LoweringError(f"its expression says nothing of {base}")
     return found
@@ -139,9 +137,9 @@ def _simple(kind: str, nodes: Sequence[Node], context: Sequence[Place], specific
     row: Table = {"paths": []}
     for node in nodes:
         match node:
-            case Operation(
-                operator="and", left=Call(base=Member() as subject, name="exists"), right=Operation() as test
-            ) if test == Operation("!=", subject, Literal(value=False)):
+            case Operation(operator="and", left=Call(base=Member() as subject, name="exists"), right=Operation() as test) if (
+                test == Operation("!=", subject, Literal(value=False))
+            ):
                 # "is there, and is not false": a boolean that every resource has a value for
                 row["holds"] = True
                 row["paths"] += _leaves(None, lower(subject, context, schema), systems)

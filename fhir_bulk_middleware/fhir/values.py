@@ -88,16 +88,7 @@ class CompositeValue:
     parts: tuple["Value", ...]
 
 
-Value = (
-    TokenValue
-    | TypedIdentifierValue
-    | TextValue
-    | DateValue
-    | NumberValue
-    | QuantityValue
-    | ReferenceValue
-    | CompositeValue
-)
+Value = TokenValue | TypedIdentifierValue | TextValue | DateValue | NumberValue | QuantityValue | ReferenceValue | CompositeValue
 
 
 def read_value(parameter: SearchParameter, modifier: str | None, text: str) -> Value:
