@@ -15,6 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
+from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
+from fhir_bulk_middleware.delete.results import RemovalResults
+from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.engine import Engine
 from fhir_bulk_middleware.export.admission import Admission
@@ -27,6 +32,7 @@ from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.export.service import ExportService, Terms
 from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
@@ -34,6 +40,7 @@ from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.middleware import SelectiveMount
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
+    DeletionLog,
     JobRetention,
     JobRunner,
     JobStore,
@@ -73,6 +80,10 @@ class BulkData:
             be made again in another process.
         settings: limits, sizes, times.
         dialect: how it speaks.
+        deletes: how deletes are told, where the storage adapter can delete (`SupportsDelete`); None for no such routes: then
+            all DELETE of resources is the host's.
+        log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
+            no journal for long remove-alls (`SupportsBatchDelete`).
         mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
@@ -93,6 +104,8 @@ class BulkData:
         runner: JobRunner | None = None,
         settings: Settings | None = None,
         dialect: Dialect = STANDARD,
+        deletes: DeletePolicy | None = AIDBOX,
+        log: DeletionLog | None = None,
         mount: str | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
@@ -106,7 +119,13 @@ class BulkData:
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
-        work = Exporter(resources, jobs, outputs, settings, clock)
+        sources = sources_of(resources, log, fhir_version, clock)
+        if deletes is not None and sources.one is not None and sources.deletions is None:
+            raise TypeError(
+                f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
+                "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+            )
+        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version)
         runner = runner or _runner(work, settings)
         terms = Terms(
             mount=mount or dialect.name,
@@ -134,18 +153,48 @@ class BulkData:
             clock=clock,
             new_job_id=new_job_id,
         )
+        addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
             service=service,
             dialect=dialect,
             replies=self._replies,
             delivery=Delivery(outputs),
-            addresses=Addresses(dialect, settings.public_base_url),
+            addresses=addresses,
             settings=settings,
             notes=_notes(resources),
+            removals=RemovalResults(
+                jobs=jobs,
+                outputs=outputs,
+                journal=sources.journal,
+                policy=deletes or AIDBOX,
+                dialect=dialect,
+                replies=self._replies,
+                addresses=addresses,
+            ),
         )
+        removal = None
+        if deletes is not None and sources.one is not None:
+            removal = DeleteEndpoints(
+                service=DeleteService(
+                    one=sources.one,
+                    several=sources.several,
+                    jobs=None if sources.journal is None else service,
+                    policy=deletes,
+                    settings=settings,
+                    version=fhir_version,
+                    precision=dialect.precision,
+                ),
+                policy=deletes,
+                dialect=dialect,
+                replies=self._replies,
+                addresses=addresses,
+                version=fhir_version,
+            )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
-        self.table: tuple[Row, ...] = table(dialect, endpoints, levels)
+        self.table: tuple[Row, ...] = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
         """The rows of the mount, as documentation and tests read them."""
+        self.types = definitions(fhir_version).resource_types
+        """The resource types that there are, which tell paths of resources from others."""
         self.app = _Application(self)
         """The mountable sub-application."""
 
@@ -179,7 +228,7 @@ class _Application(Starlette):
 
     def __init__(self, bulk: BulkData) -> None:
         self._bulk = bulk
-        super().__init__(routes=routes(bulk.table, bulk.guard), lifespan=lambda _: bulk.running())
+        super().__init__(routes=routes(bulk.table, bulk.guard, bulk.types), lifespan=lambda _: bulk.running())
         self.router.redirect_slashes = False
         self.router.default = self._elsewhere
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Protected, Removal, Tally, Target
+from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Tally, Target
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -21,6 +21,7 @@ from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Owner, Principal
 
 __all__ = [
+    "DeletionLog",
     "JobRetention",
     "JobRunner",
     "JobStore",
@@ -387,6 +388,63 @@ class WorkQueue(Protocol):
 
     async def cause(self, job_id: str) -> str | None:
         """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
+        ...
+
+
+class DeletionLog(Protocol):
+    """Our own log of deletes, for storages that keep none (law 28). A write that has returned is durable.
+
+    A mark is in doubt from its writing until it is settled; `at` is given once and never changes.
+    """
+
+    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+        """Write down what is about to be removed; the same marks with their numbers.
+
+        None, and nothing written: the run has ended.
+        """
+        ...
+
+    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
+        """What was intended for a batch of a run, in order; nothing if it was not begun."""
+        ...
+
+    async def settle(
+        self,
+        gone: Sequence[Mark],
+        left: Sequence[Mark],
+        *,
+        run: str = "",
+        batch: int = 0,
+        outcomes: Sequence[DeleteOutcome] = (),
+    ) -> None:
+        """Record of marks in doubt which are gone, with all that is known of them now, and strike out those that are left.
+
+        With a run, also what came of each resource of the batch; in one transaction.
+        """
+        ...
+
+    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
+        """What came of a batch of a run, None if it was not settled."""
+        ...
+
+    async def ended(self, run: str) -> bool:
+        """Whether the run has ended."""
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good; what it has come to, with what is in doubt."""
+        ...
+
+    async def latest(self, type_: str, id_: str) -> Mark | None:
+        """The last time that a resource was removed, None if it never was."""
+        ...
+
+    async def removed(self, type_: str, since: Instant | None, until: Instant | None, after: int, limit: int) -> Sequence[Mark]:
+        """Resources that were gone within `since < at <= until` for the last time, by number, behind `after`."""
+        ...
+
+    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+        """Marks in doubt, by number, behind `after`."""
         ...
 
 

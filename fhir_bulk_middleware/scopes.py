@@ -116,8 +116,10 @@ class Scopes:
         return "d" in self._letters(type_)
 
     def restrictions(self, type_: str, letter: str) -> tuple[str, ...] | None:
-        """What a permission on the type is restricted to: None if it covers the whole type, else the queries of the granular
-        scopes that give it, percent-encoded as in the token; empty if none does."""
+        """What a permission on the type is restricted to; None if it covers the whole type.
+
+        Else the queries of the granular scopes that give it, percent-encoded as in the token; none where no scope does.
+        """
         if letter in self._letters(type_):
             return None
         return tuple(

@@ -11,8 +11,8 @@ import pytest
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.export.job import Failure, JobState
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import Instant, after, parse
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Reason

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from conftest import BASE, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import BASE, House
 from fhir_bulk_middleware.export.part import FLUSH_INTERVAL
 
 pytestmark = pytest.mark.anyio
@@ -224,9 +224,10 @@ async def test_a_file_whose_bytes_are_gone_is_unknown_not_a_fault(file: File) ->
 
 async def test_a_download_that_began_before_the_cancel_completes(file: File) -> None:
     """DL-09."""
+    from starlette.requests import Request
+
     from fhir_bulk_middleware.export.delivery import Delivery
     from fhir_bulk_middleware.export.retention import Retention
-    from starlette.requests import Request
 
     house = file.house
     part = await house.jobs.part(file.location.rpartition("/")[2], file.url.rpartition("/")[2])

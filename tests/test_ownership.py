@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx2
 import pytest
-
 from conftest import ISSUER, House, job_of, populate
+
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.identifiers import file_id, new_job_id

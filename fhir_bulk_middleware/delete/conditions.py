@@ -1,7 +1,7 @@
 """The query string of a delete: parameters that steer it, and criteria. What is neither is refused, never passed over.
 
-A criterion that was dropped would delete more than was asked for, and a parameter that was misspelled, such as a dry run, might be
-the only thing that kept a client from deleting.
+A criterion that was dropped would delete more than was asked for, and a parameter that was misspelled, such as a dry run, might
+be the only thing that kept a client from deleting.
 """
 
 from collections.abc import Iterable, Sequence

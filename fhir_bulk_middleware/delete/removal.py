@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Current",
     "Deleted",
+    "Mark",
     "Matches",
     "NeverExisted",
     "Protected",
@@ -21,6 +22,7 @@ __all__ = [
     "Target",
     "Version",
     "VersionMismatch",
+    "batch_outcome",
 ]
 
 
@@ -147,6 +149,29 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A line of our own log: a resource that is about to be removed, or was (law 28).
+
+    Attributes:
+        type: the resource type.
+        id: the logical id.
+        version: the version that is to be removed, or was.
+        owners: the compartments that it is in, `Patient/123` (law 27).
+        rights: the adapter's note about rows that it is removed under; who comes with another learns nothing of it.
+        at: when it was gone, at the latest; None as long as that is in doubt.
+        number: its place in the log; 0 before it has one.
+    """
+
+    type: str
+    id: str
+    version: str
+    owners: frozenset[str]
+    rights: str = field(default="", repr=False)
+    at: Instant | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A part of an asynchronous remove-all: versions that were frozen when it was kicked off (law 26).
 
@@ -163,6 +188,18 @@ class Batch:
     type: str
     versions: tuple[Version, ...]
     rights: str = field(default="", repr=False)
+
+
+def batch_outcome(removal: Removal) -> DeleteOutcome:
+    """What is journalled of a frozen version: one that is gone was deleted by somebody, whatever the storage still knows."""
+    match removal:
+        case Deleted():
+            return DeleteOutcome.DELETED
+        case VersionMismatch():
+            return DeleteOutcome.VERSION_MISMATCH
+        case Protected():
+            return DeleteOutcome.PROTECTED
+    return DeleteOutcome.ALREADY_DELETED
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from fhir_bulk_middleware.export.job import Request
 from fhir_bulk_middleware.export.query import Filter
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["DeleteRights"]
+__all__ = ["DeleteRights", "check_covered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,20 @@ class DeleteRights:
         deletable, readable = queries["d"], queries["r"]
         shows_content = readable is None or (deletable is not None and set(deletable) <= set(readable))
         return cls(tuple(dict.fromkeys(granted)), tuple(sorted((type_, query) for query in needed)), shows_content)
+
+
+def check_covered(scopes: Scopes, request: Request) -> None:
+    """Refuse a poll of a remove-all whose token lets its bearer delete less than the kick-off did (SE-03).
+
+    Raises:
+        Refused: `SCOPE_MISSING`.
+    """
+    for type_ in request.types:
+        restrictions = [scopes.restrictions(type_, letter) for letter in "ds"]
+        queries = {query for restricted_to in restrictions for query in restricted_to or ()}
+        kept = {query for of, query in request.granular if of == type_}
+        if () in restrictions or (queries and not (kept and kept <= queries)):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover deletes of {type_} as they did.")
 
 
 def _filter(version: FhirVersion, type_: str, queries: Iterable[str]) -> Filter:

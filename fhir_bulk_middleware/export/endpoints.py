@@ -5,12 +5,13 @@ from starlette.responses import Response
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.delete.results import RemovalResults
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
 from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import JobState
+from fhir_bulk_middleware.export.job import JobKind, JobState
 from fhir_bulk_middleware.export.manifest import manifest, progress
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
@@ -21,7 +22,7 @@ from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportEndpoints"]
+__all__ = ["ExportEndpoints", "idempotency_key"]
 
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
@@ -40,6 +41,7 @@ class ExportEndpoints:
         addresses: builds URLs.
         settings: limits.
         notes: what manifests say of the storage's promises (law 6).
+        removals: renders what came of long remove-alls, which are jobs too.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ExportEndpoints:
         addresses: Addresses,
         settings: Settings,
         notes: dict[str, bool],
+        removals: RemovalResults,
     ) -> None:
         self._service = service
         self._dialect = dialect
@@ -60,6 +63,7 @@ class ExportEndpoints:
         self._addresses = addresses
         self._settings = settings
         self._notes = notes
+        self._removals = removals
 
     async def system(self, request: Request, principal: Principal) -> Response:
         """Kick off at system level (KO-01)."""
@@ -77,6 +81,8 @@ class ExportEndpoints:
         """Poll (section 2)."""
         self._check_status_headers(request)
         job = await self._service.look(principal, _job_id(request))
+        if job.request.kind is JobKind.REMOVE_ALL and not job.state.working:
+            return await self._removals.ended(request, principal, job)
         if job.state is not JobState.COMPLETED:
             headers = {
                 "X-Progress": progress(self._dialect, job),
@@ -94,6 +100,8 @@ class ExportEndpoints:
         """End a job (section 3)."""
         self._check_status_headers(request)
         job = await self._service.cancel(principal, _job_id(request))
+        if job.request.kind is JobKind.REMOVE_ALL:
+            return await self._removals.cancelled(job)
         answer = self._dialect.cancelled_answer
         if answer is None:
             return self._replies.empty(self._dialect.cancelled, {})
@@ -119,7 +127,7 @@ class ExportEndpoints:
             url=self._addresses.kick_off(request),
             base_url=base,
             separate_status=separate,
-            idempotency_key=_idempotency_key(request),
+            idempotency_key=idempotency_key(request),
         )
         job = await self._service.begin(principal, wish)
         headers = {"Content-Location": self._addresses.status(base, job.id)}
@@ -179,7 +187,7 @@ def _job_id(request: Request) -> str:
     raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
     """The client's key, a string of any form (law 12)."""
     values = request.headers.getlist("idempotency-key")
     if not values:

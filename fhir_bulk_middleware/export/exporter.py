@@ -6,16 +6,19 @@ from typing import cast
 import anyio
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
+from fhir_bulk_middleware.delete.logged import sources_of
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, in_task, in_thread
-from fhir_bulk_middleware.export.job import Failure, Job, Lease
+from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
 from fhir_bulk_middleware.export.part import default_codec
-from fhir_bulk_middleware.export.planner import Planner
+from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import OutputStore, Recipe, SupportsExport
+from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Exporter", "in_worker"]
@@ -40,6 +43,7 @@ class Exporter:
         outputs: where parts go.
         settings: sizes and times.
         clock: what time it is.
+        log: our own log of deletes, for adapters that need one.
         beating: how leases are kept alive; `in_thread` where adapter or stores block the loop.
     """
 
@@ -51,6 +55,8 @@ class Exporter:
         settings: Settings,
         clock: Clock = system_clock,
         *,
+        log: DeletionLog | None = None,
+        fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
     ) -> None:
         self._resources = resources
@@ -59,14 +65,21 @@ class Exporter:
         self._settings = settings
         self._clock = clock
         self._beating = beating
-        self._planner = Planner(resources, settings, clock)
+        self._log = log
+        self._fhir_version = fhir_version
+        sources = sources_of(resources, log, fhir_version, clock)
+        self._deletions = sources.deletions
+        self._journal = sources.journal
+        self._planner = Planner(resources, settings, clock, sources.deletions)
 
     def recipe(self) -> Recipe | None:
         """How to make this in a worker process; None where adapter, a store or the clock exists in this process only."""
-        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs)
+        logs = {} if self._log is None else {"log": self._log}
+        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **logs)
         if recipes is None or self._clock is not system_clock:
             return None
-        return Recipe(f"{__name__}:in_worker", {**recipes, "settings": self._settings.model_dump(mode="json")})
+        settings = self._settings.model_dump(mode="json")
+        return Recipe(f"{__name__}:in_worker", {**recipes, "settings": settings, "fhir_version": self._fhir_version.value})
 
     async def abandoned(self, worker: str) -> None:
         """Give back what a worker held who is known to be gone."""
@@ -99,12 +112,15 @@ class Exporter:
         async with self._beating(self._jobs, pulse, self._settings, self._clock):
             if lease.slice is None:
                 await self._plan(lease)
+            elif lease.job.request.kind is JobKind.REMOVE_ALL:
+                await self._remove(pulse, lease.slice)
             else:
                 await SliceExport(
                     resources=self._resources,
                     jobs=self._jobs,
                     outputs=self._outputs,
                     planner=self._planner,
+                    deletions=self._deletions,
                     part_bytes=self._settings.part_bytes,
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
@@ -113,9 +129,19 @@ class Exporter:
                 ).run()
 
     async def _plan(self, lease: Lease) -> None:
-        plan = await self._planner.plan(lease.job, lease.rows)
+        if lease.job.request.kind is JobKind.REMOVE_ALL:
+            plan = Plan(lease.job.created_at, removal_slices(lease.job, lease.rows, self._settings.removal_batch))
+        else:
+            plan = await self._planner.plan(lease.job, lease.rows)
         if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, self._clock()):
             raise LeaseLost
+
+    async def _remove(self, pulse: Pulse, piece: Slice) -> None:
+        if self._journal is None:
+            raise TypeError("a remove-all needs a journal, and this adapter has none: was it changed while the job ran?")
+        await BatchRemoval(
+            journal=self._journal, jobs=self._jobs, outputs=self._outputs, clock=self._clock, pulse=pulse, piece=piece
+        ).run()
 
     async def _give_back(self, lease: Lease, cause: str) -> None:
         """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
@@ -136,13 +162,23 @@ class Exporter:
             current = await self._jobs.find(job.id, job.mount, job.owner)
 
 
-def in_worker(resources: JsonValue, jobs: JsonValue, outputs: JsonValue, settings: JsonValue) -> Exporter:
+def in_worker(
+    resources: JsonValue,
+    jobs: JsonValue,
+    outputs: JsonValue,
+    settings: JsonValue,
+    *,
+    fhir_version: str,
+    log: JsonValue = None,
+) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
     return Exporter(
         cast("SupportsExport", make(from_json(resources))),
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
         Settings.model_validate(settings),
+        log=None if log is None else cast("DeletionLog", make(from_json(log))),
+        fhir_version=FhirVersion(fhir_version),
         beating=in_thread,
     )
 

@@ -26,10 +26,18 @@ class Plan:
 
 
 class Planner:
-    """Makes plans, and the queries that follow from them."""
+    """Makes plans, and the queries that follow from them.
 
-    def __init__(self, resources: SupportsExport, settings: Settings, clock: Clock) -> None:
+    Args:
+        resources: the storage adapter.
+        settings: sizes and times.
+        clock: what time it is, for storages without a clock of their own.
+        deletions: who knows what was deleted, None if nobody does: the adapter, or our own log.
+    """
+
+    def __init__(self, resources: SupportsExport, settings: Settings, clock: Clock, deletions: SupportsDeletions | None) -> None:
         self._resources = resources
+        self._deletions = deletions
         self._settings = settings
         self._clock = clock
 
@@ -68,7 +76,7 @@ class Planner:
 
     def _deleted_types(self, job: Job) -> list[str]:
         """Deletions are wanted since an instant, or not at all (DR-01, DR-02)."""
-        if job.request.window.since is None or not isinstance(self._resources, SupportsDeletions):
+        if job.request.window.since is None or self._deletions is None:
             return []
         return sorted(job.request.types)
 

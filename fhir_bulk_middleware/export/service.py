@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
-from fhir_bulk_middleware.export.job import Idempotency, Job, JobState, Part, Request
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
@@ -77,6 +78,14 @@ class ExportService:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
         request, rows = await self._admission.decide(principal, wish)
+        return await self.accept(principal, request, rows, wish.idempotency_key)
+
+    async def accept(self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None) -> Job:
+        """Keep a job that was decided on, and set it going.
+
+        Raises:
+            Refused: too many run already, or the key came with another request.
+        """
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
@@ -85,7 +94,7 @@ class ExportService:
             request=request,
             created_at=now,
             changed_at=now,
-            idempotency=_idempotency(wish.idempotency_key, request, rows),
+            idempotency=_idempotency(idempotency_key, request, rows),
         )
         limit = self._settings.jobs_per_owner
         kept = await self._jobs.add(job, rows, working_at_most=limit)
@@ -108,14 +117,14 @@ class ExportService:
         """The job, as it stands (section 2).
 
         Raises:
-            Refused: it is unknown to this caller, cancelled, expired or failed; the token's scopes no longer cover it; or it was
-                asked for too often (ST-05).
+            Refused: it is unknown to this caller, cancelled or expired, or an export that failed; the token's scopes no longer
+                cover it; or it was asked for too often (ST-05).
         """
         job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        if job.state is JobState.FAILED and job.failure is not None:
+        if job.state is JobState.FAILED and job.failure is not None and job.request.kind is JobKind.EXPORT:
             raise Refused(job.failure.reason, job.failure.detail)
         return job
 
@@ -146,7 +155,8 @@ class ExportService:
         """
         job = await self._own(principal, job_of_file(file_id) or "")
         self._check_scopes(principal, job)
-        part = await self._jobs.part(job.id, file_id) if job.state is JobState.COMPLETED else None
+        downloadable = job.state is JobState.COMPLETED and job.request.kind is JobKind.EXPORT
+        part = await self._jobs.part(job.id, file_id) if downloadable else None
         if part is None:
             raise Refused(Reason.FILE_UNKNOWN)
         return part
@@ -179,6 +189,9 @@ class ExportService:
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
         scopes = Scopes.parse(principal.scopes)
+        if job.request.kind is JobKind.REMOVE_ALL:
+            check_covered(scopes, job.request)
+            return
         types = frozenset(job.request.types)
         missing = types - scopes.readable(types)
         restricted: dict[str, set[str]] = {}

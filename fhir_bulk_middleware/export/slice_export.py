@@ -48,6 +48,7 @@ class SliceExport:
         jobs: JobsAndQueue,
         outputs: OutputStore,
         planner: Planner,
+        deletions: SupportsDeletions | None,
         part_bytes: int,
         lease_seconds: float,
         clock: Clock,
@@ -58,6 +59,7 @@ class SliceExport:
         self._jobs = jobs
         self._outputs = outputs
         self._planner = planner
+        self._deletions = deletions
         self._part_bytes = part_bytes
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -133,9 +135,9 @@ class SliceExport:
         query = self._planner.query(lease.job, lease.rows, piece.type, piece.range)
         if piece.kind is not FileKind.DELETED:
             return self._checked(self._resources.pages(query, piece.cursor))
-        if not isinstance(self._resources, SupportsDeletions):
+        if self._deletions is None:
             raise TypeError("the plan has deletions, but this adapter knows of none: was it changed while the job ran?")
-        return deletion_pages(piece.type, self._resources.deletions(query, piece.cursor))
+        return deletion_pages(piece.type, self._deletions.deletions(query, piece.cursor))
 
     async def _checked(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
         firewall = Firewall(self._slice.type, self._lease.rows.selection)

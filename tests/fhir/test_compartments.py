@@ -145,9 +145,7 @@ ODD: st.SearchStrategy[Any] = st.sampled_from(
         {"reference": None},
     ]
 )
-SHAPES = ODD | st.builds(
-    lambda key, value: {key: value}, st.sampled_from(["reference", "entity", "other", "actor"]), ODD
-)
+SHAPES = ODD | st.builds(lambda key, value: {key: value}, st.sampled_from(["reference", "entity", "other", "actor"]), ODD)
 
 
 @given(

@@ -153,9 +153,7 @@ def test_no_parameters_are_no_criteria() -> None:
         Criteria.of(R4, "Patient", [])
 
 
-@pytest.mark.parametrize(
-    "text", ["Patient", "", "?gender=male", "Patient?", "Nonsense?gender=male", "Patient/1?gender=male"]
-)
+@pytest.mark.parametrize("text", ["Patient", "", "?gender=male", "Patient?", "Nonsense?gender=male", "Patient/1?gender=male"])
 def test_a_filter_is_a_type_and_a_query(text: str) -> None:
     with pytest.raises(CriteriaError):
         Criteria.from_filter(R4, text)

@@ -88,9 +88,7 @@ def test_a_range_compares_by_its_ends(asked: Decimal, one: Decimal, other: Decim
         ("ad", Prefix.EQ, "5", True),
     ],
 )
-def test_a_recorded_comparison_is_the_range_it_says(
-    comparator: str, prefix: Prefix, asked: str, expected: bool
-) -> None:
+def test_a_recorded_comparison_is_the_range_it_says(comparator: str, prefix: Prefix, asked: str, expected: bool) -> None:
     number = read_number(asked)
     assert number is not None
     assert COMPARE[prefix](number, compared(Decimal(5), comparator)) is expected

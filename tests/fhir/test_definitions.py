@@ -55,9 +55,7 @@ def test_every_path_of_a_table_compiles(version: FhirVersion) -> None:
 @VERSIONS
 def test_every_type_has_the_parameters_of_all_resources(version: FhirVersion) -> None:
     for type_ in definitions(version).resource_types:
-        assert {"_id", "_lastUpdated", "_tag", "_profile", "_security", "_source"} <= set(
-            definitions(version).parameters(type_)
-        )
+        assert {"_id", "_lastUpdated", "_tag", "_profile", "_security", "_source"} <= set(definitions(version).parameters(type_))
 
 
 @VERSIONS
@@ -88,10 +86,7 @@ def test_a_date_parameter_on_a_choice_has_a_path_for_each_type(version: FhirVers
 
 
 def test_a_shared_expression_keeps_only_the_branches_of_its_type() -> None:
-    assert (
-        definitions(FhirVersion.R5).parameters("Goal")["patient"].expression
-        == "Goal.subject.where(resolve() is Patient)"
-    )
+    assert definitions(FhirVersion.R5).parameters("Goal")["patient"].expression == "Goal.subject.where(resolve() is Patient)"
     appointment = definitions(FhirVersion.R5).parameters("Appointment")["date"]
     assert [path.path for path in appointment.paths] == ["start", "requestedPeriod.start"]
     assert appointment.first

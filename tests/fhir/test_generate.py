@@ -17,10 +17,7 @@ HL7 = "http://hl7.org/fhir"
 
 def structure(name: str, kind: str, elements: dict[str, list[str]], **more: Any) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [{"path": name, "min": 0}]
-    rows += [
-        {"path": f"{name}.{path}", "min": 0, "type": [{"code": code} for code in types]}
-        for path, types in elements.items()
-    ]
+    rows += [{"path": f"{name}.{path}", "min": 0, "type": [{"code": code} for code in types]} for path, types in elements.items()]
     return {
         "resourceType": "StructureDefinition",
         "id": name,
@@ -59,9 +56,7 @@ SOURCES = [
     structure("Quantity", "complex-type", {"code": ["code"], "value": ["decimal"]}),
     structure("Reference", "complex-type", {"reference": ["string"]}),
     parameter("_id", "Resource", "token", "Resource.id"),
-    parameter(
-        "patient", "Test", "reference", "Test.subject.where(resolve() is Patient) | Other.patient", target=["Patient"]
-    ),
+    parameter("patient", "Test", "reference", "Test.subject.where(resolve() is Patient) | Other.patient", target=["Patient"]),
     parameter("quantity", "Test", "quantity", "(Test.value as Quantity)"),
     parameter("value", "Test", "string", "Test.value"),
     parameter("when", "Test", "date", "Test.part.where(kind='x').when"),

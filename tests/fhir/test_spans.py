@@ -19,9 +19,7 @@ ENDS = st.integers(0, 12)
 @st.composite
 def spans(draw: st.DrawFn) -> Span:
     low = draw(ENDS)
-    return Span(
-        draw(st.sampled_from([low, low, -math.inf])), draw(st.sampled_from([low + 1, low + draw(ENDS) + 1, math.inf]))
-    )
+    return Span(draw(st.sampled_from([low, low, -math.inf])), draw(st.sampled_from([low + 1, low + draw(ENDS) + 1, math.inf])))
 
 
 def nanoseconds(moment: datetime) -> int:
@@ -52,8 +50,7 @@ def test_a_date_covers_what_its_precision_leaves_open(text: str, inside: list[st
         assert COMPARE[Prefix.EQ](whole, part) is (other in inside)
 
 
-NO_DATES = """24 2024- 2024-1 2024-00 2024-13 2024-02-30 2024-01-01T 2024-01-01T10 2024-01-01T10:60 2024-01-01T10:00:61Z
-2024-01-01T10:00+15:00 2024-01-01T10:00z \u0662\u0660\u0662\u0664""".split()
+NO_DATES = ["24", "2024-", "2024-1", "2024-00", "2024-13", "2024-02-30", "2024-01-01T", "2024-01-01T10", "2024-01-01T10:60", "2024-01-01T10:00:61Z", "2024-01-01T10:00+15:00", "2024-01-01T10:00z", "٢٠٢٤"]
 
 
 @pytest.mark.parametrize("text", ["", "2024\n", "2024-01-01 10:00", *NO_DATES])
