@@ -50,6 +50,10 @@ class Addresses:
         """The polling location of a job."""
         return base + self._dialect.status_path.format(job=job_id)
 
+    def page(self, base: str, job_id: str, page: int) -> str:
+        """A further page of a job's manifest."""
+        return base + self._dialect.page_path.format(job=job_id, page=page)
+
     def file(self, base: str, file_id: str) -> str:
         """Where a file is fetched."""
         return base + self._dialect.file_path.format(file=file_id)

@@ -30,14 +30,14 @@ from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
-from fhir_bulk_middleware.export.service import ExportService, Terms
+from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.middleware import SelectiveMount
+from fhir_bulk_middleware.mount import SelectiveMount
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
     DeletionLog,
@@ -127,28 +127,27 @@ class BulkData:
             )
         work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version)
         runner = runner or _runner(work, settings)
-        terms = Terms(
-            mount=mount or dialect.name,
-            retention=settings.retention if dialect.retention is None else dialect.retention,
-        )
-        self.mount = terms.mount
+        self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies)
         self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
         """What runs beside the requests."""
+        retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
             admission=Admission(
                 resources=resources,
                 groups=groups,
                 coverage=Coverage(Compartments(fhir_version)),
+                settings=settings,
                 version=fhir_version,
+                retention=retention,
                 precision=dialect.precision,
                 clock=clock,
             ),
             jobs=jobs,
             runner=runner,
-            terms=terms,
+            mount=self.mount,
             settings=settings,
             clock=clock,
             new_job_id=new_job_id,
@@ -183,6 +182,7 @@ class BulkData:
                     settings=settings,
                     version=fhir_version,
                     precision=dialect.precision,
+                    retention=retention,
                 ),
                 policy=deletes,
                 dialect=dialect,
@@ -260,7 +260,7 @@ def _runner(work: Exporter, settings: Settings) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
     if recipe is None or not settings.worker_processes:
-        return LoopRunner(settings)
+        return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()
     return ProcessRunner(Path(tempfile.gettempdir()) / f"fhir-bulk-{os.getuid()}-{same[:16]}", settings)
 

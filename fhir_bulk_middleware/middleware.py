@@ -1,36 +1,12 @@
-"""Ways to attach to a host: around any ASGI application, or within one of Starlette's family."""
+"""Attaching around any ASGI application, lifespan included."""
 
-from typing import TYPE_CHECKING
-
-from starlette.applications import Starlette
-from starlette.routing import Match, Mount
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.mount import SelectiveMount
 
-__all__ = ["BulkDataMiddleware", "SelectiveMount"]
-
-
-class SelectiveMount(Mount):
-    """A mount that takes only the paths that its application answers.
-
-    Starlette's own takes everything below its prefix, and with it the host's routes, its 404 and its 405.
-    """
-
-    def __init__(self, path: str, app: Starlette) -> None:
-        super().__init__(path, app)
-        self._inner = app
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL for a path of ours, whatever the method; else NONE."""
-        match, child = super().matches(scope)
-        if match is Match.NONE or scope["type"] != "http":
-            return Match.NONE, {}
-        inner = {**scope, **child}
-        if any(route.matches(inner)[0] is not Match.NONE for route in self._inner.routes):
-            return Match.FULL, child
-        return Match.NONE, {}
+__all__ = ["BulkDataMiddleware"]
 
 
 class BulkDataMiddleware:
@@ -45,7 +21,7 @@ class BulkDataMiddleware:
         base: the path below which the host serves FHIR.
     """
 
-    def __init__(self, app: ASGIApp, bulk: "BulkData", base: str = "/fhir") -> None:
+    def __init__(self, app: ASGIApp, bulk: BulkData, base: str = "/fhir") -> None:
         self._app = app
         self._bulk = bulk
         self._mount = SelectiveMount(base, bulk.app)
@@ -79,7 +55,7 @@ class BulkDataMiddleware:
 class _Lifespan:
     """One lifespan, seen from between server and host."""
 
-    def __init__(self, bulk: "BulkData", receive: Receive, send: Send) -> None:
+    def __init__(self, bulk: BulkData, receive: Receive, send: Send) -> None:
         self._bulk = bulk
         self._receive = receive
         self._send = send

@@ -5,7 +5,9 @@ import re
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
@@ -55,13 +57,20 @@ class Replies:
         """A FHIR resource as JSON text."""
         return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
 
-    def streamed(self, status: int, resource: AsyncIterator[bytes]) -> Response:
+    def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
         """A FHIR resource as JSON text that is not all there at once."""
-        return StreamingResponse(resource, status, {"Cache-Control": "no-store"}, _FHIR_JSON)
+        return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
 
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that is no refusal."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+
+    def separated(self, response: Response) -> Response:
+        """The same answer to a poll, with the job's status in a header of its own (ST-02, ST-11, ST-21)."""
+        status = HTTPStatus(response.status_code)
+        response.headers["X-Export-Status"] = f"{status.value} {status.phrase}"
+        response.status_code = self._dialect.completed
+        return response
 
     def refusal(self, operation: Operation, refused: Refused) -> Response:
         """How the dialect tells this refusal."""
@@ -95,6 +104,11 @@ class Replies:
             issue["expression"] = [part]
         own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
         return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
+
+    def report(self, reason: Reason, detail: str, part: str | None) -> str:
+        """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
+        answer = self._dialect.answer(Operation.KICK_OFF, reason)
+        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

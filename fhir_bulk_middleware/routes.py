@@ -79,6 +79,8 @@ def table(
         for method in dialect.kick_off.get(level, ())
     ]
     rows.append(Row("GET", dialect.status_path, Operation.STATUS, export.status))
+    if "allowPartialManifests" in dialect.parameters:
+        rows.append(Row("GET", dialect.page_path, Operation.STATUS, export.page))
     rows.append(Row("DELETE", dialect.status_path, Operation.CANCEL, export.cancel))
     rows.extend(Row(method, dialect.file_path, Operation.FILE, export.file) for method in dialect.file_methods)
     if deletes is not None:

@@ -106,6 +106,7 @@ class House:
             clock=self.clock,
         )
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
+        del self.http.headers["Accept"]  # what a client accepts is up to each test
 
     def token(self, subject: str = "alice", scope: str = "system/*.rs", **claims: Any) -> str:
         """A bearer token that is good now."""
@@ -165,6 +166,10 @@ class House:
     async def expire(self) -> None:
         """Let all finished jobs reach the end of their retention, and sweep."""
         self.clock.advance(self.settings.retention + 1)
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Do what a server does now and then."""
         await Retention(self.jobs, self.outputs, self.settings, self.clock).sweep()
 
     async def turn(self, location: str, state: JobState) -> None:

@@ -42,6 +42,19 @@ async def test_a_job_that_waits_or_runs_says_how_far_it_is_and_when_to_ask_again
         await house.runner.step()
 
 
+async def test_nobody_is_sent_away_for_longer_than_the_export_has_taken_yet(house: House) -> None:
+    """ST-04: at its begin an export is slower than later."""
+    location = await house.kick_off()
+    await house.runner.step()  # plans
+    await house.runner.step()  # the first of several types
+    house.clock.advance(10)
+
+    response = await house.ask("GET", location)
+
+    assert response.status_code == 202
+    assert response.headers["Retry-After"] == "10"
+
+
 async def test_the_manifest_of_a_completed_job_holds_what_the_ig_asks_for(house: House) -> None:
     """ST-20, ST-22, MF-01 to MF-07, MF-15."""
     location = await house.kick_off("/$export?_type=Patient,Observation")
@@ -158,8 +171,8 @@ async def test_a_post_of_parameters_means_the_same_as_a_get(house: House, value:
         "POST",
         "/$export",
         headers={**KICK_OFF, "Content-Type": content_type},
-        content='{"resourceType":"Parameters","parameter":[{"name":"_type",%s},'
-        '{"name":"_since","valueInstant":"2020-01-01T00:00:00+01:00"},{"name":"_outputFormat","valueString":"ndjson"}]}' % value,
+        content='{"resourceType":"Parameters","parameter":[{"name":"_type",' + value + "},"
+        '{"name":"_since","valueInstant":"2020-01-01T00:00:00+01:00"},{"name":"_outputFormat","valueString":"ndjson"}]}',
     )
     await house.runner.finish()
     manifest = (await house.ask("GET", response.headers["Content-Location"])).json()

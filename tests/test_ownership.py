@@ -25,7 +25,7 @@ def job_paths(house: House) -> list[str]:
 
 def fill(path: str, job: str) -> str:
     """A path for one job."""
-    return path.format(job=job, file=file_id(job, 0, 0))
+    return path.format(job=job, file=file_id(job, 0, 0), page=1)
 
 
 def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:

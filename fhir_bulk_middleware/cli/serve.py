@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -22,6 +23,9 @@ from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to", "load_folder"]
+
+_RETRY_AFTER: Final = 1
+"""Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
 
 _GRACE: Final = 10
 """Seconds that running answers get to end when the server is asked to stop."""
@@ -86,10 +90,11 @@ def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
     try:
-        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers)
+        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise Complaint(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
+        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
@@ -97,6 +102,8 @@ def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
         if given.issuer or given.audience:
             raise Complaint("--issuer and --audience belong to --jwks: development tokens have their own")
         return JoseTokenVerifier(jwks=state.mint().jwks, issuer=ISSUER, audience=AUDIENCE)
+    if not given.jwks.startswith(("https://", "http://")) and not Path(given.jwks).is_file():
+        raise Complaint(f"--jwks: there is no file {given.jwks}")
     if not given.issuer or not given.audience:
         raise Complaint("--jwks needs --issuer and --audience: a key alone does not say for whom a token was made")
     try:
@@ -109,11 +116,15 @@ def _greet(given: argparse.Namespace, state: State, out: Screen) -> None:
     url = given.public_base_url or f"http://{given.host}:{given.port}{given.base}"
     out.say(f"FHIR server with bulk data at {url} (Ctrl-C ends it)")
     if given.jwks is None:
-        out.say(
-            f"Tokens are required. For one that may export everything:\n\n    TOKEN=$(fhir-bulk token --dir {state.folder})\n"
-        )
+        command = shlex.join([_program(), "token", "--dir", str(state.folder)])
+        out.say(f"Tokens are required. For one that may export everything:\n\n    TOKEN=$({command})\n")
         out.say("Kick off an export:\n")
         out.say(f'    curl -i -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" \'{url}/$export\'\n')
+
+
+def _program() -> str:
+    """How to call us again: from a virtual environment that is not activated it takes the whole path."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "fhir-bulk" else "fhir-bulk"
 
 
 def _serve(given: argparse.Namespace, state: State, settings: Settings, verifier: JoseTokenVerifier) -> int:

@@ -9,7 +9,7 @@ from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.settings import Settings
@@ -59,7 +59,7 @@ def application(
         verifier=verifier,
         jobs=stores.jobs,
         outputs=stores.outputs,
-        runner=ProcessRunner(state.runner, settings),
+        runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
     )

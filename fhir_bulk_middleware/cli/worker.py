@@ -26,7 +26,6 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
     anyio.run(_work, state)
     return 0
 
@@ -39,7 +38,8 @@ async def _work(state: State) -> None:
     stores = Stores.of(state)
     try:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner(settings).running(exporter(stores, settings)):
+            async with LoopRunner().running(exporter(stores, settings)):
+                screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
                 async for _ in signals:
                     break
     finally:

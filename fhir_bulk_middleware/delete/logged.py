@@ -133,9 +133,7 @@ class LoggedDeletes:
         return await self._log.end_run(run)
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
-        """See `SupportsDeletions`. What lives again is left out, and under filters all of it: nothing of it can meet them."""
-        if any(each.type == query.type for each in query.rows.filters):
-            return
+        """See `SupportsDeletions`. What lives again is left out, by reading it."""
         await self._settle_doubts(query.type)
         until = min((instant for instant in (query.window.until, query.as_of) if instant is not None), default=None)
         number = int(after or 0)

@@ -69,7 +69,7 @@ class RemovalResults:
         parts = await self._jobs.parts(job.id)
         if self._readable(principal, job):
             bundle = self._bundle(parts, self._addresses.base(request), job.request.types[0])
-            return self._replies.streamed(self._dialect.completed, bundle)
+            return self._replies.streamed(self._dialect.completed, bundle, {"Expires": instant.http_date(job.expires_at)})
         removed = sum(part.count for part in parts if part.kind is FileKind.OUTPUT)
         left = sum(part.count for part in parts if part.kind is FileKind.ERROR)
         counted = self._policy.counted

@@ -82,6 +82,7 @@ class DeleteService:
         settings: caps.
         version: the release whose search parameters are meant.
         precision: of instants in jobs.
+        retention: seconds that a finished job is kept.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class DeleteService:
         settings: Settings,
         version: FhirVersion,
         precision: Precision,
+        retention: float,
     ) -> None:
         self._one = one
         self._several = several
@@ -102,6 +104,7 @@ class DeleteService:
         self._settings = settings
         self._version = version
         self._precision = precision
+        self._retention = retention
 
     @property
     def has_jobs(self) -> bool:
@@ -163,6 +166,7 @@ class DeleteService:
             level=Level.SYSTEM,
             types=(target.type,),
             window=Window(),
+            retention=self._retention,
             precision=self._precision,
             granular=rights.granular,
             kind=JobKind.REMOVE_ALL,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -42,9 +43,9 @@ class RichScreen:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """As `Screen` says."""
         *body, total = rows
-        table = Table(show_footer=True)
+        table = Table(show_footer=True, box=SIMPLE, pad_edge=False)  # fits 80 columns
         for number, column in enumerate(columns):
-            table.add_column(column, footer=total[number], justify="right" if number else "left")
+            table.add_column(column, footer=total[number], justify="right" if number else "left", no_wrap=True)
         for row in body:
             table.add_row(*row)
         self._console.print(table)

@@ -83,6 +83,7 @@ class ManifestShape:
 
     Attributes:
         request: whether the kick-off URL is repeated (MF-02).
+        errors_on_every_page: whether linked manifests repeat the list of errors (ST-45).
         errors: the name of the list of OperationOutcome files (MF-11, MF-12).
         extension_array: whether `extension` is an array of FHIR Extensions instead of a JSON object (MF-15).
         typed_items: whether items of `deleted` and the error list carry `type` (MF-10, MF-12).
@@ -94,6 +95,7 @@ class ManifestShape:
 
     request: bool = True
     errors: str = "error"
+    errors_on_every_page: bool = True
     extension_array: bool = False
     typed_items: bool = True
     file_size: bool = False
@@ -118,6 +120,7 @@ class Dialect:
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
         status_path: the polling location below the mount, with `{job}`; in a query string if it has one (AS-06).
+        page_path: where a further page of a partial manifest is fetched, with `{job}` and `{page}` (ST-44).
         file_path: where a file is fetched, with `{file}`.
         file_methods: how.
         accepted: status of a kick-off that was accepted (KO-110).
@@ -150,6 +153,7 @@ class Dialect:
     lists: Lists = Lists.COMMA
     separate_export_status: bool = False
     status_path: str = "/$export-status/{job}"
+    page_path: str = "/$export-status/{job}/page/{page}"
     file_path: str = "/$export-file/{file}"
     file_methods: tuple[str, ...] = ("GET",)
     accepted: int = 202

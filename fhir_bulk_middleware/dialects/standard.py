@@ -84,7 +84,13 @@ STU4 = replace(
     parameters=_STU3_PARAMETERS | {"_minimumFileSize", "_maximumFileSize"},
     lists=Lists.REPETITION,
     manifest=ManifestShape(
-        request=False, errors="outcome", extension_array=True, typed_items=False, file_size=True, manifest_type=True
+        request=False,
+        errors="outcome",
+        errors_on_every_page=False,
+        extension_array=True,
+        typed_items=False,
+        file_size=True,
+        manifest_type=True,
     ),
 )
 """Bulk Data Access 4.0.0-ballot, as of 2026-07; a ballot may still change."""

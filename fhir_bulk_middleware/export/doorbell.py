@@ -6,6 +6,7 @@ poll, so nothing here has to be certain, only cheap.
 
 import asyncio
 import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,19 @@ class Doorbell:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def prepare(self) -> None:
+        """Make the folder, and make sure that nobody else on the machine can put anything into it.
+
+        Raises:
+            OSError: it cannot be made, or what is there belongs to somebody else.
+        """
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        found, us = self._folder.lstat(), os.geteuid()
+        ours = stat.S_ISDIR(found.st_mode) and us in {0, found.st_uid} and not found.st_mode & stat.S_IWOTH
+        if not ours:
+            raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
+
     def ring(self) -> None:
         """Wake every worker. Never blocks, never fails."""
         with suppress(OSError), os.scandir(self._folder) as bells:
@@ -31,7 +45,7 @@ class Doorbell:
     @contextmanager
     def hung_up(self, name: str) -> Generator["Bell"]:
         """A bell of one's own, as long as the context is open."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.prepare()
         path = self._folder / name
         os.mkfifo(path, 0o600)
         try:
@@ -46,8 +60,10 @@ class Doorbell:
 
     def take_down(self, name: str) -> None:
         """Remove the bell of a worker who could not do so."""
+        bell = self._folder / name
         with suppress(OSError):
-            (self._folder / name).unlink()
+            if stat.S_ISFIFO(bell.lstat().st_mode):  # whatever else lies there is not ours to remove
+                bell.unlink()
 
     def take_all_down(self) -> None:
         """Remove what workers of an earlier pool left."""
@@ -80,8 +96,9 @@ class Bell:
 
 
 def _touch(path: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        os.write(descriptor, b"!")
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # whatever else lies there is not written to
+            os.write(descriptor, b"!")
     finally:
         os.close(descriptor)

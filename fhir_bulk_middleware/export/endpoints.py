@@ -1,5 +1,8 @@
 """The endpoints of an export: each parses, calls one method of the service, and renders."""
 
+import re
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,13 +14,13 @@ from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
 from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import JobKind, JobState
-from fhir_bulk_middleware.export.manifest import manifest, progress
+from fhir_bulk_middleware.export.job import Job, JobKind, JobState
+from fhir_bulk_middleware.export.manifest import Page, manifest, progress
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.service import ExportService
-from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.settings import Settings
@@ -26,6 +29,7 @@ __all__ = ["ExportEndpoints", "idempotency_key"]
 
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
+_PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _LONGEST_KEY = 255
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
@@ -80,20 +84,48 @@ class ExportEndpoints:
     async def status(self, request: Request, principal: Principal) -> Response:
         """Poll (section 2)."""
         self._check_status_headers(request)
+        return await self._told(request, principal, await self._service.look(principal, _job_id(request)), 0)
+
+    async def page(self, request: Request, principal: Principal) -> Response:
+        """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
+        number = request.path_params["page"]
         job = await self._service.look(principal, _job_id(request))
+        if _PAGE.fullmatch(number) is None:
+            raise Refused(Reason.FILE_UNKNOWN)
+        return await self._told(request, principal, job, int(number))
+
+    async def _told(self, request: Request, principal: Principal, job: Job, number: int) -> Response:
+        """How a job stands, with the page of its manifest that has this number."""
         if job.request.kind is JobKind.REMOVE_ALL and not job.state.working:
             return await self._removals.ended(request, principal, job)
-        if job.state is not JobState.COMPLETED:
-            headers = {
-                "X-Progress": progress(self._dialect, job),
-                "Retry-After": self._replies.retry_after(self._service.pause(job)),
-            }
-            return self._replies.empty(self._dialect.in_progress, headers)
+        if job.state is JobState.FAILED:
+            response = self._replies.refusal(Operation.STATUS, _failure(job))
+        else:
+            response = await self._standing(request, job, number)
+        return self._replies.separated(response) if job.request.options.separate_status else response
+
+    async def _standing(self, request: Request, job: Job, number: int) -> Response:
+        complete = job.state is JobState.COMPLETED
+        size = self._settings.manifest_files if job.request.options.partial_manifests else None
+        page = Page.of(await self._service.published(job), number, size, complete=complete)
+        if page is None and number:
+            raise Refused(Reason.FILE_UNKNOWN)
+        headers: dict[str, str] = {}
+        if complete:
+            headers["Expires"] = instant.http_date(job.expires_at)
+        else:
+            headers["X-Progress"] = progress(self._dialect, job)
+            headers["Retry-After"] = self._replies.retry_after(self._service.pause(job))
+        status = self._dialect.completed if complete else self._dialect.in_progress
+        if page is None:
+            return self._replies.empty(status, headers)
+        return self._replies.json(status, self._manifest(request, job, page), headers)
+
+    def _manifest(self, request: Request, job: Job, page: Page) -> dict[str, Any]:
         base = self._addresses.base(request)
-        parts = await self._service.parts(job)
-        document = manifest(self._dialect, job, parts, lambda file_id: self._addresses.file(base, file_id), self._notes)
-        return self._replies.json(
-            self._dialect.completed, document, {"Expires": instant.http_date(self._service.expires_at(job))}
+        following = self._addresses.page(base, job.id, page.number + 1) if page.more else None
+        return manifest(
+            self._dialect, job, page, lambda file_id: self._addresses.file(base, file_id), following=following, notes=self._notes
         )
 
     async def cancel(self, request: Request, principal: Principal) -> Response:
@@ -116,7 +148,7 @@ class ExportEndpoints:
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)
         preferences = self._kick_off_preferences(request)
-        leniency = Leniency(lenient=preferences.handling == "lenient")
+        leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
         wish = Wish(
@@ -196,6 +228,11 @@ def idempotency_key(request: Request) -> str | None:
         detail = f"Idempotency-Key must be one string of at most {_LONGEST_KEY} characters."
         raise Refused(Reason.HEADER_INVALID, detail, part="http.Idempotency-Key")
     return values[0]
+
+
+def _failure(job: Job) -> Refused:
+    """A failed job's answer, for as long as it is kept (ST-10)."""
+    return Refused(Reason.JOB_FAILED) if job.failure is None else Refused(job.failure.reason, job.failure.detail)
 
 
 def _media_type(item: str) -> str:

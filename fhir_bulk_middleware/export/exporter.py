@@ -44,6 +44,7 @@ class Exporter:
         settings: sizes and times.
         clock: what time it is.
         log: our own log of deletes, for adapters that need one.
+        fhir_version: of the resources.
         beating: how leases are kept alive; `in_thread` where adapter or stores block the loop.
     """
 
@@ -68,7 +69,6 @@ class Exporter:
         self._log = log
         self._fhir_version = fhir_version
         sources = sources_of(resources, log, fhir_version, clock)
-        self._deletions = sources.deletions
         self._journal = sources.journal
         self._planner = Planner(resources, settings, clock, sources.deletions)
 
@@ -103,7 +103,7 @@ class Exporter:
             await self._give_back(lease, type(error).__name__)
         except BaseException:
             with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
-                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock())
+                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
 
@@ -120,8 +120,7 @@ class Exporter:
                     jobs=self._jobs,
                     outputs=self._outputs,
                     planner=self._planner,
-                    deletions=self._deletions,
-                    part_bytes=self._settings.part_bytes,
+                    sizes=self._planner.sizes(lease.job),
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
                     pulse=pulse,

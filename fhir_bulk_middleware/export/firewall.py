@@ -13,6 +13,7 @@ __all__ = ["Firewall", "FirewallBreach"]
 _REFERENCE_LONGEST = 128  # a type's name, a slash, an id of 64 characters and the quote after it
 _BRACE = ord("}")
 _QUOTE = ord('"')
+_SLASH = ord("/")
 _BEFORE = b'"/'  # a string that is a reference, or the path of a URL
 
 
@@ -48,7 +49,9 @@ class Firewall:
         # None: any patient will do.
         self._references = selection.references if isinstance(selection, Compartments) else None
         owners = {"Patient"} if self._references is None else {text.partition("/")[0] for text in self._references}
-        self._owners = tuple(f"{owner}/".encode() for owner in sorted(owners))
+        # Patients first: they own nearly all there is.
+        first = sorted(owners or {"Patient"}, key=lambda owner: (owner != "Patient", owner))
+        self._owners = tuple(f"{owner}/".encode() for owner in first)
         self._itself = type in owners
 
     def check(self, page: Page) -> None:
@@ -57,32 +60,29 @@ class Firewall:
         Raises:
             FirewallBreach: it must not be written, and the job must not go on.
         """
-        lines, begin, named = page.lines, self._begin, self._named
-        find, begins = lines.find, lines.startswith
+        lines, begin, named, references = page.lines, self._begin, self._named, self._references
+        find, begins, owner = lines.find, lines.startswith, self._owners[0]
         start, count, end = 0, 0, len(lines)
         while start < end:  # some calls into C for each line, and no object that outlives it
             newline = find(b"\n", start)
             if not begins(begin, start) or newline < 0 or lines[newline - 1] != _BRACE:
                 raise FirewallBreach(self._type, "a line is not one resource of this type")
-            if named and not self._names(lines, start, newline):
-                raise FirewallBreach(self._type, "a line names none of the job's patients")
+            if named:  # mostly the first reference does, and nothing else needs to be looked at
+                at = find(owner, start, newline)
+                close = find(b'"', at, at + _REFERENCE_LONGEST) if at > 0 and lines[at - 1] == _QUOTE else 0
+                if (
+                    close <= 0
+                    or (references is not None and lines[at:close].decode("latin-1") not in references)
+                    or (references is None and lines[close - 1] == _SLASH)
+                ) and not self._names_somewhere(lines[start:newline]):
+                    raise FirewallBreach(self._type, "a line names none of the job's patients")
             start, count = newline + 1, count + 1
         if count != page.count:
             raise FirewallBreach(self._type, "its lines are miscounted")
 
-    def _names(self, lines: bytes, start: int, end: int) -> bool:
-        """Whether a line names one of ours: mostly its first reference does, and nothing else needs to be looked at."""
-        for owner in self._owners:
-            at = lines.find(owner, start, end)
-            if at >= 0 and lines[at - 1] == _QUOTE:
-                close = lines.find(b'"', at, at + _REFERENCE_LONGEST)
-                if close >= 0 and self._wanted(lines[at:close]):
-                    return True
-        return self._names_somewhere(lines[start:end])
-
     def _wanted(self, reference: bytes) -> bool:
         if self._references is None:
-            return reference[-1:] != b"/"
+            return not reference.endswith(b"/")
         return reference.decode("latin-1") in self._references  # cannot fail; what is not ASCII is in no reference
 
     def _names_somewhere(self, line: bytes) -> bool:

@@ -6,6 +6,7 @@ goes on after the job's deadline: a worker that hangs must not hold its work for
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -74,7 +75,10 @@ async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clo
 
 @asynccontextmanager
 async def in_thread(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
-    """A heartbeat for an exporter that may block its loop. The queue is used from a second thread, with a loop of its own.
+    """A heartbeat for an exporter that may block its loop: in a worker process, and nowhere else.
+
+    The queue is used from a second thread, with a loop of its own. Where the lease is lost and the work does not stop within
+    another lease's time, because it hangs in a blocking call, the process is ended; whoever keeps it starts another.
 
     Raises:
         LeaseLost: on leaving, if the lease was lost.
@@ -88,6 +92,9 @@ async def in_thread(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: C
                 runner.run(_beat(queue, pulse, settings, clock))
             if pulse.lost:
                 loop.call_soon_threadsafe(scope.cancel)
+                if not stopped.wait(settings.lease_seconds):
+                    _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", pulse.lease.worker)
+                    os._exit(1)
         finally:
             runner.close()
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
-from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
@@ -88,11 +89,13 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
+        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ class Options:
         largest_file: bytes; what the client wants a file to have at most.
         ignored: what was set aside.
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        version: the FHIR release of the resources, which knows their elements.
     """
 
     elements: tuple[str, ...] = ()
@@ -120,6 +124,7 @@ class Options:
     largest_file: int | None = None
     ignored: tuple[Ignored, ...] = ()
     base_url: str | None = None
+    version: FhirVersion = FhirVersion.R4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +136,7 @@ class Request:
         level: system, Patient or Group.
         types: the resource types to export, sorted: asked, allowed by scope, and held by the adapter.
         window: `_since` and `_until`. The cut is added when the job starts.
+        retention: seconds that the finished job is kept, as its mount promised when it began (ST-22).
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
         kind: what the job does.
         granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
@@ -141,6 +147,7 @@ class Request:
     level: Level
     types: tuple[str, ...]
     window: Window
+    retention: float
     precision: Precision
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
@@ -185,6 +192,7 @@ class Slice:
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
+        joined: whether it holds what members who joined after `_since` had by then (GR-01), instead of what changed since.
     """
 
     number: int
@@ -194,6 +202,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +224,7 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
     file_id: str
@@ -230,6 +240,7 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    continued_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +279,11 @@ class Job:
     done: int = 0
     failure: Failure | None = None
     idempotency: Idempotency | None = None
+
+    @property
+    def expires_at(self) -> Instant:
+        """When the finished job and its files go; of a job that is not finished it says nothing."""
+        return after(self.changed_at, self.request.retention)
 
     def same_key(self, other: "Job") -> bool:
         """Whether the two came under the same idempotency key, of one owner and through one mount."""

@@ -1,35 +1,84 @@
 """What a poll says: the manifest of a completed job, and the progress of one that is not (sections 2.1 and 2.4)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.dialects.model import Dialect, Progress
 from fhir_bulk_middleware.export.job import FileKind, Job, JobKind, JobState, Part
 
-__all__ = ["manifest", "progress"]
+__all__ = ["Page", "manifest", "progress"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
 _FINISHING = 99
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a manifest; a manifest that is not paged is one page.
+
+    Attributes:
+        number: from 0.
+        parts: the files that it lists.
+        errors: all files of errors so far, which every page of some versions repeats.
+        more: whether there is a next page.
+    """
+
+    number: int
+    parts: tuple[Part, ...]
+    errors: tuple[Part, ...]
+    more: bool
+
+    @classmethod
+    def of(cls, published: Sequence[Part], number: int, size: int | None, *, complete: bool) -> "Page | None":
+        """The page with this number, None if it is not there, or not yet.
+
+        A page is shown when no file can join it any more, so that a client that has read it needs only its `next` link,
+        which may come later (law 20).
+
+        Args:
+            published: the files so far, in a fixed order that only grows at its end.
+            number: from 0.
+            size: how many files a page has, None for all.
+            complete: whether no more files will come.
+        """
+        size = size or max(len(published), 1)
+        start, end = number * size, (number + 1) * size
+        full = len(published) >= end
+        if not (full or (complete and (number == 0 or len(published) > start))):
+            return None
+        more = len(published) > end if complete else len(published) >= end + size
+        errors = tuple(part for part in published if part.kind is FileKind.ERROR)
+        return cls(number, tuple(published[start:end]), errors, more)
+
+
 def manifest(
-    dialect: Dialect, job: Job, parts: Iterable[Part], address: Callable[[str], str], notes: Mapping[str, Any]
+    dialect: Dialect,
+    job: Job,
+    page: Page,
+    address: Callable[[str], str],
+    *,
+    following: str | None = None,
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a completed job.
+    """A manifest, or a page of one.
 
     Args:
         dialect: has the keys.
-        job: completed, so it has a cut.
-        parts: its files.
+        job: planned, so it has a cut.
+        page: its files.
         address: file id to absolute URL (MF-06).
+        following: the URL of the next page, if there is one (ST-44).
         notes: what a client should know of the storage's promises; in the root's `extension` (law 6).
     """
     shape = dialect.manifest
     lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
-    for part in parts:
+    for part in page.parts:
         lists[part.kind].append(_item(dialect, part, address(part.file_id)))
+    if shape.errors_on_every_page:
+        lists[FileKind.ERROR] = [_item(dialect, part, address(part.file_id)) for part in page.errors]
     document: dict[str, Any] = {"manifestType": _DEFINITION} if shape.manifest_type else {}
     document["transactionTime"] = instant.render(job.cut or job.created_at, dialect.precision, dialect.zone)
     if shape.request:
@@ -41,6 +90,8 @@ def manifest(
     if shape.deleted and job.request.window.since is not None:
         document["deleted"] = lists[FileKind.DELETED]
     document[shape.errors] = lists[FileKind.ERROR]
+    if following is not None:
+        document["link"] = [{"relation": "next", "url": following}]
     if shape.empty_message is not None and not any(lists.values()):
         document["message"] = shape.empty_message.format(job=job.id)
     if notes:
@@ -54,9 +105,12 @@ def _item(dialect: Dialect, part: Part, url: str) -> dict[str, Any]:
     if part.kind is FileKind.OUTPUT or shape.typed_items:
         item["type"] = part.type
     item |= {"url": url, "count": part.count}
+    own = {"sha256": part.sha256}
     if shape.file_size:
         item["fileSize"] = part.size
-    item["extension"] = _extension(dialect, {"size": part.size, "sha256": part.sha256})
+        item["extension"] = _extension(dialect, own)
+    else:
+        item["extension"] = _extension(dialect, {"size": part.size, **own})
     return item
 
 
@@ -64,7 +118,7 @@ def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
     """Custom data in the one place that the IG keeps for it (MF-15)."""
     if not dialect.manifest.extension_array:
         return dict(values)
-    kinds = {bool: "valueBoolean", int: "valueInteger64", str: "valueString"}
+    kinds = {bool: "valueBoolean", int: "valueInteger", str: "valueString"}
     return [{"url": f"{_EXTENSIONS}{name}", kinds[type(value)]: value} for name, value in values.items()]
 
 

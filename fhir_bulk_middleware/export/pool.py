@@ -57,8 +57,7 @@ class WorkerPool:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
-        self._lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             while True:
                 try:
@@ -80,21 +79,20 @@ class WorkerPool:
             await anyio.sleep(min(_RESTART_SHORTEST * 2**failures, _RESTART_LONGEST))
 
     async def _run_one(self, work: Work, recipe: Recipe) -> None:
-        """Run one worker process to its end, and give back what it held."""
-        process = await _spawn()
-        worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
-        level = _log.getEffectiveLevel()
+        """Run one worker process to its end, give back what it held, and tell the others of that."""
         try:
+            process = await _spawn()
+            worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
             try:
-                await _send(process, Assignment(worker, self._bells, recipe, level).line())
+                await _send(process, Assignment(worker, self._bells, recipe, _log.getEffectiveLevel()).line())
                 _log.warning("worker %s ended with status %d", worker, await process.wait())
             finally:
                 with anyio.CancelScope(shield=True):
                     await _stop(process)
                     self._doorbell.take_down(worker)
                     await work.abandoned(worker)
-        except Exception:  # noqa: BLE001 - a store that is away must not end the pool; the worker's leases run out
-            _log.exception("what worker %s held could not be given back", worker)
+        except Exception:  # noqa: BLE001 - no process to be had, or a store that is away: neither must end the pool
+            _log.exception("a worker could not be kept")
         self._doorbell.ring()
 
 

@@ -31,7 +31,7 @@ class Retention:
     Args:
         jobs: the job store.
         outputs: the output store.
-        settings: how long jobs may take, and how long they and their ids are kept.
+        settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
     """
 
@@ -53,18 +53,14 @@ class Retention:
         now = self._clock()
         before = after(now, -self._settings.deadline)
         ended = await self._each(
-            lambda: self._jobs.overdue(before, _BATCH), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
+            lambda limit: self._jobs.overdue(before, limit), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
         )
         if ended:
             _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
 
     async def _expire(self) -> None:
         now = self._clock()
-        before = after(now, -self._settings.retention)
-        finished = (JobState.COMPLETED, JobState.FAILED)
-        ended = await self._each(
-            lambda: self._jobs.changed_before(finished, before, _BATCH), lambda job: self._jobs.replace(job.expired(now))
-        )
+        ended = await self._each(lambda limit: self._jobs.due(now, limit), lambda job: self._jobs.replace(job.expired(now)))
         if ended:
             _log.info("%d jobs expired", ended)
 
@@ -79,7 +75,7 @@ class Retention:
                 await self._jobs.remove(job.id)
             return job.id not in held
 
-        await self._each(lambda: self._jobs.changed_before(ended, before, _BATCH), forget)
+        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit), forget)
 
     async def _reclaim(self) -> None:
         """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
@@ -113,15 +109,17 @@ class Retention:
             return False
         return True
 
-    async def _each(self, find: Callable[[], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
+    async def _each(self, find: Callable[[int], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
         """Act on all jobs that are found, a batch at a time; how many it took effect on.
 
-        A job that somebody else changed meanwhile is left to them. A batch without any effect ends it, so it always ends.
+        A job on which it takes none stays among those that are found, so the next batch is larger by it; what is not found any
+        more ends it.
         """
-        total = 0
-        while jobs := await find():
+        total, limit = 0, _BATCH
+        while True:
+            jobs = await find(limit)
             effects = sum([await act(job) for job in jobs])
             total += effects
-            if effects == 0 or len(jobs) < _BATCH:
-                break
-        return total
+            if len(jobs) < limit:
+                return total
+            limit += len(jobs) - effects

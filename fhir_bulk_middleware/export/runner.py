@@ -83,6 +83,7 @@ class ProcessRunner:
 
         Raises:
             ValueError: the work cannot be made again in another process.
+            OSError: the folder cannot be written.
         """
         recipe = work.recipe()
         if recipe is None:
@@ -90,6 +91,7 @@ class ProcessRunner:
                 "this work cannot be made again in a worker process: the adapter, the job store and the output store need a "
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
+        self._doorbell.prepare()
         pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield

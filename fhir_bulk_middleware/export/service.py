@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.export.admission import Admission, Wish
@@ -11,29 +10,16 @@ from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState,
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
-from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
+from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportService", "Terms"]
+__all__ = ["ExportService"]
 
 _CANCEL_TRIES = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a mount promises for its jobs.
-
-    Attributes:
-        mount: its name; a job answers through the mount that made it (law 10).
-        retention: seconds that a finished job is kept.
-    """
-
-    mount: str
-    retention: float
 
 
 class ExportService:
@@ -43,7 +29,7 @@ class ExportService:
         admission: decides what a kick-off comes to.
         jobs: where jobs are kept.
         runner: is told when there is work.
-        terms: what the mount promises.
+        mount: the name of the mount; a job answers through the mount that made it (law 10).
         settings: limits.
         clock: what time it is.
         new_job_id: where job ids come from.
@@ -55,7 +41,7 @@ class ExportService:
         admission: Admission,
         jobs: JobStore,
         runner: JobRunner,
-        terms: Terms,
+        mount: str,
         settings: Settings,
         clock: Clock,
         new_job_id: NewJobId,
@@ -63,7 +49,7 @@ class ExportService:
         self._admission = admission
         self._jobs = jobs
         self._runner = runner
-        self._terms = terms
+        self._mount = mount
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
@@ -89,7 +75,7 @@ class ExportService:
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
-            mount=self._terms.mount,
+            mount=self._mount,
             owner=principal.owner,
             request=request,
             created_at=now,
@@ -117,15 +103,13 @@ class ExportService:
         """The job, as it stands (section 2).
 
         Raises:
-            Refused: it is unknown to this caller, cancelled or expired, or an export that failed; the token's scopes no longer
-                cover it; or it was asked for too often (ST-05).
+            Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
+                for too often (ST-05). A failed job is no refusal: its `failure` says why it failed.
         """
         job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        if job.state is JobState.FAILED and job.failure is not None and job.request.kind is JobKind.EXPORT:
-            raise Refused(job.failure.reason, job.failure.detail)
         return job
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
@@ -143,9 +127,18 @@ class ExportService:
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
-    async def parts(self, job: Job) -> Sequence[Part]:
-        """The files of a job, in the order of its plan."""
-        return await self._jobs.parts(job.id)
+    async def published(self, job: Job) -> Sequence[Part]:
+        """The files that a manifest may list, in the order of the plan.
+
+        Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
+        and none, if the client did not allow partial manifests.
+        """
+        if job.state is JobState.COMPLETED:
+            return await self._jobs.parts(job.id)
+        if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
+            return ()
+        unfinished = await self._jobs.unfinished(job.id)  # before the parts: what was settled then is settled now
+        return [part for part in await self._jobs.parts(job.id) if unfinished is None or part.slice <= unfinished]
 
     async def file(self, principal: Principal, file_id: str) -> Part:
         """A file of a completed job.
@@ -155,34 +148,34 @@ class ExportService:
         """
         job = await self._own(principal, job_of_file(file_id) or "")
         self._check_scopes(principal, job)
-        downloadable = job.state is JobState.COMPLETED and job.request.kind is JobKind.EXPORT
-        part = await self._jobs.part(job.id, file_id) if downloadable else None
-        if part is None:
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
+        if part is None or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
             raise Refused(Reason.FILE_UNKNOWN)
         return part
 
-    def expires_at(self, job: Job) -> Instant:
-        """When a finished job and its files go."""
-        return after(job.changed_at, self._terms.retention)
-
     def pause(self, job: Job) -> int:
-        """Seconds after which another poll is worth its while, from the rate so far (ST-04)."""
+        """Seconds after which another poll is worth its while, from the rate so far (ST-04).
+
+        Never longer than the job has taken yet: the first moments, in which workers start and plans are made, say little
+        about the rest, and a client sent away for a minute would sleep past the end of an export of seconds.
+        """
         shortest, longest = self._settings.retry_after, self._settings.retry_after_longest
         if not job.done:
             return shortest
         elapsed = max(seconds_between(job.created_at, self._clock()), 0.0)
         left = max(job.estimate - job.done, 0) / job.done * elapsed
-        return min(max(round(left), shortest), longest)
+        return min(max(round(min(left, elapsed)), shortest), longest)
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
-        job = await self._jobs.find(job_id, self._terms.mount, principal.owner) if is_job_id(job_id) else None
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
         if job is None:
             raise Refused(Reason.JOB_UNKNOWN)
         if job.state is JobState.CANCELLED:
             raise Refused(Reason.JOB_CANCELLED)
         finished = job.state in {JobState.COMPLETED, JobState.FAILED}
-        if job.state is JobState.EXPIRED or (finished and self.expires_at(job) <= self._clock()):
+        if job.state is JobState.EXPIRED or (finished and job.expires_at <= self._clock()):
             raise Refused(Reason.JOB_EXPIRED)
         return job
 

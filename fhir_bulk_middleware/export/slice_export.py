@@ -7,18 +7,20 @@ from typing import Protocol
 import anyio.lowlevel
 
 from fhir_bulk_middleware.export.closing import closing
-from fhir_bulk_middleware.export.deletions import deletion_pages
-from fhir_bulk_middleware.export.firewall import Firewall
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
 from fhir_bulk_middleware.export.job import Codec, FileKind, Part, Slice
+from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.part import PartEncoder
-from fhir_bulk_middleware.export.planner import Planner
-from fhir_bulk_middleware.export.query import Page
+from fhir_bulk_middleware.export.planner import Planner, Sizes
+from fhir_bulk_middleware.export.portions import Portions
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsDeletions, SupportsExport, WorkQueue
+from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
 
 __all__ = ["JobsAndQueue", "SliceExport"]
+
+_READ_AHEAD = 4 * 1024 * 1024
+"""Bytes of a block that are held back to see whether it fits the file that is being written."""
 
 
 class JobsAndQueue(JobStore, WorkQueue, Protocol):
@@ -27,18 +29,18 @@ class JobsAndQueue(JobStore, WorkQueue, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A part, the cursor after it, and the page that begins the next one."""
+    """A part, the cursor after it, and the portion that begins the next one."""
 
     part: Part
     cursor: str
-    ahead: Page | None
+    ahead: Portion | None
 
 
 class SliceExport:
     """Exports the slice of one lease.
 
-    Where parts end depends on the pages alone, and each part is recorded together with the cursor after it. So whoever goes on
-    after a failure writes the same files as if nothing had happened (law 5).
+    Where parts end depends on the portions alone, and each part is recorded together with the cursor after it. So whoever goes
+    on after a failure writes the same files as if nothing had happened (law 5).
     """
 
     def __init__(
@@ -48,24 +50,21 @@ class SliceExport:
         jobs: JobsAndQueue,
         outputs: OutputStore,
         planner: Planner,
-        deletions: SupportsDeletions | None,
-        part_bytes: int,
+        sizes: Sizes,
         lease_seconds: float,
         clock: Clock,
         pulse: Pulse,
         piece: Slice,
     ) -> None:
-        self._resources = resources
         self._jobs = jobs
         self._outputs = outputs
-        self._planner = planner
-        self._deletions = deletions
-        self._part_bytes = part_bytes
+        self._sizes = sizes
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._pulse = pulse
         self._lease = pulse.lease
         self._slice = piece
+        self._source = Portions(resources, planner, pulse.lease, piece, min(_READ_AHEAD, sizes.ceiling))
 
     async def run(self) -> None:
         """Export what is left of the slice.
@@ -76,34 +75,47 @@ class SliceExport:
         """
         self._pulse.done = await self._counted()
         number, cursor = self._slice.parts, self._slice.cursor
-        async with closing(self._pages()) as pages:
-            ahead = await anext(pages, None)
+        async with closing(self._source.read()) as portions:
+            ahead = await self._next(portions)
             while ahead is not None:
-                written = await self._write(number, ahead, pages)
+                written = await self._write(number, ahead, portions)
                 number, cursor, ahead = number + 1, written.cursor, written.ahead
                 await self._checkpoint([written.part], cursor, finished=ahead is None)
                 if ahead is None:
                     return
         await self._checkpoint([], cursor, finished=True)  # nothing, or nothing more: no file for it (MF-20)
 
-    async def _write(self, number: int, page: Page, pages: AsyncIterator[Page]) -> _Written:
-        """Write one part, beginning with `page`, up to the page that would make it too large."""
+    async def _next(self, portions: AsyncIterator[Portion]) -> Portion | None:
+        """The next portion that has lines; a place to be stopped after each."""
+        async for portion in portions:
+            await anyio.lowlevel.checkpoint()
+            if portion.count:
+                return portion
+            self._pulse.done += portion.read
+        return None
+
+    async def _write(self, number: int, portion: Portion, portions: AsyncIterator[Portion]) -> _Written:
+        """Write one part, beginning with `portion`, up to the one that belongs into the next."""
         codec = self._lease.job.codec or Codec.PLAIN
-        encoder, count = PartEncoder(codec), 0
+        encoder, count, block = PartEncoder(codec), 0, None
         key = self._key(number, codec)
         async with self._outputs.create(key) as sink:
             while True:
-                if data := encoder.encode(page.lines):
+                lines = portion.lines
+                if portion.block != block:
+                    block, lines, count = portion.block, header(portion.block or "") + lines, count + 1
+                if data := encoder.encode(lines):
                     await sink.write(data)
-                count += page.count
-                self._pulse.done += page.count
-                ahead = await anext(pages, None)
-                if ahead is None or encoder.size + len(ahead.lines) > self._part_bytes:
+                count += portion.count
+                self._pulse.done += portion.read
+                ahead = await self._next(portions)
+                if ahead is None or self._full(encoder.size, ahead, begins=ahead.block != block):
                     break
-                page = ahead
+                portion = ahead
             await sink.write(encoder.finish())
             await self._ask()
             await sink.seal()
+        goes_on = ahead is not None and block is not None and ahead.block == block
         found = encoder.summary
         part = Part(
             file_id=file_id(self._lease.job.id, self._slice.number, number),
@@ -111,6 +123,7 @@ class SliceExport:
             number=number,
             kind=self._slice.kind,
             type="Bundle" if self._slice.kind is FileKind.DELETED else self._slice.type,
+            continued_in=file_id(self._lease.job.id, self._slice.number, number + 1) if goes_on else None,
             key=key,
             codec=codec,
             count=count,
@@ -120,31 +133,15 @@ class SliceExport:
             flush_points=found.flush_points,
             sealed_at=self._clock(),
         )
-        return _Written(part, page.cursor, ahead)
+        return _Written(part, portion.cursor, ahead)
 
-    async def _pages(self) -> AsyncIterator[Page]:
-        """The pages from the last checkpoint on, each looked at; a place to be stopped after each."""
-        async with closing(self._source()) as pages:
-            async for page in pages:
-                await anyio.lowlevel.checkpoint()
-                if page.count:
-                    yield page
-
-    def _source(self) -> AsyncIterator[Page]:
-        lease, piece = self._lease, self._slice
-        query = self._planner.query(lease.job, lease.rows, piece.type, piece.range)
-        if piece.kind is not FileKind.DELETED:
-            return self._checked(self._resources.pages(query, piece.cursor))
-        if self._deletions is None:
-            raise TypeError("the plan has deletions, but this adapter knows of none: was it changed while the job ran?")
-        return deletion_pages(piece.type, self._deletions.deletions(query, piece.cursor))
-
-    async def _checked(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
-        firewall = Firewall(self._slice.type, self._lease.rows.selection)
-        async with closing(pages) as source:
-            async for page in source:
-                firewall.check(page)
-                yield page
+    def _full(self, size: int, ahead: Portion, *, begins: bool) -> bool:
+        """Whether a part of this size has no room for a portion, nor for the block that begins with it (FR-15)."""
+        room = self._sizes.ceiling - size
+        needed = len(header(ahead.block or "")) if begins else 0
+        if begins and size >= self._sizes.floor and (ahead.long or needed + ahead.together > room):
+            return True
+        return needed + len(ahead.lines) > room
 
     async def _counted(self) -> int:
         """How many resources earlier attempts have published."""

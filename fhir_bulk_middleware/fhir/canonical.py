@@ -112,7 +112,10 @@ def _text(resource: bytes | str | Mapping[str, Any]) -> str:
             return resource.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"byte {error.start}: not UTF-8") from None
-    text = json.dumps(dict(resource), ensure_ascii=False, allow_nan=False, default=_marked_decimal)
+    try:
+        text = json.dumps(dict(resource), ensure_ascii=False, allow_nan=False, default=_marked_decimal)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEPTH}") from None
     _refuse_half_pairs(json.dumps(dict(resource), ensure_ascii=False, default=lambda _: 0) if _MARK in text else text)
     return _unmarked(text)
 
@@ -152,8 +155,8 @@ def _refuse_duplicates(author: str, content: dict[str, Any], rest: str) -> None:
 
     So is the text of an author who leaves room between the words; only then it is worth to look at each object.
     """
-    first = _unmarked(_members({name: content[name] for name in _FIRST if name in content}, without=()))
-    if len(first) + len(rest) + 1 < len(author.rstrip("\n")):
+    first = sum(len(name) + 4 + len(_unmarked(_encode(content[name]))) for name in _FIRST if name in content)
+    if first + len(rest) + 1 < len(author.rstrip("\n")):
         _decode_strictly(author)
 
 

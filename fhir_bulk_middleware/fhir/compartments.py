@@ -54,6 +54,8 @@ class Compartments:
         key = (type_, tuple(kinds))
         plan = self._plans.get(key)
         if plan is None:
+            if type_ not in self._definitions.resource_types:
+                return frozenset()
             plan = self._plans[key] = self._plan(type_, kinds)
         found: set[str] = set()
         for walk, wanted in plan:

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
-from fhir_bulk_middleware.fhir.values import BadValueError, Value, leads_to, read_value
+from fhir_bulk_middleware.fhir.reading import BadValueError, leads_to, read_value
+from fhir_bulk_middleware.fhir.values import Value
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _MODIFIERS: Mapping[str, frozenset[str]] = {

@@ -11,6 +11,8 @@ def split(text: str, separator: str) -> list[str]:
     Raises:
         ValueError: If a backslash stands before anything but `,`, `$`, `|` or a backslash.
     """
+    if "\\" not in text:
+        return text.split(separator)
     parts = [""]
     for piece in _pieces(text):
         if piece == separator:

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 Resource = Mapping[str, Any]
+Test = Callable[[Any], bool]
+"""Whether what stands at the end of a walk is what was looked for."""
 Walk = Callable[[Resource], list[Any]]
 """From a resource (or a part of one) to everything that stands at the path, without nulls, in document order."""
 
@@ -43,6 +45,14 @@ def compile_path(path: str) -> Walk:
     return walk
 
 
+def members(node: Any, key: str) -> list[Any]:
+    """What stands under a key of an element, without nulls; nothing if it is no element or has no such key."""
+    value = node.get(key) if isinstance(node, Mapping) else None
+    if isinstance(value, list):
+        return [item for item in value if item is not None]
+    return [] if value is None else [value]
+
+
 def _steps(path: str) -> list[_Step]:
     steps, position = [], 0
     while path and position <= len(path):
@@ -64,6 +74,7 @@ def _step(part: re.Match[str]) -> _Step:
 
 def _member(key: str) -> _Step:
     def step(nodes: list[Any], _root: Resource) -> list[Any]:
+        # `members` written out: this is the innermost loop of every write to a store
         found: list[Any] = []
         for node in nodes:
             value = node.get(key) if isinstance(node, Mapping) else None
@@ -97,8 +108,8 @@ def _target_type(reference: Resource, root: Resource) -> str | None:
     text = reference.get("reference")
     if isinstance(text, str):
         if text.startswith("#"):
-            contained = root.get("contained") or ()
-            return next((inner.get("resourceType") for inner in contained if inner.get("id") == text[1:]), None)
+            inside = (inner for inner in members(root, "contained") if isinstance(inner, Mapping))
+            return next((inner.get("resourceType") for inner in inside if inner.get("id") == text[1:]), None)
         match = _TARGET.fullmatch(text)
         if match is not None:
             return match[1]

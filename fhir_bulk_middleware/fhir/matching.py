@@ -7,12 +7,12 @@ with.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fhir_bulk_middleware.fhir import comparing
-from fhir_bulk_middleware.fhir.comparing import Test
+from fhir_bulk_middleware.fhir import ordered, targets, texts, tokens
 from fhir_bulk_middleware.fhir.criteria import Criteria, Criterion
 from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
-from fhir_bulk_middleware.fhir.expression import Resource, Walk, compile_path
+from fhir_bulk_middleware.fhir.expression import Resource, Test, Walk, compile_path
 from fhir_bulk_middleware.fhir.needles import needles
+from fhir_bulk_middleware.fhir.reading import component_of
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.values import (
     CompositeValue,
@@ -24,7 +24,6 @@ from fhir_bulk_middleware.fhir.values import (
     TokenValue,
     TypedIdentifierValue,
     Value,
-    component_of,
 )
 
 Predicate = Callable[[Resource], bool]
@@ -44,10 +43,10 @@ class Matcher:
         base_urls: The base URLs under which absolute references are this server's own.
 
     Attributes:
-        criteria: What is asked for. needles: Byte strings of which at least one occurs in the JSON text of every
-        resource that matches, or None if there
-            are no such. A store may skip, unparsed, what has none of them. They hold for texts that write printable
-            ASCII plainly.
+        criteria: What is asked for.
+        needles: Byte strings of which at least one occurs in the JSON text of every resource that matches, or None if
+            there are no such. A store may skip, unparsed, what has none of them, if its texts write letters, digits
+            and ` ._:()-` as they are and not as escapes.
     """
 
     def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:
@@ -143,24 +142,24 @@ def _test(  # noqa: C901, PLR0911 - a case per kind of value
     """The test of one value against the elements at one path."""
     match value:
         case TokenValue() if modifier == "identifier":
-            return comparing.reference_identifier_test(value)
+            return tokens.reference_identifier_test(value)
         case TokenValue():
-            return comparing.token_test(value, path)
+            return tokens.token_test(value, path)
         case TypedIdentifierValue():
-            return comparing.identifier_type_test(value)
+            return tokens.identifier_type_test(value)
         case TextValue() if parameter.type == "token":
-            return comparing.token_text_test(value, path)
+            return tokens.token_text_test(value, path)
         case TextValue() if parameter.type == "uri":
-            return comparing.uri_test(value, modifier, path)
+            return texts.uri_test(value, modifier, path)
         case TextValue():
-            return comparing.string_test(value, modifier, path)
+            return texts.string_test(value, modifier, path)
         case DateValue():
-            return comparing.date_test(value, path)
+            return ordered.date_test(value, path)
         case NumberValue():
-            return comparing.number_test(value)
+            return ordered.number_test(value)
         case QuantityValue():
-            return comparing.quantity_test(value, path)
+            return ordered.quantity_test(value, path)
         case ReferenceValue():
-            return comparing.reference_test(value, path, parameter.target, references)
+            return targets.reference_test(value, path, parameter.target, references)
         case CompositeValue():
             raise TypeError("a composite inside a composite")

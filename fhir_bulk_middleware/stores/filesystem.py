@@ -23,7 +23,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _CHUNK = 256 * 1024
-_TRIES = 5
+_TRIES = 20
 
 
 class FileOutputStore:
@@ -105,9 +105,13 @@ class _Draft:
 
     def _open(self) -> BufferedWriter:
         for _ in range(_TRIES):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another writer left the folder empty and removed it in between
-                return self._beside.open("xb")
+            # Another writer may leave the folder empty and remove it at any moment, also while `mkdir` looks whether it is one.
+            with suppress(FileNotFoundError, FileExistsError):
+                return self._made()
+        return self._made()
+
+    def _made(self) -> BufferedWriter:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._beside.open("xb")
 
     def seal(self) -> None:

@@ -75,6 +75,18 @@ class JobRetentionSuite(Suite):
         assert list(both) == [old[1], cancelled], "changed_before takes several states together, oldest first"
         assert list(await store.changed_before([], hour(9), 10)) == [], "no state asked for, no job"
 
+    async def test_due_are_the_finished_jobs_whose_retention_is_over(self, store: CompleteJobStore) -> None:
+        """ST-22: to the microsecond, and each job by its own."""
+        promise = "due gives finished jobs once their retention is over, longest over first"
+        later = await _in_state(store, JobState.COMPLETED, hour(2))
+        first = await _in_state(store, JobState.FAILED, hour(1))
+        for state in (JobState.CANCELLED, JobState.EXPIRED, JobState.RUNNING):
+            await _in_state(store, state, hour(0))
+        assert list(await store.due(Instant(first.expires_at - 1), 10)) == [], promise
+        assert list(await store.due(first.expires_at, 10)) == [first], promise
+        assert list(await store.due(hour(9), 10)) == [first, later], promise
+        assert list(await store.due(hour(9), 1)) == [first], "due keeps to its limit"
+
     async def test_overdue_jobs_are_those_that_still_work(self, store: CompleteJobStore) -> None:
         """A job always ends."""
         jobs = await _one_of_each(store)

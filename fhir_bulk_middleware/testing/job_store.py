@@ -62,6 +62,7 @@ def _filled(text: str) -> Job:
         level=Level.PATIENT,
         types=(text, "Patient"),
         window=Window(Instant(1), Instant(2**53 + 1)),
+        retention=0.25,
         precision=Precision.MICROSECONDS,
     )
     owner = Owner(f"{text}issuer", f"subject{text}")

@@ -90,6 +90,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job
         level=Level.GROUP,
         types=("Observation", "Patient"),
         window=Window(Instant(NOW - 5), None),
+        retention=1.5,
         precision=Precision.MILLISECONDS,
         granular=(("Observation", "category=laboratory"),),
         options=Options(

@@ -22,8 +22,6 @@ from fhir_bulk_middleware.protocols import JobRunner, Recipe
 
 __all__ = ["FolderWork", "RunnerSuite"]
 
-_PATIENCE = 20.0
-
 
 class FolderWork:
     """Work that lies in a folder: each file whose name begins with `todo-` is one piece.
@@ -93,7 +91,13 @@ class FolderWork:
 
 @pytest.mark.anyio
 class RunnerSuite:
-    """What every runner keeps; each test's message names the promise."""
+    """What every runner keeps; each test's message names the promise.
+
+    Attributes:
+        patience: seconds after which what should happen is taken not to.
+    """
+
+    patience = 20.0
 
     @pytest.fixture
     def runner(self) -> JobRunner:
@@ -110,26 +114,32 @@ class RunnerSuite:
         """Asyncio is the supported loop."""
         return "asyncio"
 
+    async def _until(self, condition: Callable[[], bool], promise: str) -> None:
+        deadline = time.monotonic() + self.patience
+        while not condition():
+            assert time.monotonic() < deadline, promise
+            await anyio.sleep(0.003)
+
     async def test_a_woken_runner_runs_the_work(self, runner: JobRunner, work: FolderWork) -> None:
         """New work, told by a wake."""
         async with runner.running(work):
             work.add("one")
             runner.wake()
-            await _until(lambda: work.done("one"), "a woken runner must run the work")
+            await self._until(lambda: work.done("one"), "a woken runner must run the work")
 
     async def test_work_that_was_there_before_is_run(self, runner: JobRunner, work: FolderWork) -> None:
         """A restart finds what the last run left."""
         work.add("one")
         async with runner.running(work):
-            await _until(lambda: work.done("one"), "a runner must run work that was there before it")
+            await self._until(lambda: work.done("one"), "a runner must run work that was there before it")
 
     async def test_work_that_nobody_told_of_is_found(self, runner: JobRunner, work: FolderWork) -> None:
         """A wake can be missed, and leases run out silently."""
         async with runner.running(work):
             work.add("first")
-            await _until(lambda: work.done("first"), "a runner must run the work")
+            await self._until(lambda: work.done("first"), "a runner must run the work")
             work.add("second")
-            await _until(lambda: work.done("second"), "a runner must look for work without being woken")
+            await self._until(lambda: work.done("second"), "a runner must look for work without being woken")
 
     async def test_all_work_is_run_after_one_wake(self, runner: JobRunner, work: FolderWork) -> None:
         """A wake may stand for many pieces."""
@@ -137,24 +147,24 @@ class RunnerSuite:
             for number in range(20):
                 work.add(f"{number:02}")
             runner.wake()
-            await _until(lambda: all(work.done(f"{number:02}") for number in range(20)), "one wake must do for all work")
+            await self._until(lambda: all(work.done(f"{number:02}") for number in range(20)), "one wake must do for all work")
 
     async def test_work_that_raises_does_not_stop_the_runner(self, runner: JobRunner, work: FolderWork) -> None:
         """A fault in one piece is not the next one's."""
         async with runner.running(work):
             work.add("raise")
             runner.wake()
-            await _until(lambda: work.done("raise"), "a runner must run the work")
+            await self._until(lambda: work.done("raise"), "a runner must run the work")
             work.add("sound")
             runner.wake()
-            await _until(lambda: work.done("sound"), "work that raises must not stop the runner")
+            await self._until(lambda: work.done("sound"), "work that raises must not stop the runner")
 
     async def test_leaving_stops_it(self, runner: JobRunner, work: FolderWork) -> None:
         """Nothing is begun after the context has closed."""
         async with runner.running(work):
             work.add("one")
             runner.wake()
-            await _until(lambda: work.done("one"), "a runner must run the work")
+            await self._until(lambda: work.done("one"), "a runner must run the work")
         work.add("late")
         runner.wake()
         await anyio.sleep(0.3)  # many times what a wake takes: there is no event for "nothing happens"
@@ -165,10 +175,10 @@ class RunnerSuite:
         async with runner.running(work):
             work.add("hang")
             runner.wake()
-            await _until(lambda: work.began("hang"), "a runner must run the work")
+            await self._until(lambda: work.began("hang"), "a runner must run the work")
             begun = time.monotonic()
         assert work.done("hang"), "work in flight must be stopped in good order before the context closes"
-        assert time.monotonic() - begun < _PATIENCE, "leaving must not wait for work that hangs"
+        assert time.monotonic() - begun < self.patience, "leaving must not wait for work that hangs"
 
     async def test_waking_never_fails(self, runner: JobRunner, work: FolderWork) -> None:
         """Before, during and after."""
@@ -191,16 +201,9 @@ class RunnerSuite:
             async with runner.running(work):
                 work.add(name)
                 runner.wake()
-                await _until(lambda name=name: work.done(name), "a runner must run again after it was left")  # type: ignore[misc]
+                await self._until(lambda name=name: work.done(name), "a runner must run again after it was left")  # type: ignore[misc]
 
 
 async def _raise_inside(runner: JobRunner, work: FolderWork, fault: Exception) -> None:
     async with runner.running(work):
         raise fault
-
-
-async def _until(condition: Callable[[], bool], promise: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, promise
-        await anyio.sleep(0.003)

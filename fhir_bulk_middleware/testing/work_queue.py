@@ -3,6 +3,7 @@
 import pytest
 
 from fhir_bulk_middleware.export.job import Codec, JobState, Lease
+from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
@@ -113,6 +114,18 @@ class WorkQueueSuite(Suite):
         assert ended.done == 32, "the slices' resources add up"
         assert len(await store.parts(job.id)) == 8, "a completed job has the parts of all its slices"
         assert await _nothing(store, hour(9)), "a finished slice is not given out again"
+
+    async def test_the_first_unfinished_slice_is_known(self, store: CompleteJobStore) -> None:
+        """Law 20."""
+        promise = "unfinished names the first slice that is not finished"
+        job = await started(store, 3)
+        assert await store.unfinished(job.id) == 0, promise
+        leases = [await claimed(store) for _ in range(3)]
+        by_number = {lease.slice.number: lease for lease in leases if lease.slice is not None}
+        for number, first in ((1, 0), (0, 2), (2, None)):
+            await store.checkpoint(by_number[number], (), None, NOW, done=0, finished=True)
+            assert await store.unfinished(job.id) == first, promise
+        assert await store.unfinished(new_job_id()) is None, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: CompleteJobStore) -> None:
         """A retry repeats nothing that is sealed."""
@@ -295,6 +308,27 @@ class WorkQueueSuite(Suite):
         assert "disk" not in failed.failure.detail, "the owner is told nothing of the machine's inside"
         assert await store.cause(job.id) == "secret: disk /dev/sda on fire", "the cause is kept for the operator"
         assert await store.replace(failed.expired(hour(2))), "a failed job expires like any other"
+
+    async def test_a_stop_that_was_asked_for_is_no_attempt(self, store: CompleteJobStore) -> None:
+        """Deployments fail no job."""
+        job = await started(store)
+        for _ in range(ATTEMPTS + 2):
+            lease = await store.claim("worker", NOW, lease_seconds=LEASE, attempts=ATTEMPTS)
+            assert lease is not None, "a stop that was asked for is no attempt"
+            await store.release(lease, "stopped", NOW, excused=True)
+        for _ in range(ATTEMPTS):
+            await store.release(await claimed(store), "broken", NOW)
+        assert await _nothing(store, NOW), "other attempts still count"
+        assert (await found(store, job)).state is JobState.FAILED, "other attempts still count"
+
+    async def test_an_attempt_that_came_further_begins_the_count_anew(self, store: CompleteJobStore) -> None:
+        """A slice with many parts may meet many troubles; one that stands still is given up."""
+        job = await started(store)
+        for number in range(ATTEMPTS + 2):
+            lease = await claimed(store)
+            assert await store.checkpoint(lease, [a_part(job, 0, number)], str(number), NOW, done=number, finished=False)
+            await store.release(lease, "broken", NOW)
+        assert (await found(store, job)).state is JobState.RUNNING, "an attempt that recorded a part begins the count anew"
 
     async def test_silence_is_an_attempt_too(self, store: CompleteJobStore) -> None:
         """A worker that dies of its work must not take all others with it."""

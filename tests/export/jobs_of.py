@@ -21,6 +21,7 @@ def job(*types: str, window: Window = Window(), created_at: Instant, precision: 
             level=Level.SYSTEM,
             types=tuple(sorted(types)),
             window=window,
+            retention=7 * 86_400,
             precision=precision,
         ),
         created_at=created_at,

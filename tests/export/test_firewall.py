@@ -33,7 +33,7 @@ PATIENT = '{"resourceType":"Patient","id":"1","name":[{"id":"2"}]}'
 MINE = observation("Patient/1")
 
 
-@pytest.mark.parametrize("selection", [Everything(), EveryPatient(), ONES])
+@pytest.mark.parametrize("selection", [Everything(), EveryPatient(), ONES], ids=["everything", "every-patient", "ones"])
 def test_a_page_of_what_was_asked_for_passes(selection: Selection) -> None:
     assert not breaches("Observation", selection, page(MINE, MINE, observation("Patient/abc-9.Z")))
     assert not breaches("Patient", selection, page(PATIENT))

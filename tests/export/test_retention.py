@@ -1,16 +1,17 @@
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, patient
 
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import Job, JobState
+from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -69,9 +70,9 @@ def archive() -> Archive:
 @pytest.mark.anyio
 async def test_a_completed_job_keeps_its_files_until_its_retention_is_over(archive: Archive) -> None:
     made = await archive.completed()
-    await archive.sweep(later=7 * DAY)
+    await archive.sweep(later=7 * DAY - 1)
     assert (await archive.state(made), await archive.folders()) == (JobState.COMPLETED, {made.id})
-    await archive.sweep(later=0.000001)
+    await archive.sweep(later=1)
     assert (await archive.state(made), await archive.folders()) == (JobState.EXPIRED, set())
     assert await archive.jobs.parts(made.id) == []
 
@@ -197,3 +198,21 @@ async def test_a_job_that_somebody_changes_during_the_sweep_is_left_to_them(arch
     archive.jobs = racing
     await archive.sweep(later=8 * DAY)
     assert (await archive.state(made), await archive.folders()) == (JobState.COMPLETED, {made.id})
+
+
+@pytest.mark.anyio
+async def test_each_job_is_kept_as_long_as_its_mount_promised(archive: Archive) -> None:
+    others = [await archive.completed() for _ in range(120)]
+    made = job("Patient", created_at=archive.now)
+    own = replace(made, mount="own", request=replace(made.request, retention=DAY))
+    assert await archive.jobs.add(own, Rows(EVERYTHING), working_at_most=1000)
+    assert await archive.jobs.replace(own.failed(Failure(Reason.FAULT, ""), after(archive.now, 1)))
+    archive.now = after(archive.now, 2 * DAY)
+    await archive.sweep()
+    found = await archive.jobs.find(own.id, "own", OWNER)
+    assert found is not None
+    assert found.state is JobState.EXPIRED
+    assert {await archive.state(other) for other in others} == {JobState.COMPLETED}
+    archive.now = after(archive.now, 6 * DAY)
+    await archive.sweep()
+    assert {await archive.state(other) for other in others} == {JobState.EXPIRED}

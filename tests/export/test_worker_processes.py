@@ -153,6 +153,17 @@ async def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(state: 
 
 
 @pytest.mark.anyio
+async def test_a_worker_that_hangs_for_ever_loses_its_place_to_another(state: State) -> None:
+    async with state.runner().running(state.exporter()):
+        await until(lambda: len(state.reached()) == 1)
+        (hanging,) = state.reached()
+        await until(lambda: len(list((state.folder / "workers").iterdir())) == 2)
+        assert await state.jobs.replace((await state.found()).cancelled(system_clock()))
+        await until(lambda: is_gone(hanging))
+        await until(lambda: len(list((state.folder / "workers").iterdir())) == 2)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_worker_that_is_told_to_stop_gives_its_work_back(
     state: State, number: signal.Signals, undisturbed: list[object]

@@ -125,6 +125,24 @@ def test_a_mapping_with_what_json_does_not_know_is_refused(value: object) -> Non
         canonical({"resourceType": "Patient", "id": "1", "v": value})
 
 
+def test_a_mapping_that_is_nested_too_deeply_is_refused() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested deeper"):
+        canonical({"resourceType": "Patient", "id": "1", "v": value})
+
+
+@pytest.mark.parametrize("room", [":", ": "])
+def test_a_name_that_stands_twice_is_found_with_and_without_room_between_the_words(room: str) -> None:
+    for text in (
+        '{"resourceType":"Patient","id":"1","id":"1"}',
+        '{"resourceType":"Patient","id":"1","meta":{"tag":[],"tag":[]}}',
+    ):
+        with pytest.raises(ValueError, match="stands twice"):
+            canonical(text.replace(":", room))
+
+
 def test_a_message_does_not_repeat_what_may_be_a_person_s() -> None:
     with pytest.raises(ValueError, match=r"^a name: stands twice") as raised:
         canonical(observation(',"Jane Doe":1,"Jane Doe":2'))

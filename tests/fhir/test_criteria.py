@@ -42,6 +42,7 @@ REFUSED = [
     ("Patient", "Name=x", "Name", "no such search parameter"),
     ("Observation", "birthdate=2000", "birthdate", "no such search parameter"),
     ("Patient", "age=5", "age", "HL7 defines no expression"),
+    ("Patient", "phonetic=smith", "phonetic", "phonetic"),
     ("Location", "near=1|2|3|km", "near", "cannot be applied exactly"),
     ("Bundle", "composition=1", "composition", "cannot be applied exactly"),
     # modifiers
@@ -110,6 +111,7 @@ REFUSED = [
     ("Observation", "subject=Patient/", "subject", "not a reference"),
     ("Observation", "subject=a b", "subject", "not a reference"),
     ("Observation", "subject=Patient/1/_history/2", "subject", "not a reference"),
+    ("Observation", "subject=Patient:1", "subject", "not a reference"),
     ("Observation", "subject=#p1", "subject", "not a reference"),
     ("Observation", "subject=Organization/1", "subject", "never leads to"),
     ("Observation", "patient=Device/1", "patient", "never leads to"),

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fhir_bulk_middleware.fhir.fhirpath import FhirPathError, branches, parse
-from fhir_bulk_middleware.fhir.generate import main, table
-from fhir_bulk_middleware.fhir.lowering import LoweringError
+from fhir_bulk_middleware.fhir.generate.__main__ import main
+from fhir_bulk_middleware.fhir.generate.fhirpath import FhirPathError, branches, parse
+from fhir_bulk_middleware.fhir.generate.lowering import LoweringError
+from fhir_bulk_middleware.fhir.generate.tables import table
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 HL7 = "http://hl7.org/fhir"
@@ -63,6 +64,7 @@ SOURCES = [
     parameter("flag", "Test", "token", "Test.flag.exists() and Test.flag != false"),
     parameter("early", "Test", "date", "(Test.part.when | flag.ofType(dateTime)).first()"),
     parameter("lost", "Test", "string", "Test.nowhere"),
+    parameter("sound", "Test", "string", "Test.value", xpathUsage="phonetic"),
     parameter("example", "Test", "string", "Test.value", id="example"),
     parameter("foreign", "Test", "string", "Test.value", url="http://example.org/SearchParameter/foreign"),
     {
@@ -99,11 +101,13 @@ def test_expressions_become_typed_concrete_paths(tmp_path: Path) -> None:
         "flag": [["flagBoolean", "boolean"], ["flagDateTime", "dateTime"]],
         "early": [["part.whenDateTime", "dateTime"], ["part.whenPeriod", "Period"], ["flagDateTime", "dateTime"]],
         "lost": [],
+        "sound": [],
     }
     assert rows["Test"]["flag"]["holds"]
     assert rows["Test"]["early"]["first"]
     assert rows["Test"]["lost"]["unsupported"] == "there is no element 'nowhere' at Test"
     assert rows["Test"]["patient"]["expression"] == "Test.subject.where(resolve() is Patient)"
+    assert rows["Test"]["sound"]["unsupported"] == "its values are matched in a 'phonetic' way"
     assert rows["Resource"]["_id"]["paths"] == [["id", "id"]]
 
 
@@ -127,7 +131,7 @@ def test_the_same_package_gives_the_same_bytes(tmp_path: Path) -> None:
         main(["--r4", str(tmp_path), "--output", str(output)])
         written.append((output / "r4.json.gz").read_bytes())
     assert written[0] == written[1]
-    assert json.loads(gzip.decompress(written[0]))["provenance"]["sources"]["SearchParameter"]["files"] == 8
+    assert json.loads(gzip.decompress(written[0]))["provenance"]["sources"]["SearchParameter"]["files"] == 9
 
 
 @pytest.mark.parametrize("package", [{"fhirVersions": ["5.0.0"]}, {"license": "proprietary"}])

@@ -5,6 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.fhir.matching import Matcher
@@ -378,6 +380,14 @@ OTHER_ROWS: list[tuple[str, dict[str, Any], str, bool]] = [
     ("Condition", {"onsetRange": {"low": quantity("40", "a"), "high": quantity("50", "a")}}, "onset-age=ap45", True),
     ("Condition", {"onsetRange": {"low": quantity("40", "a")}}, "onset-age=gt100||a", True),
     ("Condition", {"onsetRange": {"low": quantity("40", "a")}}, "onset-age=gt100||mo", False),
+    ("Condition", {"onsetRange": {"low": quantity("40", "a"), "high": "x"}}, "onset-age=gt100||a", True),
+    (
+        "Condition",
+        {"onsetRange": {"low": quantity("40", "a"), "high": quantity("50", "mo")}},
+        "onset-age=gt1||a",
+        False,
+    ),
+    ("Condition", {"onsetRange": {}}, "onset-age=gt1", False),
     ("Condition", {"onsetString": "as a child"}, "onset-info=as a", True),
     ("Invoice", {"totalGross": {"value": Decimal("9.50"), "currency": "EUR"}}, "totalgross=9.50||EUR", True),
     (
@@ -466,6 +476,31 @@ def test_each_release_has_its_own_parameters(
     assert matches(version, type_, query, {"resourceType": type_, **content}) is expected
 
 
+SINGLE = [(query, expected) for query, expected in OBSERVATION_ROWS if "&" not in query and "," not in query]
+
+
+@given(st.lists(st.sampled_from(OBSERVATION_ROWS), min_size=1, max_size=4))
+def test_parameters_are_joined_by_and(rows: list[tuple[str, bool]]) -> None:
+    query = "&".join(query for query, _ in rows)
+    assert matches(R4, "Observation", query, OBSERVATION) is all(expected for _, expected in rows)
+
+
+@given(st.data())
+def test_values_are_joined_by_or(data: st.DataObject) -> None:
+    names = {query.partition("=")[0] for query, _ in SINGLE if ":missing" not in query}
+    name = data.draw(st.sampled_from(sorted(names)))
+    same = [(query, expected) for query, expected in SINGLE if query.partition("=")[0] == name]
+    rows = data.draw(st.lists(st.sampled_from(same), min_size=1, max_size=1 if name.endswith(":not") else 4))
+    query = f"{name}={','.join(query.partition('=')[2] for query, _ in rows)}"
+    assert matches(R4, "Observation", query, OBSERVATION) is any(expected for _, expected in rows)
+
+
+@pytest.mark.parametrize("query", [query for query, _ in SINGLE if ":not" in query])
+def test_not_turns_the_answer_round(query: str) -> None:
+    plain = query.replace(":not", "")
+    assert matches(R4, "Observation", query, OBSERVATION) is not matches(R4, "Observation", plain, OBSERVATION)
+
+
 @pytest.mark.parametrize(("query", "expected"), OBSERVATION_ROWS)
 def test_needles_occur_in_whatever_matches(query: str, expected: bool) -> None:
     matcher = Matcher(Criteria.parse(R4, "Observation", query), OURS)
@@ -518,6 +553,10 @@ def test_a_resource_of_another_type_never_matches() -> None:
         {"valueQuantity": {"value": "5"}},
         {"valueQuantity": {"value": True}},
         {"valueQuantity": 5},
+        {"valueQuantity": {"value": 5, "code": {}, "unit": []}},
+        {"valueQuantity": {"value": 5, "comparator": {}}},
+        {"subject": {"reference": "#p"}, "contained": "p"},
+        {"subject": {"reference": "#p"}, "contained": [1, {"id": {}}, {"id": "p"}]},
         {"effectiveDateTime": 2020},
         {"effectivePeriod": "2020"},
         {"effectivePeriod": {"start": 2020}},
@@ -537,7 +576,7 @@ def test_a_resource_of_another_type_never_matches() -> None:
         "code=x",
         "code:text=x",
         "identifier:of-type=a|b|c",
-        "value-quantity=5",
+        "value-quantity=5||mg",
         "value-string=x",
         "date=2020",
         "patient=1",

@@ -20,6 +20,8 @@ class _Work:
     """A piece of work that is left: planning a job, or one of its slices."""
 
     attempt: int = 0
+    excused: int = 0
+    """Attempts that do not count: those that recorded a part, and those that were asked to stop."""
     worker: str | None = None
     leased_until: Instant | None = None
     done: int = 0
@@ -110,7 +112,20 @@ class MemoryJobStore:
         """See `JobStore.part`."""
         return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
 
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            return min((number for number in entry.work if number is not None), default=None) if entry else None
+
     # --- JobRetention ---
+
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.due`."""
+        with self._lock:
+            finished = {JobState.COMPLETED, JobState.FAILED}
+            over = [entry.job for entry in self._entries.values() if entry.job.state in finished and entry.job.expires_at <= now]
+            return sorted(over, key=lambda job: job.expires_at)[:limit]
 
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
@@ -162,7 +177,7 @@ class MemoryJobStore:
                 work = entry.work[place]
                 if work.worker is not None:  # it was neither finished nor given back
                     work.give_back(silent(work.worker, work.attempt))
-                if work.attempt >= attempts:
+                if work.attempt - work.excused >= attempts:
                     entry.cause = work.cause
                     entry.turn(JobState.FAILED, now, EXHAUSTED)
                     continue
@@ -210,17 +225,20 @@ class MemoryJobStore:
             entry.parts |= {(part.slice, part.number): part for part in parts}
             piece = entry.slices[number]
             entry.slices[number] = replace(piece, cursor=cursor, parts=piece.parts + len(parts))
+            if parts:
+                work.excused = work.attempt - 1
             if finished:
                 del entry.work[number]
                 if not entry.work:
                     entry.turn(JobState.COMPLETED, now)
             return True
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
         with self._lock:
             held = self._held(lease)
             if held is not None:
+                held[1].excused += excused
                 held[1].give_back(cause)
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above

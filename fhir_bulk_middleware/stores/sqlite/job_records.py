@@ -42,10 +42,12 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, granular, options, idempotency_key, fingerprint, kind"
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
-SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts"
-PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points"
+SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
+PART_COLUMNS = (
+    "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, continued_in"
+)
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
@@ -75,6 +77,7 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
+        request.retention,
         json.dumps(request.granular),
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
         None if job.idempotency is None else job.idempotency.key,
@@ -106,6 +109,7 @@ def job_from_record(record: _Record) -> Job:
         done,
         reason,
         detail,
+        retention,
         granular,
         options,
         key,
@@ -121,6 +125,7 @@ def job_from_record(record: _Record) -> Job:
             level=Level(level),
             types=tuple(json.loads(types)),
             window=Window(since, until),
+            retention=retention,
             precision=Precision[precision],
             granular=tuple((type_, query) for type_, query in json.loads(granular)),
             options=_OPTIONS.validate_json(options) if options else Options(),
@@ -141,12 +146,21 @@ def job_from_record(record: _Record) -> Job:
 
 def slice_record(piece: Slice) -> _Record:
     """A slice as `SLICE_COLUMNS`."""
-    return (piece.number, piece.kind.value, piece.type, piece.range, piece.estimate, piece.cursor, piece.parts)
+    return (
+        piece.number,
+        piece.kind.value,
+        piece.type,
+        piece.range,
+        piece.estimate,
+        piece.cursor,
+        piece.parts,
+        piece.joined,
+    )
 
 
 def slice_from_record(record: _Record) -> Slice:
     """The slice of `SLICE_COLUMNS`."""
-    number, kind, type_, range_, estimate, cursor, parts = record
+    number, kind, type_, range_, estimate, cursor, parts, joined = record
     return Slice(
         number=number,
         kind=FileKind(kind),
@@ -155,6 +169,7 @@ def slice_from_record(record: _Record) -> Slice:
         estimate=estimate,
         cursor=cursor,
         parts=parts,
+        joined=bool(joined),
     )
 
 
@@ -174,12 +189,13 @@ def part_record(part: Part) -> _Record:
         part.stored_size,
         part.sealed_at,
         struct.pack(f"<{len(part.flush_points)}Q", *part.flush_points),
+        part.continued_in,
     )
 
 
 def part_from_record(record: _Record) -> Part:
     """The part of `PART_COLUMNS`."""
-    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points = record
+    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points, following = record
     return Part(
         file_id=file_id,
         slice=slice_,
@@ -194,6 +210,7 @@ def part_from_record(record: _Record) -> Part:
         stored_size=stored_size,
         flush_points=struct.unpack(f"<{len(points) // 8}Q", points),
         sealed_at=Instant(sealed_at),
+        continued_in=following,
     )
 
 
@@ -207,7 +224,13 @@ def rows_content(rows: Rows) -> bytes:
         case Compartments(references):
             selection = sorted(references)
     filters = [[item.type, [criteria.to_json() for criteria in item.alternatives]] for item in rows.filters]
-    content = {"selection": selection, "rights": rows.rights, "filters": filters, "versions": rows.versions}
+    content = {
+        "selection": selection,
+        "rights": rows.rights,
+        "filters": filters,
+        "joined": sorted(rows.joined),
+        "versions": rows.versions,
+    }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
 
@@ -225,4 +248,5 @@ def rows_from_content(content: bytes) -> Rows:
         case unknown:  # never widened: what cannot be read is not "everything"
             raise ValueError(f"unknown selection {unknown!r}")
     filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
-    return Rows(selection, said["rights"], filters, tuple((id_, version) for id_, version in said["versions"]))
+    versions = tuple((id_, version) for id_, version in said["versions"])
+    return Rows(selection, said["rights"], filters, frozenset(said["joined"]), versions)

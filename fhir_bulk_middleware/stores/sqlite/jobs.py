@@ -35,11 +35,17 @@ _SAME_KEY = f"""
 """  # noqa: S608
 _PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
 _PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
     UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
         estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
     WHERE id = :id AND revision = :revision
 """
+_DUE = f"""
+    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
+    WHERE state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
+    ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
+"""  # noqa: S608
 _CHANGED_BEFORE = f"""
     SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
     ORDER BY changed_at, sequence LIMIT ?
@@ -103,7 +109,16 @@ class SQLiteJobStore:
         record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
         return None if record is None else part_from_record(record)
 
+    async def unfinished(self, job_id: str) -> int | None:
+        """See `JobStore.unfinished`."""
+        (first,) = self._database.reader.execute(_UNFINISHED, (job_id,)).fetchone()
+        return None if first is None else int(first)
+
     # --- JobRetention ---
+
+    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+        """See `JobRetention.due`."""
+        return self._jobs(_DUE, (now, limit))
 
     async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
@@ -160,9 +175,9 @@ class SQLiteJobStore:
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
         )
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
-        await self._database.write(partial(work.release, lease=lease, cause=cause))
+        await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""

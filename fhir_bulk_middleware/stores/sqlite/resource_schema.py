@@ -93,6 +93,9 @@ def next_of(connection: sqlite3.Connection, number: int) -> int:
 def first_after(connection: sqlite3.Connection, number: int, instant: Instant) -> int:
     """The first `seq` of the type whose `lastUpdated` is later than `instant`; `next_of` if there is none."""
     low, high = first_of(number), next_of(connection, number)
+    newest = connection.execute("SELECT last_updated FROM resource WHERE seq = ?", (high - 1,)).fetchone()
+    if newest is None or newest[0] <= instant:
+        return high  # as for most cuts: they were just made
     while low < high:
         middle = (low + high) // 2
         row = connection.execute(

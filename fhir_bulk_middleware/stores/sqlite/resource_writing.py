@@ -4,6 +4,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import Compartments
@@ -68,8 +69,7 @@ class Writing:
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
         self._connection = connection
-        self.instant = Instant(max(clock(), clock_row(connection) + 1))
-        connection.execute("UPDATE clock SET last = ?", (self.instant,))
+        self._clock = clock
         self._types: dict[str, int] = {}
         self._next: dict[str, int] = {}
         self._owners: dict[str, int] = {}
@@ -77,6 +77,13 @@ class Writing:
         self._live: Counter[int] = Counter()
         self._in_patient: Counter[int] = Counter()
         self._size: Counter[int] = Counter()
+
+    @cached_property
+    def instant(self) -> Instant:
+        """The instant of this transaction; one that writes nothing has none."""
+        found = Instant(max(self._clock(), clock_row(self._connection) + 1))
+        self._connection.execute("UPDATE clock SET last = ?", (found,))
+        return found
 
     def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
         """Write the next version of a resource, the first if there is none.

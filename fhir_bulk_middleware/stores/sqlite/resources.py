@@ -5,8 +5,8 @@ import itertools
 import json
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +38,8 @@ from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
 __all__ = ["SQLiteResourceStore", "resource_store"]
 
 T = TypeVar("T")
-_Read = Callable[[sqlite3.Connection, Query, str | None], Iterator[T]]
+_Read = Callable[[sqlite3.Connection, Query, str | None], Generator[T]]
+_IDLE_READERS = 4
 
 _STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FROM resource WHERE "
 
@@ -71,6 +72,7 @@ class SQLiteResourceStore:
         self._clock = clock
         self._base_urls = tuple(base_urls)
         self._compartments = Compartments(version, self._base_urls)
+        self._idle: list[sqlite3.Connection] = []
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
@@ -172,6 +174,8 @@ class SQLiteResourceStore:
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
+        while self._idle:
+            self._idle.pop().close()
         self._database.close()
 
     # --- For exports -------------------------------------------------------------------------------------------------
@@ -194,7 +198,7 @@ class SQLiteResourceStore:
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
-        with closing(self._connect()) as connection:
+        with self._reading() as connection:
             return resource_reading.slices(connection, query, target_bytes)
 
     async def now(self) -> Instant:
@@ -301,13 +305,25 @@ class SQLiteResourceStore:
 
         self._database.write_here(lambda connection: self._at_one_instant(connection, change))
 
-    def _connect(self) -> sqlite3.Connection:
-        self._database.reader.execute("SELECT 1")  # the schema is there from now on
-        return resource_reading.connect(self._database.path)
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one reader; opening one costs more than reading a small slice, so some are kept."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            self._database.reader.execute("SELECT 1")  # the schema is there from now on
+            connection = resource_reading.connect(self._database.path)
+        try:
+            yield connection
+        finally:
+            if len(self._idle) < _IDLE_READERS:
+                self._idle.append(connection)
+            else:
+                connection.close()
 
     async def _stepped(self, read: _Read[T], query: Query, after: str | None) -> AsyncIterator[T]:
-        with closing(self._connect()) as connection:
-            for step in read(connection, query, after):
+        with self._reading() as connection, closing(read(connection, query, after)) as steps:
+            for step in steps:
                 yield step
 
 

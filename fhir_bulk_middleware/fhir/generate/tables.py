@@ -1,12 +1,5 @@
-"""The generator of the definition tables: run by hand when a release is added, never by a server.
+"""One release's table: everything that we keep of an unpacked package, and how it is written."""
 
-    python -m fhir_bulk_middleware.fhir.generate --r4 DIR --r4b DIR --r5 DIR
-
-Each DIR is an unpacked npm package that HL7 publishes under CC0-1.0: `hl7.fhir.r4.examples` 4.0.1 (which carries R4's
-whole set of definitions), `hl7.fhir.r4b.core` 4.3.0, `hl7.fhir.r5.core` 5.0.0. The same packages give the same bytes.
-"""
-
-import argparse
 import gzip
 import hashlib
 import json
@@ -14,32 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.fhir.lowering import Element, choice_key, read_elements
-from fhir_bulk_middleware.fhir.tabulate import (
-    Specification,
-    Table,
-    read_systems,
-    tabulate_compartments,
-    tabulate_parameters,
-)
+from fhir_bulk_middleware.fhir.generate.compartments import tabulate_compartments
+from fhir_bulk_middleware.fhir.generate.lowering import Element, choice_key, read_elements
+from fhir_bulk_middleware.fhir.generate.parameters import Specification, Table, read_systems, tabulate_parameters
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _CANONICAL = "http://hl7.org/fhir"
 _KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet")
-DATA = Path(__file__).parent / "data"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write one table per release that a package was given for."""
-    parser = argparse.ArgumentParser(description="Write the definition tables from HL7's packages.")
-    for version in FhirVersion:
-        parser.add_argument(f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}")
-    parser.add_argument("--output", type=Path, default=DATA, metavar="DIR")
-    options = parser.parse_args(arguments)
-    for version in FhirVersion:
-        folder: Path | None = getattr(options, version.name.lower())
-        if folder is not None:
-            write(table(folder, version), options.output / f"{version.name.lower()}.json.gz")
 
 
 def table(folder: Path, version: FhirVersion) -> Table:
@@ -130,7 +104,3 @@ def _reference_paths(type_: str, elements: Mapping[str, Element]) -> list[str]:
         if "CodeableReference" in element.types:
             paths.append(path.removeprefix(f"{type_}.") + ".reference")
     return sorted(paths)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,23 @@
-"""Search parameters and compartments, made into rows of the definition table."""
+"""Search parameters, made into rows of the definition table."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fhir_bulk_middleware.fhir.fhirpath import Call, Literal, Member, Node, Operation, branches, first_name, parse
-from fhir_bulk_middleware.fhir.lowering import LoweringError, Place, Schema, lower
+from fhir_bulk_middleware.fhir.generate.fhirpath import (
+    Call,
+    Literal,
+    Member,
+    Node,
+    Operation,
+    branches,
+    first_name,
+    parse,
+)
+from fhir_bulk_middleware.fhir.generate.lowering import LoweringError, Place, Schema, lower
 
 Table = dict[str, Any]
 
-_ITSELF = "{def}"
 _URIS = frozenset({"uri", "url", "canonical", "oid", "uuid"})
 
 APPLICABLE: Mapping[str, frozenset[str]] = {
@@ -64,43 +72,6 @@ def tabulate_parameters(specification: Specification, types: Sequence[str]) -> T
     return rows
 
 
-def tabulate_compartments(sources: Iterable[Mapping[str, Any]], parameters: Table) -> Table:
-    """Per compartment and resource type, the reference paths that put a resource into it.
-
-    A type whose own id makes it a member (`{def}`) has a row that may be empty.
-
-    Raises:
-        LoweringError: If a compartment names a parameter whose paths are not known exactly: it must not be left out.
-    """
-    table: Table = {}
-    for source in sources:
-        kind, rows = source["code"], {}
-        for resource in source["resource"]:
-            if resource.get("param"):
-                names = [name for name in resource["param"] if name != _ITSELF]
-                found = [_membership_paths(parameters[resource["code"]][name], kind) for name in names]
-                rows[resource["code"]] = sorted({path for paths in found for path in paths})
-        table[kind] = rows
-    return table
-
-
-def _membership_paths(row: Table, kind: str) -> list[str]:
-    """The reference paths of a parameter that can hold a reference to the compartment's own type."""
-    if row["type"] != "reference" or "unsupported" in row:
-        raise LoweringError(f"a compartment needs {row}")
-    paths = []
-    for path, type_, *_ in row["paths"]:
-        plain, _, condition = path.partition(".where(")
-        if type_ != "Reference":
-            continue  # a canonical URL never names a patient, an encounter, a practitioner or a device
-        # Only references to the compartment's type count, so that its own `resolve()` filter says nothing new.
-        if condition in {"", f"resolve() is {kind})"}:
-            paths.append(plain)
-        elif not (condition.startswith("resolve() is ") and condition.endswith(")")):
-            raise LoweringError(f"a compartment needs {path}")
-    return paths
-
-
 def _row(source: Mapping[str, Any], base: str, specification: Specification) -> Table:
     row: Table = {"type": source["type"]}
     if source.get("target"):
@@ -122,6 +93,9 @@ def _row(source: Mapping[str, Any], base: str, specification: Specification) -> 
 
 def _branches_of(source: Mapping[str, Any], base: str) -> list[str]:
     """The branches of a shared expression that speak of this type: those that name it, or else those that name none."""
+    usage = source.get("xpathUsage") or source.get("processingMode") or "normal"  # R4 and R5 name it differently
+    if usage != "normal":
+        raise LoweringError(f"its values are matched in a {usage!r} way")
     texts = branches(source.get("expression", ""))
     if not texts:
         raise LoweringError("HL7 defines no expression for it")

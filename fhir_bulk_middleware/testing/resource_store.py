@@ -1,0 +1,410 @@
+"""The suite that a storage adapter passes.
+
+Subclass it with two fixtures: an adapter over an empty storage, and a writer that changes the storage from the side.
+
+    class TestMyStorage(ResourceStoreSuite):
+        @pytest.fixture
+        def store(self):
+            return MyAdapter(...)
+
+        @pytest.fixture
+        def writer(self, store):
+            return MyWriter(...)       # put(*resources), delete(type, id)
+
+Each test is a promise of `fhir_bulk_middleware.protocols`; its failure names it. What needs a capability that the adapter
+does not have is skipped, by the capability's name.
+"""
+
+import itertools
+import json
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+
+from fhir_bulk_middleware.export.query import EveryPatient, Everything
+from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
+from fhir_bulk_middleware.testing.resource_values import (
+    Reader,
+    StorageSuite,
+    Writer,
+    condition,
+    members_of,
+    needs,
+    observation,
+    organization,
+    patient,
+)
+
+__all__ = ["DeletionsSuite", "ExportSuite", "GroupsSuite", "ResourceStoreSuite", "SlicesSuite", "SnapshotSuite", "Writer"]
+
+_AWKWARD = 'a\\b "quoted" \n\r\t\u2028\u2029\u0085\u00e9\U0001f600 \\n </script>'
+
+
+async def _two_patients(writer: Writer) -> None:
+    """Patients 1 and 10, an observation of each, one of both, one of neither, and an organization."""
+    await writer.put(patient("1"), patient("10"))
+    await writer.put(observation("o-1", "Patient/1"), observation("o-10", "Patient/10"))
+    await writer.put(observation("o-both", "Patient/1", performer=[{"reference": "Patient/10"}]))
+    await writer.put(observation("o-none", "Location/1"), organization("1"))
+
+
+class ExportSuite(StorageSuite):
+    """What `SupportsExport` promises."""
+
+    async def test_what_is_held_may_be_exported(self, store: SupportsExport, writer: Writer, principal: Principal) -> None:
+        """Its types are authorised."""
+        await writer.put(patient("1"), organization("1"))
+        assert {"Patient", "Organization"} <= (await store.authorise(principal)).types, "authorise names each type that is held"
+
+    async def test_a_query_gives_each_resource_of_its_type_once(self, reader: Reader, writer: Writer) -> None:
+        """No resource twice, none left out, none of another type."""
+        await writer.put(*(patient(f"p{number}") for number in range(20)), organization("p1"))
+        await writer.put(patient("p3"))
+        found = await reader.ids(await reader.query("Patient"))
+        assert sorted(found) == sorted(f"p{number}" for number in range(20)), "each resource of the type comes once, as it is now"
+
+    async def test_a_resource_is_on_one_line_as_it_was_written(self, reader: Reader, writer: Writer) -> None:
+        """Canonical text (law 17), numbers to the digit."""
+        await writer.put(observation("o", "Patient/1", _AWKWARD, value=[0]).replace("[0]", "[1.10, 1e3, 42.12345678901234567]"))
+        [line] = await reader.lines(await reader.query("Observation"))
+        assert json.loads(line)["code"]["text"] == _AWKWARD, "a resource says what was written"
+        for digits in (b"1.10", b"1e3", b"42.12345678901234567"):
+            assert digits in line, "a number keeps its digits"
+        assert b"Patient/1" in line, "a reference is found by its bytes: no needless escapes"
+
+    async def test_a_type_of_which_there_is_nothing_gives_no_page(self, reader: Reader) -> None:
+        """No page rather than an empty one."""
+        assert await reader.pages(await reader.query("Patient")) == [], "an empty selection gives no page"
+
+    @pytest.mark.parametrize("page_bytes", [1, 500, 1_000_000])
+    async def test_reading_on_from_a_cursor_gives_the_rest(self, reader: Reader, writer: Writer, page_bytes: int) -> None:
+        """Law 5: also where many resources have one `lastUpdated`."""
+        await writer.put(*(patient(f"p{number}", "x" * (97 * number % 400)) for number in range(12)))
+        query = await reader.query("Patient", page_bytes=page_bytes)
+        pages = await reader.pages(query)
+        assert sum(page.count for page in pages) == 12, "resources of one instant are all read, however small the pages"
+        assert await reader.pages(query) == pages, "the same query gives the same pages"
+        for done, page in enumerate(pages, 1):
+            assert await reader.pages(query, page.cursor) == pages[done:], "reading on from a cursor gives the rest, page by page"
+
+    async def test_an_updated_resource_comes_once_and_a_deleted_one_does_not(self, reader: Reader, writer: Writer) -> None:
+        """The net state."""
+        await writer.put(patient("kept", "old"), patient("gone"), patient("back", "old"))
+        await writer.put(patient("kept", "new"))
+        await writer.delete("Patient", "gone")
+        await writer.delete("Patient", "back")
+        await writer.put(patient("back", "new"))
+        found = await reader.texts(await reader.query("Patient"))
+        assert found == {"kept": "new", "back": "new"}, "the newest version comes, and nothing of what was deleted"
+
+    async def test_a_window_is_open_at_its_beginning_and_closed_at_its_end(self, reader: Reader, writer: Writer) -> None:
+        """Law 2: since < lastUpdated <= until."""
+        for number in range(6):
+            await writer.put(patient(f"p{number}"))
+        changed = await reader.instants(await reader.query("Patient"))
+        instants = sorted(changed.values())
+        edges = [None, Instant(instants[0] - 1), *instants, Instant(instants[-1] + 1)]
+        for since, until in itertools.product(edges, edges):
+            found = await reader.ids(await reader.query("Patient", since=since, until=until))
+            assert sorted(found) == sorted(
+                id_ for id_, at in changed.items() if (since is None or at > since) and (until is None or at <= until)
+            ), "a window holds since < lastUpdated <= until"
+
+    async def test_no_members_is_not_everybody(self, reader: Reader, writer: Writer) -> None:
+        """An empty selection is empty."""
+        await _two_patients(writer)
+        for type_ in ("Patient", "Observation", "Organization"):
+            assert await reader.ids(await reader.query(type_, members_of())) == [], "an empty selection is empty"
+            assert await reader.ids(await reader.query(type_, members_of("Patient/9"))) == [], "a stranger has nothing here"
+
+    async def test_a_compartment_holds_its_owner_and_what_is_the_owner_s(self, reader: Reader, writer: Writer) -> None:
+        """KO-03; and `Patient/1` is not `Patient/10`."""
+        await _two_patients(writer)
+        one = members_of("Patient/1")
+        assert await reader.ids(await reader.query("Patient", one)) == ["1"], "a member is in its own compartment, alone"
+        found = await reader.ids(await reader.query("Observation", one))
+        assert sorted(found) == ["o-1", "o-both"], "a compartment holds what refers to its owner, and nothing else"
+        assert await reader.ids(await reader.query("Organization", one)) == [], "what has no compartment is in none"
+
+    @pytest.mark.parametrize("page_bytes", [1, 1_000_000])
+    async def test_a_resource_in_two_compartments_comes_once(self, reader: Reader, writer: Writer, page_bytes: int) -> None:
+        """Members share resources."""
+        await _two_patients(writer)
+        query = await reader.query("Observation", members_of("Patient/1", "Patient/10"), page_bytes=page_bytes)
+        assert sorted(await reader.ids(query)) == ["o-1", "o-10", "o-both"], "a resource in two compartments comes once"
+        pages = await reader.pages(query)
+        for done, page in enumerate(pages, 1):
+            assert await reader.pages(query, page.cursor) == pages[done:], "reading on from a cursor gives the rest, page by page"
+
+    async def test_a_resource_that_moves_leaves_its_old_compartment(self, reader: Reader, writer: Writer) -> None:
+        """A compartment is that of the version which is read."""
+        await _two_patients(writer)
+        await writer.put(observation("o-1", "Patient/10"))
+        found = await reader.ids(await reader.query("Observation", members_of("Patient/1")))
+        assert found == ["o-both"], "a resource is in the compartments that its newest version names"
+
+    async def test_every_patient_leaves_out_what_is_no_patient_s(self, reader: Reader, writer: Writer) -> None:
+        """KO-02."""
+        await _two_patients(writer)
+        found = await reader.ids(await reader.query("Observation", EveryPatient()))
+        assert sorted(found) == ["o-1", "o-10", "o-both"], "every patient's is what lies in a Patient compartment"
+        assert sorted(await reader.ids(await reader.query("Patient", EveryPatient()))) == ["1", "10"], (
+            "every patient's is what lies in a Patient compartment"
+        )
+        assert sorted(await reader.ids(await reader.query("Observation", Everything()))) == ["o-1", "o-10", "o-both", "o-none"], (
+            "everything is all of it"
+        )
+
+
+class SnapshotSuite(StorageSuite):
+    """What `SupportsSnapshot` promises (laws 1 to 5)."""
+
+    @pytest.mark.parametrize("precision", Precision)
+    async def test_a_cut_is_shown_whole_and_later_writes_are_later(
+        self, store: SupportsExport, reader: Reader, writer: Writer, precision: Precision
+    ) -> None:
+        """Laws 1 and 4."""
+        needs(store, SupportsSnapshot)
+        await writer.put(patient("before"))
+        cut = await reader.cut(precision)
+        await writer.put(patient("after"))
+        assert cut is not None
+        assert cut % precision.value == 0, "a cut is taken at the precision that is shown"
+        changed = await reader.instants(await reader.query("Patient"))
+        assert changed["after"] > cut, "each write after a cut has a later lastUpdated"
+        found = await reader.ids(await reader.query("Patient", as_of=cut))
+        assert found == ["before"] * (changed["before"] <= cut), (
+            "a cut holds what was written up to its instant, and nothing later"
+        )
+
+    async def test_what_was_written_before_the_finest_cut_is_in_it(
+        self, store: SupportsExport, reader: Reader, writer: Writer
+    ) -> None:
+        """A cut is the latest instant that will do."""
+        needs(store, SupportsSnapshot)
+        for number in range(5):
+            await writer.put(patient(f"p{number}"))
+            found = await reader.ids(await reader.query("Patient", as_of=await reader.cut()))
+            assert len(found) == number + 1, "what was written before a cut at full precision is in it"
+
+    async def test_cuts_do_not_go_back_and_are_not_in_the_future(
+        self, store: SupportsExport, reader: Reader, writer: Writer
+    ) -> None:
+        """Law 4, and the clock by which a `_since` is in the future or not (law 2)."""
+        needs(store, SupportsSnapshot)
+        assert isinstance(store, SupportsSnapshot)
+        before = await store.now()
+        for number in range(5):
+            cut = await reader.cut()
+            assert cut is not None
+            assert before <= cut <= await store.now(), "cuts and the storage's clock never go back"
+            await writer.put(patient(f"p{number}"))
+            before = cut
+
+    @pytest.mark.parametrize("page_bytes", [1, 700, 1_000_000])
+    async def test_a_cut_gives_the_same_bytes_whatever_is_written_after_it(
+        self, store: SupportsExport, reader: Reader, writer: Writer, page_bytes: int
+    ) -> None:
+        """Laws 5 and 6: updates, deletions and new resources of later are not in it, also half-way through."""
+        needs(store, SupportsSnapshot)
+        await writer.put(*(patient(f"p{number}") for number in range(9)))
+        await writer.put(observation("o", "Patient/p1"), observation("moves", "Patient/p2"))
+        everyone = await reader.query("Patient", page_bytes=page_bytes)
+        of_one = await reader.query("Observation", members_of("Patient/p1", "Patient/p2"), page_bytes=page_bytes)
+        patients, observations = await reader.pages(everyone), await reader.pages(of_one)
+
+        await writer.put(patient("p0", "later"), patient("p8", "later"), patient("new"), observation("moves", "Patient/p3"))
+        await writer.delete("Patient", "p4")
+        await writer.delete("Observation", "o")
+
+        assert await reader.pages(everyone) == patients, "a cut is exact: writes after it are not in it"
+        assert await reader.pages(of_one) == observations, "a cut is exact: writes after it are not in it"
+        for done, page in enumerate(patients, 1):
+            assert await reader.pages(everyone, page.cursor) == patients[done:], (
+                "a cut reads on from a cursor as if nothing happened"
+            )
+
+    async def test_one_export_after_the_other_gives_the_storage(
+        self, store: SupportsExport, reader: Reader, writer: Writer
+    ) -> None:
+        """The chain law (law 3)."""
+        needs(store, SupportsSnapshot)
+        needs(store, SupportsDeletions)
+        mirror: dict[str, str] = {}
+        since = None
+        for step in range(4):
+            await writer.put(patient("updated", f"in step {step}"), patient(f"new-{step}"), patient("passing"))
+            await writer.delete("Patient", "passing")
+            if step:
+                await writer.delete("Patient", f"new-{step - 1}")
+            if step > 1:
+                await writer.put(patient(f"new-{step - 2}", "again"))
+            cut = await reader.cut()
+            query = await reader.query("Patient", since=since, as_of=cut)
+            output, gone = await reader.texts(query), await reader.gone(query)
+            assert not {f"Patient/{id_}" for id_ in output} & set(gone), "deletions and output are disjoint"
+            mirror.update(output)
+            for reference in gone:
+                mirror.pop(reference.removeprefix("Patient/"), None)
+            assert mirror == await reader.texts(await reader.query("Patient", as_of=cut)), (
+                "applying each export in turn gives the storage at its cut"
+            )
+            since = cut
+
+
+class SlicesSuite(StorageSuite):
+    """What `SupportsSlices` promises."""
+
+    @pytest.mark.parametrize("target_bytes", [1, 1_000, 4_000, 1_000_000])
+    @pytest.mark.parametrize(
+        "selection",
+        [Everything(), EveryPatient(), members_of(*(f"Patient/{number}" for number in range(0, 40, 3)))],
+        ids=lambda selection: type(selection).__name__,
+    )
+    async def test_slices_hold_each_resource_once(
+        self,
+        store: SupportsExport,
+        reader: Reader,
+        writer: Writer,
+        target_bytes: int,
+        selection: Everything | EveryPatient,
+    ) -> None:
+        """In the order of the pages; and, as of a cut, whenever they are read."""
+        needs(store, SupportsSlices)
+        await writer.put(*(observation(f"o{number}", f"Patient/{number}", "x" * (67 * number % 300)) for number in range(30)))
+        middle = await reader.query("Observation", selection)
+        await writer.put(*(observation(f"o{number}", f"Patient/{number}") for number in range(20, 40)))
+        await writer.put(observation("o-none", "Location/1"), patient("1"))
+        await writer.delete("Observation", "o3")
+        for query in (
+            await reader.query("Observation", selection),
+            replace(middle, window=replace(middle.window, since=Instant(1))),
+        ):
+            whole = await reader.lines(query)
+            ranges = await reader.sliced(query, target_bytes)
+            await writer.put(observation("o6", "Patient/6", "later"))
+            if query.as_of is None:
+                whole = await reader.lines(query)
+            found = [line for range_ in ranges for line in await reader.lines(replace(query, range=range_))]
+            assert sorted(found) == sorted(whole), "slices hold each resource once, whenever they are read"
+            assert found == whole, "slices keep the order of the pages"
+
+    async def test_slices_of_nothing_hold_nothing(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+        """No members, no resources of the type."""
+        needs(store, SupportsSlices)
+        await _two_patients(writer)
+        for query in (await reader.query("Observation", members_of()), await reader.query("Condition")):
+            for range_ in await reader.sliced(query, 1_000):
+                assert await reader.lines(replace(query, range=range_)) == [], "slices of an empty selection are empty"
+
+    async def test_a_small_target_gives_several_slices(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+        """Work can be shared."""
+        needs(store, SupportsSlices)
+        await writer.put(*(observation(f"o{number}", "Patient/1", "x" * 2_000) for number in range(64)))
+        ranges = await reader.sliced(await reader.query("Observation"), 16_000)
+        assert 3 <= len(ranges) <= 20, "slices are about as large as asked"
+
+
+class DeletionsSuite(StorageSuite):
+    """What `SupportsDeletions` promises."""
+
+    async def test_what_was_deleted_is_told_once(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+        """DR-01; what was created again lives (MF-22)."""
+        needs(store, SupportsDeletions)
+        await writer.put(*(patient(id_) for id_ in ("kept", "gone", "back", "twice")), condition("gone", "Patient/kept"))
+        for id_ in ("gone", "back", "twice"):
+            await writer.delete("Patient", id_)
+        await writer.put(patient("back"), patient("twice"))
+        await writer.delete("Patient", "twice")
+        query = await reader.query("Patient")
+        found = await reader.gone(query)
+        assert len(found) == len(set(found)), "no deletion is told twice"
+        assert "Patient/back" not in found, "what was created again is not among the deletions"
+        assert sorted(found) == ["Patient/gone", "Patient/twice"], "deletions are what was deleted and does not live"
+        assert sorted(await reader.ids(query)) == ["back", "kept"], "deletions and output are disjoint"
+
+    async def test_deletions_are_those_of_the_window(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+        """Law 2, and nothing from after the cut."""
+        needs(store, SupportsDeletions)
+        needs(store, SupportsSnapshot)
+        await writer.put(*(patient(f"p{number}") for number in range(4)))
+        cuts = [await reader.cut()]
+        for number in range(4):
+            await writer.delete("Patient", f"p{number}")
+            cuts.append(await reader.cut())
+        for first, last in itertools.combinations(range(5), 2):
+            expected = [f"Patient/p{number}" for number in range(first, last)]
+            found = await reader.gone(await reader.query("Patient", since=cuts[first], as_of=cuts[last]))
+            assert sorted(found) == expected, "deletions are those after since and up to the cut"
+            found = await reader.gone(await reader.query("Patient", since=cuts[first], until=cuts[last]))
+            assert sorted(found) == expected, "deletions are those after since and up to until"
+
+    async def test_a_deletion_keeps_its_compartments(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+        """Law 27."""
+        needs(store, SupportsDeletions)
+        await _two_patients(writer)
+        for id_ in ("o-1", "o-10", "o-both", "o-none"):
+            await writer.delete("Observation", id_)
+        of_one = await reader.gone(await reader.query("Observation", members_of("Patient/1")))
+        assert sorted(of_one) in ([], ["Observation/o-1"], ["Observation/o-1", "Observation/o-both"]), (
+            "a deletion is told only to whom the resource belonged"
+        )
+        everyone = await reader.gone(await reader.query("Observation", EveryPatient()))
+        assert "Observation/o-none" not in everyone, "a deletion that was no patient's is not told as a patient's"
+        nobody = await reader.gone(await reader.query("Observation", members_of()))
+        assert nobody == [], "an empty selection has no deletions"
+        whole = await reader.gone(await reader.query("Observation"))
+        assert len(whole) == 4, "deletions are what was deleted and does not live"
+
+    async def test_reading_deletions_on_from_a_cursor_gives_the_rest(
+        self, store: SupportsExport, reader: Reader, writer: Writer
+    ) -> None:
+        """Law 5."""
+        needs(store, SupportsDeletions)
+        assert isinstance(store, SupportsDeletions)
+        await writer.put(*(patient(f"p{number}") for number in range(12)))
+        for number in range(12):
+            await writer.delete("Patient", f"p{number}")
+        query = await reader.query("Patient")
+        whole = await reader.gone(query)
+        read = 0
+        async for page in store.deletions(query, None):
+            read += len(page.references)
+            assert await reader.gone(query, page.cursor) == whole[read:], "reading deletions on from a cursor gives the rest"
+
+
+class GroupsSuite(StorageSuite):
+    """What `SupportsGroups` promises. Override `put_group` where groups are not resources of the storage."""
+
+    async def put_group(self, writer: Writer, id_: str, members: Collection[str]) -> None:
+        """Make a group, or change it."""
+        entries = [{"entity": {"reference": reference}} for reference in members]
+        await writer.put(json.dumps({"resourceType": "Group", "id": id_, "type": "person", "actual": True, "member": entries}))
+
+    async def test_a_group_has_the_members_that_it_has_now(
+        self, store: SupportsExport, writer: Writer, principal: Principal
+    ) -> None:
+        """As references."""
+        needs(store, SupportsGroups)
+        assert isinstance(store, SupportsGroups)
+        await self.put_group(writer, "g", ["Patient/1", "Patient/2"])
+        assert await store.members("g", principal) == frozenset({"Patient/1", "Patient/2"}), "members are the group's members"
+        await self.put_group(writer, "g", ["Patient/2"])
+        assert await store.members("g", principal) == frozenset({"Patient/2"}), "members are those of now"
+
+    async def test_a_group_without_members_is_not_an_unknown_one(
+        self, store: SupportsExport, writer: Writer, principal: Principal
+    ) -> None:
+        """One exports nothing, the other is refused."""
+        needs(store, SupportsGroups)
+        assert isinstance(store, SupportsGroups)
+        await self.put_group(writer, "nobody", [])
+        assert await store.members("nobody", principal) == frozenset(), "a group without members is an empty set"
+        assert await store.members("unknown", principal) is None, "an unknown group is None"
+
+
+class ResourceStoreSuite(ExportSuite, SnapshotSuite, SlicesSuite, DeletionsSuite, GroupsSuite):
+    """All that the storage adapter's protocols promise, as far as the adapter has them."""

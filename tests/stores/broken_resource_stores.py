@@ -1,0 +1,365 @@
+"""Storage adapters that are each broken in one way, and the promise of the kit that catches them.
+
+pytest does not collect this file by itself: `test_broken_resource_stores.py` does, and wants to see each class fail.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+
+from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, Everything, Page, Query, Range, Rows, Window
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.versioned import Stored
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+
+
+class Broken(MemoryResourceStore):
+    """Attributes: promise: how the message begins with which the kit catches it."""
+
+    promise: ClassVar[str]
+
+    async def put(self, *resources: str) -> None:
+        self.load(resource.encode() for resource in resources)
+
+
+class HidesTypes(Broken):
+    promise = "authorise names each type that is held"
+
+    async def authorise(self, principal: Principal) -> Authorisation:
+        return replace(await super().authorise(principal), types=frozenset({"Patient"}))
+
+
+class Rewriting(Broken):
+    """Changes what the pages hold."""
+
+    def rewritten(self, page: Page, query: Query) -> Page:
+        raise AssertionError(page, query)
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, after):
+            yield self.rewritten(page, query)
+
+
+class ForgetsTheLastNewline(Rewriting):
+    promise = "a page ends with a newline"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, lines=page.lines[:-1])
+
+
+class Miscounts(Rewriting):
+    promise = "a page has as many lines as it says"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, count=page.count + 1)
+
+
+class PrettyPrints(Rewriting):
+    promise = "each line begins with its type and id, in canonical form"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, lines=page.lines.replace(b'":', b'": '))
+
+
+class RoundsNumbers(Rewriting):
+    promise = "a number keeps its digits"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        lines = [json.dumps(json.loads(line), separators=(",", ":"), ensure_ascii=False) for line in page.lines.split(b"\n")[:-1]]
+        return replace(page, lines="".join(f"{line}\n" for line in lines).encode())
+
+
+class EscapesSlashes(Rewriting):
+    promise = "a reference is found by its bytes"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, lines=page.lines.replace(b"Patient/", b"Patient\\/"))
+
+
+class Asking(Broken):
+    """Reads another query than the one that was asked."""
+
+    def asked(self, query: Query, after: str | None) -> Query:
+        raise AssertionError(query, after)
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(self.asked(query, after), after):
+            yield page
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        return super().deletions(self.asked(query, after), after)
+
+
+class IgnoresPageBytes(Asking):
+    promise = "a page is no larger than asked"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        return replace(query, page_bytes=1 << 40)
+
+
+class TakesNoMembersForAll(Asking):
+    promise = "an empty selection is empty"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        empty = query.rows.selection == Compartments(frozenset())
+        return replace(query, rows=Rows(Everything())) if empty else query
+
+
+class IgnoresTheSelection(Asking):
+    promise = "a stranger has nothing here"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        selects = query.rows.selection not in {Everything(), Compartments(frozenset())}
+        return replace(query, rows=Rows(Everything())) if selects else query
+
+
+class TakesSinceForInclusive(Asking):
+    promise = "a window holds since < lastUpdated <= until"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        since = query.window.since
+        return replace(query, window=replace(query.window, since=None if since is None else Instant(since - 1)))
+
+
+class TakesUntilForExclusive(Asking):
+    promise = "a window holds since < lastUpdated <= until"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        until = query.window.until
+        return replace(query, window=replace(query.window, until=None if until is None else Instant(until - 1)))
+
+
+class ReadsWhatIsThereNow(Asking):
+    promise = "a cut is exact: writes after it are not in it"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        return replace(query, as_of=None)
+
+
+class HidesWhatHasChangedSince(Asking):
+    """Filters current rows by the cut, instead of reading as of it."""
+
+    promise = "a cut is exact: writes after it are not in it"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        return replace(query, as_of=None, window=replace(query.window, until=query.as_of))
+
+
+class IgnoresTheRange(Asking):
+    promise = "slices hold each resource once"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        return replace(query, range="")
+
+
+class PagesByInstant(Broken):
+    """Reads on after the instant of the last resource, as if no other had it too."""
+
+    promise = "resources of one instant are all read"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        since = query.window.since if after is None else Instant(int(after))
+        while True:
+            found = super().pages(replace(query, window=Window(since, query.window.until)), None)
+            page = await anext(found, None)
+            if page is None:
+                return
+            since = max(version.stored.last_updated for version in self._versions[: int(page.cursor) + 1])
+            yield replace(page, cursor=str(since))
+
+
+class ReadsOnWithTheLastResource(Broken):
+    promise = "reading on from a cursor gives the rest"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, None if after is None else str(int(after) - 1)):
+            yield page
+
+
+class ResourcePerCompartment(Broken):
+    """Reads member by member."""
+
+    promise = "a resource in two compartments comes once"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        match query.rows.selection:
+            case Compartments(references) if references:
+                queries = [replace(query, rows=Rows(Compartments(frozenset({one})))) for one in sorted(references)]
+            case _:
+                queries = [query]
+        for one in queries:
+            async for page in super().pages(one, after):
+                yield page
+
+
+class ShowsDeletedResources(Broken):
+    promise = "the newest version comes, and nothing of what was deleted"
+
+    async def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:  # noqa: ARG002
+        return await self.read(type_, id_)
+
+
+class KeepsOldCompartments(Broken):
+    promise = "a resource is in the compartments that its newest version names"
+
+    def _append(self, stored: Stored, owners: frozenset[str]) -> None:
+        history = self._history.get((stored.type, stored.id))
+        super()._append(stored, owners | history[-1].owners if history else owners)
+
+
+class CutsFinerThanShown(Broken):
+    promise = "a cut is taken at the precision that is shown"
+
+    async def cut(self, precision: Precision) -> Instant:  # noqa: ARG002
+        return Instant(await super().cut(Precision.MICROSECONDS) | 1)
+
+
+class CutsRoundedUp(Broken):
+    promise = "each write after a cut has a later lastUpdated"
+
+    async def cut(self, precision: Precision) -> Instant:
+        return Instant(await super().cut(precision) + precision.value)
+
+
+class CutsInThePast(Broken):
+    promise = "what was written before a cut at full precision is in it"
+
+    async def cut(self, precision: Precision) -> Instant:
+        return Instant(await super().cut(precision) - 60_000_000)
+
+
+class ForgetsItsCuts(Broken):
+    """Stamps writes by a clock that stands still."""
+
+    promise = "each write after a cut has a later lastUpdated"
+
+    def __init__(self) -> None:
+        stopped = system_clock()
+        super().__init__(clock=lambda: stopped)
+
+    def _tick(self) -> Instant:
+        return self._clock()
+
+
+class LosesTheEdgesOfSlices(Broken):
+    promise = "slices hold each resource once"
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        ranges = await super().slices(query, target_bytes)
+        return [replace(found, range=f"{int(found.range.split('-')[0]) + 1}-{found.range.split('-')[1]}") for found in ranges]
+
+
+class OverlapsSlices(Broken):
+    promise = "slices hold each resource once"
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        ranges = await super().slices(query, target_bytes)
+        return [replace(found, range=f"0-{found.range.split('-')[1]}") for found in ranges]
+
+
+class SlicesWithoutLooking(Broken):
+    promise = "slices are about as large as asked"
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        return await super().slices(query, target_bytes * 1_000)
+
+
+class TellsWhatLivesAgain(Broken):
+    promise = "what was created again is not among the deletions"
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:  # noqa: ARG002
+        gone = [version.stored for version in self._versions if version.stored.deleted and version.stored.type == query.type]
+        yield Deletions(tuple(dict.fromkeys(f"{stored.type}/{stored.id}" for stored in gone)), "")
+
+
+class TellsDeletionsTwice(Broken):
+    promise = "no deletion is told twice"
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        async for page in super().deletions(query, after):
+            yield page
+            yield page
+
+
+class IgnoresTheWindowOfDeletions(Broken):
+    promise = "deletions are those after since and up to until"
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        return super().deletions(replace(query, window=Window()), after)
+
+
+class ReadsDeletionsOfNow(Broken):
+    promise = "deletions are those after since and up to the cut"
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        return super().deletions(replace(query, as_of=None), after)
+
+
+class ForgetsWhoseItWas(Broken):
+    """Tells deletions by type alone."""
+
+    promise = "a deletion is told only to whom the resource belonged"
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        selection = query.rows.selection
+        return super().deletions(replace(query, rows=Rows(Everything())) if selection != Everything() else query, after)
+
+
+class TakesUnknownGroupsForEmpty(Broken):
+    promise = "an unknown group is None"
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
+        return await super().members(group_id, principal) or frozenset()
+
+
+class TakesEmptyGroupsForUnknown(Broken):
+    promise = "a group without members is an empty set"
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
+        return await super().members(group_id, principal) or None
+
+
+class RemembersOldMembers(Broken):
+    promise = "members are those of now"
+
+    def __init__(self, *, clock: Clock = system_clock) -> None:
+        super().__init__(clock=clock)
+        self.seen: set[str] = set()
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
+        self.seen |= await super().members(group_id, principal) or set()
+        return frozenset(self.seen)
+
+
+def _all(kind: type[Broken]) -> Iterator[type[Broken]]:
+    for broken in kind.__subclasses__():
+        if "promise" in vars(broken):
+            yield broken
+        yield from _all(broken)
+
+
+BROKEN = sorted(_all(Broken), key=lambda broken: broken.__name__)
+
+
+class _Suite(ResourceStoreSuite):
+    broken: ClassVar[type[Broken]]
+
+    @pytest.fixture
+    def store(self) -> Broken:
+        return self.broken()
+
+    @pytest.fixture
+    def writer(self, store: Broken) -> Broken:
+        return store
+
+
+def _suite(broken: type[Broken]) -> type[Any]:
+    return type(f"Test{broken.__name__}", (_Suite,), {"broken": broken, "__module__": __name__})
+
+
+globals().update({f"Test{broken.__name__}": _suite(broken) for broken in BROKEN})

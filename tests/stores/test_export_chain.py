@@ -1,0 +1,227 @@
+"""The chain law (law 3): exports that follow each other by `_since` give the store at each cut, whatever the clock does.
+
+The two stores live through the same history by the same clock, and must export the same bytes.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.instant import Instant, Precision, parse
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+Store = MemoryResourceStore | SQLiteResourceStore
+Key = tuple[str, str]
+
+NOON = parse("2024-05-06T12:00:00.000000Z")
+TYPES = ("Observation", "Patient")
+SELECTIONS: tuple[Selection, ...] = (Everything(), EveryPatient(), Compartments(frozenset({"Patient/0", "Patient/2"})))
+
+
+@dataclass(frozen=True)
+class Put:
+    """Creates, updates and re-creations in one transaction, some of them of the same resource."""
+
+    keys: tuple[Key, ...]
+    subject: int
+
+
+@dataclass(frozen=True)
+class Delete:
+    key: Key
+
+
+@dataclass(frozen=True)
+class Step:
+    """The machine's clock is set, forwards or back."""
+
+    micros: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    precision: Precision
+
+
+KEYS = st.tuples(st.sampled_from(TYPES), st.sampled_from("012"))
+EVENTS = st.lists(
+    st.builds(Put, st.lists(KEYS, min_size=1, max_size=4).map(tuple), st.integers(0, 3))
+    | st.builds(Delete, KEYS)
+    | st.builds(Step, st.sampled_from([1, 999, 1_000, 400_000, 1_000_000, -1, -1_000, -2_500_000]))
+    | st.builds(Cut, st.sampled_from(Precision)),
+    min_size=1,
+    max_size=14,
+)
+
+
+@dataclass
+class History:
+    """What happened to a store, and when by its own account."""
+
+    store: Store
+    log: list[tuple[Instant, Key, str | None]] = field(default_factory=list)
+    mirror: dict[Key, str] = field(default_factory=dict)
+    cuts: list[Instant] = field(default_factory=list)
+    exports: list[tuple[Query, list[bytes], list[str]]] = field(default_factory=list)
+
+    async def happen(self, change: Put | Delete | Step | Cut, serial: int) -> None:
+        match change:
+            case Put():
+                await self.put(change, serial)
+            case Delete(key):
+                await self.delete(key)
+            case Cut(precision):
+                await self.cut(precision)
+
+    async def put(self, change: Put, serial: int) -> None:
+        lines = {}
+        for number, (type_, id_) in enumerate(change.keys):
+            text = f"{serial}.{number}"
+            content = {"resourceType": type_, "id": id_, "language": text, "subject": {"reference": f"Patient/{change.subject}"}}
+            lines[type_, id_] = text, json.dumps(content).encode()
+        before = self.latest
+        self.store.load([line for _, line in lines.values()] if serial % 2 else self.doubled(lines))
+        for (type_, id_), (text, _) in lines.items():
+            stored = await self.store.read(type_, id_)
+            assert stored is not None
+            assert stored.last_updated > before, "a write is later than every other and than every cut"
+            self.log.append((stored.last_updated, (type_, id_), text))
+        assert len({at for at, _, _ in self.log[-len(lines) :]}) == 1, "a transaction has one instant"
+
+    @staticmethod
+    def doubled(lines: dict[Key, tuple[str, bytes]]) -> Iterator[bytes]:
+        """Each resource twice in one transaction: the first of the two versions never held."""
+        for text, line in lines.values():
+            yield line.replace(f'"{text}"'.encode(), b'"never"')
+            yield line
+
+    async def delete(self, key: Key) -> None:
+        before = self.latest
+        if await self.store.delete(*key) is not None:
+            stored = await self.store.read(*key)
+            assert stored is not None
+            assert stored.deleted
+            assert stored.last_updated > before, "a write is later than every other and than every cut"
+            self.log.append((stored.last_updated, key, None))
+
+    async def cut(self, precision: Precision) -> None:
+        """Export what has changed since the last cut, and apply it."""
+        since = self.cuts[-1] if self.cuts else None
+        cut = await self.store.cut(precision)
+        assert cut % precision.value == 0
+        assert since is None or precision is not Precision.MICROSECONDS or cut >= since
+        self.cuts.append(max(cut, since or cut))
+        output: dict[Key, str] = {}
+        gone: list[Key] = []
+        for type_ in TYPES:
+            query = Query(type=type_, rows=Rows(Everything()), window=Window(since), as_of=cut, page_bytes=300)
+            lines, references = await self.export(query)
+            for content in map(json.loads, lines):
+                assert (type_, content["id"]) not in output, "a resource is in an export once"
+                output[type_, content["id"]] = content["language"]
+            gone += [(type_, reference.partition("/")[2]) for reference in references]
+        assert len(gone) == len(set(gone))
+        assert output.keys().isdisjoint(gone), "deletions and output are disjoint"
+
+        held, changed = self.held(cut), {key for at, key, _ in self.log if (since or 0) < at <= cut}
+        assert output == {key: text for key, text in held.items() if key in changed}, "the output is the net change that lives"
+        assert set(gone) == changed - held.keys(), "the deletions are the net change that does not"
+        self.mirror.update(output)
+        for key in gone:
+            self.mirror.pop(key, None)
+        assert self.mirror == self.held(self.cuts[-1]), "applying each export in turn gives the store at its cut"
+
+    async def export(self, query: Query) -> tuple[list[bytes], list[str]]:
+        lines = await self.lines(query)
+        references = [reference async for page in self.store.deletions(query, None) for reference in page.references]
+        sliced = [await self.lines(replace(query, range=found.range)) for found in await self.store.slices(query, 500)]
+        assert [line for part in sliced for line in part] == lines, "slices hold each resource once"
+        self.exports.append((query, lines, references))
+        return lines, references
+
+    async def lines(self, query: Query) -> list[bytes]:
+        return [line async for page in self.store.pages(query, None) for line in page.lines.splitlines()]
+
+    async def again(self) -> None:
+        """Every export that ever was gives the same bytes again (law 5)."""
+        for query, lines, references in self.exports:
+            assert await self.lines(query) == lines
+            assert [reference async for page in self.store.deletions(query, None) for reference in page.references] == references
+
+    def held(self, cut: Instant) -> dict[Key, str]:
+        newest = {key: text for at, key, text in self.log if at <= cut}
+        return {key: text for key, text in newest.items() if text is not None}
+
+    @property
+    def latest(self) -> Instant:
+        return max([Instant(0), *self.cuts, *(at for at, _, _ in self.log)])
+
+
+@contextmanager
+def both(machine: list[Instant]) -> Iterator[tuple[History, History]]:
+    with tempfile.TemporaryDirectory() as folder:
+        store = SQLiteResourceStore(Path(folder, "resources.db"), clock=lambda: machine[0])
+        yield History(MemoryResourceStore(clock=lambda: machine[0])), History(store)
+        store.close()
+
+
+async def live(events: list[Put | Delete | Step | Cut]) -> None:
+    machine = [NOON]
+    with both(machine) as histories:
+        for serial, change in enumerate([*events, Cut(Precision.MICROSECONDS)]):
+            if isinstance(change, Step):
+                machine[0] = Instant(machine[0] + change.micros)
+            for history in histories:
+                await history.happen(change, serial)
+        memory, sqlite = histories
+        assert memory.exports == sqlite.exports, "both stores export the same bytes"
+        for selection in SELECTIONS:
+            for type_ in TYPES:
+                query = Query(type=type_, rows=Rows(selection), window=Window(), as_of=memory.cuts[-1])
+                assert await memory.export(query) == await sqlite.export(query), "both stores select the same"
+        for history in histories:
+            await history.again()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(EVENTS)
+def test_exports_in_turn_give_the_store_at_each_cut(events: list[Put | Delete | Step | Cut]) -> None:
+    asyncio.run(live(events))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_resource_that_was_deleted_and_came_back_lives(precision: Precision) -> None:
+    key = ("Patient", "0")
+    second = Step(1_000_000)
+    put = Put((key,), 0)
+    asyncio.run(
+        live(
+            [put, second, Cut(precision), Delete(key), second, put, second, Cut(precision), Delete(key), put, Delete(key), second]
+        )
+    )
+
+
+def test_the_clock_goes_back_across_a_cut() -> None:
+    key, other = ("Patient", "0"), ("Observation", "1")
+    asyncio.run(
+        live(
+            [
+                Put((key, other), 0),
+                Cut(Precision.MICROSECONDS),
+                Step(-2_500_000),
+                Put((key,), 0),
+                Cut(Precision.SECONDS),
+                Delete(key),
+            ]
+        )
+    )
