@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
+from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["FileStatus", "Replies"]
@@ -109,6 +110,11 @@ class Replies:
         """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
         answer = self._dialect.answer(Operation.KICK_OFF, reason)
         return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
+
+    def unreadable(self) -> str:
+        """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
+        answer = self._dialect.answer(Operation.NONE, Reason.RESOURCE_UNREADABLE)
+        return _dump(self.outcome(replace(answer, identified=False), f"{UNREADABLE} could not be exported.")).decode()
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

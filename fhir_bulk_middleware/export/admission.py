@@ -46,6 +46,7 @@ class Wish:
         url: as the manifest repeats it.
         base_url: of the mount, for URLs within resources.
         separate_status: the client prefers the job's status in a header of its own.
+        unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
     """
 
@@ -56,6 +57,7 @@ class Wish:
     url: str
     base_url: str
     separate_status: bool = False
+    unreadable: str = ""
     idempotency_key: str | None = None
 
 
@@ -254,6 +256,7 @@ class Admission:
             smallest_file=asked.smallest_file,
             largest_file=asked.largest_file,
             ignored=leniency.ignored,
+            unreadable=wish.unreadable,
             base_url=wish.base_url,
             version=self._version,
         )

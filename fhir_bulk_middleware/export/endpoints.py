@@ -159,6 +159,7 @@ class ExportEndpoints:
             url=self._addresses.kick_off(request),
             base_url=base,
             separate_status=separate,
+            unreadable=self._replies.unreadable(),
             idempotency_key=idempotency_key(request),
         )
         job = await self._service.begin(principal, wish)

@@ -13,6 +13,7 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
+    "UNREADABLE",
     "Associated",
     "Codec",
     "Failure",
@@ -81,6 +82,10 @@ class Codec(StrEnum):
     GZIP = "gzip"
 
 
+UNREADABLE = "{resource}"
+"""Stands for a resource's reference in `Options.unreadable`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
@@ -111,6 +116,8 @@ class Options:
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
         ignored: what was set aside.
+        unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
+            `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
         version: the FHIR release of the resources, which knows their elements.
     """
@@ -123,6 +130,7 @@ class Options:
     smallest_file: int | None = None
     largest_file: int | None = None
     ignored: tuple[Ignored, ...] = ()
+    unreadable: str = ""
     base_url: str | None = None
     version: FhirVersion = FhirVersion.R4
 
@@ -224,6 +232,7 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        severity: of the outcomes in a file of errors, which are all of one (MF-12); None in other files.
         continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
@@ -240,6 +249,7 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    severity: str | None = None
     continued_in: str | None = None
 
 

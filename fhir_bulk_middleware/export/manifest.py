@@ -22,7 +22,7 @@ class Page:
     Attributes:
         number: from 0.
         parts: the files that it lists.
-        errors: all files of errors so far, which every page of some versions repeats.
+        errors: the files of errors on this page and those before it, which pages of some versions repeat.
         more: whether there is a next page.
     """
 
@@ -50,7 +50,7 @@ class Page:
         if not (full or (complete and (number == 0 or len(published) > start))):
             return None
         more = len(published) > end if complete else len(published) >= end + size
-        errors = tuple(part for part in published if part.kind is FileKind.ERROR)
+        errors = tuple(part for part in published[:end] if part.kind is FileKind.ERROR)
         return cls(number, tuple(published[start:end]), errors, more)
 
 
@@ -108,6 +108,8 @@ def _item(dialect: Dialect, part: Part, url: str) -> dict[str, Any]:
     own = {"sha256": part.sha256}
     if shape.file_size:
         item["fileSize"] = part.size
+        if part.severity is not None:
+            item["countSeverity"] = [{"code": part.severity, "count": part.count}]
         item["extension"] = _extension(dialect, own)
     else:
         item["extension"] = _extension(dialect, {"size": part.size, **own})

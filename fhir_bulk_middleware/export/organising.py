@@ -23,6 +23,7 @@ class Portion:
         together: for the first portion of a block, about how many bytes the whole block has; of a block that is too long to be
             read ahead, as many as were read.
         long: whether the block is longer than `together`.
+        unreadable: references of resources that could not be given out (`Page.unreadable`).
     """
 
     lines: bytes
@@ -32,6 +33,7 @@ class Portion:
     block: str | None = None
     together: int = 0
     long: bool = False
+    unreadable: tuple[str, ...] = ()
 
 
 def header(reference: str) -> bytes:

@@ -86,27 +86,28 @@ class Planner:
         self._clock = clock
 
     async def plan(self, job: Job, rows: Rows) -> Plan:
-        """Fix the cut, then cut what is asked into slices: output by type, deletions by type, and what there is to report.
+        """Fix the cut, then cut what is asked into slices: what there is to report, output by type, deletions by type.
 
         The order is fixed, so that slice numbers, and with them file ids, mean the same in every process.
         """
         cut = await self._cut(job)
         job = replace(job, cut=cut)
         planned: list[Slice] = []
+        if ignored := job.request.options.ignored:
+            # First, because a page of a manifest that was read cannot learn of errors later (law 20).
+            planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
             planned += await self._output(job, rows, joined=False)
             if rows.joined and job.request.window.since is not None:
                 planned += await self._output(job, rows, joined=True)
             planned += [_slice(FileKind.DELETED, type_) for type_ in self._deleted_types(job)]
-        if ignored := job.request.options.ignored:
-            planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)))
 
     def sizes(self, job: Job) -> Sizes:
         """The sizes for a job."""
         settings, options = self._settings, job.request.options
         ceiling = min(options.largest_file or settings.part_bytes, settings.part_bytes)
-        lowest = min(max(options.smallest_file or 0, settings.smallest_part_bytes), ceiling)
+        lowest = max(min(options.smallest_file or 0, ceiling), min(settings.smallest_part_bytes, ceiling // 2))
         page = min(settings.page_bytes, max(ceiling // GROWTH, 1) if options.largest_file else ceiling)
         if options.smallest_file:
             page = min(page, max(ceiling - lowest, 1))

@@ -54,7 +54,7 @@ class Portions:
     async def _paged(self) -> AsyncIterator[Portion]:
         async with closing(self._pages()) as pages:
             async for page, read in pages:
-                yield Portion(page.lines, page.count, read, page.cursor)
+                yield Portion(page.lines, page.count, read, page.cursor, unreadable=page.unreadable)
 
     async def _pages(self) -> AsyncIterator[tuple[Page, int]]:
         """Pages as they go into files, each with the number of resources that was read for it."""
@@ -72,8 +72,9 @@ class Portions:
         firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
         async with closing(pages) as source:
             async for page in source:
-                firewall.check(page)
-                yield shaping.shape(page), page.count
+                if page.count:
+                    firewall.check(page)
+                yield shaping.shape(page) if page.count else page, page.count
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection]:
         """The adapter's pages, and whose resources must be in them."""
@@ -104,7 +105,7 @@ class Portions:
             async for block in blocks:
                 self._firewall(block, self.lease.rows).check(block.page)
                 page = self._shaping(block.type).shape(block.page)
-                yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference)
+                yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:
         """At Group level a block must be that of a patient who was asked for."""

@@ -148,11 +148,14 @@ class Page:
             newline. There is no raw newline within a resource.
         count: how many resources.
         cursor: where the next page begins: `pages` called with it goes on after this page's last resource.
+        unreadable: `Type/id` of resources that belong here but could not be given out; the job goes on without them and reports
+            each in an error file (ST-15). A page may have these and no lines.
     """
 
     lines: bytes
     count: int
     cursor: str
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,11 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
         ValueError: it is no JSON object.
     """
     at = _past(text, 0, "{")
-    while text[at : at + 1] == '"':
+    if text[at : at + 1] == "}":
+        return
+    while True:
+        if text[at : at + 1] != '"':
+            raise ValueError(f"character {at}: not JSON")
         name, at = _string(text, at + 1)
         start = at = _past(text, at, ":")
         try:
@@ -100,8 +104,6 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
         if text[at : at + 1] == "}":
             return
         at = _past(text, at, ",")
-    if text[at : at + 1] != "}":
-        raise ValueError(f"character {at}: not JSON")
 
 
 def _past(text: str, at: int, mark: str) -> int:

@@ -48,7 +48,6 @@ NOT_OURS: dict[str, str] = {
     "KO-116": "a trap that other ids exclude",
     "ST-06": "no session to end; 429 suffices",
     "ST-07": "a rule for clients",
-    "ST-16": "the server's own choice, documented",
     "ST-23": "links do not expire before the job does",
     "MF-16": "stated by the shape of STU4",
     "GR-02": "a pattern for clients",

@@ -60,6 +60,7 @@ def local(url: str, server: str) -> str:
 
 
 async def test_the_standard_lifecycle(make_house: Any) -> None:
+    """AS-01, AS-02."""
     async with make_house(STANDARD) as house, served(house) as server:
         await populate(house)
         status, headers, body = await exchange(house, "-H", "Prefer: respond-async", f"{server}/$export?_type=Patient")

@@ -45,9 +45,7 @@ JOB_COLUMNS = (
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
-PART_COLUMNS = (
-    "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, continued_in"
-)
+PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, continued_in"
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
@@ -189,13 +187,16 @@ def part_record(part: Part) -> _Record:
         part.stored_size,
         part.sealed_at,
         struct.pack(f"<{len(part.flush_points)}Q", *part.flush_points),
+        part.severity,
         part.continued_in,
     )
 
 
 def part_from_record(record: _Record) -> Part:
     """The part of `PART_COLUMNS`."""
-    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points, following = record
+    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points, severity, following = (
+        record
+    )
     return Part(
         file_id=file_id,
         slice=slice_,
@@ -210,6 +211,7 @@ def part_from_record(record: _Record) -> Part:
         stored_size=stored_size,
         flush_points=struct.unpack(f"<{len(points) // 8}Q", points),
         sealed_at=Instant(sealed_at),
+        severity=severity,
         continued_in=following,
     )
 

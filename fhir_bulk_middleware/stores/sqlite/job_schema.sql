@@ -79,6 +79,7 @@ CREATE TABLE part (
     stored_size INTEGER NOT NULL,
     sealed_at INTEGER NOT NULL,
     flush_points BLOB NOT NULL,
+    severity TEXT,
     continued_in TEXT,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)

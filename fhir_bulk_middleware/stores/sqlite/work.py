@@ -132,7 +132,7 @@ def checkpoint(
         return False
     job_id = lease.job.id
     connection.executemany(
-        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *part_record(part)) for part in parts],
     )
     connection.execute(
