@@ -84,9 +84,9 @@ class HandRunner:
 
 
 class House:
-    """One mount on memory stores, and clients that talk to it over ASGI."""
+    """One mount on memory stores, and clients that talk to it over ASGI; `parts` go to `BulkData` as they are."""
 
-    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings) -> None:
+    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings, **parts: Any) -> None:
         self.mint = mint
         self.dialect = dialect
         self.clock = HandClock()
@@ -95,16 +95,17 @@ class House:
         self.resources = MemoryResourceStore(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
-        self.bulk = BulkData(
-            resources=self.resources,
-            verifier=JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
-            jobs=self.jobs,
-            outputs=self.outputs,
-            runner=self.runner,
-            settings=settings,
-            dialect=dialect,
-            clock=self.clock,
-        )
+        own: dict[str, Any] = {
+            "resources": self.resources,
+            "verifier": JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
+            "jobs": self.jobs,
+            "outputs": self.outputs,
+            "runner": self.runner,
+            "settings": settings,
+            "dialect": dialect,
+            "clock": self.clock,
+        }
+        self.bulk = BulkData(**{**own, **parts})
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
         del self.http.headers["Accept"]  # what a client accepts is up to each test
 
@@ -199,11 +200,13 @@ def job_of(location: str) -> str:
 
 @pytest.fixture
 def make_house(mint: TokenMint) -> Any:
-    """Makes houses: `async with make_house(dialect=..., **settings) as house`."""
+    """Makes houses: `async with make_house(dialect=..., parts=..., **settings) as house`."""
 
     @asynccontextmanager
-    async def make(dialect: Dialect = STANDARD, **settings: Any) -> AsyncIterator[House]:
-        house = House(mint, dialect, Settings(public_base_url=BASE, **settings))
+    async def make(
+        dialect: Dialect = STANDARD, parts: Mapping[str, Any] | None = None, **settings: Any
+    ) -> AsyncIterator[House]:
+        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), **(parts or {}))
         async with house.bulk.running(), house.http:
             yield house
 

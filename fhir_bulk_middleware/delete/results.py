@@ -64,8 +64,7 @@ class RemovalResults:
             Refused: the job failed; with what it had removed by then.
         """
         if job.state is JobState.FAILED:
-            detail = job.failure.detail if job.failure is not None else ""
-            raise Refused(Reason.JOB_FAILED, f"{detail} {_told(await self._tally(job))}".strip())
+            raise Refused(Reason.JOB_FAILED, f"The delete could not be finished. {_told(await self._tally(job))}")
         parts = await self._jobs.parts(job.id)
         if self._readable(principal, job):
             bundle = self._bundle(parts, self._addresses.base(request), job.request.types[0])
