@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
@@ -21,6 +22,11 @@ from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.results import RemovalResults
 from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
+from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
+from fhir_bulk_middleware.discovery.metadata import MetadataRoute
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.openapi import openapi
 from fhir_bulk_middleware.engine import Engine
 from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.coverage import Coverage
@@ -55,6 +61,7 @@ from fhir_bulk_middleware.protocols import (
 from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.routes import Row, routes, table
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
 
@@ -191,7 +198,20 @@ class BulkData:
                 version=fhir_version,
             )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
-        self.table: tuple[Row, ...] = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
+        rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
+        self.offer = Offer(
+            rows=rows,
+            dialect=dialect,
+            version=fhir_version,
+            resources=resources,
+            settings=settings,
+            retention=retention,
+            deletes=None if removal is None else deletes,
+        )
+        """What the mount offers, for whatever describes it."""
+        self.capability = Capability(self.offer)
+        """What a CapabilityStatement says of us: `fragment()`, and `amend()` for the host's own."""
+        self.table: tuple[Row, ...] = (*rows, *discovery_rows(self.offer, addresses, self._replies))
         """The rows of the mount, as documentation and tests read them."""
         self.types = definitions(fhir_version).resource_types
         """The resource types that there are, which tell paths of resources from others."""
@@ -207,12 +227,38 @@ class BulkData:
         """The export engine runs while the context is open: the one line for a host's lifespan."""
         return self.engine.running()
 
-    def install(self, app: Starlette, base: str = "/fhir") -> None:
+    def openapi(self) -> dict[str, Any]:
+        """The mount's own OpenAPI 3.1 document, for clients' tools and for tests."""
+        return openapi(self.table, self.offer)
+
+    def front(self, host: ASGIApp, base: str, *, amend_metadata: bool) -> list[BaseRoute]:
+        """What stands in front of a host that we are attached to; whatever none of it matches fully is the host's.
+
+        Args:
+            host: answers `GET [base]/metadata`.
+            base: the path below which it serves FHIR.
+            amend_metadata: whether that answer is amended on its way.
+        """
+        front: list[BaseRoute] = [SelectiveMount(base, self.app)]
+        if amend_metadata:
+            front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
+        smart = self.offer.settings.smart
+        if smart is not None and base.strip("/"):
+            at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
+            front.extend(routes([at_root], self._guard))
+        return front
+
+    def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
 
         Nothing of the host's is shadowed; its middleware stays in front of us.
+
+        Args:
+            app: the host.
+            base: the path below which it serves FHIR.
+            amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
         """
-        app.router.routes.insert(0, SelectiveMount(base, self.app))
+        app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 
         @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,12 +12,23 @@ from fhir_bulk_middleware.principal import Principal, TokenRejected
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.replies import Replies
 
-__all__ = ["Endpoint", "Guard"]
+__all__ = ["Endpoint", "Guard", "Open"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 Endpoint = Callable[[Request, Principal], Awaitable[Response]]
 """What stands behind the door: it never sees a request without its principal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An endpoint without the door, for what says how to get in: the same for everybody, so it is not even told who asks.
+
+    Attributes:
+        respond: answers; a token that comes with the request is not looked at.
+    """
+
+    respond: Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
@@ -26,13 +38,16 @@ class Guard:
         self._verifier = verifier
         self._replies = replies
 
-    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint) -> Response:
+    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open) -> Response:
         """The endpoint's response, or the refusal; never an exception.
 
         Refusals are told by the dialect, faults are logged whole and told as little as possible.
         """
         try:
-            response = await endpoint(request, await self._principal(request))
+            if isinstance(endpoint, Open):
+                response = await endpoint.respond(request)
+            else:
+                response = await endpoint(request, await self._principal(request))
         except Refused as refused:
             response = self._replies.refusal(operation, refused)
         except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing

@@ -18,6 +18,8 @@ class Operation(Enum):
     FILE = auto()
     DELETE = auto()
     CONDITIONAL_DELETE = auto()
+    DISCOVERY = auto()
+    """What the mount says about itself."""
     NONE = auto()
     """No operation was reached: the path or the method is wrong."""
 

@@ -41,6 +41,7 @@ __all__ = [
     "SupportsRead",
     "SupportsSlices",
     "SupportsSnapshot",
+    "SupportsTypes",
     "SupportsWorkerProcess",
     "TokenVerifier",
     "Work",
@@ -116,6 +117,15 @@ class SupportsDeletions(Protocol):
         The adapter guarantees: no reference twice; a resource that was created again is not among them (MF-22); a deletion whose
         compartments are unknown is left out where the selection is not `Everything` (law 27).
         """
+        ...
+
+
+@runtime_checkable
+class SupportsTypes(Protocol):
+    """A storage that tells anybody which types it exports. Without it the CapabilityStatement does not list them (CS-06)."""
+
+    def exportable_types(self) -> frozenset[str]:
+        """The types that `authorise` allows to somebody; it is published, and asked for once."""
         ...
 
 

@@ -62,6 +62,10 @@ class Replies:
         """A FHIR resource as JSON text that is not all there at once."""
         return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
 
+    def document(self, document: Mapping[str, Any], media_type: str) -> Response:
+        """A description of the mount, the same for everybody."""
+        return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
+
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that is no refusal."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})

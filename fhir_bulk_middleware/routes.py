@@ -17,12 +17,12 @@ from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.guard import Endpoint, Guard
+from fhir_bulk_middleware.guard import Endpoint, Guard, Open
 from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["Row", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "Row", "routes", "table"]
 
 _RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -44,15 +44,16 @@ class Row:
     method: str
     path: str
     operation: Operation
-    endpoint: Endpoint
+    endpoint: Endpoint | Open
     shared: bool = False
 
 
-_KICK_OFF_PATHS: Mapping[Level, str] = {
+KICK_OFF_PATHS: Mapping[Level, str] = {
     Level.SYSTEM: "/$export",
     Level.PATIENT: "/Patient/$export",
     Level.GROUP: "/Group/{group}/$export",
 }
+"""Where an export is kicked off, below the mount; the same in every dialect (KO-01 to KO-03)."""
 
 
 def table(
@@ -74,7 +75,7 @@ def table(
     """
     kick_offs = {Level.SYSTEM: export.system, Level.PATIENT: export.patient, Level.GROUP: export.group}
     rows = [
-        Row(method, _KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
+        Row(method, KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
         for level in levels
         for method in dialect.kick_off.get(level, ())
     ]
@@ -90,8 +91,8 @@ def table(
     return tuple(rows)
 
 
-def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> list[BaseRoute]:
-    """Starlette routes for the rows, one per path.
+def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[BaseRoute]:
+    """Starlette routes for the rows, one per path; shared ones last, so that no path of ours is taken for a resource.
 
     Args:
         rows: the table.
@@ -101,7 +102,8 @@ def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> list[Bas
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
-    return [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
+    found = [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
+    return [*(route for route in found if not route.shared), *(route for route in found if route.shared)]
 
 
 class _PathRoute(Route):
@@ -114,7 +116,7 @@ class _PathRoute(Route):
     def __init__(self, path: str, rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> None:
         split = urlsplit(path)
         self.rows = {row.method: row for row in rows}
-        self._shared = any(row.shared for row in self.rows.values())
+        self.shared = any(row.shared for row in self.rows.values())
         self._types = types
         self._guard = guard
         self._query = {
@@ -129,7 +131,7 @@ class _PathRoute(Route):
         match, child = super().matches(scope)
         if match is Match.FULL and "$" not in self.path and not all(map(self._ours, child["path_params"].items())):
             return Match.NONE, {}
-        if self._shared and scope["method"] not in self.rows:
+        if self.shared and scope["method"] not in self.rows:
             return Match.NONE, {}
         return match, child
 

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fhir_bulk_middleware.smart.configuration import SmartConfiguration
+
 __all__ = ["Settings"]
 
 _MIB = 1024 * 1024
@@ -103,6 +105,10 @@ class Settings(BaseModel):
 
     worker_processes: Annotated[int, Field(ge=0, le=64)] = 2
     """How many worker processes the embedded runner keeps per machine; 0 exports in the server's own loop."""
+
+    smart: SmartConfiguration | None = None
+    """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
+    Without it there is no such document (SE-20)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -161,7 +161,8 @@ async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House,
                 assert answer.status_code == 202, (method, path)
                 assert answer.headers["Content-Location"].startswith(f"{BASE}/$export-status/")
         assert (await client.put("/fhir/$export", headers=headers)).status_code == 405
-        assert (await client.get("/fhir/metadata")).json() == {"resourceType": "CapabilityStatement"}
+        statement = (await client.get("/fhir/metadata")).json()
+        assert statement == house.bulk.capability.amend({"resourceType": "CapabilityStatement"})
         assert (await client.get("/fhir/Patient/1")).text == "host patient 1"
         assert house.runner.work is not None, "the engine runs with the host's lifespan"
         if host is not litestar_host:

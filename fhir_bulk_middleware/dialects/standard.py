@@ -83,6 +83,7 @@ STU4 = replace(
     name="stu4",
     kick_off=MappingProxyType(dict.fromkeys(Level, ("POST",))),
     parameters=_STU3_PARAMETERS | {"_minimumFileSize", "_maximumFileSize"},
+    codings=frozenset({"includeAssociatedData"}),
     lists=Lists.REPETITION,
     manifest=ManifestShape(
         request=False,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from fhir_bulk_middleware.export.query import Filter
@@ -46,7 +47,7 @@ class Filters:
                 if not escaped and matcher.needles is not None and not any(needle in line for needle in matcher.needles):
                     continue
                 if resource is None:
-                    resource = _parse(line)
+                    resource = _parser()(line)
                 if matcher.matches(resource):
                     break
             else:
@@ -84,6 +85,7 @@ def _lines_with(page: bytes, needles: tuple[bytes, ...]) -> Iterator[bytes]:
         ]
 
 
+@cache
 def _parser() -> Callable[[bytes], Any]:
     """JSON with its numbers as they are written: `Decimal` where there is a point or an exponent."""
     try:
@@ -91,6 +93,3 @@ def _parser() -> Callable[[bytes], Any]:
     except ImportError:
         return lambda line: json.loads(line, parse_float=Decimal)
     return msgspec.json.Decoder(float_hook=Decimal).decode
-
-
-_parse = _parser()

@@ -45,7 +45,10 @@ JOB_COLUMNS = (
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
-PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, continued_in"
+PART_COLUMNS = (
+    "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
+    "continued_in"
+)
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)

@@ -15,7 +15,7 @@ from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPati
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
 
-__all__ = ["connect", "deletions", "pages", "slices"]
+__all__ = ["connect", "deletions", "forget_wanted", "pages", "read_pages", "slices", "span_of", "want_more"]
 
 _DELETIONS_PER_PAGE = 1_000
 
@@ -41,6 +41,10 @@ class _Span:
     where: str
     as_of: int
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        return self.first, self.last
+
     def select(self, columns: str, *, deleted: bool) -> str:
         return (
             f"SELECT {columns} FROM {self.source} WHERE seq > ? AND seq <= {self.last} AND valid_to > {self.as_of}"  # noqa: S608
@@ -60,16 +64,20 @@ def connect(path: Path) -> sqlite3.Connection:
 def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Page]:
     """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
     span = _span(connection, query, after)
-    if span is None:
-        return
-    _want(connection, span, query)
-    select, seq, more = span.select("seq, json", deleted=False), span.first - 1, True
+    if span is not None:
+        want(connection, span.bounds, query)
+        yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
+
+
+def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Generator[Page]:
+    """The rows of a statement that gives `seq` and `json` of what comes after its one parameter, in that order."""
+    more = True
     while more:
         more, size = False, 0
         lines: list[bytes] = []
         for next_seq, line in connection.execute(select, (seq,)):
             size += len(line) + 1
-            if size > query.page_bytes and lines:
+            if size > page_bytes and lines:
                 more = True
                 break
             lines.append(line)
@@ -84,7 +92,7 @@ def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -
     span = _span(connection, query, after)
     if span is None:
         return
-    _want(connection, span, query)
+    want(connection, span.bounds, query)
     select, seq = span.select("seq, id", deleted=True), span.first - 1
     while rows := connection.execute(f"{select} LIMIT {_DELETIONS_PER_PAGE}", (seq,)).fetchall():
         seq = rows[-1][0]
@@ -108,18 +116,32 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     return _cut(span, extents, target_bytes)
 
 
-def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
-    """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
+def forget_wanted(connection: sqlite3.Connection) -> None:
+    """Begin anew with what is wanted: a connection may have been another reader's."""
+    connection.execute("DROP TABLE IF EXISTS temp.wanted")
+    connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
+
+
+def want_more(connection: sqlite3.Connection, bounds: tuple[int, int], selection: Compartments) -> None:
+    """Add the versions within the bounds that members have, each once, to `temp.wanted`; then reading costs what is theirs."""
+    connection.execute(f"INSERT OR IGNORE INTO temp.wanted SELECT compartment.seq {_MEMBERS}", _members(bounds, selection))
+
+
+def want(connection: sqlite3.Connection, bounds: tuple[int, int], query: Query) -> None:
+    """Work out once what a query's members have, if it is about members."""
     if isinstance(query.rows.selection, Compartments):
-        connection.execute("DROP TABLE IF EXISTS temp.wanted")
-        connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
-        connection.execute(
-            f"INSERT OR IGNORE INTO temp.wanted SELECT compartment.seq {_MEMBERS}", _members(span, query.rows.selection)
-        )
+        forget_wanted(connection)
+        want_more(connection, bounds, query.rows.selection)
 
 
-def _members(span: _Span, selection: Compartments) -> tuple[str, int, int]:
-    return json.dumps(sorted(selection.references)), span.first, span.last
+def _members(bounds: tuple[int, int], selection: Compartments) -> tuple[str, int, int]:
+    return json.dumps(sorted(selection.references)), *bounds
+
+
+def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
+    """The keys between which the versions of a query lie, both included; None if there can be none."""
+    span = _span(connection, query, after)
+    return None if span is None else span.bounds
 
 
 def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _Span | None:
@@ -181,7 +203,7 @@ def _members_extents(
     """What members have in the span; each of their versions counts for what the type's versions there are on average."""
     versions = span.last - span.first + 1
     live, size = sum(extent.live for extent in extents) / versions, sum(extent.size for extent in extents) / versions
-    members = _members(span, selection)
+    members = _members(span.bounds, selection)
     count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
     if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter
         return [_Extent(span.first, span.last, count * live, count * size)] if count else []
