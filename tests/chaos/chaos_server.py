@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import in_thread
+from fhir_bulk_middleware.export.heartbeat import ThreadHeart
 from fhir_bulk_middleware.export.query import Page, Query
 from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.instant import Clock, Instant, system_clock
@@ -103,7 +103,7 @@ def work(state: JsonValue) -> Exporter:
         stores.outputs,
         SETTINGS,
         stores.clock,
-        beating=in_thread,
+        beating=ThreadHeart(),
         observers=Observers([stores.audit]),
     )
 

@@ -1,4 +1,4 @@
-"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; section 9 of the requirements)."""
+"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; RD-01 to RD-14)."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -169,7 +169,7 @@ def body_of(response: httpx2.Response) -> str:
     if not response.content:
         return ""
     assert response.headers["Content-Type"] == "application/fhir+json"
-    content = response.json()
+    content: dict[str, str] = response.json()
     return {"OperationOutcome": "outcome", "Bundle": content.get("type", "")}.get(content["resourceType"], "resource")
 
 
