@@ -126,6 +126,7 @@ class BulkData:
                 resources=resources,
                 groups=groups,
                 coverage=Coverage(Compartments(fhir_version)),
+                settings=settings,
                 version=fhir_version,
                 retention=settings.retention if dialect.retention is None else dialect.retention,
                 precision=dialect.precision,

@@ -64,6 +64,8 @@ class Reason(Enum):
     JOB_FAILED = auto()
     """The job ended without a result; asking again gives the same answer."""
     FILE_UNKNOWN = auto()
+    RESOURCE_UNREADABLE = auto()
+    """A resource of an export that its storage could not give out; reported in the export, never told as a refusal."""
     RANGE_UNSATISFIABLE = auto()
     PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()

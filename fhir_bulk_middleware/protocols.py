@@ -28,6 +28,7 @@ __all__ = [
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
+    "SupportsJoining",
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
@@ -134,6 +135,15 @@ class SupportsGroups(Protocol):
 
 
 @runtime_checkable
+class SupportsJoining(Protocol):
+    """Whoever knows the members of groups also knows their past. Without it GR-01 is not to be had."""
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:
+        """References of those who were the group's members at that instant; nobody, if there was no such group then."""
+        ...
+
+
+@runtime_checkable
 class SupportsPatients(Protocol):
     """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04)."""
 
@@ -146,13 +156,17 @@ class SupportsPatients(Protocol):
 class SupportsProvenance(Protocol):
     """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported."""
 
-    def provenance(self, queries: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
-        """The Provenance of the resources that the queries select, each once, as of their cut (KO-87, KO-88).
+    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """The Provenance of the resources that `targets` select, each once, in one fixed order (KO-86 to KO-88).
+
+        The adapter guarantees the same as for `pages`. Here it applies `Rows.filters` of the targets itself, for what is not
+        exported has no Provenance to come along; `fhir_bulk_middleware.export.filters.Filters` does it line by line.
 
         Args:
-            queries: one for each exported type but Provenance itself.
+            query: Provenance; its window and `as_of` hold for the Provenance itself, its selection does not.
+            targets: what the Provenance is about: any number of queries, several of one type among them, with one `as_of`.
             after: the cursor to go on after.
-            latest: only the newest Provenance of each resource.
+            latest: only the Provenance of each resource that changed last (by `lastUpdated`).
         """
         ...
 
@@ -285,7 +299,8 @@ class WorkQueue(Protocol):
         """The next piece of work, None if there is none: a queued job to plan, or a slice that nobody holds.
 
         Work whose lease has run out, or reaches further ahead than a lease can (the clock was set back), is given out again.
-        Work that was begun `attempts` times fails its job, with the cause that was kept. Owners take turns.
+        Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
+        cause that was kept. Owners take turns.
         """
         ...
 
@@ -309,8 +324,11 @@ class WorkQueue(Protocol):
         """
         ...
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
-        """Give the work back, to be begun again by anybody, and keep the cause. A lost lease is ignored."""
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
+        """Give the work back, to be begun again by anybody, and keep the cause. A lost lease is ignored.
+
+        `excused` is for a holder that was asked to stop: its attempt does not count, so that deployments fail no job.
+        """
         ...
 
     async def release_worker(self, worker: str, now: Instant) -> None:

@@ -5,6 +5,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
+from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["FileStatus", "Replies"]
@@ -99,6 +101,16 @@ class Replies:
             issue["expression"] = [part]
         own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
         return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
+
+    def report(self, reason: Reason, detail: str, part: str | None) -> str:
+        """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
+        answer = self._dialect.answer(Operation.KICK_OFF, reason)
+        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
+
+    def unreadable(self) -> str:
+        """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
+        answer = self._dialect.answer(Operation.NONE, Reason.RESOURCE_UNREADABLE)
+        return _dump(self.outcome(replace(answer, identified=False), f"{UNREADABLE} could not be exported.")).decode()
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

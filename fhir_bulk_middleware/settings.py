@@ -52,6 +52,17 @@ class Settings(BaseModel):
     part_bytes: Annotated[int, Field(ge=1024)] = 128 * _MIB
     """How large a file may become, plain, before the next one is begun."""
 
+    smallest_part_bytes: Annotated[int, Field(ge=1)] = _MIB
+    """How small a file may be, plain, that is not the last of its slice (law 15); and the least that a client may ask for as the
+    largest (KO-30). A file never becomes larger than it may for the sake of this."""
+
+    group_scope: bool = True
+    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03)."""
+
+    older_data_of_new_members: bool = False
+    """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).
+    Needs an adapter that knows when somebody joined (`SupportsJoining`)."""
+
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
 

@@ -86,13 +86,19 @@ class HandRunner:
 class House:
     """One mount on memory stores, and clients that talk to it over ASGI."""
 
-    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings) -> None:
+    def __init__(
+        self,
+        mint: TokenMint,
+        dialect: Dialect,
+        settings: Settings,
+        resources: type[MemoryResourceStore] = MemoryResourceStore,
+    ) -> None:
         self.mint = mint
         self.dialect = dialect
         self.clock = HandClock()
         self.runner = HandRunner()
         self.settings = settings
-        self.resources = MemoryResourceStore(clock=self.clock)
+        self.resources = resources(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
         self.bulk = BulkData(
@@ -106,6 +112,7 @@ class House:
             clock=self.clock,
         )
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
+        del self.http.headers["Accept"]  # what a client accepts is up to each test
 
     def token(self, subject: str = "alice", scope: str = "system/*.rs", **claims: Any) -> str:
         """A bearer token that is good now."""
@@ -201,8 +208,10 @@ def make_house(mint: TokenMint) -> Any:
     """Makes houses: `async with make_house(dialect=..., **settings) as house`."""
 
     @asynccontextmanager
-    async def make(dialect: Dialect = STANDARD, **settings: Any) -> AsyncIterator[House]:
-        house = House(mint, dialect, Settings(public_base_url=BASE, **settings))
+    async def make(
+        dialect: Dialect = STANDARD, resources: type[MemoryResourceStore] = MemoryResourceStore, **settings: Any
+    ) -> AsyncIterator[House]:
+        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), resources)
         async with house.bulk.running(), house.http:
             yield house
 

@@ -149,6 +149,7 @@ def unstarted(mint: Any) -> House:
 
 @pytest.mark.parametrize(("host", "attach"), WAYS, ids=lambda value: value.__name__)
 async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House, host: Any, attach: Any) -> None:
+    """Law 31."""
     house = unstarted
     log: list[str] = []
     app = attach(host(log), house.bulk)

@@ -49,6 +49,7 @@ STANDARD = Dialect(
             Reason.JOB_EXPIRED: Answer(404, "deleted", "This export has expired."),
             Reason.JOB_FAILED: Answer(500, "processing"),
             Reason.FILE_UNKNOWN: Answer(404, "not-found", "There is no such export."),
+            Reason.RESOURCE_UNREADABLE: Answer(500, "processing"),
             Reason.RANGE_UNSATISFIABLE: Answer(416, "invalid"),
             Reason.PRECONDITION_FAILED: Answer(412, "conflict"),
             Reason.IDEMPOTENCY_MISMATCH: Answer(422, "conflict"),

@@ -31,7 +31,7 @@ class Doorbell:
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         found, us = self._folder.lstat(), os.geteuid()
-        ours = stat.S_ISDIR(found.st_mode) and (us == 0 or found.st_uid == us) and not found.st_mode & stat.S_IWOTH
+        ours = stat.S_ISDIR(found.st_mode) and us in {0, found.st_uid} and not found.st_mode & stat.S_IWOTH
         if not ours:
             raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
 

@@ -140,7 +140,7 @@ class ExportEndpoints:
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)
         preferences = self._kick_off_preferences(request)
-        leniency = Leniency(lenient=preferences.handling == "lenient")
+        leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
         wish = Wish(
@@ -151,6 +151,7 @@ class ExportEndpoints:
             url=self._addresses.kick_off(request),
             base_url=base,
             separate_status=separate,
+            unreadable=self._replies.unreadable(),
             idempotency_key=_idempotency_key(request),
         )
         job = await self._service.begin(principal, wish)

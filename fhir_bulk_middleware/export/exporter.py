@@ -90,7 +90,7 @@ class Exporter:
             await self._give_back(lease, type(error).__name__)
         except BaseException:
             with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
-                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock())
+                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
 
@@ -105,7 +105,7 @@ class Exporter:
                     jobs=self._jobs,
                     outputs=self._outputs,
                     planner=self._planner,
-                    part_bytes=self._settings.part_bytes,
+                    sizes=self._planner.sizes(lease.job),
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
                     pulse=pulse,

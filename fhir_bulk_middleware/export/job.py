@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
+    "UNREADABLE",
     "Associated",
     "Codec",
     "Failure",
@@ -24,6 +26,7 @@ __all__ = [
     "Options",
     "Part",
     "Request",
+    "Sizes",
     "Slice",
 ]
 
@@ -72,6 +75,27 @@ class Codec(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large things may be, in plain bytes: the operator's settings, and within them the client's wish (KO-30, law 15).
+
+    Attributes:
+        ceiling: of a part; a single larger resource is the exception.
+        floor: of a part that is not the last of its slice.
+        page: so that one page, even if shaping makes it larger, fits a part, and one more does not overshoot the floor.
+        slice: of a slice, so that its last part is rarely below the floor.
+    """
+
+    ceiling: int
+    floor: int
+    page: int
+    slice: int
+
+
+UNREADABLE = "{resource}"
+"""Stands for a resource's reference in `Options.unreadable`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
 
@@ -79,11 +103,13 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
+        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +124,12 @@ class Options:
         separate_status: the job's status goes into `X-Export-Status` (KO-45).
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
+        sizes: of pages, parts and slices, frozen with the rest (law 5); None for a job that no mount has accepted.
         ignored: what was set aside.
+        unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
+            `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        version: the FHIR release of the resources, which knows their elements.
     """
 
     elements: tuple[str, ...] = ()
@@ -109,8 +139,11 @@ class Options:
     separate_status: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    sizes: Sizes | None = None
     ignored: tuple[Ignored, ...] = ()
+    unreadable: str = ""
     base_url: str | None = None
+    version: FhirVersion = FhirVersion.R4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +209,7 @@ class Slice:
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
+        joined: whether it holds what members who joined after `_since` had by then (GR-01), instead of what changed since.
     """
 
     number: int
@@ -185,6 +219,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +241,8 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        severity: of the outcomes in a file of errors, which are all of one (MF-12); None in other files.
+        continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
     file_id: str
@@ -221,6 +258,8 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    severity: str | None = None
+    continued_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,6 +309,27 @@ class WorkQueueSuite(Suite):
         assert await store.cause(job.id) == "secret: disk /dev/sda on fire", "the cause is kept for the operator"
         assert await store.replace(failed.expired(hour(2))), "a failed job expires like any other"
 
+    async def test_a_stop_that_was_asked_for_is_no_attempt(self, store: CompleteJobStore) -> None:
+        """Deployments fail no job."""
+        job = await started(store)
+        for _ in range(ATTEMPTS + 2):
+            lease = await store.claim("worker", NOW, lease_seconds=LEASE, attempts=ATTEMPTS)
+            assert lease is not None, "a stop that was asked for is no attempt"
+            await store.release(lease, "stopped", NOW, excused=True)
+        for _ in range(ATTEMPTS):
+            await store.release(await claimed(store), "broken", NOW)
+        assert await _nothing(store, NOW), "other attempts still count"
+        assert (await found(store, job)).state is JobState.FAILED, "other attempts still count"
+
+    async def test_an_attempt_that_came_further_begins_the_count_anew(self, store: CompleteJobStore) -> None:
+        """A slice with many parts may meet many troubles; one that stands still is given up."""
+        job = await started(store)
+        for number in range(ATTEMPTS + 2):
+            lease = await claimed(store)
+            assert await store.checkpoint(lease, [a_part(job, 0, number)], str(number), NOW, done=number, finished=False)
+            await store.release(lease, "broken", NOW)
+        assert (await found(store, job)).state is JobState.RUNNING, "an attempt that recorded a part begins the count anew"
+
     async def test_silence_is_an_attempt_too(self, store: CompleteJobStore) -> None:
         """A worker that dies of its work must not take all others with it."""
         job = await started(store, 2)

@@ -85,6 +85,13 @@ class ForgetsIdempotencyKeys(Broken):
         return None if kept is None else job
 
 
+class CountsStopsAsAttempts(Broken):
+    promise = "a stop that was asked for is no attempt"
+
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002
+        await super().release(lease, cause, now)
+
+
 class IgnoresRevision(Broken):
     promise = "replace refuses a revision that is not the stored one"
 
@@ -129,8 +136,8 @@ class IgnoresAttemptInPlan(_Fenceless):
 class IgnoresAttemptInRelease(_Fenceless):
     promise = "a lost lease cannot take the current one away"
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
-        await super().release(self._current(lease), cause, now)
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
+        await super().release(self._current(lease), cause, now, excused=excused)
 
 
 class ComparesWorkersOnly(_Fenceless):
@@ -145,9 +152,9 @@ class ComparesWorkersOnly(_Fenceless):
 class ReleasesByWorker(_Fenceless):
     promise = "the attempt decides whether a lease can be given back"
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
         current = self._current(lease)
-        await super().release(current if current.worker == lease.worker else lease, cause, now)
+        await super().release(current if current.worker == lease.worker else lease, cause, now, excused=excused)
 
 
 class ForgetsJobState(Broken):
@@ -186,9 +193,9 @@ class CountsTwice(Broken):
 class CountsRetriesAgain(Broken):
     promise = "done does not fall when a slice starts over, nor counts it twice"
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
         held = self._held(lease)
-        await super().release(lease, cause, now)
+        await super().release(lease, cause, now, excused=excused)
         if held:
             held[1].done = 0
 
@@ -271,7 +278,7 @@ class TellsTheOwnerTheCause(Broken):
 class ForgetsTheCause(Broken):
     promise = "the cause is kept for the operator"
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002
         await super().release(lease, "", now)
 
 

@@ -20,6 +20,8 @@ class _Work:
     """A piece of work that is left: planning a job, or one of its slices."""
 
     attempt: int = 0
+    excused: int = 0
+    """Attempts that do not count: those that recorded a part, and those that were asked to stop."""
     worker: str | None = None
     leased_until: Instant | None = None
     done: int = 0
@@ -175,7 +177,7 @@ class MemoryJobStore:
                 work = entry.work[place]
                 if work.worker is not None:  # it was neither finished nor given back
                     work.give_back(silent(work.worker, work.attempt))
-                if work.attempt >= attempts:
+                if work.attempt - work.excused >= attempts:
                     entry.cause = work.cause
                     entry.turn(JobState.FAILED, now, EXHAUSTED)
                     continue
@@ -223,17 +225,20 @@ class MemoryJobStore:
             entry.parts |= {(part.slice, part.number): part for part in parts}
             piece = entry.slices[number]
             entry.slices[number] = replace(piece, cursor=cursor, parts=piece.parts + len(parts))
+            if parts:
+                work.excused = work.attempt - 1
             if finished:
                 del entry.work[number]
                 if not entry.work:
                     entry.turn(JobState.COMPLETED, now)
             return True
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
         with self._lock:
             held = self._held(lease)
             if held is not None:
+                held[1].excused += excused
                 held[1].give_back(cause)
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above

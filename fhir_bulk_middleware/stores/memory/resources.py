@@ -5,8 +5,10 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.export.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -14,6 +16,7 @@ from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor, system_clock
 from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.stores.memory import related
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict
 
 __all__ = ["MemoryResourceStore"]
@@ -191,18 +194,9 @@ class MemoryResourceStore:
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         """The resources of a query; see `SupportsExport`."""
-        lines: list[bytes] = []
-        size, cursor = 0, ""
-        for position, version in self._chosen(query, after, deleted=False):
-            line = version.stored.json + b"\n"
-            if lines and size + len(line) > query.page_bytes:
-                yield Page(b"".join(lines), len(lines), cursor)
-                lines, size = [], 0
-            lines.append(line)
-            size += len(line)
-            cursor = str(position)
-        if lines:
-            yield Page(b"".join(lines), len(lines), cursor)
+        found = ((position, version.stored.json) for position, version in self._chosen(query, after, deleted=False))
+        for page in related.paged(found, query.page_bytes):
+            yield page
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
@@ -239,16 +233,43 @@ class MemoryResourceStore:
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
         """The members of a Group resource as it is now; None if there is none, or none any more."""
-        group = self._newest("Group", group_id)
-        if group is None or group.deleted:
-            return None
-        return members(json.loads(group.json), await self.now(), self._base_urls)
+        group = self._group(group_id)
+        return None if group is None else members(group, await self.now(), self._base_urls, self._group)
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:  # noqa: ARG002 - as above
+        """The members as of an instant; see `SupportsJoining`."""
+        at = partial(self._group, instant=instant)
+        group = at(group_id)
+        return frozenset() if group is None else members(group, instant, self._base_urls, at)
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:  # noqa: ARG002 - as `authorise`
+        """Those that are patients here now; see `SupportsPatients`."""
+        found = ((reference, self._newest("Patient", reference.removeprefix("Patient/"))) for reference in references)
+        return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
+
+    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """Provenance by what it is about; see `SupportsProvenance`."""
+        for page in related.provenance(self._living, query, targets, self._base_urls, after, latest=latest):
+            yield page
+
+    async def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        """Resources patient by patient; see `SupportsOrganising`."""
+        for block in related.blocks(self._living, queries, after):
+            yield block
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
     def _newest(self, type_: str, id_: str) -> Stored | None:
         history = self._history.get((type_, id_))
         return history[-1].stored if history else None
+
+    def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
+        """A Group as it is, or was at an instant; None if there was none then."""
+        held = [version.stored for version in self._history.get(("Group", id_), ()) if version.held(instant)]
+        return json.loads(held[0].json) if held and not held[0].deleted else None
+
+    def _living(self, query: Query) -> Iterator[tuple[int, _Version]]:
+        return self._chosen(query, None, deleted=False)
 
     def _tick(self) -> Instant:
         """The instant of a write: later than any other's and than any cut (law 4)."""

@@ -175,9 +175,9 @@ class SQLiteJobStore:
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
         )
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
-        await self._database.write(partial(work.release, lease=lease, cause=cause))
+        await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""

@@ -6,10 +6,11 @@ import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from fhir_bulk_middleware.export.query import Authorisation, Deletions, Page, Query, Range
+from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import members
@@ -17,7 +18,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.stores.sqlite import resource_reading
+from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     CURRENT,
@@ -33,7 +34,8 @@ from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
 __all__ = ["SQLiteResourceStore", "resource_store"]
 
 T = TypeVar("T")
-_Read = Callable[[sqlite3.Connection, Query, str | None], Generator[T]]
+Q = TypeVar("Q")
+_Read = Callable[[sqlite3.Connection, Q, str | None], Generator[T]]
 _IDLE_READERS = 4
 
 _STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FROM resource WHERE "
@@ -210,10 +212,28 @@ class SQLiteResourceStore:
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
         """The members of a Group resource as it is now; None if there is none, or none any more."""
-        group = await self.read("Group", group_id)
-        if group is None or group.deleted:
-            return None
-        return members(json.loads(group.json), await self.now(), self._base_urls)
+        group = self._group(group_id)
+        return None if group is None else members(group, await self.now(), self._base_urls, self._group)
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:  # noqa: ARG002 - as above
+        """The members as of an instant; see `SupportsJoining`."""
+        at = partial(self._group, instant=instant)
+        group = at(group_id)
+        return frozenset() if group is None else members(group, instant, self._base_urls, at)
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:  # noqa: ARG002 - as `authorise`
+        """Those that are patients here now; see `SupportsPatients`."""
+        found = ((reference, self._find("Patient", reference.removeprefix("Patient/"), "")) for reference in references)
+        return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
+
+    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """Provenance by what it is about; see `SupportsProvenance`."""
+        read = partial(resource_provenance.provenance, targets=targets, base_urls=self._base_urls, latest=latest)
+        return self._stepped(lambda connection, _, cursor: read(connection, query, after=cursor), query, after)
+
+    def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        """Resources patient by patient; see `SupportsOrganising`."""
+        return self._stepped(resource_blocks.blocks, queries, after)
 
     def recipe(self) -> Recipe:
         """How to open the file in another process. A clock other than the machine's stays here."""
@@ -223,6 +243,14 @@ class SQLiteResourceStore:
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
+        """A Group as it is, or was at an instant; None if there was none then."""
+        if instant is None:
+            found = self._find("Group", id_, "")
+        else:
+            found = self._find("Group", id_, "AND last_updated <= ? AND valid_to > ?", instant, instant)
+        return None if found is None or found.deleted else json.loads(found.json)
 
     def _find(self, type_: str, id_: str, where: str, *values: int) -> Stored | None:
         connection = self._database.reader
@@ -279,7 +307,7 @@ class SQLiteResourceStore:
             else:
                 connection.close()
 
-    async def _stepped(self, read: _Read[T], query: Query, after: str | None) -> AsyncIterator[T]:
+    async def _stepped(self, read: _Read[Q, T], query: Q, after: str | None) -> AsyncIterator[T]:
         with self._reading() as connection, closing(read(connection, query, after)) as steps:
             for step in steps:
                 yield step

@@ -34,7 +34,7 @@ _NEXT_JOB = f"""
     WHERE job.state IN ('queued', 'running') AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
     ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
 """  # noqa: S608 - constants of ours only
-_NEXT_WORK = f"SELECT slice, attempt, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
+_NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_se
     limits = _limits(now, lease_seconds)
     while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
         job = job_from_record(record)
-        number, attempt, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
+        number, attempt, excused, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
         if holder is not None:  # it was neither finished nor given back
             cause = silent(holder, attempt)
-        if attempt >= attempts:
+        if attempt - excused >= attempts:
             _fail(connection, job.id, cause, now)
             continue
         connection.execute(
@@ -99,7 +99,7 @@ def plan(
     job_id = lease.job.id
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
-        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *slice_record(piece)) for piece in slices],
     )
     connection.executemany("INSERT INTO work (job_id, slice) VALUES (?, ?)", [(job_id, piece.number) for piece in slices])
@@ -132,13 +132,15 @@ def checkpoint(
         return False
     job_id = lease.job.id
     connection.executemany(
-        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *part_record(part)) for part in parts],
     )
     connection.execute(
         "UPDATE slice SET cursor = ?, parts = parts + ? WHERE job_id = ? AND number = ?",
         (cursor, len(parts), *_place(lease)),
     )
+    if parts:  # it came further, so what stopped earlier attempts is no poison
+        connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
         connection.execute(
@@ -149,12 +151,12 @@ def checkpoint(
     return True
 
 
-def release(connection: sqlite3.Connection, lease: Lease, cause: str) -> None:
+def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused: bool) -> None:
     """Give the work back and keep the cause."""
     connection.execute(
-        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ? "
+        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ?, excused = excused + ? "
         "WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
-        (cause, *_place(lease), lease.worker, lease.attempt),
+        (cause, int(excused), *_place(lease), lease.worker, lease.attempt),
     )
 
 

@@ -1,0 +1,77 @@
+"""`python -m tests.benchmarks`: measure, and say how it compares."""
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .bench import Bench, Scenario
+from .figures import Figure, Skipped, table
+from .files import files, identical
+from .filters import filters, firewall, shapes
+
+__all__ = ["SCENARIOS", "main"]
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "files": files,
+    "identical": identical,
+    "filters": filters,
+    "shapes": shapes,
+    "firewall": firewall,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite; 1 if a figure is below its floor."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ratios against baselines of the same run.")
+    parser.add_argument("--quick", action="store_true", help="small data and few rounds: whether it works, not how fast it is")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=f"one of {', '.join(SCENARIOS)}")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="NDJSON files, plain or .gz, instead of the population")
+    parser.add_argument(
+        "--resources", type=int, default=200_000, metavar="N", help="size of the population (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=_memory(), metavar="DIR", help="a folder for files (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    out = sys.stdout
+    with tempfile.TemporaryDirectory(prefix="fhir-bulk-bench-", dir=given.work) as folder:
+        bench = Bench(
+            folder=Path(folder),
+            rounds=2 if given.quick else given.rounds,
+            resources=2_000 if given.quick else given.resources,
+            source=given.data,
+            say=lambda words: sys.stderr.write(words + "\n") and None,
+        )
+        out.write(_machine(given.work))
+        found: list[Figure | Skipped] = []
+        for name in given.only or SCENARIOS:
+            bench.say(f"{name} ...")
+            found += SCENARIOS[name](bench)
+    out.write(table(found))
+    return int(any(isinstance(item, Figure) and item.verdict == "REGRESSION" for item in found))
+
+
+def _memory() -> Path:
+    """A folder in memory where there is one: a disk's moods are no figure of ours."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _machine(work: Path) -> str:
+    extras = [name for name in ("isal", "msgspec", "uvloop", "httptools") if importlib.util.find_spec(name)]
+    tools = [name for name in ("sqlite3", "nginx") if shutil.which(name)]
+    return (
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {len(os.sched_getaffinity(0))} cores, "
+        f"load {os.getloadavg()[0]:.1f}; extras: {', '.join(extras) or 'none'}; tools: {', '.join(tools) or 'none'}; "
+        f"files in {work}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Exports without HTTP: a job goes in, sealed files come out, and the clock runs in between."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.heartbeat import in_thread
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
+from fhir_bulk_middleware.export.part import default_codec
+from fhir_bulk_middleware.export.query import Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.identifiers import new_job_id
+from fhir_bulk_middleware.instant import Instant, Precision, system_clock
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+from .data import Data
+
+__all__ = ["MOUNT", "OWNER", "Export", "Exports", "Wanted"]
+
+MOUNT = "standard"
+OWNER = Owner("https://benchmark.example", "benchmark")
+_LOOK = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to export; by default all there is, as a new job would lie."""
+
+    selection: Selection = Everything()
+    since: Instant | None = None
+    codec: Codec = default_codec()
+    options: Options = Options()
+    filters: tuple[Filter, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What came of it.
+
+    Attributes:
+        seconds: from the durable job to the durable result.
+        parts: its files.
+    """
+
+    seconds: float
+    parts: Sequence[Part]
+
+    @property
+    def count(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    @property
+    def stored(self) -> int:
+        return sum(part.stored_size for part in self.parts)
+
+
+class ChosenCodec(SQLiteJobStore):
+    """A job store whose parts lie as the benchmark wants it; the codec is otherwise the machine's choice."""
+
+    def __init__(self, path: str | Path, codec: str) -> None:
+        super().__init__(path)
+        self._codec = Codec(codec)
+
+    def recipe(self) -> Recipe:
+        arguments = {**super().recipe().arguments, "codec": self._codec.value}
+        return Recipe(f"{__name__}:ChosenCodec", arguments)
+
+    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+        del codec
+        return await super().plan(lease, cut, self._codec, slices, now)
+
+
+class Exports:
+    """The stores of some exports of one set of data."""
+
+    def __init__(self, data: Data, folder: Path, codec: Codec = default_codec(), settings: Settings | None = None) -> None:
+        self._data = data
+        self.folder = folder
+        self._settings = settings or Settings()
+        self.resources = SQLiteResourceStore(data.store)
+        self.jobs = ChosenCodec(folder / "jobs.db", codec.value)
+        self.outputs = FileOutputStore(folder / "exports", blocking=True)
+
+    def close(self) -> None:
+        self.resources.close()
+        self.jobs.close()
+
+    def clear(self) -> None:
+        """Remove the files of earlier exports."""
+        shutil.rmtree(self.folder / "exports", ignore_errors=True)
+
+    def here(self, wanted: Wanted) -> Export:
+        """Export in this process, one slice after the other, as a worker does."""
+        self.clear()
+        return asyncio.run(self._here(wanted))
+
+    async def _here(self, wanted: Wanted) -> Export:
+        job = await self._add(wanted)
+        exporter = self._exporter(blocking=True)
+        begun = time.perf_counter()
+        while await exporter.step("benchmark"):
+            pass
+        seconds = time.perf_counter() - begun
+        return await self._done(job, seconds)
+
+    @contextmanager
+    def pool(self) -> Generator["Pool"]:
+        """Worker processes, ready."""
+        runner = ProcessRunner(self.folder / "runner", self._settings)
+        bells = self.folder / "runner" / "workers"
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(runner.running(self._exporter(blocking=False))):
+            while not bells.exists() or len(list(bells.iterdir())) < self._settings.worker_processes:
+                time.sleep(0.01)
+            yield Pool(self, runner, portal)
+
+    async def in_pool(self, runner: ProcessRunner, wanted: Wanted) -> Export:
+        job = await self._add(wanted)
+        begun = time.perf_counter()
+        runner.wake()
+        while (await self._find(job)).state.working:
+            await asyncio.sleep(_LOOK)
+        return await self._done(job, time.perf_counter() - begun)
+
+    def _exporter(self, *, blocking: bool) -> Exporter:
+        outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
+        if blocking:
+            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=in_thread)
+        return Exporter(self.resources, self.jobs, outputs, self._settings)
+
+    async def _add(self, wanted: Wanted) -> Job:
+        now = system_clock()
+        job = Job(
+            id=new_job_id(),
+            mount=MOUNT,
+            owner=OWNER,
+            request=Request(
+                url="https://benchmark.example/fhir/$export",
+                level=Level.SYSTEM,
+                types=wanted.types or self._data.types,
+                window=Window(wanted.since, None),
+                retention=3600,
+                precision=Precision.MICROSECONDS,
+                options=wanted.options,
+            ),
+            created_at=now,
+            changed_at=now,
+        )
+        if await self.jobs.add(job, Rows(wanted.selection, "", wanted.filters), working_at_most=5) is None:
+            raise RuntimeError("an earlier export did not end")
+        return job
+
+    async def _find(self, job: Job) -> Job:
+        found = await self.jobs.find(job.id, job.mount, job.owner)
+        if found is None:
+            raise RuntimeError("the job is gone")
+        return found
+
+    async def _done(self, job: Job, seconds: float) -> Export:
+        found = await self._find(job)
+        if found.state is not JobState.COMPLETED:
+            raise RuntimeError(f"the export is {found.state}: {found.failure}; {await self.jobs.cause(job.id)}")
+        return Export(seconds, await self.jobs.parts(job.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Worker processes that wait for exports."""
+
+    exports: Exports
+    _runner: ProcessRunner
+    _portal: BlockingPortal
+
+    def export(self, wanted: Wanted) -> Export:
+        """Export in all of them."""
+        self.exports.clear()
+        return self._portal.call(self.exports.in_pool, self._runner, wanted)

@@ -1,0 +1,143 @@
+"""Store to sealed files, against the physical limit and the plainest programs (rows 1, 2, 4 and 16)."""
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+
+from fhir_bulk_middleware.export.job import Codec
+from fhir_bulk_middleware.export.part import PartReader
+
+from .bench import Bench, core
+from .data import PLAIN_QUERY, Data
+from .exports import Export, Exports, Wanted
+from .figures import Figure, Skipped, ratio
+from .rounds import Series, interleave, timed
+
+__all__ = ["files", "identical"]
+
+
+def files(bench: Bench) -> Iterator[Figure | Skipped]:
+    """Rows 1, 2 and 4."""
+    data = bench.data
+    yield from _both_cores(bench, data)
+    yield from _one_core(bench, data)
+
+
+def identical(bench: Bench) -> Iterator[Figure]:
+    """Row 16: the sorted lines of the files are those of the store, each once, whichever way the files lie."""
+    data = bench.data
+    with data.plain.open("rb") as plain:
+        wanted = _digest(plain)
+    for codec in Codec:
+        with bench.exports(data, codec) as exports, exports.pool() as pool:
+            export = pool.export(Wanted())
+            same = asyncio.run(_read(exports, export)) == wanted and export.count == data.count
+        yield Figure(
+            "16",
+            f"files that are not what the store holds ({codec})",
+            float(not same),
+            float(not same),
+            "sha256 of the sorted lines",
+        )
+
+
+def _both_cores(bench: Bench, data: Data) -> Iterator[Figure | Skipped]:
+    sealed: dict[str, Export] = {}
+    with bench.exports(data) as exports, exports.pool() as pool:
+
+        def export() -> float:
+            sealed["files"] = pool.export(Wanted())
+            return sealed["files"].seconds
+
+        found = interleave({"export": export, "cat": timed(_cat(data)), "loop": timed(_loop(data))}, bench.rounds)
+    note = f"{_rates(data, found['export'])}, {len(sealed['files'].parts)} files, as new jobs lie"
+    yield ratio("1", "store to sealed files, worker processes / cat", found["export"], found["cat"], note)
+    yield ratio("", "the same / plain loop SELECT json", found["export"], found["loop"])
+
+
+def _one_core(bench: Bench, data: Data) -> Iterator[Figure | Skipped]:
+    sealed: dict[Codec, Export] = {}
+    contenders: dict[str, Callable[[], float]] = {"loop": timed(_loop(data)), "cat": timed(_cat(data))}
+    if shutil.which("sqlite3"):
+        contenders["shell"] = timed(_shell(data))
+    with bench.exports(data, Codec.PLAIN) as plain:
+        for_gzip = Exports(data, plain.folder / "gzip", Codec.GZIP)
+
+        def export(exports: Exports, codec: Codec) -> Callable[[], float]:
+            def measure() -> float:
+                sealed[codec] = exports.here(Wanted())
+                return sealed[codec].seconds
+
+            return measure
+
+        contenders |= {"plain": export(plain, Codec.PLAIN), "gzip": export(for_gzip, Codec.GZIP)}
+        with core(0):
+            found = interleave(contenders, bench.rounds)
+        for_gzip.close()
+    if "shell" in found:
+        yield ratio("2", "store to sealed plain files, one core / sqlite3 shell", found["plain"], found["shell"], "hashed, too")
+        yield ratio("", "store to sealed gzip files, one core / sqlite3 shell", found["gzip"], found["shell"], "hashed, too")
+    else:
+        yield Skipped("2", "store to sealed plain files, one core / sqlite3 shell", "there is no sqlite3 shell here")
+    yield ratio("", "store to sealed plain files, one core / plain loop SELECT json", found["plain"], found["loop"])
+    yield ratio("", "store to sealed plain files, one core / cat", found["plain"], found["cat"])
+    yield ratio("4", "gzip / plain, time", found["gzip"], found["plain"])
+    stored = sealed[Codec.GZIP].stored / sealed[Codec.PLAIN].stored
+    yield Figure("4 bytes", "gzip / plain, bytes", stored, stored, f"1/{1 / stored:.1f}")
+
+
+def _cat(data: Data) -> Callable[[], None]:
+    def cat() -> None:
+        with data.plain.with_name("cat.out").open("wb") as target:
+            subprocess.run(["cat", str(data.plain)], stdout=target, check=True)
+
+    return cat
+
+
+def _shell(data: Data) -> Callable[[], None]:
+    """The same query in SQLite's own shell."""
+    target = data.plain.with_name("shell.out")
+
+    def shell() -> None:
+        subprocess.run(["sqlite3", str(data.store), f".output {target}", PLAIN_QUERY], check=True)
+
+    return shell
+
+
+def _loop(data: Data) -> Callable[[], None]:
+    """The plainest program that does it: no checks, no hash, nothing sealed."""
+
+    def loop() -> None:
+        connection = sqlite3.connect(data.store)
+        connection.text_factory = bytes
+        with data.plain.with_name("loop.out").open("wb") as target:
+            for (line,) in connection.execute(PLAIN_QUERY):
+                target.write(line)
+                target.write(b"\n")
+        connection.close()
+
+    return loop
+
+
+def _rates(data: Data, series: Series) -> str:
+    return f"{data.count / series.median:,.0f} resources/s, {data.size / series.median / 1e6:,.0f} MB/s"
+
+
+async def _read(exports: Exports, export: Export) -> str:
+    lines: list[bytes] = []
+    for part in export.parts:
+        chunks = [chunk async for chunk in PartReader(exports.outputs, part).read(0, part.size)]
+        lines += _digests(b"".join(chunks).splitlines(keepends=True))
+    return sha256(b"".join(sorted(lines))).hexdigest()
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    return sha256(b"".join(sorted(_digests(lines)))).hexdigest()
+
+
+def _digests(lines: Iterable[bytes]) -> list[bytes]:
+    """Of each line: so the lines of a large store need not be in memory together."""
+    return [sha256(line).digest() for line in lines]
