@@ -156,6 +156,7 @@ class BulkData:
             dialect=dialect,
             version=fhir_version,
             resources=resources,
+            groups=groups,
             settings=settings,
             retention=settings.retention if dialect.retention is None else dialect.retention,
         )
