@@ -218,6 +218,7 @@ class BulkData:
             dialect=dialect,
             version=fhir_version,
             resources=resources,
+            groups=groups,
             settings=settings,
             retention=retention,
             deletes=None if removal is None else deletes,
