@@ -17,7 +17,13 @@ pytestmark = pytest.mark.anyio
 ALL = {"x-conditional-delete": "remove-all"}
 NEVER_404 = AIDBOX.but({DeleteOutcome.NEVER_EXISTED: NOT_FOUND})
 NEEDS_IF_MATCH = replace(AIDBOX, if_match_required=True)
-POLICIES: dict[str, DeletePolicy] = {"aidbox": AIDBOX, "r4": FHIR_R4, "r6": FHIR_R6_DRAFT, "404": NEVER_404, "if-match": NEEDS_IF_MATCH}
+POLICIES: dict[str, DeletePolicy] = {
+    "aidbox": AIDBOX,
+    "r4": FHIR_R4,
+    "r6": FHIR_R6_DRAFT,
+    "404": NEVER_404,
+    "if-match": NEEDS_IF_MATCH,
+}
 
 FULL = "system/*.cruds"
 D, RD, DS, RDS = "system/Observation.d", "system/Observation.rd", "system/Observation.ds", "system/Observation.rds"
@@ -82,7 +88,7 @@ CELLS = [
     *(Cell("/b1", 412, "outcome", headers=if_match(tag), left=3) for tag in ('W/"2"', '"2"', "2", 'W/"0", "2"', "v1", '"01"')),
     *(
         Cell("/b1", 400, "outcome", headers=if_match(tag), left=3)
-        for tag in ("", ",", "W/", 'W/"1', '"1"x', '*, "1"', "**", '"a b"', "w/\"1\"", "'1'", '""', "1 2")
+        for tag in ("", ",", "W/", 'W/"1', '"1"x', '*, "1"', "**", '"a b"', 'w/"1"', "'1'", '""', "1 2")
     ),
     Cell("/b1", 412, "outcome", headers=if_match("2"), policy="r4", left=3),
     Cell("/b1", 400, "outcome", policy="if-match", left=3),
@@ -104,7 +110,15 @@ CELLS = [
     # --- Who may not
     *(
         Cell("/b1", 403, "outcome", scope=scope, left=3)
-        for scope in ("system/*.rs", "system/*.read", "system/Patient.d", "user/*.cruds", "patient/*.d", "system/Observation.cru", "")
+        for scope in (
+            "system/*.rs",
+            "system/*.read",
+            "system/Patient.d",
+            "user/*.cruds",
+            "patient/*.d",
+            "system/Observation.cru",
+            "",
+        )
     ),
     # --- One match
     Cell(ONE, 200, "resource", 'W/"1"', left=2),

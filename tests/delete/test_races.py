@@ -152,7 +152,10 @@ async def test_a_conditional_delete_removes_what_matches_when_it_is_removed(raci
         answer, _ = await together(delete, change)
 
         versions = await history(store, "Patient", id_)
-        assert not any(before.json and b"female" in before.json and after.deleted for before, after in zip(versions, versions[1:], strict=False))
+        assert not any(
+            before.json and b"female" in before.json and after.deleted
+            for before, after in zip(versions, versions[1:], strict=False)
+        )
         assert answer.status_code == (200 if any(version.deleted for version in versions) else 404)
         statuses.add(answer.status_code)
     assert statuses == {200, 404}

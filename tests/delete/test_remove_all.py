@@ -114,7 +114,9 @@ async def test_what_changed_meanwhile_is_left_alone_and_reported(busy: House) ->
     await busy.runner.finish()
 
     assert await living(busy) == {"b2", "new"}
-    entries = {entry["fullUrl"][-2:]: entry["response"] for entry in (await busy.ask("GET", location, scope=FULL)).json()["entry"]}
+    entries = {
+        entry["fullUrl"][-2:]: entry["response"] for entry in (await busy.ask("GET", location, scope=FULL)).json()["entry"]
+    }
     assert {id_: response["status"] for id_, response in entries.items()} == {"b1": "204", "b2": "412", "b3": "204", "b4": "204"}
     assert "changed since" in entries["b2"]["outcome"]["issue"][0]["diagnostics"]
     assert "by somebody else" in entries["b3"]["outcome"]["issue"][0]["diagnostics"]
@@ -303,7 +305,19 @@ async def test_the_log_is_the_journal_of_a_storage_without_one(mint: Any, house:
         def __getattr__(self, name: str) -> Any:
             raise AttributeError(name)
 
-    for name in ("authorise", "pages", "now", "cut", "slices", "deletions", "current", "deletable", "remove", "find", "remove_all"):
+    for name in (
+        "authorise",
+        "pages",
+        "now",
+        "cut",
+        "slices",
+        "deletions",
+        "current",
+        "deletable",
+        "remove",
+        "find",
+        "remove_all",
+    ):
         setattr(Plain, name, staticmethod(getattr(house.resources, name)))
     without = House(mint, house.dialect, house.settings, resources=Plain(), clock=house.clock)
     with_log = House(mint, house.dialect, house.settings, resources=Plain(), clock=house.clock, log=MemoryDeletionLog())
