@@ -222,7 +222,7 @@ async def stop_after_each_file(house: House) -> None:
         await recorded(*args, **more)
         raise ConnectionError("the worker is gone")
 
-    house.jobs.checkpoint = once  # type: ignore[method-assign, assignment]
+    house.jobs.checkpoint = once  # type: ignore[method-assign]
     for _ in range(2):
         await house.runner.step()
     house.jobs.checkpoint = recorded  # type: ignore[method-assign]
