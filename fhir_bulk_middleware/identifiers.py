@@ -5,13 +5,19 @@ import secrets
 import uuid
 from collections.abc import Callable
 
-__all__ = ["NewJobId", "file_id", "is_file_id", "is_job_id", "job_of_file", "new_job_id"]
+__all__ = ["FILE_ID_PATTERN", "JOB_ID_PATTERN", "NewJobId", "file_id", "is_file_id", "is_job_id", "job_of_file", "new_job_id"]
 
 NewJobId = Callable[[], str]
 """Where job ids come from; passed in."""
 
-_JOB = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
-_FILE = re.compile(r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{0,6})", re.ASCII)
+JOB_ID_PATTERN = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+"""The shape of a job id, as a regular expression."""
+
+FILE_ID_PATTERN = r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{0,6})"
+"""The shape of a file id, as a regular expression; its one group is the job's id without hyphens."""
+
+_JOB = re.compile(JOB_ID_PATTERN, re.ASCII)
+_FILE = re.compile(FILE_ID_PATTERN, re.ASCII)
 
 
 def new_job_id() -> str:

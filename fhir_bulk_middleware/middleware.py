@@ -4,7 +4,6 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.mount import SelectiveMount
 
 __all__ = ["BulkDataMiddleware"]
 
@@ -19,20 +18,22 @@ class BulkDataMiddleware:
         app: the host.
         bulk: what we answer.
         base: the path below which the host serves FHIR.
+        amend_metadata: whether the host's CapabilityStatement says on its way out what we add; False leaves it as it is.
     """
 
-    def __init__(self, app: ASGIApp, bulk: BulkData, base: str = "/fhir") -> None:
+    def __init__(self, app: ASGIApp, bulk: BulkData, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         self._app = app
         self._bulk = bulk
-        self._mount = SelectiveMount(base, bulk.app)
+        self._front = bulk.front(app, base, amend_metadata=amend_metadata)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["type"] == "http":
-            match, child = self._mount.matches(scope)
-            if match is Match.FULL:
-                await self._mount.handle({**scope, **child}, receive, send)
-                return
+            for route in self._front:
+                match, child = route.matches(scope)
+                if match is Match.FULL:
+                    await route.handle({**scope, **child}, receive, send)
+                    return
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return

@@ -4,15 +4,17 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
+from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["FileStatus", "Replies"]
@@ -51,6 +53,18 @@ class Replies:
     def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
         """A manifest: `application/json`, not FHIR's media type (ST-20)."""
         return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
+
+    def resource(self, status: int, resource: bytes, headers: Mapping[str, str]) -> Response:
+        """A FHIR resource as JSON text."""
+        return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
+
+    def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
+        """A FHIR resource as JSON text that is not all there at once."""
+        return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
+
+    def document(self, document: Mapping[str, Any], media_type: str) -> Response:
+        """A description of the mount, the same for everybody."""
+        return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that is no refusal."""
@@ -95,6 +109,16 @@ class Replies:
             issue["expression"] = [part]
         own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
         return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
+
+    def report(self, reason: Reason, detail: str, part: str | None) -> str:
+        """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
+        answer = self._dialect.answer(Operation.KICK_OFF, reason)
+        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
+
+    def unreadable(self) -> str:
+        """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
+        answer = self._dialect.answer(Operation.NONE, Reason.RESOURCE_UNREADABLE)
+        return _dump(self.outcome(replace(answer, identified=False), f"{UNREADABLE} could not be exported.")).decode()
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""

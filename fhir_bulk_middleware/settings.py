@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fhir_bulk_middleware.smart.configuration import SmartConfiguration
+
 __all__ = ["Settings"]
 
 _MIB = 1024 * 1024
@@ -50,6 +52,17 @@ class Settings(BaseModel):
     part_bytes: Annotated[int, Field(ge=1024)] = 128 * _MIB
     """How large a file may become, plain, before the next one is begun."""
 
+    smallest_part_bytes: Annotated[int, Field(ge=1)] = _MIB
+    """How small a file may be, plain, that is not the last of its slice (law 15); and the least that a client may ask for as the
+    largest (KO-30). A file never becomes larger than it may for the sake of this."""
+
+    group_scope: bool = True
+    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03)."""
+
+    older_data_of_new_members: bool = False
+    """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).
+    Needs an adapter that knows when somebody joined (`SupportsJoining`)."""
+
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
 
@@ -61,6 +74,15 @@ class Settings(BaseModel):
 
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often a piece of work is begun before its job fails."""
+
+    removals_at_most: Annotated[int, Field(ge=1)] = 1_000
+    """How many matches a conditional delete removes in one transaction; one more, and nothing is removed."""
+
+    removals_at_most_async: Annotated[int, Field(ge=1)] = 100_000
+    """The same for a remove-all that runs as a job."""
+
+    removal_batch: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    """How many resources such a job removes in one transaction."""
 
     deadline: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a job may take; after that it fails, whatever its workers say."""
@@ -83,6 +105,10 @@ class Settings(BaseModel):
 
     worker_processes: Annotated[int, Field(ge=0, le=64)] = 2
     """How many worker processes the embedded runner keeps per machine; 0 exports in the server's own loop."""
+
+    smart: SmartConfiguration | None = None
+    """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
+    Without it there is no such document (SE-20)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

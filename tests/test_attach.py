@@ -149,6 +149,7 @@ def unstarted(mint: Any) -> House:
 
 @pytest.mark.parametrize(("host", "attach"), WAYS, ids=lambda value: value.__name__)
 async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House, host: Any, attach: Any) -> None:
+    """Law 31."""
     house = unstarted
     log: list[str] = []
     app = attach(host(log), house.bulk)
@@ -160,7 +161,8 @@ async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House,
                 assert answer.status_code == 202, (method, path)
                 assert answer.headers["Content-Location"].startswith(f"{BASE}/$export-status/")
         assert (await client.put("/fhir/$export", headers=headers)).status_code == 405
-        assert (await client.get("/fhir/metadata")).json() == {"resourceType": "CapabilityStatement"}
+        statement = (await client.get("/fhir/metadata")).json()
+        assert statement == house.bulk.capability.amend({"resourceType": "CapabilityStatement"})
         assert (await client.get("/fhir/Patient/1")).text == "host patient 1"
         assert house.runner.work is not None, "the engine runs with the host's lifespan"
         if host is not litestar_host:
@@ -168,7 +170,8 @@ async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House,
         if host is starlette_host:
             assert (await client.put("/fhir/Patient")).status_code == 405
             assert (await client.get("/fhir/metadata/")).status_code == 307
-            assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
+            assert (await client.put("/fhir/Patient/1")).status_code == 405
+            assert (await client.delete("/fhir/Basics/1")).text == "host says 404"
     assert log == ["host up", "host down"]
 
 

@@ -160,6 +160,7 @@ TABLE = [
 
 @pytest.mark.parametrize("bad", TABLE, ids=lambda bad: f"{bad.method} {bad.what}")
 async def test_bad_input_is_refused_with_the_part_named(house: House, bad: Bad) -> None:
+    """KO-04, KO-82, KO-112, FR-03."""
     response = await house.ask(
         bad.method, bad.path, subject=bad.subject, scope=bad.scope, token=bad.token, headers=bad.headers, content=bad.body
     )

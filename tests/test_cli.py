@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -69,6 +70,48 @@ def test_a_folder_that_holds_something_else_is_left_alone(demo: tuple[State, sub
 
     assert ran.returncode == 2
     assert "already holds a population of 5 patients, not a population of 6 patients" in ran.stderr
+
+
+def test_a_server_that_breaks_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    state.make()
+    state.jobs.write_bytes(b"this is no database" * 100)
+
+    ran = fhir_bulk("demo", "--patients", "1", "--dir", state.folder, "--workers", "0")
+
+    assert ran.returncode == 1
+    assert "The export went wrong" in ran.stdout
+    assert "file is not a database" in ran.stdout
+
+
+def test_a_demo_that_keeps_serving_ends_with_its_server(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    command = [*COMMAND, "demo", "--patients", "2", "--dir", str(state.folder), "--workers", "0", "--keep-serving"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as demo:
+        assert demo.stdout is not None
+        url = next(found[1] for line in demo.stdout if (found := re.search(r"runs on at (\S+)", line)))
+        assert httpx2.get(f"{url}/metadata").status_code == 200
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=30)
+
+    assert demo.returncode == 0  # all had matched, and the server was only kept
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/metadata")
+
+
+def test_an_interrupted_load_leaves_no_half_a_store_and_can_be_done_again(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+
+    def interrupted() -> Iterator[bytes]:
+        yield from population(patients=20)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        state.load("somewhere", interrupted(), lambda _: None)
+
+    assert not state.loaded("somewhere")
+    assert state.load("somewhere", population(patients=1), lambda _: None) == len(list(population(patients=1)))
+    assert state.loaded("somewhere")
 
 
 def test_files_of_ones_own_can_be_exported_too(tmp_path: Path) -> None:
@@ -230,7 +273,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert left.value.code == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["demo", "serve", "token", "sweep", "worker"]
+    assert commands == ["demo", "serve", "token", "sweep", "worker", "audit"]
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "httpx2"])

@@ -60,7 +60,7 @@ async def file(make_house: Any) -> AsyncIterator[File]:
 
 
 async def test_who_accepts_gzip_gets_it_as_it_lies_and_who_does_not_gets_it_plain(file: File) -> None:
-    """FR-07."""
+    """FR-07. FR-02."""
     for headers in (GZIP, {"Accept-Encoding": "br, gzip;q=0.5"}, {"Accept-Encoding": "*"}, {"Accept-Encoding": "x-gzip"}):
         response, raw = await file.get(headers)
         assert response.headers["Content-Encoding"] == "gzip"
@@ -223,7 +223,7 @@ async def test_a_file_whose_bytes_are_gone_is_unknown_not_a_fault(file: File) ->
 
 
 async def test_a_download_that_began_before_the_cancel_completes(file: File) -> None:
-    """DL-09."""
+    """DL-09. FR-13."""
     from starlette.requests import Request
 
     from fhir_bulk_middleware.export.delivery import Delivery

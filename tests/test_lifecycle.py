@@ -20,7 +20,7 @@ def ids(lines: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 async def test_a_kick_off_is_accepted_with_an_absolute_polling_location_and_no_body(house: House) -> None:
-    """KO-110, KO-111."""
+    """KO-110, KO-111. ST-25."""
     response = await house.ask("GET", "/$export", headers=KICK_OFF)
 
     assert response.status_code == 202
@@ -77,7 +77,7 @@ async def test_the_manifest_of_a_completed_job_holds_what_the_ig_asks_for(house:
 
 
 async def test_files_are_what_the_manifest_says_they_are(house: House) -> None:
-    """FR-01, FR-11, law 5."""
+    """FR-01, FR-11, law 5. KO-93, MF-21, ST-24, FR-10."""
     manifest = await house.export()
 
     for item in manifest["output"]:
@@ -115,14 +115,14 @@ async def test_files_are_what_the_manifest_says_they_are(house: House) -> None:
 async def test_each_level_exports_what_lies_in_its_compartments_once(
     house: House, path: str, expected: dict[str, list[str]]
 ) -> None:
-    """KO-01 to KO-03, KO-60, KO-80, KO-83, MF-20."""
+    """KO-01 to KO-03, KO-60, KO-80, KO-83, MF-20. KO-82, KO-85."""
     manifest = await house.export(path)
 
     assert ids(await house.lines(manifest)) == expected
 
 
 async def test_since_takes_what_changed_later_and_a_chain_misses_and_repeats_nothing(house: House) -> None:
-    """KO-73, laws 2 and 3."""
+    """KO-73, laws 2 and 3. KO-74, KO-75, DR-01 to DR-05."""
     first = await house.export()
     house.clock.advance(1)
     await house.resources.update("Patient", "p1", {"resourceType": "Patient", "id": "p1", "active": True}, None)
@@ -200,7 +200,7 @@ async def test_the_preference_is_read_as_the_rfc_has_it(house: House, prefer: st
 
 
 async def test_without_type_the_scopes_decide(house: House) -> None:
-    """SE-11, SE-06 to SE-08."""
+    """SE-11, SE-06 to SE-08. KO-81, KO-96."""
     manifest = await house.export(scope="system/Patient.rs system/Organization.read")
 
     assert [item["type"] for item in manifest["output"]] == ["Organization", "Patient"]
@@ -208,7 +208,7 @@ async def test_without_type_the_scopes_decide(house: House) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 99])
 async def test_cancel_is_accepted_in_every_live_state_and_final(house: House, steps: int) -> None:
-    """DL-01, DL-04, DL-05, DL-08, SD-11."""
+    """DL-01, DL-04, DL-05, DL-08, SD-11. DL-02, DL-11 to DL-14, AS-05; law 23."""
     location = await house.kick_off()
     for _ in range(steps):
         await house.runner.step()
@@ -258,7 +258,7 @@ async def test_a_job_is_gone_at_the_very_instant_that_expires_names(house: House
 
 
 async def test_one_owner_can_have_so_many_jobs_at_work_and_no_more(make_house: Any) -> None:
-    """KO-113."""
+    """KO-113. SE-16."""
     async with make_house(jobs_per_owner=2) as house:
         first = await house.kick_off()
         await house.kick_off()
@@ -290,6 +290,7 @@ async def test_a_wrong_method_is_told_which_are_right(house: House) -> None:
 
 
 async def test_parts_are_no_larger_than_their_ceiling_and_lose_nothing(make_house: Any) -> None:
+    """FR-12; law 16."""
     async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=20_000) as house:
         for number in range(300):
             await house.resources.create("Patient", {"resourceType": "Patient", "name": [{"text": "x" * 40}]}, f"p{number}")

@@ -37,6 +37,7 @@ def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 async def test_a_stranger_is_told_what_an_unknown_job_id_is_told(make_house: Any, dialect: Any, state: JobState) -> None:
+    """Law 7; SE-04, SE-14, DL-07."""
     async with make_house(dialect) as house:
         await populate(house)
         location = await house.kick_off()
@@ -57,6 +58,7 @@ async def test_a_stranger_is_told_what_an_unknown_job_id_is_told(make_house: Any
 
 @pytest.mark.parametrize("state", list(JobState))
 async def test_nobody_without_a_good_token_learns_anything(house: House, state: JobState) -> None:
+    """SE-13, FR-03, FR-04."""
     location = await house.kick_off()
     await house.turn(location, state)
     for path in job_paths(house):
@@ -71,6 +73,7 @@ async def test_nobody_without_a_good_token_learns_anything(house: House, state: 
 
 
 async def test_the_owner_can_do_all_of_it_with_a_new_token(house: House) -> None:
+    """SE-05; law 9."""
     location = await house.kick_off()
     house.clock.advance(3_000)
     await house.runner.finish()
@@ -84,6 +87,7 @@ async def test_the_owner_can_do_all_of_it_with_a_new_token(house: House) -> None
 
 
 async def test_fewer_scopes_are_refused_to_the_owner_and_only_to_the_owner(house: House) -> None:
+    """SE-03, FR-04; law 7."""
     manifest_url = await house.kick_off()
     await house.runner.finish()
     file_url = (await house.ask("GET", manifest_url)).json()["output"][0]["url"]
@@ -113,6 +117,7 @@ async def test_a_subject_of_another_issuer_is_somebody_else(make_house: Any) -> 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 async def test_the_owner_is_told_what_became_of_a_job(make_house: Any, dialect: Any) -> None:
+    """DL-05, DL-14; law 23."""
     async with make_house(dialect) as house:
         await populate(house)
         for state in (JobState.CANCELLED, JobState.EXPIRED):

@@ -45,7 +45,7 @@ def settings_table() -> str:
             default = Settings.model_fields[name].default
             text = " ".join(textwrap.dedent(ast.literal_eval(after.value)).split())
             text = re.sub(r" \((?:law|[A-Z]{2}-)[^)]*\)", "", text)  # ids of requirements are for who reads the code
-            shown = "none" if default is None else f"{default:,}"
+            shown = "none" if default is None else str(default) if isinstance(default, bool) else f"{default:,}"
             rows.append(f"| `{name}` | {shown} | {text} |")
     assert len(rows) == len(Settings.model_fields) + 2
     return "\n".join(rows) + "\n"
@@ -89,7 +89,7 @@ def test_every_command_is_described_and_none_beside(capsys: pytest.CaptureFixtur
         main(["--help"])
 
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert re.findall(r"^\| `fhir-bulk (\w+)`", README, re.MULTILINE) == commands
+    assert re.findall(r"^\| `fhir-bulk (\w+)[^`]*`", README, re.MULTILINE) == commands
 
 
 def test_every_extra_exists() -> None:

@@ -14,7 +14,7 @@ SEPARATE = {**KICK_OFF, "Prefer": "respond-async, separate-export-status"}
 
 
 async def test_who_polls_too_often_is_told_when_to_come_again(make_house: Any) -> None:
-    """ST-05."""
+    """ST-05. Law 19."""
     async with make_house(poll_burst=3, polls_per_second=0.5) as house:
         location = await house.kick_off()
         other = await house.kick_off()
@@ -64,6 +64,7 @@ async def test_a_status_in_a_header_of_its_own_leaves_200_to_the_poll(house: Hou
 
 
 async def test_the_preference_is_per_job_and_not_asked_for_is_not_applied(house: House) -> None:
+    """KO-49."""
     accepted = await house.ask("GET", "/$export", headers=KICK_OFF)
 
     assert "Preference-Applied" not in accepted.headers
@@ -78,8 +79,8 @@ async def many_files(house: House, files: int) -> None:
 
 @pytest.mark.parametrize("dialect", ["standard", "stu4"])
 async def test_pages_of_a_manifest_appear_while_the_job_runs_and_never_change(make_house: Any, dialect: str) -> None:
-    """KO-95, ST-40 to ST-45, law 20."""
-    small = {"part_bytes": 4096, "page_bytes": 1024, "slice_bytes": 4096, "manifest_files": 3}
+    """KO-95, ST-40 to ST-45, law 20. MF-14."""
+    small = {"part_bytes": 4096, "page_bytes": 1024, "slice_bytes": 4096, "smallest_part_bytes": 1024, "manifest_files": 3}
     settings = {**small, "poll_burst": 1000}
     async with make_house(STU4, **settings) if dialect == "stu4" else make_house(**settings) as house:
         await many_files(house, 12)
@@ -118,7 +119,9 @@ async def test_pages_of_a_manifest_appear_while_the_job_runs_and_never_change(ma
 
 
 async def test_without_partial_manifests_there_is_one_and_only_at_the_end(make_house: Any) -> None:
-    async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=4096, manifest_files=2) as house:
+    async with make_house(
+        part_bytes=4096, page_bytes=1024, slice_bytes=4096, smallest_part_bytes=1024, manifest_files=2
+    ) as house:
         await many_files(house, 5)
         location = await house.kick_off()
         for _ in range(3):
@@ -185,7 +188,7 @@ async def populate_more(house: House) -> None:
 
 
 async def test_progress_never_falls_and_never_says_it_is_done(make_house: Any) -> None:
-    async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=4096) as house:
+    async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=4096, smallest_part_bytes=1024) as house:
         await populate(house)
         await many_files(house, 5)
         location = await house.kick_off()

@@ -47,12 +47,13 @@ def _run(given: argparse.Namespace) -> int:
     out = screen()
     state = State(given.dir)
     folder = _empty_folder(given.out, state)
+    loaded = None
     if given.data is not None:
         load_folder(state, given.data, out)
     else:
-        _load_population(state, given.patients, out)
+        loaded = _load_population(state, given.patients, out)
     with server_process(state, given.port, ["--workers", str(given.workers)]) as server:
-        good = _export(state, server, folder, out)
+        good = _export(state, server, folder, loaded, out)
         if given.keep_serving:
             out.say(_how_to(state, server.url))
             with contextlib.suppress(KeyboardInterrupt):  # the demo itself is over
@@ -70,18 +71,19 @@ def _empty_folder(given: Path | None, state: State) -> Path:
     return given
 
 
-def _load_population(state: State, patients: int, out: Screen) -> None:
+def _load_population(state: State, patients: int, out: Screen) -> int | None:
+    """How many resources were loaded; None if they were there already, and may have been changed since."""
     if patients < 0:
         raise Complaint("--patients: a number that is not negative is required")
     source = f"a population of {patients} patients"
     if state.loaded(source):
         out.say(f"{state.folder} already holds {source}.")
-        return
+        return None
     with out.bar("Loading    ", patients * _PER_PATIENT, "resources") as advance:
-        state.load(source, population(patients), advance)
+        return state.load(source, population(patients), advance)
 
 
-def _export(state: State, server: Server, folder: Path, out: Screen) -> bool:
+def _export(state: State, server: Server, folder: Path, loaded: int | None, out: Screen) -> bool:
     """Take everything home, and say whether all of it is as promised."""
     import httpx2  # noqa: PLC0415 - an extra
 
@@ -96,12 +98,15 @@ def _export(state: State, server: Server, folder: Path, out: Screen) -> bool:
         out.say(server.last_words())
         return False
     show(journey, out)
-    for problem in journey.problems:
+    problems = journey.problems
+    if loaded is not None and journey.count != loaded:
+        problems.append(f"{loaded:,} resources were loaded, and {journey.count:,} came")
+    for problem in problems:
         out.say(f"DOES NOT MATCH  {problem}")
-    if not journey.problems:
+    if not problems:
         out.say("Each file has the lines, the bytes and the SHA-256 that the manifest promised.")
     out.say(f"The files are in {folder}/")
-    return not journey.problems
+    return not problems
 
 
 def _how_to(state: State, url: str) -> str:

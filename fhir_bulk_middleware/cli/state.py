@@ -45,6 +45,11 @@ class State:
         return self.folder / "exports"
 
     @property
+    def audit(self) -> Path:
+        """What happened, in a chain of hashes."""
+        return self.folder / "audit.jsonl"
+
+    @property
     def runner(self) -> Path:
         """Lock and doorbell of the one worker pool on this folder (law 19)."""
         return self.folder / "runner"
@@ -94,8 +99,10 @@ class State:
             raise Complaint(f"{self.folder} already holds {there}, not {source}. Name another --dir, or remove that folder.")
         return True
 
-    def load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> None:
-        """Fill the store. It appears under its name when it is complete, so that a load cut short leaves nothing behind.
+    def load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> int:
+        """Fill the store; how many resources there were.
+
+        It appears under its name when it is complete, so that a load cut short leaves nothing behind.
 
         Raises:
             LoadError: a line is no resource.
@@ -106,8 +113,9 @@ class State:
             left.unlink()
         store = SQLiteResourceStore(part)
         try:
-            load(store, lines, seen)
+            count = load(store, lines, seen)
         finally:
             store.close()
         self._source.write_text(json.dumps({"source": source}))
         part.rename(self.store)
+        return count

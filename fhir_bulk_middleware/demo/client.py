@@ -1,4 +1,7 @@
-"""A small bulk data client: kick off, poll, fetch, check. For the demo and for tests; it needs httpx2 (extra `demo`)."""
+"""A small bulk data client: kick off, poll, fetch, check. For the demo and for tests; it needs httpx2 (extra `demo`).
+
+It is a client, so it knows HTTP statuses by their names; the product itself leaves them to its dialects.
+"""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -6,11 +6,9 @@ dialects. It can read, vread, create, update and search; it can not delete, so t
 DELETE comes from. All but the CapabilityStatement wants a bearer token.
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal, document, outcome, resource, searchset
+from fhir_bulk_middleware.demo.answers import Refusal, document, outcome, resource, searchset
+from fhir_bulk_middleware.demo.asked import after_of, body_of, count_of, if_match_of, query_of
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Refused
@@ -30,14 +29,7 @@ from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
 __all__ = ["fhir_host"]
 
-_COUNT: Final = 50
-_LARGEST_COUNT: Final = 1000
-_BODY_BYTES: Final = 16 * 1024 * 1024
 _LONGEST_NUMBER: Final = 18
-_PARAMETERS: Final = frozenset({"_id", "_count", "_after"})
-_PLACE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_ETAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
-_JSON_TYPES: Final = frozenset({FHIR_JSON, "application/json", "application/json+fhir"})
 
 
 def fhir_host(
@@ -133,7 +125,7 @@ class _Host:
     async def create(self, request: Request) -> Response:
         """A new resource; the server chooses its id."""
         type_ = await self._admit(request, "c")
-        body, _ = await _body(request, type_)
+        body, _ = await body_of(request, type_)
         try:
             stored = await self._store.create(type_, body)
         except ValueError as error:
@@ -144,11 +136,11 @@ class _Host:
         """A new version of a resource, or its first one; `If-Match` says which version it replaces."""
         type_ = await self._admit(request, "u")
         id_ = request.path_params["id"]
-        body, content = await _body(request, type_)
+        body, content = await body_of(request, type_)
         if content.get("id") != id_:
             raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the resource's id must be that of the URL, {id_}")
         try:
-            stored = await self._store.update(type_, id_, body, if_match=_if_match(request))
+            stored = await self._store.update(type_, id_, body, if_match=if_match_of(request))
         except VersionConflict as error:
             raise Refusal(HTTPStatus.PRECONDITION_FAILED, "conflict", "the resource has another version") from error
         except ValueError as error:
@@ -159,12 +151,12 @@ class _Host:
     async def search(self, request: Request) -> Response:
         """Resources of a type, a page at a time; `_id` is the one criterion."""
         type_ = await self._admit(request, "rs")
-        query = _query(request)
+        query = query_of(request)
         ids = query["_id"].split(",") if "_id" in query else None
-        page = await self._store.search(type_, ids=ids, count=_count(query), after=_after(query))
+        page = await self._store.search(type_, ids=ids, count=count_of(query), after=after_of(query))
         links = {"self": query}
         if page.next is not None:
-            links["next"] = query | {"_count": str(_count(query)), "_after": page.next}
+            links["next"] = query | {"_count": str(count_of(query)), "_after": page.next}
         return searchset(self._base_url(request), type_, page.resources, links)
 
     async def _admit(self, request: Request, letters: str) -> str:
@@ -206,58 +198,6 @@ def _not_found() -> Refusal:
 
 def _unprocessable(error: ValueError) -> Refusal:
     return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error))
-
-
-async def _body(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
-    """The resource that was sent: its bytes, which the store wants because a parser loses digits, and what is in it."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in _JSON_TYPES:
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-supported", f"the body must be {FHIR_JSON}")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", f"at most {_BODY_BYTES} bytes are taken")
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "structure", "the body is not JSON") from error
-    if not isinstance(content, dict) or content.get("resourceType") != type_:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the body must be a resource of type {type_}")
-    return bytes(body), content
-
-
-def _if_match(request: Request) -> int | None:
-    given = request.headers.get("if-match")
-    if given is None:
-        return None
-    match = _ETAG.fullmatch(given)
-    if match is None:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", 'If-Match: a version as W/"3" is required')
-    return int(match[1])
-
-
-def _query(request: Request) -> dict[str, str]:
-    query = dict(request.query_params)
-    unknown = sorted(set(query) - _PARAMETERS)
-    if unknown:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "not-supported", f"searching knows only {', '.join(sorted(_PARAMETERS))}")
-    return query
-
-
-def _count(query: Mapping[str, str]) -> int:
-    given = query.get("_count", str(_COUNT))
-    if not given.isascii() or not given.isdecimal() or len(given) > _LONGEST_NUMBER or int(given) < 1:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_count: a positive number is required")
-    return min(int(given), _LARGEST_COUNT)
-
-
-def _after(query: Mapping[str, str]) -> str | None:
-    """Where the page begins, as the `next` link of the page before says it."""
-    given = query.get("_after")
-    if given is not None and _PLACE.fullmatch(given) is None:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_after: take it from a page's next link")
-    return given
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -34,6 +34,11 @@ class Journey:
     fetching: float
 
     @property
+    def count(self) -> int:
+        """How many resources came."""
+        return sum(file.count for file in self.files if file.file.list == "output")
+
+    @property
     def problems(self) -> list[str]:
         """What does not match, as sentences; empty if all is well."""
         return [f"{file.path}: {problem}" for file in self.files for problem in file.problems]

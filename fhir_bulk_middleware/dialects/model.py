@@ -117,6 +117,7 @@ class Dialect:
             "whatever they accept" (ST-07, CD-21).
         parameters: the parameters that its version of the standard defines.
         post_only: those of them that belong in the body of a POST (PT-01).
+        codings: those of them whose value in a Parameters resource is a Coding instead of a code (KO-26).
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
         status_path: the polling location below the mount, with `{job}`; in a query string if it has one (AS-06).
@@ -150,6 +151,7 @@ class Dialect:
     status_accept: frozenset[str] = frozenset()
     parameters: frozenset[str]
     post_only: frozenset[str] = frozenset({"patient"})
+    codings: frozenset[str] = frozenset()
     lists: Lists = Lists.COMMA
     separate_export_status: bool = False
     status_path: str = "/$export-status/{job}"

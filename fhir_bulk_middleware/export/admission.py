@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
-from fhir_bulk_middleware.export.job import Options, Request
+from fhir_bulk_middleware.export.job import Associated, Options, Request
+from fhir_bulk_middleware.export.planner import PROVENANCE
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -18,12 +21,14 @@ from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
     SupportsExport,
     SupportsGroups,
+    SupportsJoining,
     SupportsOrganising,
     SupportsPatients,
     SupportsProvenance,
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.scopes import Scopes
+from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Admission", "Wish"]
 
@@ -42,6 +47,7 @@ class Wish:
         url: as the manifest repeats it.
         base_url: of the mount, for URLs within resources.
         separate_status: the client prefers the job's status in a header of its own.
+        unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
     """
 
@@ -52,6 +58,7 @@ class Wish:
     url: str
     base_url: str
     separate_status: bool = False
+    unreadable: str = ""
     idempotency_key: str | None = None
 
 
@@ -62,6 +69,7 @@ class Admission:
         resources: the storage adapter.
         groups: who knows the members of groups, None if nobody does.
         coverage: decides the types.
+        settings: limits, and what the operator grants.
         version: FHIR version of the resources.
         retention: seconds that the mount keeps finished jobs.
         precision: how much of the cut the mount's clients are shown.
@@ -74,6 +82,7 @@ class Admission:
         resources: SupportsExport,
         groups: SupportsGroups | None,
         coverage: Coverage,
+        settings: Settings,
         version: FhirVersion,
         retention: float,
         precision: Precision,
@@ -82,6 +91,7 @@ class Admission:
         self._resources = resources
         self._groups = groups
         self._coverage = coverage
+        self._settings = settings
         self._version = version
         self._retention = retention
         self._precision = precision
@@ -94,10 +104,16 @@ class Admission:
             Refused: for the first thing that stands against it.
         """
         authorisation = await self._resources.authorise(principal)
-        asked, leniency = wish.asked, wish.leniency
+        asked, leniency, scopes = wish.asked, wish.leniency, Scopes.parse(principal.scopes)
+        if wish.level is Level.GROUP:
+            self._check_group_scope(scopes)
         selection = await self._selection(principal, wish)
-        covered = self._coverage.of(Scopes.parse(principal.scopes), selection, authorisation, asked.types, leniency)
+        covered = self._coverage.of(scopes, selection, authorisation, asked.types, leniency)
         await self._check_since(asked.since)
+        self._check_sizes(asked)
+        associated, organised_by = self._arranged(wish, selection)
+        if associated is not None:
+            covered = self._coverage.with_type(PROVENANCE, covered, scopes, authorisation)
         filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
         request = Request(
             url=wish.url,
@@ -107,9 +123,9 @@ class Admission:
             retention=self._retention,
             precision=self._precision,
             granular=covered.granular,
-            options=self._options(wish),
+            options=self._options(wish, associated, organised_by),
         )
-        return request, Rows(selection, authorisation.rights, filters)
+        return request, Rows(selection, authorisation.rights, filters, await self._joined(principal, wish, selection))
 
     async def _selection(self, principal: Principal, wish: Wish) -> Selection:
         patients = wish.asked.patients
@@ -141,6 +157,33 @@ class Admission:
         if members is None:
             raise Refused(Reason.GROUP_UNKNOWN)
         return members
+
+    def _check_group_scope(self, scopes: Scopes) -> None:
+        """Who exports a group learns who is in it (GR-03). The refusal is the same for every group, there or not.
+
+        A granular scope on Group does not do: it would have to be applied to the group, which may live elsewhere (law 8).
+        """
+        if self._settings.group_scope and not scopes.may_read("Group"):
+            raise Refused(Reason.SCOPE_MISSING, "The token's scopes do not cover Group, which an export of a group reads.")
+
+    async def _joined(self, principal: Principal, wish: Wish, selection: Selection) -> frozenset[str]:
+        """Those members whose older data is exported too, because they joined after `_since` (GR-01)."""
+        since, group_id, groups = wish.asked.since, wish.group_id, cast("object", self._groups)
+        if not self._settings.older_data_of_new_members or since is None or group_id is None:
+            return frozenset()
+        if not isinstance(selection, Compartments) or not isinstance(groups, SupportsJoining):
+            return frozenset()
+        return selection.references - await groups.members_at(group_id, principal, since)
+
+    def _check_sizes(self, asked: Asked) -> None:
+        """The client's sizes must lie within the operator's, for they bind us (KO-30)."""
+        least, most = self._settings.smallest_part_bytes, self._settings.part_bytes
+        if asked.largest_file is not None and asked.largest_file < least:
+            detail = f"_maximumFileSize must be at least {least} bytes here."
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._maximumFileSize")
+        if asked.smallest_file is not None and asked.smallest_file > most:
+            detail = f"_minimumFileSize must be at most {most} bytes here."
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._minimumFileSize")
 
     async def _check_since(self, since: Instant | None) -> None:
         """A change after an instant that has not come cannot be asked for; by the storage's own clock (law 2, KO-76)."""
@@ -182,7 +225,8 @@ class Admission:
             alternatives.setdefault(query.type, []).append(criteria)
         return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
 
-    def _options(self, wish: Wish) -> Options:
+    def _options(self, wish: Wish, associated: Associated | None, organised_by: str | None) -> Options:
+        """How the output is shaped; made last, for it holds what was set aside until then."""
         asked, leniency = wish.asked, wish.leniency
         elements: list[str] = []
         for entry in asked.elements:
@@ -192,15 +236,6 @@ class Admission:
                 leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"_elements: {error}.", "http._elements")
                 continue
             elements.append(entry)
-        associated, organised_by = asked.associated, asked.organised_by
-        if associated is not None and not isinstance(self._resources, SupportsProvenance):
-            detail = "This server cannot tell which Provenance belongs to what."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
-            associated = None
-        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
-            detail = "This server does not organise this export's output by resource."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
-            organised_by = None
         return Options(
             elements=tuple(elements),
             associated=associated,
@@ -209,6 +244,35 @@ class Admission:
             separate_status=wish.separate_status,
             smallest_file=asked.smallest_file,
             largest_file=asked.largest_file,
+            sizes=sizes_of(self._settings, asked.smallest_file, asked.largest_file),
             ignored=leniency.ignored,
+            unreadable=wish.unreadable,
             base_url=wish.base_url,
+            version=self._version,
         )
+
+    def _arranged(self, wish: Wish, selection: Selection) -> tuple[Associated | None, str | None]:
+        """Which Provenance comes along, and by what the output is organised, as far as this storage can do it."""
+        leniency, associated, organised_by = wish.leniency, wish.asked.associated, wish.asked.organised_by
+        if associated is not None and not isinstance(self._resources, SupportsProvenance):
+            detail = "This server cannot tell which Provenance belongs to what."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            associated = None
+        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
+            detail = "This server does not organise this export's output by resource."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            organised_by = None
+        if organised_by is not None and not _of_patients(selection):
+            detail = "Output is organised by patient, and this group has other members too."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            organised_by = None
+        if organised_by is not None and associated is not None:
+            detail = "This server does not organise associated data by resource; ask for one or the other."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            associated = None
+        return associated, organised_by
+
+
+def _of_patients(selection: Selection) -> bool:
+    """Whether all that is selected lies in the compartments of patients."""
+    return not isinstance(selection, Compartments) or all(text.startswith("Patient/") for text in selection.references)

@@ -77,10 +77,12 @@ class Leniency:
 
     Args:
         lenient: whether the client asked for the latter.
+        report: how an OperationOutcome says what was set aside: from reason, detail and part to one line of JSON.
     """
 
-    def __init__(self, *, lenient: bool) -> None:
+    def __init__(self, *, lenient: bool, report: Callable[[Reason, str, str | None], str]) -> None:
         self._lenient = lenient
+        self._report = report
         self._ignored: list[Ignored] = []
 
     @property
@@ -96,7 +98,7 @@ class Leniency:
         """
         if not self._lenient:
             raise Refused(reason, detail, part=part)
-        self._ignored.append(Ignored(reason, detail, part))
+        self._ignored.append(Ignored(reason, detail, part, self._report(reason, detail, part)))
 
 
 class Reader:

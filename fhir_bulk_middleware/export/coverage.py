@@ -72,6 +72,18 @@ class Coverage:
             leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, _PART)
         return _covered(scopes, wanted & reference_set)
 
+    def with_type(self, type_: str, covered: Covered, scopes: Scopes, authorisation: Authorisation) -> Covered:
+        """The same with one more type, which comes along with the others and takes the same rights.
+
+        Raises:
+            Refused: `SCOPE_MISSING`, if the scopes do not cover it.
+        """
+        if type_ in covered.types or type_ not in authorisation.types:
+            return covered
+        if not scopes.exportable(frozenset({type_})):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {type_}, which was asked for besides.")
+        return _covered(scopes, frozenset({*covered.types, type_}))
+
     def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
         """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
         match selection:

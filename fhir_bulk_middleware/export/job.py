@@ -4,14 +4,16 @@ Every value here is frozen. A transition returns a new job; a `JobStore` writes 
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
+    "UNREADABLE",
     "Associated",
     "Codec",
     "Failure",
@@ -19,11 +21,14 @@ __all__ = [
     "Idempotency",
     "Ignored",
     "Job",
+    "JobKind",
     "JobState",
     "Lease",
     "Options",
     "Part",
+    "Recorded",
     "Request",
+    "Sizes",
     "Slice",
 ]
 
@@ -49,6 +54,14 @@ class JobState(StrEnum):
         return self in {JobState.QUEUED, JobState.RUNNING}
 
 
+class JobKind(StrEnum):
+    """What a job does."""
+
+    EXPORT = "export"
+    REMOVE_ALL = "remove-all"
+    """Removes the versions that its rows name (law 26)."""
+
+
 class FileKind(StrEnum):
     """In which list of the manifest a file stands."""
 
@@ -72,6 +85,27 @@ class Codec(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large things may be, in plain bytes: the operator's settings, and within them the client's wish (KO-30, law 15).
+
+    Attributes:
+        ceiling: of a part; a single larger resource is the exception.
+        floor: of a part that is not the last of its slice.
+        page: so that one page, even if shaping makes it larger, fits a part, and one more does not overshoot the floor.
+        slice: of a slice, so that its last part is rarely below the floor.
+    """
+
+    ceiling: int
+    floor: int
+    page: int
+    slice: int
+
+
+UNREADABLE = "{resource}"
+"""Stands for a resource's reference in `Options.unreadable`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
 
@@ -79,11 +113,13 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
+        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +134,12 @@ class Options:
         separate_status: the job's status goes into `X-Export-Status` (KO-45).
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
+        sizes: of pages, parts and slices, frozen with the rest (law 5); None for a job that no mount has accepted.
         ignored: what was set aside.
+        unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
+            `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        version: the FHIR release of the resources, which knows their elements.
     """
 
     elements: tuple[str, ...] = ()
@@ -109,8 +149,11 @@ class Options:
     separate_status: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    sizes: Sizes | None = None
     ignored: tuple[Ignored, ...] = ()
+    unreadable: str = ""
     base_url: str | None = None
+    version: FhirVersion = FhirVersion.R4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +167,7 @@ class Request:
         window: `_since` and `_until`. The cut is added when the job starts.
         retention: seconds that the finished job is kept, as its mount promised when it began (ST-22).
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
+        kind: what the job does.
         granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
         options: how the output is shaped.
     """
@@ -136,6 +180,7 @@ class Request:
     precision: Precision
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
+    kind: JobKind = JobKind.EXPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +221,7 @@ class Slice:
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
+        joined: whether it holds what members who joined after `_since` had by then (GR-01), instead of what changed since.
     """
 
     number: int
@@ -185,6 +231,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +253,8 @@ class Part:
         flush_points: for `GZIP`, the stored offset at which inflating can begin for each multiple of `FLUSH_INTERVAL` plain bytes
             (law 13); the first is the end of the gzip header. Empty for `PLAIN`.
         sealed_at: when.
+        severity: of the outcomes in a file of errors, which are all of one (MF-12); None in other files.
+        continued_in: id of the file in which the last block of an organised file goes on (FR-15, MF-08); None if it does not.
     """
 
     file_id: str
@@ -221,6 +270,8 @@ class Part:
     stored_size: int
     flush_points: tuple[int, ...]
     sealed_at: Instant
+    severity: str | None = None
+    continued_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,3 +361,13 @@ class Lease:
     slice: Slice | None
     attempt: int
     worker: str
+
+
+class Recorded(IntEnum):
+    """What came of a checkpoint; only `LOST` is false."""
+
+    LOST = 0
+    """The lease is not current any more, and nothing was written (law 18)."""
+    KEPT = 1
+    COMPLETED = 2
+    """It was kept, and with it the job is complete. Exactly one checkpoint of a job says so."""

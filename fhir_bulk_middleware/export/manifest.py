@@ -6,7 +6,7 @@ from typing import Any
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.dialects.model import Dialect, Progress
-from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part
+from fhir_bulk_middleware.export.job import FileKind, Job, JobKind, JobState, Part
 
 __all__ = ["Page", "manifest", "progress"]
 
@@ -22,7 +22,7 @@ class Page:
     Attributes:
         number: from 0.
         parts: the files that it lists.
-        errors: all files of errors so far, which every page of some versions repeats.
+        errors: the files of errors on this page and those before it, which pages of some versions repeat.
         more: whether there is a next page.
     """
 
@@ -50,7 +50,7 @@ class Page:
         if not (full or (complete and (number == 0 or len(published) > start))):
             return None
         more = len(published) > end if complete else len(published) >= end + size
-        errors = tuple(part for part in published if part.kind is FileKind.ERROR)
+        errors = tuple(part for part in published[:end] if part.kind is FileKind.ERROR)
         return cls(number, tuple(published[start:end]), errors, more)
 
 
@@ -76,15 +76,17 @@ def manifest(
     shape = dialect.manifest
     lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
     for part in page.parts:
-        lists[part.kind].append(_item(dialect, part, address(part.file_id)))
+        lists[part.kind].append(_item(dialect, job, part, address))
     if shape.errors_on_every_page:
-        lists[FileKind.ERROR] = [_item(dialect, part, address(part.file_id)) for part in page.errors]
+        lists[FileKind.ERROR] = [_item(dialect, job, part, address) for part in page.errors]
     document: dict[str, Any] = {"manifestType": _DEFINITION} if shape.manifest_type else {}
     document["transactionTime"] = instant.render(job.cut or job.created_at, dialect.precision, dialect.zone)
     if shape.request:
         document["request"] = job.request.url
     if shape.manifest_type:
         document["outputFormat"] = "application/fhir+ndjson"
+    if job.request.options.organised_by is not None:
+        document["outputOrganizedBy"] = job.request.options.organised_by
     document["requiresAccessToken"] = True
     document["output"] = lists[FileKind.OUTPUT]
     if shape.deleted and job.request.window.since is not None:
@@ -99,15 +101,19 @@ def manifest(
     return document
 
 
-def _item(dialect: Dialect, part: Part, url: str) -> dict[str, Any]:
-    shape = dialect.manifest
+def _item(dialect: Dialect, job: Job, part: Part, address: Callable[[str], str]) -> dict[str, Any]:
+    shape, output = dialect.manifest, part.kind is FileKind.OUTPUT
     item: dict[str, Any] = {}
-    if part.kind is FileKind.OUTPUT or shape.typed_items:
+    if shape.typed_items if not output else job.request.options.organised_by is None:  # MF-05
         item["type"] = part.type
-    item |= {"url": url, "count": part.count}
+    item |= {"url": address(part.file_id), "count": part.count}
+    if part.continued_in is not None:
+        item["continuesInFile"] = address(part.continued_in)
     own = {"sha256": part.sha256}
     if shape.file_size:
         item["fileSize"] = part.size
+        if part.severity is not None:
+            item["countSeverity"] = [{"code": part.severity, "count": part.count}]
         item["extension"] = _extension(dialect, own)
     else:
         item["extension"] = _extension(dialect, {"size": part.size, **own})
@@ -133,6 +139,8 @@ def progress(dialect: Dialect, job: Job) -> str:
             share = 100 * job.done / max(job.estimate, job.done, 1)
             return f"{min(share, _FINISHING):.1f}% complete"
         case _:
+            if job.request.kind is JobKind.REMOVE_ALL:
+                return f"Deleting - {job.done:,} of {max(job.estimate, job.done):,} resources"
             if queued:
                 return "Export queued"
             return dialect.progress_text.format(done=job.done, estimate=max(job.estimate, job.done))

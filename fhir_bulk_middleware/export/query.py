@@ -81,11 +81,15 @@ class Rows:
         selection: whose resources.
         rights: the adapter's note about rows (`Authorisation.rights`).
         filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
+        joined: those of the selection that joined their group after `_since` (GR-01); empty where that is not looked at.
+        versions: for a job that removes, what it removes: ids and versions as they were at its kick-off (law 26).
     """
 
     selection: Selection
     rights: str = field(default="", repr=False)
     filters: tuple[Filter, ...] = ()
+    joined: frozenset[str] = frozenset()
+    versions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +148,14 @@ class Page:
             newline. There is no raw newline within a resource.
         count: how many resources.
         cursor: where the next page begins: `pages` called with it goes on after this page's last resource.
+        unreadable: `Type/id` of resources that belong here but could not be given out; the job goes on without them and reports
+            each in an error file (ST-15). A page may have these and no lines.
     """
 
     lines: bytes
     count: int
     cursor: str
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

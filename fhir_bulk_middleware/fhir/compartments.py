@@ -22,11 +22,14 @@ class Compartments:
     Args:
         version: The release that the resources are written in.
         base_urls: The base URLs under which absolute references are this server's own.
+
+    Attributes:
+        parse: Reads a literal reference as this server does.
     """
 
     def __init__(self, version: FhirVersion, base_urls: Iterable[str] = ()) -> None:
         self._definitions = definitions(version)
-        self._parse = References(base_urls).parse
+        self.parse = References(base_urls).parse
         self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
 
     @property
@@ -61,7 +64,7 @@ class Compartments:
         for walk, wanted in plan:
             for node in walk(resource):
                 text = node.get("reference") if isinstance(node, Mapping) else None
-                reference = self._parse(text) if isinstance(text, str) else None
+                reference = self.parse(text) if isinstance(text, str) else None
                 if reference is not None and reference.type in wanted:
                     found.add(str(reference))
         own = resource.get("id")

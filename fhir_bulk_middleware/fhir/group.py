@@ -1,6 +1,6 @@
 """Who is in a Group resource."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fhir_bulk_middleware.fhir.reference import References
@@ -11,22 +11,54 @@ __all__ = ["MEMBER_TYPES", "members"]
 MEMBER_TYPES = frozenset({"Patient", "Practitioner", "Device"})
 """The types that a member of a Group can have and that have a compartment."""
 
+_GROUP = "Group"
 
-def members(group: Mapping[str, Any], now: Instant, base_urls: Iterable[str] = ()) -> frozenset[str]:
+
+def members(
+    group: Mapping[str, Any],
+    now: Instant,
+    base_urls: Iterable[str] = (),
+    read: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
+) -> frozenset[str]:
     """References of the resources that are in the group now, such as `Patient/123`.
 
-    Left out are members that are `inactive` or marked as `exclude`, whose `period` has ended or not begun (by the day, UTC),
-    references to other servers, and groups within the group.
+    Members of groups within the group are members of it. Whoever an entry marks as `exclude`, and whoever is in a group that is
+    so marked, is not, whatever else names them. Entries that are `inactive`, or whose `period` has ended or not begun (by the
+    day, UTC), count neither way; nor do references to other servers.
+
+    Args:
+        group: the Group resource.
+        now: the instant that periods are compared with.
+        base_urls: under which an absolute reference leads to this server.
+        read: a Group by its id, as it is at the same time; None if there is none. A group is looked into once, so that groups
+            within each other do not go round in circles.
     """
-    parse = References(base_urls).parse
-    today = render(now, Precision.SECONDS)[:10]
-    found = set()
-    for member in _objects(group.get("member")):
-        text = _object(member.get("entity")).get("reference")
-        reference = parse(text) if isinstance(text, str) else None
-        if reference is not None and reference.type in MEMBER_TYPES and _counts(member, today):
-            found.add(str(reference))
-    return frozenset(found)
+    return _Members(References(base_urls), render(now, Precision.SECONDS)[:10], read).of(group, frozenset({group.get("id")}))
+
+
+class _Members:
+    def __init__(self, references: References, today: str, read: Callable[[str], Mapping[str, Any] | None]) -> None:
+        self._parse = references.parse
+        self._today = today
+        self._read = read
+
+    def of(self, group: Mapping[str, Any], above: frozenset[object]) -> frozenset[str]:
+        """The members of a group that lies within these others, itself included."""
+        found: dict[bool, set[str]] = {True: set(), False: set()}
+        for member in _objects(group.get("member")):
+            if _counts(member, self._today):
+                excluded = member.get("exclude") is True
+                found[excluded] |= self._named(_object(member.get("entity")).get("reference"), above)
+        return frozenset(found[False] - found[True])
+
+    def _named(self, text: object, above: frozenset[object]) -> frozenset[str]:
+        reference = self._parse(text) if isinstance(text, str) else None
+        if reference is None:
+            return frozenset()
+        if reference.type in MEMBER_TYPES:
+            return frozenset({str(reference)})
+        inner = self._read(reference.id) if reference.type == _GROUP and reference.id not in above else None
+        return frozenset() if inner is None else self.of(inner, above | {reference.id})
 
 
 def _counts(member: Mapping[str, Any], today: str) -> bool:
@@ -34,7 +66,6 @@ def _counts(member: Mapping[str, Any], today: str) -> bool:
     start, end = period.get("start"), period.get("end")
     return (
         member.get("inactive") is not True
-        and member.get("exclude") is not True
         and not (isinstance(start, str) and start[:10] > today[: len(start)])
         and not (isinstance(end, str) and end[:10] < today[: len(end)])
     )

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import anyio
 import pytest
 
-from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Slice
+from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Sizes, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, after
@@ -101,6 +101,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job
             separate_status=True,
             smallest_file=1,
             largest_file=2**40,
+            sizes=Sizes(4, 3, 2, 1),
             ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
             base_url="https://ehr.example/fhir",
         ),

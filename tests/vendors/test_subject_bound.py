@@ -14,6 +14,8 @@ from fhir_bulk_middleware.identifiers import file_id, new_job_id
 
 pytestmark = pytest.mark.anyio
 
+PATIENTS = "system/Patient.rs system/Group.rs"
+
 
 @pytest.fixture
 async def house(make_house: Any) -> AsyncIterator[House]:
@@ -79,7 +81,7 @@ async def test_results_are_stored_for_seven_days_and_then_deleted(house: House) 
 
 async def test_types_without_permission_are_rejected(house: House) -> None:
     """ "A request will be rejected if the _type ... does not have permission" (SD-07)."""
-    response = await house.ask("GET", "/Group/both/$export?_type=Patient,Observation", scope="system/Patient.rs")
+    response = await house.ask("GET", "/Group/both/$export?_type=Patient,Observation", scope=PATIENTS)
 
     assert response.status_code == 403
     assert "Observation" in response.text
@@ -87,9 +89,9 @@ async def test_types_without_permission_are_rejected(house: House) -> None:
 
 async def test_without_types_all_that_is_allowed_is_exported(house: House) -> None:
     """ "Omitting the _type ... will export all resources the user is allowed to" (SD-07)."""
-    manifest = await house.export("/Group/both/$export", scope="system/Patient.rs")
+    manifest = await house.export("/Group/both/$export", scope=PATIENTS)
 
-    assert [item["type"] for item in manifest["output"]] == ["Patient"]
+    assert [item["type"] for item in manifest["output"]] == ["Group", "Patient"]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -9,11 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
-__all__ = ["Database"]
+from fhir_bulk_middleware.outcomes import Reason, Refused
+
+__all__ = ["Database", "DatabaseBusy"]
 
 T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
+_RETRY_AFTER = 5
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+class DatabaseBusy(Refused):
+    """The file stayed locked by another process. Nothing was written, and the same request may succeed a moment later."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.BUSY, "The server is busy; try again in a moment.", retry_after=_RETRY_AFTER)
 
 
 class Database:
@@ -53,8 +64,13 @@ class Database:
 
     @property
     def reader(self) -> sqlite3.Connection:
-        """The calling thread's own connection, for reads. Rows are tuples; text is `str`."""
-        return self._connection()
+        """The calling thread's own connection, for reads. Rows are tuples; text is `str`.
+
+        Raises:
+            DatabaseBusy: it is not open yet, and the file stayed locked.
+        """
+        with _busy_is_told():
+            return self._connection()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Run `change` in one write transaction; durable when this returns.
@@ -62,7 +78,8 @@ class Database:
         An exception rolls back. A caller that is cancelled stops waiting; the transaction still ends as a whole.
 
         Raises:
-            sqlite3.Error: as the database has it; `OperationalError` when it stayed locked or the disk is full.
+            DatabaseBusy: the file stayed locked for ten seconds.
+            sqlite3.Error: as the database has it; `OperationalError` when the disk is full.
         """
         if self._blocking:
             return self.write_here(change)
@@ -73,7 +90,7 @@ class Database:
 
     def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
-        with self._transaction() as connection:
+        with _busy_is_told(), self._transaction() as connection:
             return change(connection)
 
     def close(self) -> None:
@@ -142,3 +159,14 @@ class Database:
             connection.rollback()
             raise
         connection.commit()
+
+
+@contextmanager
+def _busy_is_told() -> Iterator[None]:
+    """Tell a lock that outlasted our patience from what cannot be mended by waiting."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _BUSY:  # the rest of the code says which kind
+            raise DatabaseBusy from error
+        raise

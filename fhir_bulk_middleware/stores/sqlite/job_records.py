@@ -7,7 +7,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobState, Options, Part, Request, Slice
+from fhir_bulk_middleware.export.job import (
+    Codec,
+    Failure,
+    FileKind,
+    Idempotency,
+    Job,
+    JobKind,
+    JobState,
+    Options,
+    Part,
+    Request,
+    Slice,
+)
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -30,10 +42,13 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint"
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
-SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts"
-PART_COLUMNS = "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points"
+SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
+PART_COLUMNS = (
+    "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
+    "continued_in"
+)
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
@@ -68,6 +83,7 @@ def job_record(job: Job) -> _Record:
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
         None if job.idempotency is None else job.idempotency.key,
         None if job.idempotency is None else job.idempotency.fingerprint,
+        request.kind.value,
     )
 
 
@@ -99,6 +115,7 @@ def job_from_record(record: _Record) -> Job:
         options,
         key,
         fingerprint,
+        kind,
     ) = record
     return Job(
         id=job_id,
@@ -113,6 +130,7 @@ def job_from_record(record: _Record) -> Job:
             precision=Precision[precision],
             granular=tuple((type_, query) for type_, query in json.loads(granular)),
             options=_OPTIONS.validate_json(options) if options else Options(),
+            kind=JobKind(kind),
         ),
         state=JobState(state),
         revision=revision,
@@ -129,12 +147,21 @@ def job_from_record(record: _Record) -> Job:
 
 def slice_record(piece: Slice) -> _Record:
     """A slice as `SLICE_COLUMNS`."""
-    return (piece.number, piece.kind.value, piece.type, piece.range, piece.estimate, piece.cursor, piece.parts)
+    return (
+        piece.number,
+        piece.kind.value,
+        piece.type,
+        piece.range,
+        piece.estimate,
+        piece.cursor,
+        piece.parts,
+        piece.joined,
+    )
 
 
 def slice_from_record(record: _Record) -> Slice:
     """The slice of `SLICE_COLUMNS`."""
-    number, kind, type_, range_, estimate, cursor, parts = record
+    number, kind, type_, range_, estimate, cursor, parts, joined = record
     return Slice(
         number=number,
         kind=FileKind(kind),
@@ -143,6 +170,7 @@ def slice_from_record(record: _Record) -> Slice:
         estimate=estimate,
         cursor=cursor,
         parts=parts,
+        joined=bool(joined),
     )
 
 
@@ -162,12 +190,16 @@ def part_record(part: Part) -> _Record:
         part.stored_size,
         part.sealed_at,
         struct.pack(f"<{len(part.flush_points)}Q", *part.flush_points),
+        part.severity,
+        part.continued_in,
     )
 
 
 def part_from_record(record: _Record) -> Part:
     """The part of `PART_COLUMNS`."""
-    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points = record
+    file_id, slice_, number, kind, type_, key, codec, count, size, sha256, stored_size, sealed_at, points, severity, following = (
+        record
+    )
     return Part(
         file_id=file_id,
         slice=slice_,
@@ -182,6 +214,8 @@ def part_from_record(record: _Record) -> Part:
         stored_size=stored_size,
         flush_points=struct.unpack(f"<{len(points) // 8}Q", points),
         sealed_at=Instant(sealed_at),
+        severity=severity,
+        continued_in=following,
     )
 
 
@@ -195,7 +229,13 @@ def rows_content(rows: Rows) -> bytes:
         case Compartments(references):
             selection = sorted(references)
     filters = [[item.type, [criteria.to_json() for criteria in item.alternatives]] for item in rows.filters]
-    content = {"selection": selection, "rights": rows.rights, "filters": filters}
+    content = {
+        "selection": selection,
+        "rights": rows.rights,
+        "filters": filters,
+        "joined": sorted(rows.joined),
+        "versions": rows.versions,
+    }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
 
@@ -213,4 +253,5 @@ def rows_from_content(content: bytes) -> Rows:
         case unknown:  # never widened: what cannot be read is not "everything"
             raise ValueError(f"unknown selection {unknown!r}")
     filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
-    return Rows(selection, said["rights"], filters)
+    versions = tuple((id_, version) for id_, version in said["versions"])
+    return Rows(selection, said["rights"], filters, frozenset(said["joined"]), versions)

@@ -28,6 +28,7 @@ CREATE TABLE job (
     options TEXT NOT NULL,
     idempotency_key TEXT,
     fingerprint TEXT,
+    kind TEXT NOT NULL,
     reclaimed INTEGER NOT NULL DEFAULT 0,
     cause TEXT
 );
@@ -59,6 +60,7 @@ CREATE TABLE slice (
     estimate INTEGER NOT NULL,
     cursor TEXT,
     parts INTEGER NOT NULL,
+    joined INTEGER NOT NULL,
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
 
@@ -77,16 +79,20 @@ CREATE TABLE part (
     stored_size INTEGER NOT NULL,
     sealed_at INTEGER NOT NULL,
     flush_points BLOB NOT NULL,
+    severity TEXT,
+    continued_in TEXT,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;
 
 -- Open work, and who holds it: slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap,
--- and a write is allowed exactly if the row is here with the writer's name and attempt. `done` is the slice's high-water mark.
+-- and a write is allowed exactly if the row is here with the writer's name and attempt. `excused` attempts do not count: those that
+-- recorded a part, and those that were asked to stop. `done` is the slice's high-water mark.
 CREATE TABLE work (
     job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     slice INTEGER NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
+    excused INTEGER NOT NULL DEFAULT 0,
     worker TEXT,
     leased_until INTEGER,
     done INTEGER NOT NULL DEFAULT 0,

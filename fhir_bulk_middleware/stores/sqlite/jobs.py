@@ -3,12 +3,12 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -150,13 +150,23 @@ class SQLiteJobStore:
 
     # --- WorkQueue ---
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(
+        self,
+        worker: str,
+        now: Instant,
+        *,
+        lease_seconds: float,
+        attempts: int,
+        failed: Callable[[Job], None] = lambda _: None,
+    ) -> Lease | None:
         """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
         if not work.anything(self._database.reader, now, lease_seconds):
             return None
-        granted = await self._database.write(
+        granted, ended = await self._database.write(
             partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
         )
+        for job in ended:
+            failed(job)
         if granted is None:
             return None
         rows = await asyncio.to_thread(rows_from_content, granted.content)
@@ -172,15 +182,15 @@ class SQLiteJobStore:
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         """See `WorkQueue.checkpoint`."""
         return await self._database.write(
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
         )
 
-    async def release(self, lease: Lease, cause: str, now: Instant) -> None:  # noqa: ARG002 - free at once, whenever that is
+    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""
-        await self._database.write(partial(work.release, lease=lease, cause=cause))
+        await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
     async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""

@@ -15,7 +15,7 @@ from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPati
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
 
-__all__ = ["connect", "deletions", "pages", "slices"]
+__all__ = ["add_members", "connect", "deletions", "empty_keys", "pages", "read_pages", "slices", "span_of"]
 
 _DELETIONS_PER_PAGE = 1_000
 
@@ -60,16 +60,20 @@ def connect(path: Path) -> sqlite3.Connection:
 def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Page]:
     """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
     span = _span(connection, query, after)
-    if span is None:
-        return
-    _want(connection, span, query)
-    select, seq, more = span.select("seq, json", deleted=False), span.first - 1, True
+    if span is not None:
+        _want(connection, span, query)
+        yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
+
+
+def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Generator[Page]:
+    """The rows of a statement that gives `seq` and `json` of what comes after its one parameter, in that order."""
+    more = True
     while more:
         more, size = False, 0
         lines: list[bytes] = []
         for next_seq, line in connection.execute(select, (seq,)):
             size += len(line) + 1
-            if size > query.page_bytes and lines:
+            if size > page_bytes and lines:
                 more = True
                 break
             lines.append(line)
@@ -106,14 +110,29 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     return _cut(span, extents, target_bytes) if extents else ()
 
 
+def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
+    """The keys between which the versions of a query lie, both included; None if there can be none."""
+    span = _span(connection, query, after)
+    return None if span is None else (span.first, span.last)
+
+
 def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
     """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
     if isinstance(query.rows.selection, Compartments):
-        connection.execute("DROP TABLE IF EXISTS temp.wanted")
-        connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
-        connection.execute(
-            f"INSERT OR IGNORE INTO temp.wanted SELECT compartment.seq {_MEMBERS}", _members(span, query.rows.selection)
-        )
+        empty_keys(connection, "wanted")
+        add_members(connection, "wanted", query.rows.selection, (span.first, span.last))
+
+
+def empty_keys(connection: sqlite3.Connection, name: str) -> None:
+    """Make a table of this connection for keys; an idle connection may still have one."""
+    connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
+    connection.execute(f"CREATE TABLE temp.{name} (seq INTEGER PRIMARY KEY)")
+
+
+def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
+    """Add the keys of the versions that lie in the compartments."""
+    values = (json.dumps(sorted(selection.references)), *between)
+    connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {_MEMBERS}", values)
 
 
 def _members(span: _Span, selection: Compartments) -> tuple[str, int, int]:

@@ -5,8 +5,9 @@ its key, and `lastUpdated` never goes back (law 4), so each type is one run of n
 an export of a type is one walk along that run, a window is a part of it whose ends are found by bisection, and neither needs
 an index. Columns that are looked at before a version is read stand before its text.
 
-Beside it stand the compartments, by owner, so that an export of some patients costs what is theirs; and the extents: what
-lives in each block of neighbouring versions, from which slices of about equal size are cut without reading anything.
+Beside it stand the compartments, by owner, so that an export of some patients costs what is theirs; what each Provenance is
+about; and the extents: what lives in each block of neighbouring versions, from which slices of about equal size are cut without
+reading anything.
 """
 
 import sqlite3
@@ -46,6 +47,13 @@ CREATE INDEX resource_id ON resource (id);
 CREATE INDEX resource_deleted ON resource (seq) WHERE deleted = 1;
 CREATE TABLE owner (number INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE compartment (owner INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (owner, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE target (
+    type TEXT NOT NULL,
+    id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (type, id, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX target_seq ON target (seq);
 CREATE TABLE extent (
     block INTEGER PRIMARY KEY,
     live INTEGER NOT NULL,
@@ -53,6 +61,16 @@ CREATE TABLE extent (
     size INTEGER NOT NULL
 ) STRICT;
 """.rstrip().removesuffix(";"),
+    # What long remove-alls have come to, a letter for each resource of a batch; and those that were ended.
+    """\
+CREATE TABLE removal_batch (
+    run TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    outcomes TEXT NOT NULL,
+    PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
 )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
+from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
@@ -25,10 +26,12 @@ class Draft:
     Attributes:
         canonical: its text, but for version and instant.
         owners: the compartments that it lies in.
+        targets: what it is about, if it is a Provenance, as type and id.
     """
 
     canonical: Canonical
     owners: frozenset[str]
+    targets: frozenset[tuple[str, str]] = frozenset()
 
 
 def draft(resource: bytes | str | Mapping[str, object], compartments: Compartments, resource_id: str | None = None) -> Draft:
@@ -38,7 +41,7 @@ def draft(resource: bytes | str | Mapping[str, object], compartments: Compartmen
         ValueError: as `canonical` says.
     """
     form, content = canonical_and_content(resource, resource_id=resource_id)
-    return Draft(form, compartments.of(content, _KINDS))
+    return Draft(form, compartments.of(content, _KINDS), targets(content, compartments.parse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Writing:
         self._next: dict[str, int] = {}
         self._owners: dict[str, int] = {}
         self._lies_in: list[tuple[int, int]] = []
+        self._targets: list[tuple[str, str, int]] = []
         self._live: Counter[int] = Counter()
         self._in_patient: Counter[int] = Counter()
         self._size: Counter[int] = Counter()
@@ -106,6 +110,8 @@ class Writing:
         if current is not None:
             self._supersede(current)
         self._insert(type_, id_, number, text, new.owners, deleted=False)
+        seq = self._next[type_] - 1
+        self._targets.extend((about, id_about, seq) for about, id_about in new.targets)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, compartments: Compartments, if_match: int | None = None) -> Stored | None:
@@ -133,6 +139,7 @@ class Writing:
     def finish(self) -> None:
         """Write what was gathered; to be called before the transaction is committed."""
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
+        self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany(
             "INSERT INTO extent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size",

@@ -1,24 +1,29 @@
 """`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
 
+import asyncio
 import itertools
 import json
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from fhir_bulk_middleware.export.query import Authorisation, Deletions, Page, Query, Range
+from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Tally, Target
+from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.stores.sqlite import resource_reading
+from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading, resource_removal
 from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     CURRENT,
     MIGRATIONS,
@@ -33,7 +38,8 @@ from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
 __all__ = ["SQLiteResourceStore", "resource_store"]
 
 T = TypeVar("T")
-_Read = Callable[[sqlite3.Connection, Query, str | None], Generator[T]]
+Q = TypeVar("Q")
+_Read = Callable[[sqlite3.Connection, Q, str | None], Generator[T]]
 _IDLE_READERS = 4
 
 _STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FROM resource WHERE "
@@ -175,6 +181,10 @@ class SQLiteResourceStore:
 
     # --- For exports -------------------------------------------------------------------------------------------------
 
+    def exportable_types(self) -> frozenset[str]:
+        """Every type of the release."""
+        return definitions(self._version).resource_types
+
     async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
         """Every type of the release, and all rows.
 
@@ -206,10 +216,59 @@ class SQLiteResourceStore:
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
         """The members of a Group resource as it is now; None if there is none, or none any more."""
-        group = await self.read("Group", group_id)
-        if group is None or group.deleted:
-            return None
-        return members(json.loads(group.json), await self.now(), self._base_urls)
+        group = self._group(group_id)
+        return None if group is None else members(group, await self.now(), self._base_urls, self._group)
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:  # noqa: ARG002 - as above
+        """The members as of an instant; see `SupportsJoining`."""
+        at = partial(self._group, instant=instant)
+        group = at(group_id)
+        return frozenset() if group is None else members(group, instant, self._base_urls, at)
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:  # noqa: ARG002 - as `authorise`
+        """Those that are patients here now; see `SupportsPatients`."""
+        found = ((reference, self._find("Patient", reference.removeprefix("Patient/"), "")) for reference in references)
+        return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
+
+    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        """Provenance by what it is about; see `SupportsProvenance`."""
+        read = partial(resource_provenance.provenance, targets=targets, base_urls=self._base_urls, latest=latest)
+        return self._stepped(lambda connection, _, cursor: read(connection, query, after=cursor), query, after)
+
+    def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        """Resources patient by patient; see `SupportsOrganising`."""
+        return self._stepped(resource_blocks.blocks, queries, after)
+
+    # --- For deletes -------------------------------------------------------------------------------------------------
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """See `SupportsRead`."""
+        stored = self._find(type_, id_, "")
+        return None if stored is None else stored.as_current()
+
+    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may delete all rows
+        """See `SupportsDelete`: every type of the release, and all rows."""
+        return Authorisation(definitions(self._version).resource_types)
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - none were noted
+        """See `SupportsDelete`."""
+        return await self._removal(lambda removing: removing.one(type_, id_, if_version))
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
+        return await asyncio.to_thread(self._find_matches, target, at_most)
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+        """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""
+        return await self._removal(lambda removing: removing.all(target, matches))
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """See `SupportsBatchDelete`."""
+        return await self._removal(lambda removing: removing.batch(batch))
+
+    async def end_run(self, run: str) -> Tally:
+        """See `SupportsBatchDelete`."""
+        return await self._database.write(partial(resource_removal.end_run, run=run))
 
     def recipe(self) -> Recipe:
         """How to open the file in another process. A clock other than the machine's stays here."""
@@ -219,6 +278,14 @@ class SQLiteResourceStore:
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
+        """A Group as it is, or was at an instant; None if there was none then."""
+        if instant is None:
+            found = self._find("Group", id_, "")
+        else:
+            found = self._find("Group", id_, "AND last_updated <= ? AND valid_to > ?", instant, instant)
+        return None if found is None or found.deleted else json.loads(found.json)
 
     def _find(self, type_: str, id_: str, where: str, *values: int) -> Stored | None:
         connection = self._database.reader
@@ -245,6 +312,16 @@ class SQLiteResourceStore:
 
     async def _write(self, change: Callable[[Writing], T]) -> T:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
+
+    async def _removal(self, change: Callable[[Removing], T]) -> T:
+        return await self._database.write(
+            lambda connection: self._at_one_instant(
+                connection, lambda writing: change(Removing(connection, writing, self._compartments, self._base_urls))
+            )
+        )
+
+    def _find_matches(self, target: Target, at_most: int) -> Matches:
+        return resource_removal.find(self._database.reader, target, self._base_urls, at_most)
 
     def _at_one_instant(self, connection: sqlite3.Connection, change: Callable[[Writing], T]) -> T:
         writing = Writing(connection, self._clock)
@@ -275,7 +352,7 @@ class SQLiteResourceStore:
             else:
                 connection.close()
 
-    async def _stepped(self, read: _Read[T], query: Query, after: str | None) -> AsyncIterator[T]:
+    async def _stepped(self, read: _Read[Q, T], query: Q, after: str | None) -> AsyncIterator[T]:
         with self._reading() as connection, closing(read(connection, query, after)) as steps:
             for step in steps:
                 yield step

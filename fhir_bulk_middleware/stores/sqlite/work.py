@@ -6,9 +6,9 @@ leaves the working states loses all of its rows in the same transaction (a trigg
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
 from fhir_bulk_middleware.stores.sqlite.job_records import (
@@ -34,7 +34,7 @@ _NEXT_JOB = f"""
     WHERE job.state IN ('queued', 'running') AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
     ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
 """  # noqa: S608 - constants of ours only
-_NEXT_WORK = f"SELECT slice, attempt, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
+_NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,20 @@ def anything(reader: sqlite3.Connection, now: Instant, lease_seconds: float) -> 
     return row is not None
 
 
-def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Granted | None:
-    """Give the next piece of work to `worker`; jobs whose work was begun too often fail on the way."""
+def claim(
+    connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int
+) -> tuple[Granted | None, list[Job]]:
+    """Give the next piece of work to `worker`; the jobs whose work was begun too often, and which failed on the way."""
+    ended: list[Job] = []
     limits = _limits(now, lease_seconds)
     while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
         job = job_from_record(record)
-        number, attempt, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
+        number, attempt, excused, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
         if holder is not None:  # it was neither finished nor given back
             cause = silent(holder, attempt)
-        if attempt >= attempts:
+        if attempt - excused >= attempts:
             _fail(connection, job.id, cause, now)
+            ended.append(replace(job.failed(EXHAUSTED, now), revision=job.revision + 1))
             continue
         connection.execute(
             "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, cause = ? WHERE job_id = ? AND slice = ?",
@@ -78,8 +82,8 @@ def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_se
             (job.owner.issuer, job.owner.subject),
         )
         (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
-        return Granted(job, content, _slice(connection, job.id, number), attempt + 1)
-    return None
+        return Granted(job, content, _slice(connection, job.id, number), attempt + 1), ended
+    return None, ended
 
 
 def renew(connection: sqlite3.Connection, lease: Lease, until: Instant, done: int) -> bool:
@@ -99,7 +103,7 @@ def plan(
     job_id = lease.job.id
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
-        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *slice_record(piece)) for piece in slices],
     )
     connection.executemany("INSERT INTO work (job_id, slice) VALUES (?, ?)", [(job_id, piece.number) for piece in slices])
@@ -126,35 +130,39 @@ def checkpoint(
     *,
     done: int,
     finished: bool,
-) -> bool:
+) -> Recorded:
     """Record parts and the cursor after them; with the last slice, complete the job."""
     if lease.slice is None or not _advance(connection, lease, done):
-        return False
+        return Recorded.LOST
     job_id = lease.job.id
     connection.executemany(
-        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *part_record(part)) for part in parts],
     )
     connection.execute(
         "UPDATE slice SET cursor = ?, parts = parts + ? WHERE job_id = ? AND number = ?",
         (cursor, len(parts), *_place(lease)),
     )
+    if parts:  # it came further, so what stopped earlier attempts is no poison
+        connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
-        connection.execute(
+        completed = connection.execute(
             "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ? "
             "WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
             (now, job_id),
         )
-    return True
+        if completed.rowcount:
+            return Recorded.COMPLETED
+    return Recorded.KEPT
 
 
-def release(connection: sqlite3.Connection, lease: Lease, cause: str) -> None:
+def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused: bool) -> None:
     """Give the work back and keep the cause."""
     connection.execute(
-        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ? "
+        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ?, excused = excused + ? "
         "WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
-        (cause, *_place(lease), lease.worker, lease.attempt),
+        (cause, int(excused), *_place(lease), lease.worker, lease.attempt),
     )
 
 

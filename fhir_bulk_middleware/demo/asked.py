@@ -1,0 +1,89 @@
+"""What a client asks of the demo host: a body, a version, a query; read, or refused."""
+
+import json
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal
+
+__all__ = ["after_of", "body_of", "count_of", "if_match_of", "query_of"]
+
+_COUNT: Final = 50
+_LARGEST_COUNT: Final = 1000
+_BODY_BYTES: Final = 16 * 1024 * 1024
+_LONGEST_NUMBER: Final = 18
+_PARAMETERS: Final = frozenset({"_id", "_count", "_after"})
+_PLACE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ETAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"', re.ASCII)
+_JSON_TYPES: Final = frozenset({FHIR_JSON, "application/json", "application/json+fhir"})
+
+
+async def body_of(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
+    """The resource that was sent: its bytes, which the store wants because a parser loses digits, and what is in it."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in _JSON_TYPES:
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-supported", f"the body must be {FHIR_JSON}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_BYTES:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", f"at most {_BODY_BYTES} bytes are taken")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "structure", "the body is not JSON") from error
+    if not isinstance(content, dict) or content.get("resourceType") != type_:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the body must be a resource of type {type_}")
+    return bytes(body), content
+
+
+def if_match_of(request: Request) -> int | None:
+    """The version that a write replaces, None if the client does not care.
+
+    Raises:
+        Refusal: `If-Match` names no version.
+    """
+    given = request.headers.get("if-match")
+    if given is None:
+        return None
+    match = _ETAG.fullmatch(given)
+    if match is None:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", 'If-Match: a version as W/"3" is required')
+    return int(match[1])
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The parameters of a search.
+
+    Raises:
+        Refusal: there is one that the host does not know; to leave it out would find more than was asked for.
+    """
+    query = dict(request.query_params)
+    unknown = sorted(set(query) - _PARAMETERS)
+    if unknown:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "not-supported", f"searching knows only {', '.join(sorted(_PARAMETERS))}")
+    return query
+
+
+def count_of(query: Mapping[str, str]) -> int:
+    """How many resources a page may have.
+
+    Raises:
+        Refusal: `_count` is no positive number.
+    """
+    given = query.get("_count", str(_COUNT))
+    if not given.isascii() or not given.isdecimal() or len(given) > _LONGEST_NUMBER or int(given) < 1:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_count: a positive number is required")
+    return min(int(given), _LARGEST_COUNT)
+
+
+def after_of(query: Mapping[str, str]) -> str | None:
+    """Where the page begins, as the `next` link of the page before says it."""
+    given = query.get("_after")
+    if given is not None and _PLACE.fullmatch(given) is None:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_after: take it from a page's next link")
+    return given

@@ -1,0 +1,114 @@
+"""What we add to a CapabilityStatement (CS-01 to CS-10)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import cached_property
+from typing import Any
+
+from fhir_bulk_middleware.discovery.definitions import CANONICAL
+from fhir_bulk_middleware.discovery.documentation import of_mount, of_operation
+from fhir_bulk_middleware.discovery.merging import merged
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.fhir.definitions import definitions
+
+__all__ = ["Capability"]
+
+_INSTANTIATES = "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"
+_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+_SECURITY_SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+_RESOURCE_OF = {Level.PATIENT: "Patient", Level.GROUP: "Group"}
+_ONE = re.compile(r"/\{\w+\}/\{\w+\}", re.ASCII)
+_MATCHING = re.compile(r"/\{\w+\}", re.ASCII)
+
+
+class Capability:
+    """The part of a CapabilityStatement that tells of us.
+
+    Args:
+        offer: what the mount offers.
+    """
+
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
+
+    def fragment(self) -> dict[str, Any]:
+        """A CapabilityStatement that says what is ours and nothing else; not a valid one by itself."""
+        return deepcopy(self._fragment)
+
+    def amend(self, capability_statement: Mapping[str, Any]) -> dict[str, Any]:
+        """The host's CapabilityStatement with ours added. Nothing of the host's is lost; doing it again changes nothing.
+
+        Raises:
+            ValueError: it is no CapabilityStatement.
+        """
+        try:
+            return merged(capability_statement, self._fragment, self._deletes)
+        except (AttributeError, TypeError) as error:
+            raise ValueError("not a sound CapabilityStatement") from error
+
+    @cached_property
+    def _fragment(self) -> dict[str, Any]:
+        rest: dict[str, Any] = {"mode": "server", "documentation": of_mount(self._offer)}
+        if security := self._security():
+            rest["security"] = security
+        if resources := list(self._resources()):
+            rest["resource"] = resources
+        if Level.SYSTEM in self._offer.kick_off:
+            rest["operation"] = [self._operation(Level.SYSTEM)]
+        return {"resourceType": "CapabilityStatement", "instantiates": [_INSTANTIATES], "rest": [rest]}
+
+    def _operation(self, level: Level) -> dict[str, Any]:
+        """CS-03 to CS-05; what a client may send here is one link away."""
+        return {"name": "export", "definition": CANONICAL[level], "documentation": of_operation(self._offer, level)}
+
+    def _security(self) -> dict[str, Any]:
+        smart = self._offer.settings.smart
+        if smart is None:
+            return {}
+        uris = [{"url": "token", "valueUri": smart.token_endpoint}]
+        if smart.authorization_endpoint is not None:
+            uris.append({"url": "authorize", "valueUri": smart.authorization_endpoint})
+        return {
+            "extension": [{"url": _OAUTH_URIS, "extension": uris}],
+            "service": [{"coding": [{"system": _SECURITY_SERVICE, "code": "SMART-on-FHIR"}]}],
+        }
+
+    def _resources(self) -> Iterator[dict[str, Any]]:
+        operations = {type_: [self._operation(level)] for level, type_ in _RESOURCE_OF.items() if level in self._offer.kick_off}
+        for type_ in sorted(self._offer.types | operations.keys()):
+            resource: dict[str, Any] = {"type": type_}
+            if type_ in self._offer.types:
+                resource |= deepcopy(self._deletes)
+                if parameters := self._search_parameters(type_):
+                    resource["searchParam"] = parameters
+            if type_ in operations:
+                resource["operation"] = operations[type_]
+            yield resource
+
+    def _search_parameters(self, type_: str) -> list[dict[str, str]]:
+        """What `_typeFilter` takes on the type (CS-06).
+
+        Whether the host's own search knows a parameter as well is for the host to say, so each of these tells what it is for.
+        """
+        version = definitions(self._offer.version)
+        filters = any("_typeFilter" in (given.name for given in self._offer.parameters(level)) for level in self._offer.kick_off)
+        if not filters or type_ not in version.resource_types:
+            return []
+        return [
+            {"name": name, "type": parameter.type, "documentation": "In `_typeFilter` of an export."}
+            for name, parameter in sorted(version.parameters(type_).items())
+            if parameter.unsupported is None
+        ]
+
+    @cached_property
+    def _deletes(self) -> dict[str, Any]:
+        """What the mount's DELETE routes on any type come to, for an entry of `rest.resource`."""
+        paths = [row.path for row in self._offer.rows if row.method == "DELETE"]
+        said: dict[str, Any] = {}
+        if any(map(_ONE.fullmatch, paths)):
+            said["interaction"] = [{"code": "delete"}]
+        if any(map(_MATCHING.fullmatch, paths)):
+            said["conditionalDelete"] = "multiple" if self._offer.remove_alls else "single"
+        return said

@@ -1,0 +1,57 @@
+"""What a CapabilityStatement says in words about exports here (CS-10)."""
+
+from collections.abc import Iterator
+
+from fhir_bulk_middleware.dialects.model import Lists
+from fhir_bulk_middleware.discovery.definitions import definition_path
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.export.query import Level
+
+__all__ = ["of_mount", "of_operation"]
+
+_WHAT = {
+    Level.SYSTEM: "Exports everything, tied to a patient or not.",
+    Level.PATIENT: "Exports what lies in the compartment of any patient.",
+    Level.GROUP: "Exports what lies in the compartments of the group's members.",
+}
+_LISTS = {
+    Lists.COMMA: "Several values of a parameter are given by comma or by repetition; `_typeFilter` by repetition only.",
+    Lists.COMMA_EVERYWHERE: "Several values of a parameter are given by comma or by repetition.",
+    Lists.REPETITION: "Several values of a parameter are given by repetition only.",
+}
+
+
+def of_operation(offer: Offer, level: Level) -> str:
+    """One kick-off: what it exports, and how it is called."""
+    methods = " or ".join(offer.kick_off[level])
+    names = ", ".join(f"`{parameter.name}`" for parameter in offer.parameters(level))
+    reference = definition_path(level).removeprefix("/")
+    return f"{_WHAT[level]} {methods}. Parameters: {names}; see {reference}."
+
+
+def of_mount(offer: Offer) -> str:
+    """The whole mount: limits, formats, promises."""
+    return " ".join(_sentences(offer))
+
+
+def _sentences(offer: Offer) -> Iterator[str]:
+    settings, dialect = offer.settings, offer.dialect
+    headers = sorted(header.value for header in dialect.required_headers)
+    yield "Bulk data export: files are NDJSON (`application/fhir+ndjson`), gzipped for who accepts that."
+    if headers:
+        yield f"A kick-off must carry {' and '.join(headers)}."
+    yield _LISTS[dialect.lists]
+    yield f"A file is ended at about {settings.part_bytes:,} bytes and goes on in the next."
+    yield f"Finished exports are kept for {offer.retention / 3600:,.0f} hours."
+    yield f"A client may have {settings.jobs_per_owner} exports at work at once."
+    if offer.snapshots:
+        yield "An export shows the data as of its `transactionTime`."
+    else:
+        yield "An export may hold changes that came after its `transactionTime`."
+    if offer.deletions:
+        yield "With `_since`, what was deleted is listed."
+    else:
+        yield "Deleted resources are not listed, or not all."
+    if Level.GROUP in offer.kick_off:
+        yield "At Group level `_since` also holds for members who joined since: their older data is not exported."
+    yield "A parameter that cannot be applied is refused; with `Prefer: handling=lenient` it is ignored and reported."

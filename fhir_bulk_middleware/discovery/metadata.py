@@ -1,0 +1,195 @@
+"""The host's `GET [base]/metadata`, amended on its way to the client.
+
+Only a 200 with a CapabilityStatement in JSON is amended, plain or gzipped, up to a size. All else goes through byte for byte:
+other resources, other formats, other codings, other statuses, and whatever does not parse.
+"""
+
+import gzip
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, NoReturn
+
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fhir_bulk_middleware.discovery.capability import Capability
+
+__all__ = ["MetadataRoute"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_LARGEST: Final = 8 * 1024 * 1024
+"""Bytes of a statement, unpacked; the largest that servers are known to publish have about two million."""
+
+_CACHED: Final = 8
+_JSON: Final = frozenset({b"application/fhir+json", b"application/json", b"application/json+fhir"})
+_STALE: Final = frozenset(
+    {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
+)
+"""Headers that speak of the host's bytes. Without a validator a client asks for the whole again, and gets it amended."""
+
+_MARK = "\udc00"  # stands before the digits of a number; half a surrogate pair is in no sound text
+_MARKED = re.compile(f'"{_MARK}([^"]*)"')
+_GZIP_WINDOW: Final = 31  # zlib's word for "with gzip's header"
+_SEEN = "fhir_bulk_middleware.metadata"
+
+
+class MetadataRoute(Route):
+    """Takes `GET` and `HEAD` of one path, lets the host answer, and amends the answer.
+
+    It stands in front of the host, or first among the host's routes; then the host sees the request a second time, marked so that
+    this route lets it pass.
+
+    Args:
+        path: the path of the host's CapabilityStatement.
+        host: answers.
+        capability: amends.
+    """
+
+    def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
+        super().__init__(path, _Amending(host, capability), methods=["GET"])
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FULL for the two methods, NONE for all else: that is the host's."""
+        if scope["type"] != "http" or _SEEN in scope:
+            return Match.NONE, {}
+        match, child = super().matches(scope)
+        return (match, child) if match is Match.FULL else (Match.NONE, {})
+
+
+class _Amending:
+    """The ASGI application behind the route."""
+
+    def __init__(self, host: ASGIApp, capability: Capability) -> None:
+        self._host = host
+        self._capability = capability
+        self._amended = lru_cache(maxsize=_CACHED)(self._amend)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A body that the server is told to read from a file would pass us by.
+        extensions = {name: value for name, value in scope.get("extensions", {}).items() if not name.startswith(_BYPASSES)}
+        seen = {**scope, _SEEN: True, "extensions": extensions}
+        seen.pop("endpoint", None)
+        response = _Response(send, self._amended, head=scope["method"] == "HEAD")
+        await self._host(seen, receive, response.send)
+
+    def _amend(self, body: bytes, *, gzipped: bool) -> bytes | None:
+        """The amended body; None if it must stay as it is."""
+        try:
+            plain = _unpacked(body) if gzipped else body
+            text = plain.decode("utf-8-sig")
+            statement = json.loads(text, parse_float=lambda digits: _MARK + digits, parse_constant=_no_constant)
+            if not isinstance(statement, dict) or statement.get("resourceType") != "CapabilityStatement":
+                return None
+            amended = _text(self._capability.amend(statement), text).encode()
+        except (ValueError, RecursionError, zlib.error) as error:
+            _log.warning("the host's CapabilityStatement goes out as it is: %s", error)
+            return None
+        return gzip.compress(amended, compresslevel=6, mtime=0) if gzipped else amended
+
+
+_BYPASSES = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+class _Response:
+    """One answer of the host: held back until it is known whether it can be amended, or not held at all."""
+
+    def __init__(self, send: Send, amend: Any, *, head: bool) -> None:
+        self._send = send
+        self._amend = amend
+        self._head = head
+        self._start: Message | None = None
+        self._gzipped = False
+        self._body = bytearray()
+
+    async def send(self, message: Message) -> None:
+        """What the host sends."""
+        if message["type"] == "http.response.start" and _amendable(message):
+            self._gzipped = _header(message, b"content-encoding") == b"gzip"
+            self._start = message
+        elif self._start is None:
+            await self._send(message)
+        elif message["type"] != "http.response.body":
+            await self._let_go()
+            await self._send(message)
+        else:
+            await self._hold(message)
+
+    async def _hold(self, message: Message) -> None:
+        self._body += message.get("body", b"")
+        if message.get("more_body", False):
+            if len(self._body) > _LARGEST:
+                await self._let_go(more=True)
+            return
+        amended = None if self._head or len(self._body) > _LARGEST else self._amend(bytes(self._body), gzipped=self._gzipped)
+        if self._head and self._start is not None:
+            # Its length and validators are those of a body that a GET would not get.
+            self._start = _restated(self._start, None)
+        elif amended is not None and self._start is not None:
+            self._start = _restated(self._start, len(amended))
+            self._body[:] = amended
+        await self._let_go()
+
+    async def _let_go(self, *, more: bool = False) -> None:
+        start, self._start = self._start, None
+        if start is not None:
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": bytes(self._body), "more_body": more})
+        self._body.clear()
+
+
+def _amendable(start: Message) -> bool:
+    """Whether the answer may hold a CapabilityStatement in JSON."""
+    media_type, _, parameters = _header(start, b"content-type").lower().partition(b";")
+    length = _header(start, b"content-length")
+    return (
+        start["status"] == HTTPStatus.OK
+        and media_type.strip() in _JSON
+        and (b"charset" not in parameters or b"utf-8" in parameters)
+        and _header(start, b"content-encoding").lower() in {b"", b"identity", b"gzip"}
+        and not start.get("trailers", False)
+        and (not length.isdigit() or int(length) <= _LARGEST)
+    )
+
+
+def _restated(start: Message, length: int | None) -> Message:
+    """The same start, of a body with another length; None is an unknown one."""
+    headers = [(name, value) for name, value in _headers(start) if name not in _STALE and name != b"content-length"]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    return {**start, "headers": headers}
+
+
+def _headers(start: Message) -> Iterable[tuple[bytes, bytes]]:
+    return ((bytes(name).lower(), bytes(value)) for name, value in start.get("headers", ()))
+
+
+def _header(start: Message, wanted: bytes) -> bytes:
+    return next((value.strip() for name, value in _headers(start) if name == wanted), b"")
+
+
+def _unpacked(body: bytes) -> bytes:
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    plain = unpacker.decompress(body, _LARGEST)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("gzipped in more than one piece, cut short, or too large")
+    return plain
+
+
+def _text(statement: dict[str, Any], original: str) -> str:
+    """The statement as JSON, its numbers to the digit."""
+    text = json.dumps(statement, ensure_ascii=False, separators=(",", ":"))
+    if _MARK not in text:
+        return text
+    if r"\udc00" in original.lower():
+        raise ValueError("it has a number with decimals, and half a surrogate pair")
+    return _MARKED.sub(r"\1", text)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

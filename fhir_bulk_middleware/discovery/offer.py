@@ -1,0 +1,92 @@
+"""What a mount offers, in the form that all descriptions of it are made from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from fhir_bulk_middleware.delete.policy import DeletePolicy
+from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.discovery.parameters import PARAMETERS, ExportParameter
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.outcomes import Operation
+from fhir_bulk_middleware.protocols import (
+    SupportsDeletions,
+    SupportsExport,
+    SupportsOrganising,
+    SupportsProvenance,
+    SupportsSnapshot,
+    SupportsTypes,
+)
+from fhir_bulk_middleware.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["Offer"]
+
+_NEEDS: Mapping[str, type] = {"includeAssociatedData": SupportsProvenance, "organizeOutputBy": SupportsOrganising}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a mount offers.
+
+    Attributes:
+        rows: its route table.
+        dialect: how it speaks.
+        version: FHIR version of the resources.
+        resources: the storage adapter, asked for what it can do and nothing else.
+        settings: sizes and times, and the SMART configuration.
+        retention: seconds that a finished job is kept.
+        deletes: how deletes are told, None without such routes.
+    """
+
+    rows: tuple[Row, ...]
+    dialect: Dialect
+    version: FhirVersion
+    resources: SupportsExport
+    settings: Settings
+    retention: float
+    deletes: DeletePolicy | None = None
+
+    @cached_property
+    def kick_off(self) -> Mapping[Level, tuple[str, ...]]:
+        """The methods that kick off at each level that the mount really has."""
+        found = {
+            level: tuple(row.method for row in self.rows if row.operation is Operation.KICK_OFF and row.path == path)
+            for level, path in KICK_OFF_PATHS.items()
+        }
+        return {level: methods for level, methods in found.items() if methods}
+
+    @cached_property
+    def types(self) -> frozenset[str]:
+        """The types that the storage exports to somebody; empty if it does not say (CS-06)."""
+        return self.resources.exportable_types() if isinstance(self.resources, SupportsTypes) else frozenset()
+
+    @cached_property
+    def remove_alls(self) -> bool:
+        """Whether a remove-all can be asked for, and so become a job."""
+        conditional = any(row.operation is Operation.CONDITIONAL_DELETE for row in self.rows)
+        return conditional and self.deletes is not None and self.deletes.remove_all_header is not None
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether an export shows one instant exactly (law 6)."""
+        return isinstance(self.resources, SupportsSnapshot)
+
+    @property
+    def deletions(self) -> bool:
+        """Whether manifests list what was deleted (DR-01)."""
+        return isinstance(self.resources, SupportsDeletions) and self.dialect.manifest.deleted
+
+    def parameters(self, level: Level, methods: Iterable[str] | None = None) -> tuple[ExportParameter, ...]:
+        """The parameters that a kick-off at this level takes, by one of the methods (default: by any that it has)."""
+        offered = self.kick_off.get(level, ()) if methods is None else tuple(methods)
+        return tuple(parameter for parameter in PARAMETERS if self._takes(parameter, level, offered))
+
+    def _takes(self, parameter: ExportParameter, level: Level, methods: tuple[str, ...]) -> bool:
+        if parameter.name not in self.dialect.parameters or level not in parameter.levels:
+            return False
+        if parameter.name in self.dialect.post_only and "POST" not in methods:
+            return False
+        needed = _NEEDS.get(parameter.name)
+        return needed is None or isinstance(self.resources, needed)

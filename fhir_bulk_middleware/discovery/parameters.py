@@ -1,0 +1,71 @@
+"""The parameters of a kick-off as the Bulk Data IG defines them (section 1.2 of the requirements).
+
+Which of them a mount takes is for its dialect and its adapter to say; this says only what they are.
+"""
+
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.export.query import Level
+
+__all__ = ["PARAMETERS", "ExportParameter"]
+
+_EVERYWHERE = frozenset(Level)
+_OF_PATIENTS = frozenset({Level.PATIENT, Level.GROUP})
+
+
+@dataclass(frozen=True, slots=True)
+class ExportParameter:
+    """One parameter.
+
+    Attributes:
+        name: its name.
+        type: the FHIR type of its value in a Parameters resource.
+        meaning: what it asks for.
+        example: a value, in its text form.
+        many: whether it may have several values.
+        levels: where it means something.
+    """
+
+    name: str
+    type: str
+    meaning: str
+    example: str
+    many: bool = False
+    levels: frozenset[Level] = _EVERYWHERE
+
+
+PARAMETERS = (
+    ExportParameter(
+        "_outputFormat", "string", "The format of the files; NDJSON under any of its names.", "application/fhir+ndjson"
+    ),
+    ExportParameter("_since", "instant", "Only resources that changed after this instant.", "2026-01-31T09:30:00Z"),
+    ExportParameter("_until", "instant", "Only resources whose last change is not later than this.", "2026-02-28T00:00:00Z"),
+    ExportParameter("_type", "string", "Only resources of these types.", "Patient", many=True),
+    ExportParameter(
+        "_elements", "string", "Only these root elements, and those that are mandatory.", "Patient.birthDate", many=True
+    ),
+    ExportParameter("patient", "Reference", "Only these patients' data.", "Patient/123", many=True, levels=_OF_PATIENTS),
+    ExportParameter(
+        "includeAssociatedData",
+        "code",
+        "Which Provenance goes with the resources.",
+        "LatestProvenanceResources",
+        many=True,
+    ),
+    ExportParameter(
+        "_typeFilter",
+        "string",
+        "A search on one type; of several on the same type any suffices.",
+        "Patient?birthdate=lt2010-01-01",
+        many=True,
+    ),
+    ExportParameter(
+        "organizeOutputBy", "string", "Files hold whole patients, one after the other.", "Patient", levels=_OF_PATIENTS
+    ),
+    ExportParameter(
+        "allowPartialManifests", "boolean", "The manifest may come in linked pages, the first before the end.", "true"
+    ),
+    ExportParameter("_minimumFileSize", "positiveInt", "Bytes that a file should have at least.", "1000000"),
+    ExportParameter("_maximumFileSize", "positiveInt", "Bytes that a file may have at most.", "100000000"),
+)
+"""All of them, in the order of the IG (KO-20 to KO-30)."""

@@ -1,0 +1,72 @@
+"""Which reasons a request of each kind can come to, so that documents can list its answers."""
+
+from collections.abc import Iterator, Mapping
+
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.outcomes import Operation, Reason
+from fhir_bulk_middleware.routes import KICK_OFF_PATHS, Row
+
+__all__ = ["reasons"]
+
+_DOOR = frozenset({Reason.TOKEN_MISSING, Reason.TOKEN_INVALID})
+_ALWAYS = frozenset({Reason.HOST_INVALID, Reason.BUSY, Reason.FAULT})
+_HEADERS = frozenset({Reason.HEADER_MISSING, Reason.HEADER_INVALID, Reason.ACCEPT_UNUSABLE})
+_JOB = frozenset({Reason.JOB_UNKNOWN, Reason.JOB_CANCELLED, Reason.JOB_EXPIRED})
+_BODY = frozenset({Reason.CONTENT_TYPE_UNSUPPORTED, Reason.BODY_TOO_LARGE, Reason.BODY_MALFORMED})
+_DELETE = _DOOR | {
+    Reason.SCOPE_MISSING,
+    Reason.SERVICE_INACTIVE,
+    Reason.TYPE_KEPT,
+    Reason.HEADER_INVALID,
+    Reason.HEADER_MISSING,
+    Reason.PARAMETER_UNKNOWN,
+    Reason.PARAMETER_UNSUPPORTED,
+    Reason.PARAMETER_REPEATED,
+    Reason.VALUE_MALFORMED,
+    Reason.FORMAT_UNSUPPORTED,
+    Reason.BODY_MALFORMED,
+}
+
+_OF: Mapping[Operation, frozenset[Reason]] = {
+    Operation.KICK_OFF: _DOOR
+    | _HEADERS
+    | {
+        Reason.SCOPE_MISSING,
+        Reason.SERVICE_INACTIVE,
+        Reason.PARAMETER_UNKNOWN,
+        Reason.PARAMETER_UNSUPPORTED,
+        Reason.PARAMETER_REPEATED,
+        Reason.VALUE_MALFORMED,
+        Reason.FORMAT_UNSUPPORTED,
+        Reason.PATIENT_UNKNOWN,
+        Reason.JOBS_TOO_MANY,
+        Reason.IDEMPOTENCY_MISMATCH,
+        Reason.IDEMPOTENCY_IN_FLIGHT,
+    },
+    Operation.STATUS: _DOOR | _HEADERS | _JOB | {Reason.SCOPE_MISSING, Reason.JOB_FAILED, Reason.POLLED_TOO_OFTEN},
+    Operation.CANCEL: _DOOR | _HEADERS | _JOB,
+    Operation.FILE: _DOOR
+    | _JOB
+    | {Reason.SCOPE_MISSING, Reason.FILE_UNKNOWN, Reason.RANGE_UNSATISFIABLE, Reason.PRECONDITION_FAILED},
+    Operation.DELETE: _DELETE,
+    Operation.CONDITIONAL_DELETE: _DELETE
+    | {Reason.CRITERIA_MISSING, Reason.JOBS_TOO_MANY, Reason.IDEMPOTENCY_MISMATCH, Reason.IDEMPOTENCY_IN_FLIGHT},
+    Operation.DISCOVERY: frozenset(),
+}
+
+
+def reasons(offer: Offer, row: Row) -> frozenset[Reason]:
+    """Why a request on this row may be refused; for an operation that this table does not know, for any reason."""
+    return _ALWAYS | _OF.get(row.operation, frozenset(Reason)) | frozenset(_of_row(offer, row))
+
+
+def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
+    """What only some rows of an operation come to."""
+    if row.operation is Operation.KICK_OFF and row.method == "POST":
+        yield from _BODY
+    if row.path in KICK_OFF_PATHS.values() and "{group}" in row.path:
+        yield Reason.GROUP_UNKNOWN
+    if row.path == offer.dialect.page_path:
+        yield Reason.FILE_UNKNOWN
+    if "?" in row.path:
+        yield Reason.JOB_ID_MISSING

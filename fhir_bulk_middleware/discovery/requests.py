@@ -1,0 +1,114 @@
+"""What a request on a row may carry, in OpenAPI's words."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from fhir_bulk_middleware.dialects.model import RequiredHeader
+from fhir_bulk_middleware.discovery import schemas
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.parameters import ExportParameter
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN
+from fhir_bulk_middleware.outcomes import Operation
+from fhir_bulk_middleware.routes import KICK_OFF_PATHS, Row
+
+__all__ = ["body", "parameters"]
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}", re.ASCII)
+_PLACES = {
+    "job": f"^{JOB_ID_PATTERN}$",
+    "file": f"^{FILE_ID_PATTERN}$",
+    "page": "^[1-9][0-9]{0,5}$",
+    "group": r"^[A-Za-z0-9.-]{1,64}$",
+}
+_ANY_ID = r"^[A-Za-z0-9.-]{1,64}$"
+
+
+def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
+    """Places in the path, parameters of the query string, and headers."""
+    return [*_places(row), *_query(offer, row), *_headers(offer, row)]
+
+
+def body(offer: Offer, row: Row) -> dict[str, Any] | None:
+    """The body of a kick-off by POST; it may be left out (KO-08)."""
+    if row.operation is not Operation.KICK_OFF or row.method != "POST":
+        return None
+    schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect.codings)
+    example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
+    content = {"application/fhir+json": {"schema": schema, "example": example}}
+    return {"required": False, "content": content}
+
+
+def _level(row: Row) -> Level:
+    return next(level for level, path in KICK_OFF_PATHS.items() if path == row.path)
+
+
+def _places(row: Row) -> Iterator[dict[str, Any]]:
+    split = urlsplit(row.path)
+    for name in _PLACEHOLDER.findall(split.path):
+        yield _parameter("path", name, {"type": "string", "pattern": _PLACES.get(name, _ANY_ID)}, required=True)
+    for name, value in parse_qsl(split.query):
+        if match := _PLACEHOLDER.fullmatch(value):
+            yield _parameter("query", name, {"type": "string", "pattern": _PLACES.get(match[1], _ANY_ID)}, required=True)
+
+
+def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
+    if row.operation is Operation.KICK_OFF and row.method == "GET":
+        for parameter in offer.parameters(_level(row), ["GET"]):
+            if parameter.name not in offer.dialect.post_only:
+                yield _parameter("query", parameter.name, _schema(parameter), description=parameter.meaning) | _example(parameter)
+    if row.operation in {Operation.DELETE, Operation.CONDITIONAL_DELETE} and offer.deletes is not None:
+        for name in filter(None, (offer.deletes.no_content_parameter, offer.deletes.dry_run_parameter)):
+            yield _parameter("query", name, {"type": "boolean"})
+
+
+def _schema(parameter: ExportParameter) -> dict[str, Any]:
+    schema = schemas.VALUES.get(parameter.type, schemas.VALUES["string"])
+    return {"type": "array", "items": schema} if parameter.many else schema
+
+
+def _example(parameter: ExportParameter) -> dict[str, Any]:
+    """How several values are written, and what one looks like."""
+    if parameter.many:
+        return {"style": "form", "explode": True, "example": [parameter.example]}
+    example: Any = parameter.example
+    match parameter.type:
+        case "boolean":
+            example = example == "true"
+        case "positiveInt":
+            example = int(example)
+    return {"example": example}
+
+
+def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
+    dialect = offer.dialect
+    match row.operation:
+        case Operation.KICK_OFF:
+            yield _prefer(required=RequiredHeader.PREFER in dialect.required_headers)
+            key = {"type": "string", "minLength": 1, "maxLength": 255}
+            yield _parameter("header", "Idempotency-Key", key)
+        case Operation.DELETE | Operation.CONDITIONAL_DELETE:
+            yield _parameter("header", "If-Match", {"type": "string"}) | {"example": 'W/"3"'}
+            yield _parameter("header", "Prefer", {"type": "string"}) | {"example": "return=minimal"}
+            if row.operation is Operation.CONDITIONAL_DELETE and offer.deletes and offer.deletes.remove_all_header:
+                name, value = offer.deletes.remove_all_header
+                yield _parameter("header", name, {"type": "string", "enum": [value]})
+        case Operation.STATUS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
+            yield _prefer(required=True)
+        case Operation.FILE:
+            for name in ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"):
+                yield _parameter("header", name, {"type": "string"})
+
+
+def _prefer(*, required: bool) -> dict[str, Any]:
+    """Where it is not required a server ignores preferences that it does not know (KO-48)."""
+    shape = {"pattern": "(^|, *)respond-async($|[,;])"} if required else {}
+    parameter = _parameter("header", "Prefer", {"type": "string", **shape}, required=required)
+    return parameter | {"example": "respond-async, handling=lenient"}
+
+
+def _parameter(place: str, name: str, schema: dict[str, Any], *, required: bool = False, description: str = "") -> dict[str, Any]:
+    described = {"description": description} if description else {}
+    return {"in": place, "name": name, "required": required, **described, "schema": schema}

@@ -1,0 +1,125 @@
+"""Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from fhir_bulk_middleware.export.closing import closing
+from fhir_bulk_middleware.export.deletions import deletion_pages
+from fhir_bulk_middleware.export.firewall import Firewall
+from fhir_bulk_middleware.export.job import Associated, FileKind, Job, Lease, Slice
+from fhir_bulk_middleware.export.organising import Portion, gathered
+from fhir_bulk_middleware.export.planner import PROVENANCE, Planner, by_target
+from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query, Rows, Selection
+from fhir_bulk_middleware.export.shaping import Shaping
+from fhir_bulk_middleware.protocols import SupportsExport, SupportsOrganising, SupportsProvenance
+
+__all__ = ["Portions"]
+
+_CHANGED = "the plan needs what this adapter does not have: was it changed while the job ran?"
+
+
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """The portions of the slice that a lease is about.
+
+    Attributes:
+        resources: the adapter.
+        planner: makes its queries.
+        lease: whose slice.
+        piece: the slice.
+        together: bytes of a block that are read ahead to keep it in one file.
+    """
+
+    resources: SupportsExport
+    planner: Planner
+    lease: Lease
+    piece: Slice
+    together: int
+    _shapings: dict[str, Shaping] = field(default_factory=dict, init=False)
+
+    def read(self) -> AsyncIterator[Portion]:
+        """What is left of the slice, from its cursor on.
+
+        Raises:
+            FirewallBreach: on the way, if a page holds what must not leave.
+        """
+        if self.piece.kind is FileKind.OUTPUT and self._job.request.options.organised_by is not None:
+            return gathered(self._organised(), self.together)
+        return self._paged()
+
+    @property
+    def _job(self) -> Job:
+        return self.lease.job
+
+    async def _paged(self) -> AsyncIterator[Portion]:
+        async with closing(self._pages()) as pages:
+            async for page, read in pages:
+                yield Portion(page.lines, page.count, read, page.cursor, unreadable=page.unreadable)
+
+    async def _pages(self) -> AsyncIterator[tuple[Page, int]]:
+        """Pages as they go into files, each with the number of resources that was read for it."""
+        piece = self.piece
+        if piece.kind is FileKind.ERROR:
+            if piece.cursor is None:
+                yield _reports(item.outcome for item in self._job.request.options.ignored)
+            return
+        pages, selection = self._source()
+        if piece.kind is FileKind.DELETED:
+            async with closing(pages) as source:
+                async for page in source:
+                    yield page, page.count
+            return
+        firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
+        async with closing(pages) as source:
+            async for page in source:
+                if page.count:
+                    firewall.check(page)
+                yield shaping.shape(page) if page.count else page, page.count
+
+    def _source(self) -> tuple[AsyncIterator[Page], Selection]:
+        """The adapter's pages, and whose resources must be in them."""
+        piece, rows = self.piece, self.lease.rows
+        query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
+        if piece.kind is FileKind.DELETED:
+            if self.planner.deletions is None:
+                raise TypeError(_CHANGED)
+            return deletion_pages(piece.type, self.planner.deletions.deletions(query, piece.cursor)), query.rows.selection
+        if piece.type == PROVENANCE and by_target(self._job, self.resources):
+            # It speaks of the job's patients by way of what it is about; its own lines need not name one.
+            return self._provenance(query), Everything()
+        return self.resources.pages(query, piece.cursor), query.rows.selection
+
+    def _provenance(self, query: Query) -> AsyncIterator[Page]:
+        if not isinstance(self.resources, SupportsProvenance):
+            raise TypeError(_CHANGED)
+        latest = self._job.request.options.associated is Associated.LATEST_PROVENANCE
+        targets = self.planner.targets(self._job, self.lease.rows)
+        return self.resources.provenance(query, targets, self.piece.cursor, latest=latest)
+
+    async def _organised(self) -> AsyncIterator[Portion]:
+        """Portions of blocks, each checked to name the patient whose block it is in."""
+        if not isinstance(self.resources, SupportsOrganising):
+            raise TypeError(_CHANGED)
+        queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
+        async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:
+            async for block in blocks:
+                self._firewall(block, self.lease.rows).check(block.page)
+                page = self._shaping(block.type).shape(block.page)
+                yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
+
+    def _firewall(self, block: Block, rows: Rows) -> Firewall:
+        """At Group level a block must be that of a patient who was asked for."""
+        selection = rows.selection
+        allowed = not isinstance(selection, Compartments) or block.reference in selection.references
+        return Firewall(block.type, Compartments(frozenset({block.reference} if allowed else ())))
+
+    def _shaping(self, resource_type: str) -> Shaping:
+        if resource_type not in self._shapings:
+            self._shapings[resource_type] = Shaping.of(resource_type, self.lease.rows, self._job.request.options)
+        return self._shapings[resource_type]
+
+
+def _reports(outcomes: Iterable[str]) -> tuple[Page, int]:
+    """What was set aside, a line each (KO-102)."""
+    lines = [outcome.encode() + b"\n" for outcome in outcomes]
+    return Page(b"".join(lines), len(lines), "end"), len(lines)

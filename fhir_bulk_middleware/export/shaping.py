@@ -1,0 +1,55 @@
+"""What a page goes through between the firewall and the file: filters, `_elements`, absolute attachment URLs.
+
+It is made once for a slice. Where a request asks for none of it, pages go through untouched, and nothing looks at a resource.
+"""
+
+from dataclasses import dataclass, replace
+
+from fhir_bulk_middleware.export.attachments import absolute, may_attach
+from fhir_bulk_middleware.export.filters import Filters
+from fhir_bulk_middleware.export.job import Options
+from fhir_bulk_middleware.export.query import Page, Rows
+from fhir_bulk_middleware.export.subset import Subsetter, subsetter
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.elements import ElementSelection
+
+__all__ = ["Shaping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """What is to be done to the resources of one type.
+
+    Attributes:
+        filters: what they must meet.
+        subset: how a line is made of its kept elements; None to keep all.
+        base_url: where relative attachment URLs belong; None to leave them.
+    """
+
+    filters: Filters
+    subset: Subsetter | None
+    base_url: str | None
+
+    @classmethod
+    def of(cls, resource_type: str, rows: Rows, options: Options) -> "Shaping":
+        """What a job asks of a type."""
+        base, version = options.base_url, options.version
+        keys = None
+        if options.elements and resource_type in definitions(version).resource_types:  # of others it may be more (EL-04)
+            keys = ElementSelection(version, options.elements).keys(resource_type)
+        return cls(
+            filters=Filters(rows.filters, resource_type, () if base is None else (base,)),
+            subset=None if keys is None else subsetter(keys),
+            base_url=base if may_attach(resource_type, version) else None,
+        )
+
+    def shape(self, page: Page) -> Page:
+        """The page as it goes into a file; it may have become empty, and then only its cursor counts."""
+        lines, count = page.lines, page.count
+        if self.filters or self.subset:
+            kept = list(self.filters.lines(lines)) if self.filters else lines[:-1].split(b"\n")
+            count = len(kept)
+            lines = b"\n".join((*(kept if self.subset is None else map(self.subset, kept)), b""))
+        if self.base_url is not None:
+            lines = absolute(lines, self.base_url)
+        return page if lines is page.lines else replace(page, lines=lines, count=count)

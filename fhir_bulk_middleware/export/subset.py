@@ -1,0 +1,118 @@
+"""`_elements`: resources with some of their root members only, taken over byte for byte (EL-01 to EL-03).
+
+Nothing is parsed into a number, so that a decimal keeps its digits. msgspec does it where it is installed; json's own scanner,
+some times slower, gives the same bytes without it.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from json import decoder, scanner
+from typing import Any
+
+__all__ = ["subsetter"]
+
+_FIRST = ("resourceType", "id", "meta")
+_TAG = b'{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}'
+_BLANKS = " \t\n\r"
+_scanner: Any = scanner  # the parts of json's parser, older than its types
+_scan = _scanner.make_scanner(json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str))
+_string: Any = vars(decoder)["scanstring"]
+
+Subsetter = Callable[[bytes], bytes]
+"""From a line to the line of what is kept, both without their newlines."""
+
+
+def subsetter(keys: Collection[str], *, fast: bool = True) -> Subsetter:
+    """What makes lines of these root members, in a fixed order, the canonical beginning kept.
+
+    Args:
+        keys: the members to keep; `resourceType`, `id` and `meta` are always kept.
+        fast: use msgspec if it is there.
+    """
+    order = (*_FIRST, *sorted(frozenset(keys).difference(_FIRST)))
+    return (fast and _by_msgspec(order)) or _by_scanning(order)
+
+
+def _by_scanning(order: tuple[str, ...]) -> Subsetter:
+    def subset(line: bytes) -> bytes:
+        found = dict(_members(line.decode()))
+        found["meta"] = tagged(found.get("meta", "{}").encode()).decode()
+        kept = ",".join(f'"{key}":{found[key]}' for key in order if key in found)
+        return f"{{{kept}}}".encode()
+
+    return subset
+
+
+def _by_msgspec(order: tuple[str, ...]) -> Subsetter | None:
+    try:
+        import msgspec  # noqa: PLC0415 - an optional extra
+    except ImportError:
+        return None
+    names = {f"m{number}": key for number, key in enumerate(order)}  # a member may be called `class` or `for`
+    kept: Any = msgspec.defstruct(
+        "Kept",
+        [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in names],
+        rename=names,
+        gc=False,
+    )
+    decode, encode, raw = msgspec.json.Decoder(kept).decode, msgspec.json.encode, msgspec.Raw
+
+    def subset(line: bytes) -> bytes:
+        found = decode(line)
+        found.m2 = raw(tagged(b"{}" if found.m2 is msgspec.UNSET else bytes(found.m2)))
+        text: bytes = encode(found)
+        return text
+
+    return subset
+
+
+def tagged(meta: bytes) -> bytes:
+    """The text of a `meta` with the tag that says that the resource is not whole (EL-03)."""
+    if b'"tag"' not in meta and b"\\u" not in meta and meta.startswith(b"{"):
+        rest = meta[:-1].rstrip()
+        return rest + (b"" if rest.endswith(b"{") else b",") + b'"tag":[' + _TAG + b"]}"
+    members = dict(_members(meta.decode())) if meta.startswith(b"{") else {}
+    tags = json.loads(members.get("tag", "[]"))
+    if not isinstance(tags, list) or not tags:
+        members["tag"] = f"[{_TAG.decode()}]"
+    elif not any(isinstance(tag, dict) and tag.items() >= json.loads(_TAG).items() for tag in tags):
+        members["tag"] = f"{members['tag'][:-1]},{_TAG.decode()}]"
+    return ("{" + ",".join(f"{json.dumps(key)}:{text}" for key, text in members.items()) + "}").encode()
+
+
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    """The members of a JSON object, the values as they are written.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    at = _past(text, 0, "{")
+    if text[at : at + 1] == "}":
+        return
+    while True:
+        if text[at : at + 1] != '"':
+            raise ValueError(f"character {at}: not JSON")
+        name, at = _string(text, at + 1)
+        start = at = _past(text, at, ":")
+        try:
+            _, at = _scan(text, at)
+        except StopIteration as stop:
+            raise ValueError(f"character {stop.value}: not JSON") from None
+        yield name, text[start:at]
+        while text[at : at + 1] in _BLANKS and at < len(text):
+            at += 1
+        if text[at : at + 1] == "}":
+            return
+        at = _past(text, at, ",")
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    """The place behind a mark and the blanks around it."""
+    while at < len(text) and text[at] in _BLANKS:
+        at += 1
+    if text[at : at + 1] != mark:
+        raise ValueError(f"character {at}: not JSON")
+    at += 1
+    while at < len(text) and text[at] in _BLANKS:
+        at += 1
+    return at

@@ -1,0 +1,88 @@
+"""What an export wants of resources by way of others: Provenance by its targets, and blocks by patient."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from fhir_bulk_middleware.export.filters import Filters
+from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query
+from fhir_bulk_middleware.fhir.provenance import targets as targets_of
+from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.stores.versioned import Stored
+
+__all__ = ["Chosen", "blocks", "paged", "provenance"]
+
+
+class Version(Protocol):
+    """A version and the compartments that it is in."""
+
+    @property
+    def stored(self) -> Stored:
+        """The version."""
+        ...
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """The compartments."""
+        ...
+
+
+Chosen = Callable[[Query], Iterable[tuple[int, Version]]]
+"""The versions of a query with their positions, in one fixed order."""
+
+
+def paged(found: Iterable[tuple[int, bytes]], page_bytes: int) -> Iterator[Page]:
+    """Pages of lines; the cursor of each is the position of its last."""
+    lines: list[bytes] = []
+    size = last = 0
+    for position, line in found:
+        if lines and size + len(line) + 1 > page_bytes:
+            yield Page(b"".join(lines), len(lines), str(last))
+            lines, size = [], 0
+        lines.append(line + b"\n")
+        size, last = size + len(line) + 1, position
+    if lines:
+        yield Page(b"".join(lines), len(lines), str(last))
+
+
+def provenance(
+    chosen: Chosen, query: Query, targets: Sequence[Query], base_urls: Collection[str], after: str | None, *, latest: bool
+) -> Iterator[Page]:
+    """See `SupportsProvenance`."""
+    parse = References(base_urls).parse
+    selected: set[tuple[str, str]] = set()
+    for target in targets:
+        filters = Filters(target.rows.filters, target.type, base_urls)
+        selected |= {(target.type, v.stored.id) for _, v in chosen(target) if not filters or filters.passes(v.stored.json)}
+    whole = replace(query, rows=replace(query.rows, selection=Everything()))
+    found = [(at, v.stored.json, targets_of(json.loads(v.stored.json), parse) & selected) for at, v in chosen(whole)]
+    newest = {target: at for at, _, about in found for target in about}
+    start = -1 if after is None else int(after)
+    wanted = (
+        (at, line) for at, line, about in found if at > start and any(not latest or newest[target] == at for target in about)
+    )
+    return paged(wanted, query.page_bytes)
+
+
+def blocks(chosen: Chosen, queries: Sequence[Query], after: str | None) -> Iterator[Block]:
+    """See `SupportsOrganising`. Patients come by their references; within a block their own resource, then type by type."""
+    order = sorted(queries, key=lambda query: (query.type != "Patient", query.type))
+    held: dict[str, dict[int, list[tuple[int, bytes]]]] = {}
+    for place, query in enumerate(order):
+        selection = query.rows.selection
+        for position, version in chosen(query):
+            for owner in version.owners:
+                if owner.startswith("Patient/") and (not isinstance(selection, Compartments) or owner in selection.references):
+                    held.setdefault(owner, {}).setdefault(place, []).append((position, version.stored.json))
+    begin = ("", -1, -1) if after is None else _place(after)
+    for owner, by_type in sorted(held.items()):
+        for place, found in sorted(by_type.items()):
+            rest = [(position, line) for position, line in found if (owner, place, position) > begin]
+            for page in paged(rest, order[place].page_bytes):
+                yield Block(owner, order[place].type, page, json.dumps([owner, place, int(page.cursor)]))
+
+
+def _place(cursor: str) -> tuple[str, int, int]:
+    owner, place, position = json.loads(cursor)
+    return owner, place, position

@@ -1,0 +1,97 @@
+"""Resources with some of their elements: the bytes of what is kept are those that were written."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.export.subset import subsetter, tagged
+
+TAG = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+NAMES = ["resourceType", "id", "meta", "class", "for", "import", "_birthDate", "valueQuantity", "status", "code", "m0", "é"]
+
+_digits = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+_texts = st.text(st.characters(codec="utf-8"), max_size=12).map(lambda text: json.dumps(text, ensure_ascii=len(text) % 2 == 0))
+_values = st.recursive(
+    _digits | _texts | st.sampled_from(["true", "false", "null", "[]", "{}"]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+        | st.dictionaries(_texts, inner, max_size=3).map(
+            lambda members: "{" + ", ".join(f"{name} : {value}" for name, value in members.items()) + "}"
+        )
+    ),
+    max_leaves=8,
+)
+_metas = st.sampled_from(
+    [
+        None,
+        "{}",
+        "{ }",
+        '{"versionId":"1","lastUpdated":"2026-01-01T00:00:00Z"}',
+        '{"versionId":"1","tag":[]}',
+        '{"tag":[{"system":"s","code":"c","version":"\\"tag\\""}],"source":"x"}',
+        '{"\\u0074ag":[ {"code":"c"} ] , "source":"\\\\"}',
+        f'{{"tag":[{json.dumps(TAG)}]}}',
+        f'{{"tag":[{json.dumps({**TAG, "display": "subsetted"})}]}}',
+    ]
+)
+
+
+@st.composite
+def _lines(draw: st.DrawFn) -> str:
+    members = draw(st.dictionaries(st.sampled_from([*NAMES[3:], "other", "more"]), _values, max_size=8))
+    meta = draw(_metas)
+    members = {"resourceType": '"Observation"', "id": '"1"', **({} if meta is None else {"meta": meta}), **members}
+    between = draw(st.sampled_from([",", " , "]))
+    return "{" + between.join(f"{json.dumps(name, ensure_ascii=False)}:{value}" for name, value in members.items()) + "}"
+
+
+def exact(text: str | bytes) -> Any:
+    """JSON with its numbers as the text that they are."""
+    return json.loads(text, parse_int=lambda digits: ("number", digits), parse_float=lambda digits: ("number", digits))
+
+
+@given(_lines(), st.sets(st.sampled_from(NAMES)), st.booleans())
+def test_what_is_kept_is_kept_to_the_digit_and_the_rest_is_gone(line: str, keys: set[str], fast: bool) -> None:
+    """EL-01, EL-03."""
+    found = exact(subsetter(keys, fast=fast)(line.encode()))
+    whole = exact(line)
+    meta = whole.pop("meta", {})
+    assert list(found)[:3] == ["resourceType", "id", "meta"]
+    subset_meta = found.pop("meta")
+    assert found == {name: value for name, value in whole.items() if name in keys | {"resourceType", "id"}}
+    assert [tag for tag in subset_meta["tag"] if tag.items() >= TAG.items()] != []
+    assert len(subset_meta["tag"]) - len(meta.get("tag", [])) in {0, 1}
+    assert subset_meta["tag"][: len(meta.get("tag", []))] == meta.get("tag", [])
+    assert {name: value for name, value in subset_meta.items() if name != "tag"} == {
+        name: value for name, value in meta.items() if name != "tag"
+    }
+
+
+@given(_lines(), st.sets(st.sampled_from(NAMES)))
+def test_with_and_without_msgspec_the_bytes_are_the_same(line: str, keys: set[str]) -> None:
+    """Law 5: an attempt in another environment writes the same file."""
+    assert subsetter(keys, fast=True)(line.encode()) == subsetter(keys, fast=False)(line.encode())
+
+
+@given(_digits)
+def test_a_decimal_keeps_its_digits(digits: str) -> None:
+    line = f'{{"resourceType":"Observation","id":"1","meta":{{}},"valueQuantity":{{"value":{digits}}},"x":1}}'
+    for fast in (True, False):
+        assert f'"valueQuantity":{{"value":{digits}}}'.encode() in subsetter({"valueQuantity"}, fast=fast)(line.encode())
+    assert Decimal(digits) == json.loads(line, parse_float=Decimal, parse_int=Decimal)["valueQuantity"]["value"]
+
+
+def test_a_tag_is_given_once() -> None:
+    once = tagged(b'{"versionId":"1"}')
+    assert tagged(once) == once
+
+
+@pytest.mark.parametrize("line", ['{"id":"1"', "[]", '{"id" "1"}', '{"id":}', '{"id":"1",}', ""])
+def test_what_is_no_resource_is_an_error_and_never_half_a_line(line: str) -> None:
+    for fast in (True, False):
+        with pytest.raises(ValueError, match=r"."):
+            subsetter({"status"}, fast=fast)(line.encode())

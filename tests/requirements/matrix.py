@@ -1,0 +1,125 @@
+"""Which tests cite which requirement; run it for the whole table: `python -m tests.requirements.matrix`.
+
+Ids are those of the project's requirement list: KO kick-off, ST status, MF manifest, DL job deletion, FR files, DR deleted
+resources, GR groups, TF `_typeFilter`, EL `_elements`, PT `patient`, SE security, CS conformance, AS asynchronous pattern, RD
+resource delete, CD contradictions between the source documents, SD tests derived from them; and the laws by number. A test
+cites an id in its docstring, or in that of its module or class.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+KIT = TESTS.parent / "fhir_bulk_middleware" / "testing"
+
+_KINDS = "AS|CD|CS|DL|DR|EL|FR|GR|KO|MF|PT|RD|SD|SE|ST|TF"
+_CITED = re.compile(rf"\b({_KINDS})-(\d+)(?: to (?:\1-)?(\d+))?")
+_LAW = re.compile(r"\b[Ll]aws? (\d+(?:(?:, | and | to )\d+)*)")
+
+RANGES: dict[str, list[tuple[int, int]]] = {
+    "KO": [(1, 13), (20, 30), (40, 50), (60, 64), (70, 96), (100, 104), (110, 116)],
+    "ST": [(1, 8), (10, 16), (20, 27), (40, 47)],
+    "MF": [(1, 18), (20, 23)],
+    "DL": [(1, 14)],
+    "FR": [(1, 22)],
+    "DR": [(1, 7)],
+    "GR": [(1, 4)],
+    "TF": [(1, 10)],
+    "EL": [(1, 5)],
+    "PT": [(1, 5)],
+    "SE": [(1, 18), (20, 24)],
+    "CS": [(1, 10)],
+    "AS": [(1, 10)],
+    "RD": [(1, 19)],
+    "CD": [(1, 28)],
+    "SD": [(1, 11)],
+    "law": [(1, 31)],
+}
+
+NOT_OURS: dict[str, str] = {
+    "KO-11": "read and search of Group belong to the host",
+    "KO-13": "a single patient's export is no part of the IG; answered 404",
+    "KO-71": "NDJSON is the only format",
+    "KO-79": "guidance to clients",
+    "KO-89": "no associated data of our own",
+    "KO-116": "a trap that other ids exclude",
+    "ST-06": "no session to end; 429 suffices",
+    "ST-07": "a rule for clients",
+    "ST-23": "links do not expire before the job does",
+    "MF-16": "stated by the shape of STU4",
+    "GR-02": "a pattern for clients",
+    "GR-04": "the Bulk Cohort API is optional and not offered",
+    "FR-05": "no capability URLs: a token is always required",
+    "FR-06": "a rule for clients; every file of ours wants a token",
+    "FR-21": "no manifest of ours says that no token is needed",
+    "SE-01": "TLS is terminated by the host's server",
+    "SE-02": "a recommendation of an authorisation scheme",
+    "SE-15": "an allowance; by setting",
+    "SE-24": "tokens are verified by signature, not by introspection",
+    "AS-03": "the asynchronous Bundle pattern belongs to deletes",
+    "AS-09": "where the pattern's text lives",
+    "AS-10": "another vendor's operation",
+    "CS-08": "two versions are two mounts",
+}
+"""Ids that need no test of ours, and why."""
+
+
+def known() -> list[str]:
+    """All ids of the list, in its order."""
+    return [
+        f"law {number}" if kind == "law" else f"{kind}-{number:02}"
+        for kind, spans in RANGES.items()
+        for first, last in spans
+        for number in range(first, last + 1)
+    ]
+
+
+def cited_in(text: str) -> Iterator[str]:
+    """The ids that a docstring cites, spans written out."""
+    for kind, first, last in _CITED.findall(text):
+        for number in range(int(first), int(last or first) + 1):
+            yield f"{kind}-{number:02}"
+    for several in _LAW.findall(text):
+        numbers = [int(number) for number in re.findall(r"\d+", several)]
+        if " to " in several:
+            numbers = list(range(numbers[0], numbers[-1] + 1))
+        yield from (f"law {number}" for number in numbers)
+
+
+def citations() -> dict[str, set[str]]:
+    """By id, the tests that cite it, as `file::test`."""
+    found: dict[str, set[str]] = {}
+    for path in sorted([*TESTS.rglob("test_*.py"), *KIT.glob("*.py")]):
+        module = ast.parse(path.read_text("utf-8"))
+        for name, text in _docstrings(module, ""):
+            for requirement in cited_in(text):
+                found.setdefault(requirement, set()).add(f"{path.relative_to(TESTS.parent)}{name}")
+    return found
+
+
+def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[tuple[str, str]]:
+    if text := ast.get_docstring(node):
+        yield name, text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(child, f"{name}::{child.name}")
+
+
+def main() -> int:
+    """Print the table; the exit code counts ids without a test and without a reason."""
+    found = citations()
+    open_ids = [name for name in known() if name not in found and name not in NOT_OURS]
+    for name in known():
+        tests = sorted(found.get(name, ()))
+        print(f"{name:8} {len(tests):3}  {tests[0] if tests else NOT_OURS.get(name, 'NO TEST')}")  # noqa: T201 - a command prints
+        for test in tests[1:]:
+            print(f"{'':13} {test}")  # noqa: T201
+    print(f"\n{len(known()) - len(open_ids)} of {len(known())} have a test or a reason; open: {', '.join(open_ids) or 'none'}")  # noqa: T201
+    return len(open_ids)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

@@ -1,0 +1,214 @@
+"""`_typeFilter` and granular scopes: what is exported is what a search would have found, no more and no less (TF, SE-09)."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import House
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.export.filters import Filters
+from fhir_bulk_middleware.export.query import Filter
+from fhir_bulk_middleware.fhir.canonical import canonical
+from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.fhir.matching import Matcher
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant
+
+pytestmark = pytest.mark.anyio
+
+
+def observation(id_: str, status: str, code: str, value: str, patient: str) -> dict[str, Any]:
+    return {
+        "resourceType": "Observation",
+        "id": id_,
+        "status": status,
+        "code": {"coding": [{"system": "http://loinc.org", "code": code}]},
+        "category": [{"coding": [{"code": "laboratory" if id_ < "o3" else "vital-signs"}]}],
+        "subject": {"reference": f"Patient/{patient}"},
+        "valueQuantity": {"value": Decimal(value), "unit": "mg"},
+    }
+
+
+OBSERVATIONS = [
+    observation("o1", "final", "8302-2", "1.10", "p1"),
+    observation("o2", "amended", "8302-2", "12.5", "p2"),
+    observation("o3", "final", "29463-7", "70", "p1"),
+    observation("o4", "preliminary", "718-7", "13", "p3"),
+]
+
+
+@pytest.fixture
+async def clinic(house: House) -> House:
+    """A house with some more observations, and none of the others."""
+    for id_ in ("b1", "b2", "b3", "b4"):
+        await house.resources.delete("Observation", id_)
+    for resource in OBSERVATIONS:
+        await house.resources.create("Observation", resource, resource["id"])
+    house.clock.advance(1)
+    return house
+
+
+async def exported(house: House, path: str, **more: Any) -> dict[str, list[str]]:
+    lines = await house.lines(await house.export(path, **more))
+    return {type_: sorted(json.loads(line)["id"] for line in several) for type_, several in lines.items()}
+
+
+def filtered(*queries: str, types: str = "Observation") -> str:
+    return f"/$export?_type={types}" + "".join(f"&_typeFilter={quote(query)}" for query in queries)
+
+
+@pytest.mark.parametrize(
+    ("queries", "found"),
+    [
+        (["Observation?code=8302-2"], ["o1", "o2"]),
+        (["Observation?code=http://loinc.org|8302-2&status=final"], ["o1"]),
+        (["Observation?status=final,preliminary"], ["o1", "o3", "o4"]),
+        (["Observation?code=8302-2", "Observation?status=preliminary"], ["o1", "o2", "o4"]),
+        (["Observation?status:not=final"], ["o2", "o4"]),
+        (["Observation?value-quantity=gt13"], ["o3"]),
+        (["Observation?value-quantity=1.1"], ["o1"]),
+        (["Observation?subject=Patient/p1"], ["o1", "o3"]),
+        (["Observation?subject=https://ehr.example/fhir/Patient/p3"], ["o4"]),
+        (["Observation?category=vital-signs&code=718-7,29463-7"], ["o3", "o4"]),
+        (["Observation?code=nothing"], None),
+    ],
+)
+async def test_of_a_filtered_type_comes_what_any_of_its_queries_finds(
+    clinic: House, queries: list[str], found: list[str] | None
+) -> None:
+    """TF-01, TF-02, TF-07, MF-20."""
+    assert await exported(clinic, filtered(*queries)) == ({} if found is None else {"Observation": found})
+
+
+async def test_a_filter_does_not_restrict_other_types(clinic: House) -> None:
+    """TF-03."""
+    found = await exported(clinic, filtered("Observation?status=amended", types="Observation,Patient"))
+    assert found == {"Observation": ["o2"], "Patient": ["p1", "p2", "p3"]}
+
+
+async def test_filters_work_within_compartments(clinic: House) -> None:
+    """TF-04."""
+    found = await exported(
+        clinic, f"/Group/both/$export?_type=Observation&_typeFilter={quote('Observation?status=final,amended')}"
+    )
+    assert found == {"Observation": ["o1", "o2", "o3"]}
+
+
+async def test_a_granular_scope_restricts_and_a_filter_restricts_it_further(clinic: House) -> None:
+    """SE-09, law 8."""
+    scope = "system/Observation.rs?category=laboratory system/Patient.rs"
+    manifest = await clinic.export("/$export", scope=scope)
+    lines = [json.loads(line)["id"] for line in (await own_lines(clinic, manifest, scope))["Observation"]]
+    assert sorted(lines) == ["o1", "o2"]
+    manifest = await clinic.export(filtered("Observation?status=final"), scope=scope)
+    lines = [json.loads(line)["id"] for line in (await own_lines(clinic, manifest, scope))["Observation"]]
+    assert lines == ["o1"]
+
+
+async def own_lines(house: House, manifest: dict[str, Any], scope: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in manifest["output"]:
+        found.setdefault(item["type"], []).extend((await house.ask("GET", item["url"], scope=scope)).text.splitlines())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "deleted"),
+    [
+        ("&_typeFilter=Observation?status=final", "system/*.rs", ["Observation/o1", "Observation/o2"]),
+        ("", "system/Observation.rs?category=laboratory", []),
+    ],
+)
+async def test_a_deletion_has_no_content_to_filter(clinic: House, path: str, scope: str, deleted: list[str]) -> None:
+    """DR-06, law 27: under a wish it is told by its type, under a right it is left out."""
+    first = await clinic.export()
+    await clinic.resources.delete("Observation", "o1")
+    await clinic.resources.delete("Observation", "o2")
+    since = f"/$export?_type=Observation&_since={first['transactionTime']}{path}"
+    manifest = await clinic.export(since, scope=scope)
+    text = "".join([(await clinic.ask("GET", item["url"], scope=scope)).text for item in manifest["deleted"]])
+    assert [json.loads(line)["entry"][0]["request"]["url"] for line in text.splitlines()] == deleted
+
+
+async def test_files_end_where_filtered_pages_fill_them(make_house: Any) -> None:
+    """Laws 5 and 15, also where most pages come to nothing."""
+    async with make_house(part_bytes=4096, page_bytes=1024, smallest_part_bytes=1) as house:
+        for number in range(200):
+            status = "final" if number % 10 == 0 else "amended"
+            resource = observation(f"o{number:03}", status, "8302-2", "1", "p1")
+            await house.resources.create("Observation", resource, resource["id"])
+        manifest = await house.export(filtered("Observation?status=final"))
+        lines = (await house.lines(manifest))["Observation"]
+        assert [json.loads(line)["id"] for line in lines] == [f"o{number:03}" for number in range(0, 200, 10)]
+        sizes = [item["extension"]["size"] for item in manifest["output"]]
+        assert max(sizes) <= 4096
+        assert min(sizes[:-1]) > 4096 - 1024
+        assert sum(item["count"] for item in manifest["output"]) == 20
+
+
+# --- Against a search that parses everything ---------------------------------------------------------------------------
+
+_CODES = st.sampled_from(["final", "amended", "8302-2", "718-7", "x", "é", '"', "a b", "\\u0061"])
+_QUERIES = st.sampled_from(
+    [
+        "status=final",
+        "status=amended,final",
+        "code=8302-2",
+        "code:text=x",
+        "status:not=final",
+        "code=718-7&status=final",
+        "value-quantity=gt1.10",
+        "value-quantity=1.1",
+        "subject=Patient/p1",
+        "subject:missing=true",
+        "category:missing=false",
+        "code=x,8302-2&value-quantity=le2",
+    ]
+)
+_RESOURCES = st.builds(
+    lambda id_, status, code, value, patient, extra: {
+        "resourceType": "Observation",
+        "id": f"o{id_}",
+        "status": status,
+        "code": {"coding": [{"code": code}], "text": extra},
+        "valueQuantity": {"value": value},
+        **({"subject": {"reference": f"Patient/{patient}"}} if patient else {}),
+        **({"category": [{"text": extra}]} if extra else {}),
+    },
+    st.integers(0, 99),
+    _CODES,
+    _CODES,
+    st.sampled_from([Decimal("1.1"), Decimal("1.10"), Decimal("1.101"), Decimal(2), Decimal("1e1"), Decimal("0.99")]),
+    st.sampled_from(["", "p1", "p11", "p2"]),
+    st.sampled_from(["", "x", "final", "8302-2", "Patient/p1"]),
+)
+
+
+@given(
+    st.lists(_RESOURCES, max_size=12), st.lists(st.lists(_QUERIES, min_size=1, max_size=3), min_size=1, max_size=2), st.booleans()
+)
+def test_what_passes_is_what_a_search_without_short_cuts_finds(
+    resources: Sequence[dict[str, Any]], queries: list[list[str]], escape: bool
+) -> None:
+    filters = [
+        Filter("Observation", tuple(Criteria.parse(FhirVersion.R4, "Observation", query) for query in several))
+        for several in queries
+    ]
+    lines = [canonical(resource).text(1, Instant(0)) for resource in resources]
+    if escape:  # an adapter that escapes what it need not: slower, and the same
+        lines = [line.replace(b'"final"', b'"\\u0066inal"') for line in lines]
+    expected = [
+        line
+        for line in lines
+        for parsed in [json.loads(line, parse_float=Decimal)]
+        if all(any(Matcher(one).matches(parsed) for one in filter_.alternatives) for filter_ in filters)
+    ]
+    tried = Filters([*filters, Filter("Patient", filters[0].alternatives)], "Observation")
+    page = b"".join(line + b"\n" for line in lines)
+    assert list(tried.lines(page)) == expected if page else not expected
+    assert [line for line in lines if tried.passes(line)] == expected
