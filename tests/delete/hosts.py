@@ -52,7 +52,7 @@ class HardHost:
 
     # --- what it implements
 
-    async def authorise(self, principal: Principal) -> Authorisation:
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - one answer for all
         return Authorisation(frozenset({"Patient", "Observation", "Organization", "Condition"}))
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
@@ -83,7 +83,7 @@ class HardHost:
     async def deletable(self, principal: Principal) -> Authorisation:
         return await self.authorise(principal)
 
-    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - it has no rights on rows
         row = self.rows.get((type_, id_))
         if row is None:
             return NeverExisted()
