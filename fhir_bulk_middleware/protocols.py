@@ -13,13 +13,16 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Tally, Target
 from fhir_bulk_middleware.events import Event
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Owner, Principal
 
 __all__ = [
+    "DeletionLog",
     "JobRetention",
     "JobRunner",
     "JobStore",
@@ -28,6 +31,9 @@ __all__ = [
     "OutputStore",
     "Recipe",
     "SupportsAudit",
+    "SupportsBatchDelete",
+    "SupportsConditionalDelete",
+    "SupportsDelete",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
@@ -35,6 +41,7 @@ __all__ = [
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
+    "SupportsRead",
     "SupportsSlices",
     "SupportsSnapshot",
     "SupportsTypes",
@@ -197,6 +204,86 @@ class SupportsAudit(Protocol):
         What it raises is logged, and harms neither the request nor the job that the event is about. Called in worker processes
         too, where the adapter can be made again there.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsRead(Protocol):
+    """A storage that can read one resource.
+
+    Without it our own log of deletes cannot be used: it could not tell what became of a delete that a crash cut short.
+    """
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
+
+        The adapter guarantees: every write that was answered is seen.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDelete(Protocol):
+    """A storage that can remove one resource. Without it there is no DELETE route: the host keeps its own."""
+
+    async def deletable(self, principal: Principal) -> Authorisation:
+        """What this principal may delete, scopes aside: types, and a note about rows that comes back with each removal.
+
+        Raises:
+            Refused: `SERVICE_INACTIVE`, where deletes are switched off for the principal.
+        """
+        ...
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+        """Remove a resource, if it is at one of these versions; None is "at whichever it is".
+
+        The adapter guarantees: the version is compared where the row is locked, so that of several who name the same version
+        one removes and no change in between is lost; a removal that was answered is durable and seen by every read; a
+        resource outside the rights is `NeverExisted`; whatever is answered but `Deleted` has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsConditionalDelete(Protocol):
+    """A storage that can find what to delete, and remove all of it in one go. Without it there is no conditional route."""
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """The current resources that the target means: how many, and the first `at_most` of them.
+
+        Raises:
+            CriteriaError: a criterion that this storage cannot apply exactly; nothing is ever left out of a target.
+        """
+        ...
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | Protected | None:
+        """Remove these matches, all of them, in one transaction; None, and nothing removed, if they are not the matches any more.
+
+        The adapter guarantees: when it removes, the current resources that meet the target are exactly these, at exactly these
+        versions; what is removed comes back as it was; whatever else is answered has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsBatchDelete(Protocol):
+    """A storage that journals removals in the transaction that makes them, so that a long remove-all is exact after a crash.
+
+    Without it our own log is the journal, and one resource is removed at a time.
+    """
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """Remove those of the batch that are as they were frozen; what came of each, in order. None: the run has ended.
+
+        Outcomes are `DELETED`, `ALREADY_DELETED`, `VERSION_MISMATCH` and `PROTECTED`.
+
+        The adapter guarantees: removals and journal are one transaction; a batch that is in the journal is not done again, its
+        outcomes come back as they were written; after `end_run` was answered no batch of the run removes anything.
+        """
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good, and say what it has come to. Can be called again, also of a run that never began."""
         ...
 
 
@@ -368,6 +455,63 @@ class WorkQueue(Protocol):
 
     async def cause(self, job_id: str) -> str | None:
         """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
+        ...
+
+
+class DeletionLog(Protocol):
+    """Our own log of deletes, for storages that keep none (law 28). A write that has returned is durable.
+
+    A mark is in doubt from its writing until it is settled; `at` is given once and never changes.
+    """
+
+    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+        """Write down what is about to be removed; the same marks with their numbers.
+
+        None, and nothing written: the run has ended.
+        """
+        ...
+
+    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
+        """What was intended for a batch of a run, in order; nothing if it was not begun."""
+        ...
+
+    async def settle(
+        self,
+        gone: Sequence[Mark],
+        left: Sequence[Mark],
+        *,
+        run: str = "",
+        batch: int = 0,
+        outcomes: Sequence[DeleteOutcome] = (),
+    ) -> None:
+        """Record of marks in doubt which are gone, with all that is known of them now, and strike out those that are left.
+
+        With a run, also what came of each resource of the batch; in one transaction.
+        """
+        ...
+
+    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
+        """What came of a batch of a run, None if it was not settled."""
+        ...
+
+    async def ended(self, run: str) -> bool:
+        """Whether the run has ended."""
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good; what it has come to, with what is in doubt."""
+        ...
+
+    async def latest(self, type_: str, id_: str) -> Mark | None:
+        """The last time that a resource was removed, None if it never was."""
+        ...
+
+    async def removed(self, type_: str, since: Instant | None, until: Instant | None, after: int, limit: int) -> Sequence[Mark]:
+        """Resources that were gone within `since < at <= until` for the last time, by number, behind `after`."""
+        ...
+
+    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+        """Marks in doubt, by number, behind `after`."""
         ...
 
 

@@ -218,7 +218,7 @@ async def stop_after_each_file(house: House) -> None:
     """Let every attempt lose its worker as soon as it has checkpointed one file."""
     recorded = house.jobs.checkpoint
 
-    async def once(*args: Any, **more: Any) -> bool:
+    async def once(*args: Any, **more: Any) -> Any:
         await recorded(*args, **more)
         raise ConnectionError("the worker is gone")
 

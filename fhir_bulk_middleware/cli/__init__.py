@@ -9,13 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.cli import audit, demo, serve, sweep, token, worker
+from fhir_bulk_middleware.cli import audit, demo, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import LoadError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, serve, token, sweep, worker, audit)
+_COMMANDS = (demo, serve, token, sweep, worker, audit, openapi)
 _USAGE = 2
 _INTERRUPTED = 130
 

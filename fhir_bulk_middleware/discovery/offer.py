@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.discovery.parameters import PARAMETERS, ExportParameter
 from fhir_bulk_middleware.export.query import Level
@@ -12,6 +13,8 @@ from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.protocols import (
     SupportsDeletions,
     SupportsExport,
+    SupportsGroups,
+    SupportsJoining,
     SupportsOrganising,
     SupportsProvenance,
     SupportsSnapshot,
@@ -34,16 +37,20 @@ class Offer:
         dialect: how it speaks.
         version: FHIR version of the resources.
         resources: the storage adapter, asked for what it can do and nothing else.
+        groups: who knows the members of groups, None if nobody does.
         settings: sizes and times, and the SMART configuration.
         retention: seconds that a finished job is kept.
+        deletes: how deletes are told, None without such routes.
     """
 
     rows: tuple[Row, ...]
     dialect: Dialect
     version: FhirVersion
     resources: SupportsExport
+    groups: SupportsGroups | None
     settings: Settings
     retention: float
+    deletes: DeletePolicy | None = None
 
     @cached_property
     def kick_off(self) -> Mapping[Level, tuple[str, ...]]:
@@ -59,6 +66,12 @@ class Offer:
         """The types that the storage exports to somebody; empty if it does not say (CS-06)."""
         return self.resources.exportable_types() if isinstance(self.resources, SupportsTypes) else frozenset()
 
+    @cached_property
+    def remove_alls(self) -> bool:
+        """Whether a remove-all can be asked for, and so become a job."""
+        conditional = any(row.operation is Operation.CONDITIONAL_DELETE for row in self.rows)
+        return conditional and self.deletes is not None and self.deletes.remove_all_header is not None
+
     @property
     def snapshots(self) -> bool:
         """Whether an export shows one instant exactly (law 6)."""
@@ -68,6 +81,11 @@ class Offer:
     def deletions(self) -> bool:
         """Whether manifests list what was deleted (DR-01)."""
         return isinstance(self.resources, SupportsDeletions) and self.dialect.manifest.deleted
+
+    @property
+    def older_data_of_new_members(self) -> bool:
+        """Whether those who joined a group after `_since` are exported whole (GR-01)."""
+        return self.settings.older_data_of_new_members and isinstance(self.groups, SupportsJoining)
 
     def parameters(self, level: Level, methods: Iterable[str] | None = None) -> tuple[ExportParameter, ...]:
         """The parameters that a kick-off at this level takes, by one of the methods (default: by any that it has)."""

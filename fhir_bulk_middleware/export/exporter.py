@@ -6,18 +6,21 @@ from typing import cast
 import anyio
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
+from fhir_bulk_middleware.delete.logged import sources_of
 from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
-from fhir_bulk_middleware.export.job import Failure, Job, Lease
+from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
 from fhir_bulk_middleware.export.part import default_codec
-from fhir_bulk_middleware.export.planner import Planner
+from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import OutputStore, Recipe, SupportsExport
+from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Exporter", "in_worker"]
@@ -42,6 +45,8 @@ class Exporter:
         outputs: where parts go.
         settings: sizes and times.
         clock: what time it is.
+        log: our own log of deletes, for adapters that need one.
+        fhir_version: of the resources.
         beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
     """
@@ -54,6 +59,8 @@ class Exporter:
         settings: Settings,
         clock: Clock = system_clock,
         *,
+        log: DeletionLog | None = None,
+        fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
         observers: Observers | None = None,
     ) -> None:
@@ -64,14 +71,24 @@ class Exporter:
         self._clock = clock
         self._beating = beating
         self._observers = observers or Observers()
-        self._planner = Planner(resources, settings, clock)
+        self._log = log
+        self._fhir_version = fhir_version
+        sources = sources_of(resources, log, fhir_version, clock)
+        self._journal = sources.journal
+        self._planner = Planner(resources, settings, clock, sources.deletions)
 
     def recipe(self) -> Recipe | None:
         """How to make this in a worker process; None where adapter, a store or the clock exists in this process only."""
-        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs)
+        logs = {} if self._log is None else {"log": self._log}
+        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **logs)
         if recipes is None or self._clock is not system_clock:
             return None
-        arguments = {**recipes, "settings": self._settings.model_dump(mode="json"), "observers": self._observers.recipes()}
+        arguments = {
+            **recipes,
+            "settings": self._settings.model_dump(mode="json"),
+            "fhir_version": self._fhir_version.value,
+            "observers": self._observers.recipes(),
+        }
         return Recipe(f"{__name__}:in_worker", arguments)
 
     async def abandoned(self, worker: str) -> None:
@@ -110,6 +127,8 @@ class Exporter:
         async with self._beating(self._jobs, pulse, self._settings, self._clock):
             if lease.slice is None:
                 await self._plan(lease)
+            elif lease.job.request.kind is JobKind.REMOVE_ALL:
+                await self._remove(pulse, lease.slice)
             else:
                 await SliceExport(
                     resources=self._resources,
@@ -125,8 +144,12 @@ class Exporter:
                 ).run()
 
     async def _plan(self, lease: Lease) -> None:
-        plan = await self._planner.plan(lease.job, lease.rows)
         now, job = self._clock(), lease.job
+        if job.request.kind is JobKind.REMOVE_ALL:
+            plan = Plan(job.created_at, removal_slices(job, lease.rows, self._settings.removal_batch))
+        else:
+            plan = await self._planner.plan(job, lease.rows)
+            now = self._clock()
         if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now):
             raise LeaseLost
         estimate = sum(piece.estimate for piece in plan.slices)
@@ -145,6 +168,13 @@ class Exporter:
             await self._observers.tell(
                 Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=0, seconds=seconds)
             )
+
+    async def _remove(self, pulse: Pulse, piece: Slice) -> None:
+        if self._journal is None:
+            raise TypeError("a remove-all needs a journal, and this adapter has none: was it changed while the job ran?")
+        await BatchRemoval(
+            journal=self._journal, jobs=self._jobs, outputs=self._outputs, clock=self._clock, pulse=pulse, piece=piece
+        ).run()
 
     async def _give_back(self, lease: Lease, cause: str) -> None:
         """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
@@ -174,7 +204,14 @@ class Exporter:
 
 
 def in_worker(
-    resources: JsonValue, jobs: JsonValue, outputs: JsonValue, settings: JsonValue, observers: JsonValue = None
+    resources: JsonValue,
+    jobs: JsonValue,
+    outputs: JsonValue,
+    settings: JsonValue,
+    *,
+    fhir_version: str,
+    log: JsonValue = None,
+    observers: JsonValue = None,
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
     return Exporter(
@@ -182,6 +219,8 @@ def in_worker(
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
         Settings.model_validate(settings),
+        log=None if log is None else cast("DeletionLog", make(from_json(log))),
+        fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
         observers=Observers.from_recipes(observers or []),
     )

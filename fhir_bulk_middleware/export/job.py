@@ -21,6 +21,7 @@ __all__ = [
     "Idempotency",
     "Ignored",
     "Job",
+    "JobKind",
     "JobState",
     "Lease",
     "Options",
@@ -51,6 +52,14 @@ class JobState(StrEnum):
     def working(self) -> bool:
         """Whether work is left."""
         return self in {JobState.QUEUED, JobState.RUNNING}
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    EXPORT = "export"
+    REMOVE_ALL = "remove-all"
+    """Removes the versions that its rows name (law 26)."""
 
 
 class FileKind(StrEnum):
@@ -158,6 +167,7 @@ class Request:
         window: `_since` and `_until`. The cut is added when the job starts.
         retention: seconds that the finished job is kept, as its mount promised when it began (ST-22).
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
+        kind: what the job does.
         granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
         options: how the output is shaped.
     """
@@ -170,6 +180,7 @@ class Request:
     precision: Precision
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
+    kind: JobKind = JobKind.EXPORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 
+from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
-from fhir_bulk_middleware.export.job import Idempotency, Job, JobState, Part, Request
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
@@ -68,6 +69,14 @@ class ExportService:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
         request, rows = await self._admission.decide(principal, wish)
+        return await self.accept(principal, request, rows, wish.idempotency_key)
+
+    async def accept(self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None) -> Job:
+        """Keep a job that was decided on, and set it going.
+
+        Raises:
+            Refused: too many run already, or the key came with another request.
+        """
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
@@ -76,7 +85,7 @@ class ExportService:
             request=request,
             created_at=now,
             changed_at=now,
-            idempotency=_idempotency(wish.idempotency_key, request, rows),
+            idempotency=_idempotency(idempotency_key, request, rows),
         )
         limit = self._settings.jobs_per_owner
         kept = await self._jobs.add(job, rows, working_at_most=limit)
@@ -151,7 +160,7 @@ class ExportService:
         self._check_scopes(principal, job)
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
         part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
-        if part is None:
+        if part is None or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
             raise Refused(Reason.FILE_UNKNOWN)
         return part
 
@@ -197,6 +206,9 @@ class ExportService:
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
         scopes = Scopes.parse(principal.scopes)
+        if job.request.kind is JobKind.REMOVE_ALL:
+            check_covered(scopes, job.request)
+            return
         types = frozenset(job.request.types)
         missing = types - scopes.readable(types)
         restricted: dict[str, set[str]] = {}

@@ -48,6 +48,7 @@ class House:
             self._servers[number] = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("chaos_server.py")), str(self.state), str(listener.fileno())],
                 pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
                 env={**os.environ, "PYTHONPATH": path},

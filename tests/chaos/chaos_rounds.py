@@ -74,6 +74,8 @@ class Round:
         self.key = f"{seed}.{number}"
         self.exports: list[Export] = []
         self.done = asyncio.Event()
+        self.struck = 0
+        """How many blows fell while an export was at work."""
 
     async def run(self) -> list[str]:
         """Carry it out; what went wrong."""
@@ -87,7 +89,7 @@ class Round:
                     mount="brief" if brief else "fhir",
                     types=tuple(sorted(random.sample(TYPES, random.randint(1, len(TYPES))))),
                     key=f"{self.key}.{number}",
-                    cancel_after=random.uniform(0, 1.5) if cancelled and not brief else None,
+                    cancel_after=random.uniform(0, 3) if cancelled and not brief else None,
                 )
             )
         writing = asyncio.create_task(self._write())
@@ -206,6 +208,7 @@ class Round:
         """Wait some time, at most until the exports have ended."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.done.wait(), self.random.uniform(0, most))
+        self.struck += not self.done.is_set()
 
     async def victim(self) -> int | None:
         """Some worker."""
@@ -288,7 +291,7 @@ class Round:
 
 
 async def _kill_worker(round_: Round) -> None:
-    await round_.pause(1.5)
+    await round_.pause(2.5)
     if pid := await round_.victim():
         round_.house.signal(pid, signal.SIGKILL)
 
@@ -301,7 +304,7 @@ async def _kill_worker_often(round_: Round) -> None:
 
 
 async def _kill_server(round_: Round) -> None:
-    await round_.pause(1.5)
+    await round_.pause(2.5)
     if servers := round_.house.servers():
         round_.house.signal(round_.random.choice(servers), signal.SIGKILL)
     await asyncio.sleep(0.05)
@@ -310,7 +313,7 @@ async def _kill_server(round_: Round) -> None:
 
 async def _kill_all_servers(round_: Round) -> None:
     """With their workers, which end by themselves."""
-    await round_.pause(1.5)
+    await round_.pause(2.5)
     for pid in [*round_.house.workers(), *round_.house.servers()]:
         round_.house.signal(pid, signal.SIGKILL)
     await asyncio.sleep(0.05)
@@ -324,20 +327,20 @@ async def _stop(round_: Round, pid: int) -> None:
 
 
 async def _stop_worker(round_: Round) -> None:
-    await round_.pause(1)
+    await round_.pause(2)
     if pid := await round_.victim():
         await _stop(round_, pid)
 
 
 async def _stop_server(round_: Round) -> None:
-    await round_.pause(1)
+    await round_.pause(2)
     if servers := round_.house.servers():
         await _stop(round_, round_.random.choice(servers))
 
 
 async def _disk_full(round_: Round) -> None:
     """For the workers, at some size; sometimes for so long that attempts run out."""
-    await round_.pause(1)
+    await round_.pause(2)
     size = round_.random.choice([0, 4_096, 50_000, 200_000])
     end = asyncio.get_running_loop().time() + round_.random.choice([0.3, 1, 3])
     while asyncio.get_running_loop().time() < end:
@@ -349,10 +352,9 @@ async def _disk_full(round_: Round) -> None:
 
 
 async def _lock(round_: Round, name: str) -> None:
-    await round_.pause(1)
+    await round_.pause(2)
     seconds = round_.random.choice([0.2, 1, 3, 11])
-    entered = await asyncio.to_thread(_hold, round_.house, name, seconds)
-    del entered
+    await asyncio.to_thread(_hold, round_.house, name, seconds)
 
 
 def _hold(house: House, name: str, seconds: float) -> None:
@@ -446,6 +448,7 @@ class Report:
     disturbances: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     busy: int = 0
+    struck: int = 0
 
 
 async def chaos(
@@ -471,6 +474,7 @@ async def chaos(
             found = await round_.run()
             report.rounds += 1
             report.busy += round_.client.busy
+            report.struck += round_.struck
             report.disturbances.update(round_.names)
             report.outcomes.update(export.outcome for export in round_.exports)
             for what in found:

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import in_thread
+from fhir_bulk_middleware.export.heartbeat import ThreadHeart
+from fhir_bulk_middleware.export.query import Page, Query
 from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.instant import Clock, Instant, system_clock
 from fhir_bulk_middleware.jose import JoseTokenVerifier
@@ -34,8 +38,9 @@ from fhir_bulk_middleware.testing.tokens import TokenMint
 
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
 BRIEF_SECONDS = 1.5
+_PACE = 0.005
 SETTINGS = Settings(
-    page_bytes=4 * 1024,
+    page_bytes=8 * 1024,
     part_bytes=400 * 1024,
     slice_bytes=600 * 1024,
     lease_seconds=1,
@@ -66,10 +71,24 @@ def step(state: Path, seconds: float) -> None:
     os.close(descriptor)
 
 
+class Paced(SQLiteResourceStore):
+    """A store that takes its time over each page, and blocks meanwhile, so that an export lasts long enough to be struck."""
+
+    def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        return self._paced(super().pages(query, after))
+
+    async def _paced(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
+        async with closing(pages) as source:
+            async for page in source:
+                time.sleep(_PACE)  # noqa: ASYNC251 - as adapters do
+                yield page
+
+
 class Stores:
     def __init__(self, state: Path, *, blocking: bool = False) -> None:
         self.clock = stepped(state)
-        self.resources = SQLiteResourceStore(state / "store.db", clock=self.clock)
+        kind = Paced if blocking else SQLiteResourceStore
+        self.resources = kind(state / "store.db", clock=self.clock)
         self.jobs = SQLiteJobStore(state / "jobs.db")
         self.outputs = FileOutputStore(state / "exports", blocking=blocking)
         self.audit = AuditFile(state / "audit.jsonl", blocking=blocking, sync="never")
@@ -84,7 +103,7 @@ def work(state: JsonValue) -> Exporter:
         stores.outputs,
         SETTINGS,
         stores.clock,
-        beating=in_thread,
+        beating=ThreadHeart(),
         observers=Observers([stores.audit]),
     )
 
@@ -106,7 +125,7 @@ class ChaosRunner(ProcessRunner):
         self._state = state
 
     @asynccontextmanager
-    async def running(self, work: Work) -> AsyncIterator[None]:  # type: ignore[override]
+    async def running(self, work: Work) -> AsyncIterator[None]:
         async with super().running(cast("Work", _Again(work, self._state))):
             yield
 
@@ -134,9 +153,16 @@ def application(state: Path) -> Starlette:
     return app
 
 
+def _end_with_the_runner() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     state, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
     config = uvicorn.Config(application(state), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
