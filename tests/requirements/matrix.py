@@ -55,6 +55,7 @@ NOT_OURS: dict[str, str] = {
     "FR-05": "no capability URLs: a token is always required",
     "FR-06": "a rule for clients; every file of ours wants a token",
     "FR-21": "no manifest of ours says that no token is needed",
+    "CS-08": "a mount speaks one version; another version is another mount, with a base of its own",
     "SE-01": "TLS is terminated by the host's server",
     "SE-02": "a recommendation of an authorisation scheme",
     "SE-15": "an allowance; by setting",
