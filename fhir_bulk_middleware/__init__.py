@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fhir_bulk_middleware.app import BulkData
+    from fhir_bulk_middleware.delete.policy import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, DeletePolicy
     from fhir_bulk_middleware.dialects import (
         HEALTH_CONNECT_AU,
         SOARIAN,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from fhir_bulk_middleware.settings import Settings
 
 __all__ = [
+    "AIDBOX",
+    "FHIR_R4",
+    "FHIR_R6_DRAFT",
     "HEALTH_CONNECT_AU",
     "SOARIAN",
     "STANDARD",
@@ -35,6 +39,7 @@ __all__ = [
     "SUBJECT_BOUND",
     "BulkData",
     "BulkDataMiddleware",
+    "DeletePolicy",
     "Dialect",
     "FhirVersion",
     "JoseTokenVerifier",
@@ -48,6 +53,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AIDBOX": "delete.policy",
+    "FHIR_R4": "delete.policy",
+    "FHIR_R6_DRAFT": "delete.policy",
+    "DeletePolicy": "delete.policy",
     "BulkData": "app",
     "BulkDataMiddleware": "middleware",
     "FhirVersion": "fhir.version",

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
+from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
+from fhir_bulk_middleware.delete.results import RemovalResults
+from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
@@ -33,17 +38,23 @@ from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount
+from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
+    DeletionLog,
     JobRetention,
     JobRunner,
     JobStore,
+    Observer,
     OutputStore,
+    SupportsAudit,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -80,10 +91,16 @@ class BulkData:
             be made again in another process.
         settings: limits, sizes, times.
         dialect: how it speaks.
+        deletes: how deletes are told, where the storage adapter can delete (`SupportsDelete`); None for no such routes: then
+            all DELETE of resources is the host's.
+        log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
+            no journal for long remove-alls (`SupportsBatchDelete`).
         mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
         new_job_id: where job ids come from.
+        observers: who is told what happens: logs, metrics, audit (`fhir_bulk_middleware.observers`). An adapter that keeps
+            AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
         TypeError: a collaborator lacks a method that it needs; the message names it.
@@ -100,27 +117,43 @@ class BulkData:
         runner: JobRunner | None = None,
         settings: Settings | None = None,
         dialect: Dialect = STANDARD,
+        deletes: DeletePolicy | None = AIDBOX,
+        log: DeletionLog | None = None,
         mount: str | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
         new_job_id: NewJobId = new_job_id,
+        observers: Sequence[Observer] = (),
     ) -> None:
         _require(resources, SupportsExport, "resources")
         _require(verifier, TokenVerifier, "verifier")
         for protocol in (JobStore, JobRetention, WorkQueue):
             _require(jobs, protocol, "jobs")
         _require(outputs, OutputStore, "outputs")
+        for observer in observers:
+            _require(observer, Observer, "observers")
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
-        work = Exporter(resources, jobs, outputs, settings, clock)
+        own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
+        told = Observers([*observers, *own])
+        sources = sources_of(resources, log, fhir_version, clock)
+        if deletes is not None and sources.one is not None and sources.deletions is None:
+            raise TypeError(
+                f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
+                "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+            )
+        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies)
-        self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self.retention = Retention(jobs, outputs, settings, clock, told)
+        """What ends, forgets and gives back."""
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
         """What runs beside the requests."""
+        retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
             admission=Admission(
                 resources=resources,
@@ -128,7 +161,7 @@ class BulkData:
                 coverage=Coverage(Compartments(fhir_version)),
                 settings=settings,
                 version=fhir_version,
-                retention=settings.retention if dialect.retention is None else dialect.retention,
+                retention=retention,
                 precision=dialect.precision,
                 clock=clock,
             ),
@@ -138,6 +171,7 @@ class BulkData:
             settings=settings,
             clock=clock,
             new_job_id=new_job_id,
+            observers=told,
         )
         addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
@@ -148,9 +182,37 @@ class BulkData:
             addresses=addresses,
             settings=settings,
             notes=_notes(resources),
+            removals=RemovalResults(
+                jobs=jobs,
+                outputs=outputs,
+                journal=sources.journal,
+                policy=deletes or AIDBOX,
+                dialect=dialect,
+                replies=self._replies,
+                addresses=addresses,
+            ),
         )
+        removal = None
+        if deletes is not None and sources.one is not None:
+            removal = DeleteEndpoints(
+                service=DeleteService(
+                    one=sources.one,
+                    several=sources.several,
+                    jobs=None if sources.journal is None else service,
+                    policy=deletes,
+                    settings=settings,
+                    version=fhir_version,
+                    precision=dialect.precision,
+                    retention=retention,
+                ),
+                policy=deletes,
+                dialect=dialect,
+                replies=self._replies,
+                addresses=addresses,
+                version=fhir_version,
+            )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
-        rows = table(dialect, endpoints, levels)
+        rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
         self.offer = Offer(
             rows=rows,
             dialect=dialect,
@@ -158,13 +220,16 @@ class BulkData:
             resources=resources,
             groups=groups,
             settings=settings,
-            retention=settings.retention if dialect.retention is None else dialect.retention,
+            retention=retention,
+            deletes=None if removal is None else deletes,
         )
         """What the mount offers, for whatever describes it."""
         self.capability = Capability(self.offer)
         """What a CapabilityStatement says of us: `fragment()`, and `amend()` for the host's own."""
         self.table: tuple[Row, ...] = (*rows, *discovery_rows(self.offer, addresses, self._replies))
         """The rows of the mount, as documentation and tests read them."""
+        self.types = definitions(fhir_version).resource_types
+        """The resource types that there are, which tell paths of resources from others."""
         self.app = _Application(self)
         """The mountable sub-application."""
 
@@ -224,7 +289,7 @@ class _Application(Starlette):
 
     def __init__(self, bulk: BulkData) -> None:
         self._bulk = bulk
-        super().__init__(routes=routes(bulk.table, bulk.guard), lifespan=lambda _: bulk.running())
+        super().__init__(routes=routes(bulk.table, bulk.guard, bulk.types), lifespan=lambda _: bulk.running())
         self.router.redirect_slashes = False
         self.router.default = self._elsewhere
 

@@ -1,11 +1,12 @@
 """What can come of a request, in the domain's own words.
 
-Services raise `Refused(Reason...)`; what a client is told, in which status and with which issue code, is a dialect's table.
+Services raise `Refused(Reason...)`; what a client is told, in which status and with which issue code, is a dialect's table. What
+comes of a delete is a `DeleteOutcome`; how it is told is the table of a delete policy.
 """
 
 from enum import Enum, auto
 
-__all__ = ["Operation", "Reason", "Refused"]
+__all__ = ["DeleteOutcome", "Operation", "Reason", "Refused"]
 
 
 class Operation(Enum):
@@ -15,6 +16,8 @@ class Operation(Enum):
     STATUS = auto()
     CANCEL = auto()
     FILE = auto()
+    DELETE = auto()
+    CONDITIONAL_DELETE = auto()
     DISCOVERY = auto()
     """What the mount says about itself."""
     NONE = auto()
@@ -55,6 +58,12 @@ class Reason(Enum):
     PATIENT_UNKNOWN = auto()
     """A patient that this caller may not see, or that is no member of the group (PT-04)."""
 
+    # Deletes
+    CRITERIA_MISSING = auto()
+    """A conditional delete without criteria: it would empty the type."""
+    TYPE_KEPT = auto()
+    """Resources of this type are never deleted here (RD-06)."""
+
     # Jobs and files
     JOB_ID_MISSING = auto()
     JOB_UNKNOWN = auto()
@@ -79,6 +88,27 @@ class Reason(Enum):
     """A store could not answer just now; the same request may succeed a moment later."""
     FAULT = auto()
     """Something broke that the client cannot mend."""
+
+
+class DeleteOutcome(Enum):
+    """What came of a delete that was understood and allowed; a policy has one cell for each."""
+
+    DELETED = auto()
+    ALREADY_DELETED = auto()
+    NEVER_EXISTED = auto()
+    VERSION_MISMATCH = auto()
+    """The resource is not at the version that `If-Match` names; nothing was removed."""
+    PROTECTED = auto()
+    """The storage keeps it, for instance because others refer to it (RD-07); nothing was removed."""
+    NO_MATCH = auto()
+    SEVERAL_MATCHES = auto()
+    """The criteria were not selective enough; nothing was removed."""
+    ALL_DELETED = auto()
+    """All matches of a remove-all are gone."""
+    TOO_MANY_MATCHES = auto()
+    """A remove-all met more than its cap; nothing was removed."""
+    WOULD_DELETE = auto()
+    """A dry run came to the end; nothing was removed."""
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program

@@ -6,25 +6,34 @@ protocol says who guarantees what; `fhir_bulk_middleware.testing` has a suite fo
 The storage adapter itself is one object with `SupportsExport` and as many of the other `Supports...` protocols as it can keep.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Tally, Target
+from fhir_bulk_middleware.events import Event
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Owner, Principal
 
 __all__ = [
+    "DeletionLog",
     "JobRetention",
     "JobRunner",
     "JobStore",
+    "Observer",
     "OutputSink",
     "OutputStore",
     "Recipe",
+    "SupportsAudit",
+    "SupportsBatchDelete",
+    "SupportsConditionalDelete",
+    "SupportsDelete",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
@@ -32,6 +41,7 @@ __all__ = [
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
+    "SupportsRead",
     "SupportsSlices",
     "SupportsSnapshot",
     "SupportsTypes",
@@ -184,6 +194,99 @@ class SupportsOrganising(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsAudit(Protocol):
+    """A storage that keeps FHIR AuditEvent resources. Without it there are none; logs, metrics and the audit file are for all."""
+
+    async def record(self, audit_event: bytes) -> None:
+        """Keep an AuditEvent of the mount's FHIR release, one compact JSON object without an id.
+
+        What it raises is logged, and harms neither the request nor the job that the event is about. Called in worker processes
+        too, where the adapter can be made again there.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsRead(Protocol):
+    """A storage that can read one resource.
+
+    Without it our own log of deletes cannot be used: it could not tell what became of a delete that a crash cut short.
+    """
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
+
+        The adapter guarantees: every write that was answered is seen.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDelete(Protocol):
+    """A storage that can remove one resource. Without it there is no DELETE route: the host keeps its own."""
+
+    async def deletable(self, principal: Principal) -> Authorisation:
+        """What this principal may delete, scopes aside: types, and a note about rows that comes back with each removal.
+
+        Raises:
+            Refused: `SERVICE_INACTIVE`, where deletes are switched off for the principal.
+        """
+        ...
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+        """Remove a resource, if it is at one of these versions; None is "at whichever it is".
+
+        The adapter guarantees: the version is compared where the row is locked, so that of several who name the same version
+        one removes and no change in between is lost; a removal that was answered is durable and seen by every read; a
+        resource outside the rights is `NeverExisted`; whatever is answered but `Deleted` has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsConditionalDelete(Protocol):
+    """A storage that can find what to delete, and remove all of it in one go. Without it there is no conditional route."""
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """The current resources that the target means: how many, and the first `at_most` of them.
+
+        Raises:
+            CriteriaError: a criterion that this storage cannot apply exactly; nothing is ever left out of a target.
+        """
+        ...
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | Protected | None:
+        """Remove these matches, all of them, in one transaction; None, and nothing removed, if they are not the matches any more.
+
+        The adapter guarantees: when it removes, the current resources that meet the target are exactly these, at exactly these
+        versions; what is removed comes back as it was; whatever else is answered has changed nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsBatchDelete(Protocol):
+    """A storage that journals removals in the transaction that makes them, so that a long remove-all is exact after a crash.
+
+    Without it our own log is the journal, and one resource is removed at a time.
+    """
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """Remove those of the batch that are as they were frozen; what came of each, in order. None: the run has ended.
+
+        Outcomes are `DELETED`, `ALREADY_DELETED`, `VERSION_MISMATCH` and `PROTECTED`.
+
+        The adapter guarantees: removals and journal are one transaction; a batch that is in the journal is not done again, its
+        outcomes come back as they were written; after `end_run` was answered no batch of the run removes anything.
+        """
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good, and say what it has come to. Can be called again, also of a run that never began."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to make an object again in another process.
@@ -295,12 +398,27 @@ class JobRetention(Protocol):
 class WorkQueue(Protocol):
     """What workers need of a job store. Every write names the lease, and counts only while that lease is current (law 18)."""
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(
+        self,
+        worker: str,
+        now: Instant,
+        *,
+        lease_seconds: float,
+        attempts: int,
+        failed: Callable[[Job], None] = lambda _: None,
+    ) -> Lease | None:
         """The next piece of work, None if there is none: a queued job to plan, or a slice that nobody holds.
 
         Work whose lease has run out, or reaches further ahead than a lease can (the clock was set back), is given out again.
         Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
         cause that was kept. Owners take turns.
+
+        Args:
+            worker: who asks.
+            now: what time it is.
+            lease_seconds: how long the lease is good for.
+            attempts: how often work may be begun.
+            failed: is told of each job that this call has ended, once that is durable.
         """
         ...
 
@@ -317,8 +435,8 @@ class WorkQueue(Protocol):
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
-        """Record sealed parts together with the cursor after them; False, and nothing recorded, if the lease is lost.
+    ) -> Recorded:
+        """Record sealed parts together with the cursor after them; nothing is recorded if the lease is lost.
 
         `finished` ends the slice, and with the last slice completes the job, in the same transaction.
         """
@@ -337,6 +455,63 @@ class WorkQueue(Protocol):
 
     async def cause(self, job_id: str) -> str | None:
         """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
+        ...
+
+
+class DeletionLog(Protocol):
+    """Our own log of deletes, for storages that keep none (law 28). A write that has returned is durable.
+
+    A mark is in doubt from its writing until it is settled; `at` is given once and never changes.
+    """
+
+    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+        """Write down what is about to be removed; the same marks with their numbers.
+
+        None, and nothing written: the run has ended.
+        """
+        ...
+
+    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
+        """What was intended for a batch of a run, in order; nothing if it was not begun."""
+        ...
+
+    async def settle(
+        self,
+        gone: Sequence[Mark],
+        left: Sequence[Mark],
+        *,
+        run: str = "",
+        batch: int = 0,
+        outcomes: Sequence[DeleteOutcome] = (),
+    ) -> None:
+        """Record of marks in doubt which are gone, with all that is known of them now, and strike out those that are left.
+
+        With a run, also what came of each resource of the batch; in one transaction.
+        """
+        ...
+
+    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
+        """What came of a batch of a run, None if it was not settled."""
+        ...
+
+    async def ended(self, run: str) -> bool:
+        """Whether the run has ended."""
+        ...
+
+    async def end_run(self, run: str) -> Tally:
+        """End a run for good; what it has come to, with what is in doubt."""
+        ...
+
+    async def latest(self, type_: str, id_: str) -> Mark | None:
+        """The last time that a resource was removed, None if it never was."""
+        ...
+
+    async def removed(self, type_: str, since: Instant | None, until: Instant | None, after: int, limit: int) -> Sequence[Mark]:
+        """Resources that were gone within `since < at <= until` for the last time, by number, behind `after`."""
+        ...
+
+    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+        """Marks in doubt, by number, behind `after`."""
         ...
 
 
@@ -401,4 +576,16 @@ class JobRunner(Protocol):
 
     def wake(self) -> None:
         """There may be new work. Cheap, never blocks, never fails; missing one delays work by a second at most."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens.
+
+    With a recipe (`SupportsWorkerProcess`) it is made again in each worker process and hears there of what happens there; without
+    one it hears only of what happens in its own process.
+    """
+
+    async def observe(self, event: Event) -> None:
+        """Take note. What it raises is logged and harms nobody; when it takes too long it is cancelled."""
         ...

@@ -4,14 +4,14 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.export.job import UNREADABLE
@@ -53,6 +53,14 @@ class Replies:
     def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
         """A manifest: `application/json`, not FHIR's media type (ST-20)."""
         return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
+
+    def resource(self, status: int, resource: bytes, headers: Mapping[str, str]) -> Response:
+        """A FHIR resource as JSON text."""
+        return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
+
+    def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
+        """A FHIR resource as JSON text that is not all there at once."""
+        return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
 
     def document(self, document: Mapping[str, Any], media_type: str) -> Response:
         """A description of the mount, the same for everybody."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
+from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
@@ -23,6 +24,7 @@ from fhir_bulk_middleware.principal import Principal
 
 __all__ = ["KICK_OFF_PATHS", "Row", "has_head", "routes", "table"]
 
+_RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -35,12 +37,15 @@ class Row:
         path: the path below the mount, with `{name}` placeholders; in its query string if it has one.
         operation: what it does, for the dialect's answers.
         endpoint: who does it.
+        shared: whether the path is the host's, and only this method on it ours: whatever else is asked there stays with the
+            host, its 405 included.
     """
 
     method: str
     path: str
     operation: Operation
     endpoint: Endpoint | Open
+    shared: bool = False
 
 
 KICK_OFF_PATHS: Mapping[Level, str] = {
@@ -51,13 +56,22 @@ KICK_OFF_PATHS: Mapping[Level, str] = {
 """Where an export is kicked off, below the mount; the same in every dialect (KO-01 to KO-03)."""
 
 
-def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) -> tuple[Row, ...]:
+def table(
+    dialect: Dialect,
+    export: ExportEndpoints,
+    levels: Iterable[Level],
+    deletes: DeleteEndpoints | None = None,
+    *,
+    conditional: bool = False,
+) -> tuple[Row, ...]:
     """All rows of a mount.
 
     Args:
         dialect: has the paths and methods.
         export: the endpoints.
         levels: which levels the adapter can do.
+        deletes: the endpoints of deletes, None for no such routes.
+        conditional: whether the adapter can delete by criteria.
     """
     kick_offs = {Level.SYSTEM: export.system, Level.PATIENT: export.patient, Level.GROUP: export.group}
     rows = [
@@ -70,27 +84,40 @@ def table(dialect: Dialect, export: ExportEndpoints, levels: Iterable[Level]) ->
         rows.append(Row("GET", dialect.page_path, Operation.STATUS, export.page))
     rows.append(Row("DELETE", dialect.status_path, Operation.CANCEL, export.cancel))
     rows.extend(Row(method, dialect.file_path, Operation.FILE, export.file) for method in dialect.file_methods)
+    if deletes is not None:
+        rows.append(Row("DELETE", "/{type}/{id}", Operation.DELETE, deletes.one, shared=True))
+        if conditional:
+            rows.append(Row("DELETE", "/{type}", Operation.CONDITIONAL_DELETE, deletes.matching, shared=True))
     return tuple(rows)
 
 
-def routes(rows: Iterable[Row], guard: Guard) -> list[BaseRoute]:
-    """Starlette routes for the rows, one per path."""
+def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[BaseRoute]:
+    """Starlette routes for the rows, one per path; shared ones last, so that no path of ours is taken for a resource.
+
+    Args:
+        rows: the table.
+        guard: the door of each.
+        types: the resource types that there are; a path that names another is not ours.
+    """
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
-    return [_PathRoute(path, several, guard) for path, several in by_path.items()]
+    found = [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
+    return [*(route for route in found if not route.shared), *(route for route in found if route.shared)]
 
 
 class _PathRoute(Route):
     """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
 
     On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
-    (law 14). Paths with a `$` are operations, and ours altogether.
+    (law 14). Paths with a `$` are operations, and ours altogether. On a shared path only our own methods match.
     """
 
-    def __init__(self, path: str, rows: Iterable[Row], guard: Guard) -> None:
+    def __init__(self, path: str, rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> None:
         split = urlsplit(path)
         self.rows = {row.method: row for row in rows}
+        self.shared = any(row.shared for row in self.rows.values())
+        self._types = types
         self._guard = guard
         self._query = {
             name: placeholder[1]
@@ -102,28 +129,33 @@ class _PathRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette has it; but a path that could be the host's must hold an id of ours."""
         match, child = super().matches(scope)
-        if match is Match.FULL and "$" not in self.path and not all(map(_ours, child["path_params"].items())):
+        if match is Match.FULL and "$" not in self.path and not all(map(self._ours, child["path_params"].items())):
+            return Match.NONE, {}
+        if self.shared and scope["method"] not in self.rows:
             return Match.NONE, {}
         return match, child
 
     def _dispatch_class(self) -> Callable[[Scope, Receive, Send], object]:
         return _Dispatch(self.rows, self._query, self._guard)
 
+    def _ours(self, parameter: tuple[str, str]) -> bool:
+        name, value = parameter
+        match name:
+            case "file":
+                return is_file_id(value)
+            case "job":
+                return is_job_id(value)
+            case "type":
+                return value in self._types
+            case "id":  # neither an operation nor a file of ours is a resource (law 14)
+                return _RESOURCE_ID.fullmatch(value) is not None and not is_file_id(value)
+            case _:
+                return True
+
 
 def has_head(row: Row) -> bool:
     """Whether HEAD goes with this GET. Not where the GET begins an export: nobody expects a HEAD to do that."""
     return row.operation is not Operation.KICK_OFF
-
-
-def _ours(parameter: tuple[str, str]) -> bool:
-    name, value = parameter
-    match name:
-        case "file":
-            return is_file_id(value)
-        case "job":
-            return is_job_id(value)
-        case _:
-            return True
 
 
 class _Dispatch:

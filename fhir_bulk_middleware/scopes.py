@@ -115,6 +115,19 @@ class Scopes:
         """Whether resources of this type may be deleted."""
         return "d" in self._letters(type_)
 
+    def restrictions(self, type_: str, letter: str) -> tuple[str, ...] | None:
+        """What a permission on the type is restricted to; None if it covers the whole type.
+
+        Else the queries of the granular scopes that give it, percent-encoded as in the token; none where no scope does.
+        """
+        if letter in self._letters(type_):
+            return None
+        return tuple(
+            scope.query
+            for scope in self.granular
+            if scope.query is not None and scope.type in {type_, _EVERY_TYPE} and letter in scope.letters
+        )
+
     def _letters(self, type_: str) -> frozenset[str]:
         nothing: frozenset[str] = frozenset()
         return self.granted.get(type_, nothing) | self.granted.get(_EVERY_TYPE, nothing)

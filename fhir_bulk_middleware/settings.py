@@ -75,6 +75,15 @@ class Settings(BaseModel):
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often a piece of work is begun before its job fails."""
 
+    removals_at_most: Annotated[int, Field(ge=1)] = 1_000
+    """How many matches a conditional delete removes in one transaction; one more, and nothing is removed."""
+
+    removals_at_most_async: Annotated[int, Field(ge=1)] = 100_000
+    """The same for a remove-all that runs as a job."""
+
+    removal_batch: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    """How many resources such a job removes in one transaction."""
+
     deadline: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a job may take; after that it fails, whatever its workers say."""
 

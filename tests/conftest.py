@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
@@ -23,6 +24,10 @@ from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+
+# Laws are about results; how long an example takes on a busy machine is for the benchmarks.
+hypothesis.settings.register_profile("laws", deadline=None)
+hypothesis.settings.load_profile("laws")
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://ehr.example/fhir"
@@ -84,33 +89,35 @@ class HandRunner:
 
 
 class House:
-    """One mount on memory stores, and clients that talk to it over ASGI."""
+    """One mount on memory stores, and clients that talk to it over ASGI; `parts` go to `BulkData` as they are."""
 
     def __init__(
         self,
         mint: TokenMint,
         dialect: Dialect,
         settings: Settings,
-        resources: type[MemoryResourceStore] = MemoryResourceStore,
+        store: type[MemoryResourceStore] = MemoryResourceStore,
+        **parts: Any,
     ) -> None:
         self.mint = mint
         self.dialect = dialect
         self.clock = HandClock()
         self.runner = HandRunner()
         self.settings = settings
-        self.resources = resources(clock=self.clock)
+        self.resources = store(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
-        self.bulk = BulkData(
-            resources=self.resources,
-            verifier=JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
-            jobs=self.jobs,
-            outputs=self.outputs,
-            runner=self.runner,
-            settings=settings,
-            dialect=dialect,
-            clock=self.clock,
-        )
+        own: dict[str, Any] = {
+            "resources": self.resources,
+            "verifier": JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
+            "jobs": self.jobs,
+            "outputs": self.outputs,
+            "runner": self.runner,
+            "settings": settings,
+            "dialect": dialect,
+            "clock": self.clock,
+        }
+        self.bulk = BulkData(**{**own, **parts})
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
         del self.http.headers["Accept"]  # what a client accepts is up to each test
 
@@ -205,13 +212,16 @@ def job_of(location: str) -> str:
 
 @pytest.fixture
 def make_house(mint: TokenMint) -> Any:
-    """Makes houses: `async with make_house(dialect=..., **settings) as house`."""
+    """Makes houses: `async with make_house(dialect=..., parts=..., **settings) as house`."""
 
     @asynccontextmanager
     async def make(
-        dialect: Dialect = STANDARD, resources: type[MemoryResourceStore] = MemoryResourceStore, **settings: Any
+        dialect: Dialect = STANDARD,
+        store: type[MemoryResourceStore] = MemoryResourceStore,
+        parts: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[House]:
-        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), resources)
+        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), store, **(parts or {}))
         async with house.bulk.running(), house.http:
             yield house
 

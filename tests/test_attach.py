@@ -170,7 +170,8 @@ async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House,
         if host is starlette_host:
             assert (await client.put("/fhir/Patient")).status_code == 405
             assert (await client.get("/fhir/metadata/")).status_code == 307
-            assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
+            assert (await client.put("/fhir/Patient/1")).status_code == 405
+            assert (await client.delete("/fhir/Basics/1")).text == "host says 404"
     assert log == ["host up", "host down"]
 
 

@@ -199,7 +199,7 @@ class Wards(MemoryResourceStore):
 async def test_what_a_principal_may_see_is_frozen_when_it_kicks_off(make_house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 8."""
     monkeypatch.setattr(Wards, "ward", "a")
-    async with make_house(resources=Wards) as house:
+    async with make_house(store=Wards) as house:
         for number, ward in enumerate("abab"):
             resource = {"resourceType": "Patient", "meta": {"tag": [{"code": ward}]}}
             await house.resources.create("Patient", resource, f"p{number}")

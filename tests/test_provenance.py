@@ -101,3 +101,21 @@ async def test_an_unknown_kind_of_associated_data_is_refused(archive: House) -> 
     """KO-91."""
     response = await archive.ask("GET", "/$export?includeAssociatedData=_custom", headers=KICK_OFF)
     assert response.status_code == 400
+
+
+async def test_a_granular_scope_on_provenance_holds_for_what_comes_along(archive: House) -> None:
+    """Law 8, SE-09: a scope that grants some Provenance does not grant all of it because it was asked for this way."""
+    scope = "system/Patient.rs system/Provenance.rs?_id=p1-old"
+    manifest = await archive.export(f"/$export?_type=Patient&{RELEVANT}", scope=scope)
+    (item,) = [item for item in manifest["output"] if item["type"] == "Provenance"]
+    lines = (await archive.ask("GET", item["url"], scope=scope)).text.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["p1-old"]
+
+
+async def test_a_granular_scope_on_what_it_is_about_holds_for_its_provenance(archive: House) -> None:
+    """Law 8: what may not be exported has no Provenance to come along."""
+    scope = "system/Observation.rs?_id=b2 system/Provenance.rs"
+    manifest = await archive.export(f"/$export?_type=Observation&{RELEVANT}", scope=scope)
+    (item,) = [item for item in manifest["output"] if item["type"] == "Provenance"]
+    lines = (await archive.ask("GET", item["url"], scope=scope)).text.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["b2"]

@@ -66,6 +66,12 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
     )
+    parser.add_argument(
+        "--audit",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep a hash-chained record of what happens in STATE/audit.jsonl (default: yes)",
+    )
     # For the demo, which starts this command as its server: a socket that is open already, and whose end ends the server.
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -182,8 +188,16 @@ def _serve(
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     stores = Stores.of(state)
-    dialect = DIALECTS[given.dialect]
-    app = application(state, stores, verifier, settings, dialect=dialect, base=given.base, authorization=authorization)
+    app = application(
+        state,
+        stores,
+        verifier,
+        settings,
+        dialect=DIALECTS[given.dialect],
+        base=given.base,
+        audit=given.audit,
+        authorization=authorization,
+    )
     config = uvicorn.Config(
         app,
         host=given.host,

@@ -46,6 +46,11 @@ class State:
         return self.folder / "exports"
 
     @property
+    def audit(self) -> Path:
+        """What happened, in a chain of hashes."""
+        return self.folder / "audit.jsonl"
+
+    @property
     def runner(self) -> Path:
         """Lock and doorbell of the one worker pool on this folder (law 19)."""
         return self.folder / "runner"

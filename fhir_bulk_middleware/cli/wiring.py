@@ -13,6 +13,8 @@ from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.observers.audit_file import AuditFile
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.server import AuthorizationServer
@@ -20,7 +22,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Stores", "application", "exporter"]
+__all__ = ["Stores", "application", "audit_of", "exporter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def application(
     *,
     dialect: Dialect,
     base: str,
+    audit: bool = True,
     authorization: AuthorizationServer | None = None,
 ) -> Starlette:
     """The demo host, with bulk data installed below the same base path, and the authorization server if there is one."""
@@ -63,6 +66,7 @@ def application(
         runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
+        observers=[AuditFile(state.audit)] if audit else [],
     )
     bulk.install(host, base)
     if authorization is not None:
@@ -70,6 +74,11 @@ def application(
     return host
 
 
-def exporter(stores: Stores, settings: Settings) -> Exporter:
+def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
     """The work that the server's own workers do."""
-    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock)
+    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=audit_of(state))
+
+
+def audit_of(state: State) -> Observers:
+    """Who is told by helpers of a server: its audit file, if it keeps one."""
+    return Observers([AuditFile(state.audit)] if state.audit.exists() else [])

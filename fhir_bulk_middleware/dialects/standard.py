@@ -43,6 +43,8 @@ STANDARD = Dialect(
             Reason.FORMAT_UNSUPPORTED: Answer(400, "not-supported"),
             Reason.PATIENT_UNKNOWN: Answer(400, "not-found"),
             Reason.GROUP_UNKNOWN: Answer(404, "not-found", "There is no such group."),
+            Reason.CRITERIA_MISSING: Answer(400, "required"),
+            Reason.TYPE_KEPT: Answer(405, "not-supported"),
             Reason.JOB_ID_MISSING: Answer(400, "required"),
             Reason.JOB_UNKNOWN: Answer(404, "not-found", "There is no such export."),
             Reason.JOB_CANCELLED: Answer(404, "deleted", "This export was cancelled or deleted."),

@@ -126,5 +126,5 @@ class Capability:
         if any(map(_ONE.fullmatch, paths)):
             said["interaction"] = [{"code": "delete"}]
         if any(map(_MATCHING.fullmatch, paths)):
-            said["conditionalDelete"] = "multiple"
+            said["conditionalDelete"] = "multiple" if self._offer.remove_alls else "single"
         return said

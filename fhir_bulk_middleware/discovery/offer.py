@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.discovery.parameters import PARAMETERS, ExportParameter
 from fhir_bulk_middleware.export.query import Level
@@ -39,6 +40,7 @@ class Offer:
         groups: who knows the members of groups, None if nobody does.
         settings: sizes and times, and the SMART configuration.
         retention: seconds that a finished job is kept.
+        deletes: how deletes are told, None without such routes.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +50,7 @@ class Offer:
     groups: SupportsGroups | None
     settings: Settings
     retention: float
+    deletes: DeletePolicy | None = None
 
     @cached_property
     def kick_off(self) -> Mapping[Level, tuple[str, ...]]:
@@ -62,6 +65,12 @@ class Offer:
     def types(self) -> frozenset[str]:
         """The types that the storage exports to somebody; empty if it does not say (CS-06)."""
         return self.resources.exportable_types() if isinstance(self.resources, SupportsTypes) else frozenset()
+
+    @cached_property
+    def remove_alls(self) -> bool:
+        """Whether a remove-all can be asked for, and so become a job."""
+        conditional = any(row.operation is Operation.CONDITIONAL_DELETE for row in self.rows)
+        return conditional and self.deletes is not None and self.deletes.remove_all_header is not None
 
     @property
     def snapshots(self) -> bool:

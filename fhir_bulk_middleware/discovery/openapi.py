@@ -6,12 +6,12 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.delete.policy import Shows
 from fhir_bulk_middleware.discovery import requests, schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
 from fhir_bulk_middleware.guard import Open
-from fhir_bulk_middleware.outcomes import Operation, Reason
+from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
 from fhir_bulk_middleware.replies import FileStatus
 from fhir_bulk_middleware.routes import Row, has_head
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
@@ -25,8 +25,13 @@ _SUMMARIES: Mapping[Operation, str] = {
     Operation.STATUS: "Ask how an export stands, and for its manifest",
     Operation.CANCEL: "Cancel an export, or say that its files are no longer needed",
     Operation.FILE: "Fetch a file",
+    Operation.DELETE: "Delete a resource",
+    Operation.CONDITIONAL_DELETE: "Delete what meets search criteria",
     Operation.DISCOVERY: "What the mount says about itself",
 }
+_OF_SEVERAL = frozenset(
+    {DeleteOutcome.NO_MATCH, DeleteOutcome.SEVERAL_MATCHES, DeleteOutcome.ALL_DELETED, DeleteOutcome.TOO_MANY_MATCHES}
+)
 _NOT_A_WORD = re.compile(r"\W+", re.ASCII)
 _CHALLENGED = frozenset({Reason.TOKEN_MISSING, Reason.TOKEN_INVALID, Reason.SCOPE_MISSING})
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
@@ -111,9 +116,11 @@ def _successes(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
             location = {"Content-Location": {"required": True, "schema": {"type": "string", "format": "uri"}}}
             yield dialect.accepted, {"description": "accepted", "headers": location}
         case Operation.STATUS:
-            yield from _status(dialect)
+            yield from _status(offer)
         case Operation.CANCEL:
-            yield _cancelled(dialect)
+            yield _cancelled(offer)
+        case Operation.DELETE | Operation.CONDITIONAL_DELETE:
+            yield from _deleted(offer, row)
         case Operation.FILE:
             yield from _file()
         case Operation.DISCOVERY:
@@ -121,23 +128,45 @@ def _successes(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
             yield HTTPStatus.OK, {"description": "the document", "content": {media_type: {"schema": {"type": "object"}}}}
 
 
-def _status(dialect: Dialect) -> Iterator[tuple[int, dict[str, Any]]]:
+def _deleted(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What the policy's cells come to, by status."""
+    if offer.deletes is None:
+        return
+    cells = [*offer.deletes.cells.items(), *((None, cell) for cell in offer.deletes.preferred.values())]
+    told: dict[int, dict[str, Any]] = {}
+    for outcome, cell in cells:
+        if row.operation is Operation.DELETE and outcome in _OF_SEVERAL:
+            continue
+        response = told.setdefault(cell.status, {"description": "", "headers": {"ETag": _TEXT, "Preference-Applied": _TEXT}})
+        if outcome is not None:
+            words = outcome.name.lower().replace("_", " ")
+            response["description"] = "; ".join(filter(None, (response["description"], words)))
+        if cell.shows is not Shows.NOTHING:
+            response["content"] = {_FHIR_JSON: {"schema": {"type": "object"}}}
+    yield from told.items()
+    if row.operation is Operation.CONDITIONAL_DELETE and offer.remove_alls:
+        location = {"Content-Location": {"required": True, "schema": {"type": "string", "format": "uri"}}}
+        yield offer.dialect.accepted, {"description": "accepted", "headers": location}
+
+
+def _status(offer: Offer) -> Iterator[tuple[int, dict[str, Any]]]:
+    dialect = offer.dialect
     paced = {"Retry-After": _NUMBER, "X-Progress": {"schema": {"type": "string", "maxLength": 99}}}
     separate: dict[str, Any] = {"X-Export-Status": _TEXT} if dialect.separate_export_status else {}
     shown = {"application/json": {"schema": schemas.reference("Manifest")}}
     partial = {"content": shown} if "allowPartialManifests" in dialect.parameters else {}
     yield dialect.in_progress, {"description": "in progress", "headers": dict(paced), **partial}
-    if separate:
+    if separate or offer.remove_alls:
         shown = {**shown, _FHIR_JSON: {"schema": schemas.reference("OperationOutcome")}}
     headers = {"Expires": _TEXT, **separate, **(paced if separate else {})}
     yield dialect.completed, {"description": "complete", "headers": headers, "content": shown}
 
 
-def _cancelled(dialect: Dialect) -> tuple[int, dict[str, Any]]:
-    told = dialect.cancelled_answer
-    if told is None:
-        return dialect.cancelled, {"description": "cancelled"}
-    return told.status, {
+def _cancelled(offer: Offer) -> tuple[int, dict[str, Any]]:
+    told = offer.dialect.cancelled_answer
+    if told is None and not offer.remove_alls:
+        return offer.dialect.cancelled, {"description": "cancelled"}
+    return offer.dialect.cancelled if told is None else told.status, {
         "description": "cancelled",
         "content": {_FHIR_JSON: {"schema": schemas.reference("OperationOutcome")}},
     }

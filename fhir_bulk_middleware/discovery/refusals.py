@@ -13,6 +13,19 @@ _ALWAYS = frozenset({Reason.HOST_INVALID, Reason.BUSY, Reason.FAULT})
 _HEADERS = frozenset({Reason.HEADER_MISSING, Reason.HEADER_INVALID, Reason.ACCEPT_UNUSABLE})
 _JOB = frozenset({Reason.JOB_UNKNOWN, Reason.JOB_CANCELLED, Reason.JOB_EXPIRED})
 _BODY = frozenset({Reason.CONTENT_TYPE_UNSUPPORTED, Reason.BODY_TOO_LARGE, Reason.BODY_MALFORMED})
+_DELETE = _DOOR | {
+    Reason.SCOPE_MISSING,
+    Reason.SERVICE_INACTIVE,
+    Reason.TYPE_KEPT,
+    Reason.HEADER_INVALID,
+    Reason.HEADER_MISSING,
+    Reason.PARAMETER_UNKNOWN,
+    Reason.PARAMETER_UNSUPPORTED,
+    Reason.PARAMETER_REPEATED,
+    Reason.VALUE_MALFORMED,
+    Reason.FORMAT_UNSUPPORTED,
+    Reason.BODY_MALFORMED,
+}
 
 _OF: Mapping[Operation, frozenset[Reason]] = {
     Operation.KICK_OFF: _DOOR
@@ -35,6 +48,9 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
     Operation.FILE: _DOOR
     | _JOB
     | {Reason.SCOPE_MISSING, Reason.FILE_UNKNOWN, Reason.RANGE_UNSATISFIABLE, Reason.PRECONDITION_FAILED},
+    Operation.DELETE: _DELETE,
+    Operation.CONDITIONAL_DELETE: _DELETE
+    | {Reason.CRITERIA_MISSING, Reason.JOBS_TOO_MANY, Reason.IDEMPOTENCY_MISMATCH, Reason.IDEMPOTENCY_IN_FLIGHT},
     Operation.DISCOVERY: frozenset(),
 }
 

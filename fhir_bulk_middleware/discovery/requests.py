@@ -59,6 +59,9 @@ def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
         for parameter in offer.parameters(_level(row), ["GET"]):
             if parameter.name not in offer.dialect.post_only:
                 yield _parameter("query", parameter.name, _schema(parameter), description=parameter.meaning) | _example(parameter)
+    if row.operation in {Operation.DELETE, Operation.CONDITIONAL_DELETE} and offer.deletes is not None:
+        for name in filter(None, (offer.deletes.no_content_parameter, offer.deletes.dry_run_parameter)):
+            yield _parameter("query", name, {"type": "boolean"})
 
 
 def _schema(parameter: ExportParameter) -> dict[str, Any]:
@@ -86,6 +89,12 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
             yield _prefer(required=RequiredHeader.PREFER in dialect.required_headers)
             key = {"type": "string", "minLength": 1, "maxLength": 255}
             yield _parameter("header", "Idempotency-Key", key)
+        case Operation.DELETE | Operation.CONDITIONAL_DELETE:
+            yield _parameter("header", "If-Match", {"type": "string"}) | {"example": 'W/"3"'}
+            yield _parameter("header", "Prefer", {"type": "string"}) | {"example": "return=minimal"}
+            if row.operation is Operation.CONDITIONAL_DELETE and offer.deletes and offer.deletes.remove_all_header:
+                name, value = offer.deletes.remove_all_header
+                yield _parameter("header", name, {"type": "string", "enum": [value]})
         case Operation.STATUS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
             yield _prefer(required=True)
         case Operation.FILE:

@@ -8,12 +8,13 @@ from starlette.responses import Response
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.delete.results import RemovalResults
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
 from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import Job, JobState
+from fhir_bulk_middleware.export.job import Job, JobKind, JobState
 from fhir_bulk_middleware.export.manifest import Page, manifest, progress
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
@@ -21,10 +22,10 @@ from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.replies import Replies
+from fhir_bulk_middleware.replies import FileStatus, Replies
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportEndpoints"]
+__all__ = ["ExportEndpoints", "idempotency_key"]
 
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
@@ -44,6 +45,7 @@ class ExportEndpoints:
         addresses: builds URLs.
         settings: limits.
         notes: what manifests say of the storage's promises (law 6).
+        removals: renders what came of long remove-alls, which are jobs too.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ExportEndpoints:
         addresses: Addresses,
         settings: Settings,
         notes: dict[str, bool],
+        removals: RemovalResults,
     ) -> None:
         self._service = service
         self._dialect = dialect
@@ -64,6 +67,7 @@ class ExportEndpoints:
         self._addresses = addresses
         self._settings = settings
         self._notes = notes
+        self._removals = removals
 
     async def system(self, request: Request, principal: Principal) -> Response:
         """Kick off at system level (KO-01)."""
@@ -80,7 +84,7 @@ class ExportEndpoints:
     async def status(self, request: Request, principal: Principal) -> Response:
         """Poll (section 2)."""
         self._check_status_headers(request)
-        return await self._told(request, await self._service.look(principal, _job_id(request)), 0)
+        return await self._told(request, principal, await self._service.look(principal, _job_id(request)), 0)
 
     async def page(self, request: Request, principal: Principal) -> Response:
         """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
@@ -88,10 +92,12 @@ class ExportEndpoints:
         job = await self._service.look(principal, _job_id(request))
         if _PAGE.fullmatch(number) is None:
             raise Refused(Reason.FILE_UNKNOWN)
-        return await self._told(request, job, int(number))
+        return await self._told(request, principal, job, int(number))
 
-    async def _told(self, request: Request, job: Job, number: int) -> Response:
+    async def _told(self, request: Request, principal: Principal, job: Job, number: int) -> Response:
         """How a job stands, with the page of its manifest that has this number."""
+        if job.request.kind is JobKind.REMOVE_ALL and not job.state.working:
+            return await self._removals.ended(request, principal, job)
         if job.state is JobState.FAILED:
             response = self._replies.refusal(Operation.STATUS, _failure(job))
         else:
@@ -126,6 +132,8 @@ class ExportEndpoints:
         """End a job (section 3)."""
         self._check_status_headers(request)
         job = await self._service.cancel(principal, _job_id(request))
+        if job.request.kind is JobKind.REMOVE_ALL:
+            return await self._removals.cancelled(job)
         answer = self._dialect.cancelled_answer
         if answer is None:
             return self._replies.empty(self._dialect.cancelled, {})
@@ -135,7 +143,10 @@ class ExportEndpoints:
     async def file(self, request: Request, principal: Principal) -> Response:
         """Fetch a file (section 4)."""
         part = await self._service.file(principal, request.path_params["file"])
-        return await self._delivery.response(request, part)
+        response = await self._delivery.response(request, part)
+        if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:
+            await self._service.served(principal, part, int(response.headers["Content-Length"]))
+        return response
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)
@@ -152,7 +163,7 @@ class ExportEndpoints:
             base_url=base,
             separate_status=separate,
             unreadable=self._replies.unreadable(),
-            idempotency_key=_idempotency_key(request),
+            idempotency_key=idempotency_key(request),
         )
         job = await self._service.begin(principal, wish)
         headers = {"Content-Location": self._addresses.status(base, job.id)}
@@ -212,7 +223,7 @@ def _job_id(request: Request) -> str:
     raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
     """The client's key, a string of any form (law 12)."""
     values = request.headers.getlist("idempotency-key")
     if not values:

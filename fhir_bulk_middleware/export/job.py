@@ -4,7 +4,7 @@ Every value here is frozen. A transition returns a new job; a `JobStore` writes 
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -21,10 +21,12 @@ __all__ = [
     "Idempotency",
     "Ignored",
     "Job",
+    "JobKind",
     "JobState",
     "Lease",
     "Options",
     "Part",
+    "Recorded",
     "Request",
     "Sizes",
     "Slice",
@@ -50,6 +52,14 @@ class JobState(StrEnum):
     def working(self) -> bool:
         """Whether work is left."""
         return self in {JobState.QUEUED, JobState.RUNNING}
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    EXPORT = "export"
+    REMOVE_ALL = "remove-all"
+    """Removes the versions that its rows name (law 26)."""
 
 
 class FileKind(StrEnum):
@@ -157,6 +167,7 @@ class Request:
         window: `_since` and `_until`. The cut is added when the job starts.
         retention: seconds that the finished job is kept, as its mount promised when it began (ST-22).
         precision: how much of the cut the client is shown, and so the precision that it is taken at (law 1).
+        kind: what the job does.
         granular: the queries of granular scopes that restrict it, as (type, query); a token that polls must carry them too.
         options: how the output is shaped.
     """
@@ -169,6 +180,7 @@ class Request:
     precision: Precision
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
+    kind: JobKind = JobKind.EXPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,3 +361,13 @@ class Lease:
     slice: Slice | None
     attempt: int
     worker: str
+
+
+class Recorded(IntEnum):
+    """What came of a checkpoint; only `LOST` is false."""
+
+    LOST = 0
+    """The lease is not current any more, and nothing was written (law 18)."""
+    KEPT = 1
+    COMPLETED = 2
+    """It was kept, and with it the job is complete. Exactly one checkpoint of a job says so."""

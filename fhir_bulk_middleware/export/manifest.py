@@ -6,7 +6,7 @@ from typing import Any
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.dialects.model import Dialect, Progress
-from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part
+from fhir_bulk_middleware.export.job import FileKind, Job, JobKind, JobState, Part
 
 __all__ = ["Page", "manifest", "progress"]
 
@@ -139,6 +139,8 @@ def progress(dialect: Dialect, job: Job) -> str:
             share = 100 * job.done / max(job.estimate, job.done, 1)
             return f"{min(share, _FINISHING):.1f}% complete"
         case _:
+            if job.request.kind is JobKind.REMOVE_ALL:
+                return f"Deleting - {job.done:,} of {max(job.estimate, job.done):,} resources"
             if queued:
                 return "Export queued"
             return dialect.progress_text.format(done=job.done, estimate=max(job.estimate, job.done))

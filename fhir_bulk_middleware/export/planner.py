@@ -52,10 +52,19 @@ def _steered(job: Job) -> bool:
 
 
 class Planner:
-    """Makes plans, and the queries that follow from them."""
+    """Makes plans, and the queries that follow from them.
 
-    def __init__(self, resources: SupportsExport, settings: Settings, clock: Clock) -> None:
+    Args:
+        resources: the storage adapter.
+        settings: sizes and times.
+        clock: what time it is, for storages without a clock of their own.
+        deletions: who knows what was deleted, None if nobody does: the adapter, or our own log.
+    """
+
+    def __init__(self, resources: SupportsExport, settings: Settings, clock: Clock, deletions: SupportsDeletions | None) -> None:
         self._resources = resources
+        self.deletions = deletions
+        """Who knows what was deleted."""
         self._settings = settings
         self._clock = clock
 
@@ -149,7 +158,7 @@ class Planner:
         is therefore left out (law 27). Under a `_typeFilter`, which is a wish, it is told by its type (DR-06): whoever mirrors
         the export must learn of it, and a deletion of what the mirror never had does no harm.
         """
-        if job.request.window.since is None or not isinstance(self._resources, SupportsDeletions):
+        if job.request.window.since is None or self.deletions is None:
             return
         restricted = {type_ for type_, _ in job.request.granular}
         yield from sorted(type_ for type_ in job.request.types if type_ not in restricted)

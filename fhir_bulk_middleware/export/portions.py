@@ -11,7 +11,7 @@ from fhir_bulk_middleware.export.organising import Portion, gathered
 from fhir_bulk_middleware.export.planner import PROVENANCE, Planner, by_target
 from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.export.shaping import Shaping
-from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsOrganising, SupportsProvenance
+from fhir_bulk_middleware.protocols import SupportsExport, SupportsOrganising, SupportsProvenance
 
 __all__ = ["Portions"]
 
@@ -81,9 +81,9 @@ class Portions:
         piece, rows = self.piece, self.lease.rows
         query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
         if piece.kind is FileKind.DELETED:
-            if not isinstance(self.resources, SupportsDeletions):
+            if self.planner.deletions is None:
                 raise TypeError(_CHANGED)
-            return deletion_pages(piece.type, self.resources.deletions(query, piece.cursor)), query.rows.selection
+            return deletion_pages(piece.type, self.planner.deletions.deletions(query, piece.cursor)), query.rows.selection
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # It speaks of the job's patients by way of what it is about; its own lines need not name one.
             return self._provenance(query), Everything()

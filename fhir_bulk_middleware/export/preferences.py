@@ -13,17 +13,19 @@ _PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The preferences that mean something to an export; all others are ignored, as the RFC wants.
+    """The preferences that mean something to an export or a delete; all others are ignored, as the RFC wants.
 
     Attributes:
         respond_async: the client asks for the asynchronous pattern.
         handling: what to do about parameters that we cannot use; None is as `strict`.
         separate_export_status: the job's status goes into `X-Export-Status` (KO-45).
+        returns: what a delete should answer with, in lower case: `minimal`, `representation`, `operationoutcome` (RD-18).
     """
 
     respond_async: bool = False
     handling: Literal["strict", "lenient"] | None = None
     separate_export_status: bool = False
+    returns: str | None = None
 
     @classmethod
     def parse(cls, headers: Iterable[str]) -> "Preferences":
@@ -54,4 +56,5 @@ class Preferences:
             respond_async="respond-async" in found,
             handling=handling,
             separate_export_status="separate-export-status" in found,
+            returns=found.get("return"),
         )

@@ -82,12 +82,14 @@ class Rows:
         rights: the adapter's note about rows (`Authorisation.rights`).
         filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
         joined: those of the selection that joined their group after `_since` (GR-01); empty where that is not looked at.
+        versions: for a job that removes, what it removes: ids and versions as they were at its kick-off (law 26).
     """
 
     selection: Selection
     rights: str = field(default="", repr=False)
     filters: tuple[Filter, ...] = ()
     joined: frozenset[str] = frozenset()
+    versions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

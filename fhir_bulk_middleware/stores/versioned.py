@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from fhir_bulk_middleware.delete.removal import Current
 from fhir_bulk_middleware.instant import Instant
 
 __all__ = ["SearchPage", "Stored", "VersionConflict"]
@@ -26,6 +27,17 @@ class Stored:
     last_updated: Instant
     json: bytes = field(repr=False)
     deleted: bool
+
+    def as_current(self) -> Current:
+        """The same in the words of the protocols."""
+        return Current(
+            type=self.type,
+            id=self.id,
+            version=str(self.version),
+            last_updated=self.last_updated,
+            json=self.json,
+            deleted=self.deleted,
+        )
 
 
 @dataclass(frozen=True, slots=True)

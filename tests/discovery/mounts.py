@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fhir_bulk_middleware import BulkData
+from fhir_bulk_middleware import AIDBOX, BulkData, DeletePolicy
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.settings import Settings
@@ -27,12 +27,13 @@ class Bare:
     def pages(self, query: Any, after: str | None) -> Any: ...
 
 
-def mount(dialect: Dialect = STANDARD, resources: Any = None, **settings: Any) -> BulkData:
+def mount(dialect: Dialect = STANDARD, resources: Any = None, deletes: DeletePolicy | None = AIDBOX, **settings: Any) -> BulkData:
     return BulkData(
         resources=MemoryResourceStore() if resources is None else resources,
         verifier=Closed(),
         jobs=MemoryJobStore(),
         outputs=MemoryOutputStore(),
         dialect=dialect,
+        deletes=deletes,
         settings=Settings(**settings),
     )

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mounts import SMART, Bare, mount
 
+from fhir_bulk_middleware import AIDBOX, FHIR_R4
 from fhir_bulk_middleware.dialects import DIALECTS, HEALTH_CONNECT_AU, SOARIAN, STANDARD, STU4, SUBJECT_BOUND, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
@@ -113,20 +114,15 @@ def test_where_to_get_a_token_is_said_if_it_is_known() -> None:
 
 
 def test_deletes_are_said_where_the_table_has_them() -> None:
-    from dataclasses import replace
-
-    from fhir_bulk_middleware.routes import Row
-
-    offer = mount().offer
-    rows = [Row("DELETE", path, offer.rows[0].operation, offer.rows[0].endpoint) for path in ("/{type}/{id}", "/{type}")]
-    capability = Capability(replace(offer, rows=(*offer.rows, *rows)))
     statement = {"resourceType": "CapabilityStatement", "rest": [{"mode": "server", "resource": [{"type": "Own"}]}]}
 
     for type_ in ("Patient", "Own"):
-        entry = resource(capability.amend(statement), type_)
-        assert entry["interaction"] == [{"code": "delete"}]
-        assert entry["conditionalDelete"] == "multiple"
-    assert "interaction" not in resource(mount().capability.fragment(), "Patient")
+        for policy, several in ((AIDBOX, "multiple"), (FHIR_R4, "single")):
+            entry = resource(mount(deletes=policy).capability.amend(statement), type_)
+            assert entry["interaction"] == [{"code": "delete"}]
+            assert entry["conditionalDelete"] == several
+    for without in (mount(deletes=None), mount(resources=Bare())):
+        assert all("interaction" not in entry for entry in rest(without.capability.fragment()).get("resource", []))
 
 
 def test_what_the_host_lists_and_an_export_cannot_do_is_marked() -> None:

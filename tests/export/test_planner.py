@@ -8,6 +8,7 @@ from fhir_bulk_middleware.export.job import FileKind, Job
 from fhir_bulk_middleware.export.planner import Planner
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Rows, Window
 from fhir_bulk_middleware.instant import Instant, Precision, after, floor
+from fhir_bulk_middleware.protocols import SupportsDeletions
 from fhir_bulk_middleware.settings import Settings
 
 LINES = {"Patient": ["p"] * 2, "Observation": ["o"] * 7, "Encounter": []}
@@ -16,7 +17,8 @@ SINCE = after(NOW, -3600)
 
 
 def planner(resources: Listed) -> Planner:
-    return Planner(resources, Settings(settle=5, page_bytes=4096), lambda: NOW)
+    deletions = resources if isinstance(resources, SupportsDeletions) else None
+    return Planner(resources, Settings(settle=5, page_bytes=4096), lambda: NOW, deletions)
 
 
 def asked(window: Window = Window(), precision: Precision = Precision.SECONDS) -> Job:  # noqa: B008 - frozen

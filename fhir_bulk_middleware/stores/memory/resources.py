@@ -8,6 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from fhir_bulk_middleware.delete.matching import TargetMatcher
+from fhir_bulk_middleware.delete.removal import (
+    AlreadyDeleted,
+    Batch,
+    Current,
+    Deleted,
+    Matches,
+    NeverExisted,
+    Removal,
+    Tally,
+    Target,
+    Version,
+    VersionMismatch,
+    batch_outcome,
+)
 from fhir_bulk_middleware.export.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
@@ -15,6 +30,7 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor, system_clock
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory import related
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict
@@ -72,6 +88,8 @@ class MemoryResourceStore:
         self._last = Instant(0)
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
+        self._batches: dict[tuple[str, int], Sequence[DeleteOutcome]] = {}
+        self._ended_runs: set[str] = set()
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
@@ -128,8 +146,7 @@ class MemoryResourceStore:
                 raise VersionConflict(None if newest is None else newest.version)
             if newest is None or newest.deleted:
                 return None
-            owners = self._history[type_, id_][-1].owners  # a deletion keeps them (law 27)
-            self._append(Stored(type_, id_, newest.version + 1, self._tick(), b"", deleted=True), owners)
+            self._delete(newest, self._tick())
             return newest
 
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
@@ -257,6 +274,56 @@ class MemoryResourceStore:
         for block in related.blocks(self._living, queries, after):
             yield block
 
+    # --- For deletes -------------------------------------------------------------------------------------------------
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """See `SupportsRead`."""
+        newest = self._newest(type_, id_)
+        return None if newest is None else newest.as_current()
+
+    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may delete all rows
+        """See `SupportsDelete`: every type of the release, and all rows."""
+        return Authorisation(definitions(self._version).resource_types)
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - as above
+        """See `SupportsDelete`."""
+        with self._lock:
+            return self._remove(type_, id_, if_version, self._tick())
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """See `SupportsConditionalDelete`."""
+        with self._lock:
+            found = self._matching(target)
+        return Matches(len(found), tuple(found[:at_most]))
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+        """See `SupportsConditionalDelete`."""
+        with self._lock:
+            if self._matching(target) != list(matches.versions):
+                return None
+            instant = self._tick()
+            removed = [self._remove(target.type, match.id, None, instant) for match in matches.versions]
+        return [removal.resource for removal in removed if isinstance(removal, Deleted)]
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """See `SupportsBatchDelete`."""
+        with self._lock:
+            if batch.run in self._ended_runs:
+                return None
+            place = (batch.run, batch.number)
+            if place not in self._batches:
+                instant = self._tick()
+                self._batches[place] = [
+                    batch_outcome(self._remove(batch.type, frozen.id, {frozen.version}, instant)) for frozen in batch.versions
+                ]
+            return self._batches[place]
+
+    async def end_run(self, run: str) -> Tally:
+        """See `SupportsBatchDelete`."""
+        with self._lock:
+            self._ended_runs.add(run)
+            return Tally.of([outcome for (of, _), batch in self._batches.items() if of == run for outcome in batch])
+
     # --- Inside ------------------------------------------------------------------------------------------------------
 
     def _newest(self, type_: str, id_: str) -> Stored | None:
@@ -288,6 +355,29 @@ class MemoryResourceStore:
         stored = Stored(form.type, form.id, version, instant, form.text(version, instant), deleted=False)
         self._append(stored, new.owners)
         return stored
+
+    def _remove(self, type_: str, id_: str, if_version: Collection[str] | None, instant: Instant) -> Removal:
+        newest = self._newest(type_, id_)
+        if newest is None:
+            return NeverExisted()
+        if newest.deleted:
+            return AlreadyDeleted(str(newest.version - 1))
+        if if_version is not None and str(newest.version) not in if_version:
+            return VersionMismatch()
+        self._delete(newest, instant)
+        return Deleted(newest.as_current())
+
+    def _delete(self, newest: Stored, instant: Instant) -> None:
+        owners = self._history[newest.type, newest.id][-1].owners  # a deletion keeps them (law 27)
+        self._append(Stored(newest.type, newest.id, newest.version + 1, instant, b"", deleted=True), owners)
+
+    def _matching(self, target: Target) -> list[Version]:
+        matcher = TargetMatcher(target, self._base_urls)
+        return [
+            Version(stored.id, str(stored.version))
+            for stored in (version.stored for version in self._versions if version.held(None))
+            if stored.type == target.type and not stored.deleted and matcher.matches(stored.json)
+        ]
 
     def _append(self, stored: Stored, owners: frozenset[str]) -> None:
         history = self._history.setdefault((stored.type, stored.id), [])

@@ -7,7 +7,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobState, Options, Part, Request, Slice
+from fhir_bulk_middleware.export.job import (
+    Codec,
+    Failure,
+    FileKind,
+    Idempotency,
+    Job,
+    JobKind,
+    JobState,
+    Options,
+    Part,
+    Request,
+    Slice,
+)
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -30,7 +42,7 @@ __all__ = [
 
 JOB_COLUMNS = (
     "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint"
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
@@ -71,6 +83,7 @@ def job_record(job: Job) -> _Record:
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
         None if job.idempotency is None else job.idempotency.key,
         None if job.idempotency is None else job.idempotency.fingerprint,
+        request.kind.value,
     )
 
 
@@ -102,6 +115,7 @@ def job_from_record(record: _Record) -> Job:
         options,
         key,
         fingerprint,
+        kind,
     ) = record
     return Job(
         id=job_id,
@@ -116,6 +130,7 @@ def job_from_record(record: _Record) -> Job:
             precision=Precision[precision],
             granular=tuple((type_, query) for type_, query in json.loads(granular)),
             options=_OPTIONS.validate_json(options) if options else Options(),
+            kind=JobKind(kind),
         ),
         state=JobState(state),
         revision=revision,
@@ -214,7 +229,13 @@ def rows_content(rows: Rows) -> bytes:
         case Compartments(references):
             selection = sorted(references)
     filters = [[item.type, [criteria.to_json() for criteria in item.alternatives]] for item in rows.filters]
-    content = {"selection": selection, "rights": rows.rights, "filters": filters, "joined": sorted(rows.joined)}
+    content = {
+        "selection": selection,
+        "rights": rows.rights,
+        "filters": filters,
+        "joined": sorted(rows.joined),
+        "versions": rows.versions,
+    }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
 
@@ -232,4 +253,5 @@ def rows_from_content(content: bytes) -> Rows:
         case unknown:  # never widened: what cannot be read is not "everything"
             raise ValueError(f"unknown selection {unknown!r}")
     filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
-    return Rows(selection, said["rights"], filters, frozenset(said["joined"]))
+    versions = tuple((id_, version) for id_, version in said["versions"])
+    return Rows(selection, said["rights"], filters, frozenset(said["joined"]), versions)

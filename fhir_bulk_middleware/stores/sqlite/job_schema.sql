@@ -28,6 +28,7 @@ CREATE TABLE job (
     options TEXT NOT NULL,
     idempotency_key TEXT,
     fingerprint TEXT,
+    kind TEXT NOT NULL,
     reclaimed INTEGER NOT NULL DEFAULT 0,
     cause TEXT
 );

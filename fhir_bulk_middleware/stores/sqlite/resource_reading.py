@@ -104,12 +104,10 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     span = _span(connection, query, None)
     if span is None:
         return ()
-    extents = _extents(connection, span, query)
-    if isinstance(query.rows.selection, Compartments):
-        extents = _members_extents(connection, span, query.rows.selection, extents, target_bytes)
-        if not extents:
-            return ()
-    return _cut(span, extents, target_bytes)
+    if not isinstance(query.rows.selection, Compartments):
+        return _cut(span, _extents(connection, span, query), target_bytes)
+    extents = _members_extents(connection, span, query.rows.selection, target_bytes)
+    return _cut(span, extents, target_bytes) if extents else ()
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
@@ -194,12 +192,15 @@ def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[
     return found
 
 
-def _members_extents(
-    connection: sqlite3.Connection, span: _Span, selection: Compartments, extents: Sequence[_Extent], target_bytes: int
-) -> list[_Extent]:
+def _members_extents(connection: sqlite3.Connection, span: _Span, selection: Compartments, target_bytes: int) -> list[_Extent]:
     """What members have in the span; each of their versions counts for what the type's versions there are on average."""
-    versions = span.last - span.first + 1
-    live, size = sum(extent.live for extent in extents) / versions, sum(extent.size for extent in extents) / versions
+    begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
+    live, size = connection.execute(
+        "SELECT total(live), total(size) FROM extent WHERE block BETWEEN ? AND ?", (begin, end)
+    ).fetchone()
+    low = max(begin << BLOCK_BITS, first_of(span.number) + 1)
+    versions = min((end + 1) << BLOCK_BITS, next_of(connection, span.number)) - low
+    live, size = live / versions, size / versions
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
     if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter

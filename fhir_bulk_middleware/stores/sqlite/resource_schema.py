@@ -61,6 +61,16 @@ CREATE TABLE extent (
     size INTEGER NOT NULL
 ) STRICT;
 """.rstrip().removesuffix(";"),
+    # What long remove-alls have come to, a letter for each resource of a batch; and those that were ended.
+    """\
+CREATE TABLE removal_batch (
+    run TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    outcomes TEXT NOT NULL,
+    PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
 )
 
 

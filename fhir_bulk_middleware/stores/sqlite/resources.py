@@ -1,5 +1,6 @@
 """`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
 
+import asyncio
 import itertools
 import json
 import sqlite3
@@ -10,16 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Tally, Target
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading
+from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading, resource_removal
 from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     CURRENT,
     MIGRATIONS,
@@ -235,6 +239,37 @@ class SQLiteResourceStore:
         """Resources patient by patient; see `SupportsOrganising`."""
         return self._stepped(resource_blocks.blocks, queries, after)
 
+    # --- For deletes -------------------------------------------------------------------------------------------------
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        """See `SupportsRead`."""
+        stored = self._find(type_, id_, "")
+        return None if stored is None else stored.as_current()
+
+    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may delete all rows
+        """See `SupportsDelete`: every type of the release, and all rows."""
+        return Authorisation(definitions(self._version).resource_types)
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - none were noted
+        """See `SupportsDelete`."""
+        return await self._removal(lambda removing: removing.one(type_, id_, if_version))
+
+    async def find(self, target: Target, *, at_most: int) -> Matches:
+        """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
+        return await asyncio.to_thread(self._find_matches, target, at_most)
+
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+        """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""
+        return await self._removal(lambda removing: removing.all(target, matches))
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """See `SupportsBatchDelete`."""
+        return await self._removal(lambda removing: removing.batch(batch))
+
+    async def end_run(self, run: str) -> Tally:
+        """See `SupportsBatchDelete`."""
+        return await self._database.write(partial(resource_removal.end_run, run=run))
+
     def recipe(self) -> Recipe:
         """How to open the file in another process. A clock other than the machine's stays here."""
         return Recipe(
@@ -277,6 +312,16 @@ class SQLiteResourceStore:
 
     async def _write(self, change: Callable[[Writing], T]) -> T:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
+
+    async def _removal(self, change: Callable[[Removing], T]) -> T:
+        return await self._database.write(
+            lambda connection: self._at_one_instant(
+                connection, lambda writing: change(Removing(connection, writing, self._compartments, self._base_urls))
+            )
+        )
+
+    def _find_matches(self, target: Target, at_most: int) -> Matches:
+        return resource_removal.find(self._database.reader, target, self._base_urls, at_most)
 
     def _at_one_instant(self, connection: sqlite3.Connection, change: Callable[[Writing], T]) -> T:
         writing = Writing(connection, self._clock)

@@ -1,0 +1,1 @@
+"""Deletes of resources: safe, by policy, and seen by the exports that come after."""

@@ -1,0 +1,98 @@
+"""The work of a remove-all job: its plan, and one batch of it."""
+
+from collections.abc import Sequence
+
+from fhir_bulk_middleware.delete.record import Record
+from fhir_bulk_middleware.delete.removal import Batch, Version
+from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
+from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Slice
+from fhir_bulk_middleware.export.part import PartEncoder
+from fhir_bulk_middleware.export.query import Rows
+from fhir_bulk_middleware.export.slice_export import JobsAndQueue
+from fhir_bulk_middleware.identifiers import file_id
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.protocols import OutputStore, SupportsBatchDelete
+
+__all__ = ["BatchRemoval", "removal_slices"]
+
+
+def removal_slices(job: Job, rows: Rows, batch: int) -> tuple[Slice, ...]:
+    """A slice for each batch; its range says which of the frozen versions it has."""
+    ranges = [(first, min(first + batch, len(rows.versions))) for first in range(0, len(rows.versions), batch)]
+    (type_,) = job.request.types
+    return tuple(
+        Slice(number=number, kind=FileKind.OUTPUT, type=type_, range=f"{first}-{end}", estimate=end - first)
+        for number, (first, end) in enumerate(ranges)
+    )
+
+
+class BatchRemoval:
+    """Carries out one slice of a remove-all, which is one batch of its journal.
+
+    However often it is begun, the journal does it once: what comes back is what came of it the first time. So the parts that
+    tell of it say the same too.
+    """
+
+    def __init__(
+        self, *, journal: SupportsBatchDelete, jobs: JobsAndQueue, outputs: OutputStore, clock: Clock, pulse: Pulse, piece: Slice
+    ) -> None:
+        self._journal = journal
+        self._jobs = jobs
+        self._outputs = outputs
+        self._clock = clock
+        self._pulse = pulse
+        self._lease = pulse.lease
+        self._slice = piece
+
+    async def run(self) -> None:
+        """Remove the batch and record what came of it.
+
+        Raises:
+            LeaseLost: somebody else has it, or the run has ended.
+        """
+        job, rows = self._lease.job, self._lease.rows
+        first, end = map(int, self._slice.range.split("-"))
+        versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
+        outcomes = await self._journal.remove_batch(
+            Batch(run=job.id, number=self._slice.number, type=self._slice.type, versions=versions, rights=rows.rights)
+        )
+        if outcomes is None:
+            raise LeaseLost
+        records = [Record(version, outcome) for version, outcome in zip(versions, outcomes, strict=True)]
+        removed = [record for record in records if record.outcome is DeleteOutcome.DELETED]
+        left = [record for record in records if record.outcome is not DeleteOutcome.DELETED]
+        parts: list[Part] = []
+        for kind, some in ((FileKind.OUTPUT, removed), (FileKind.ERROR, left)):
+            if some:
+                parts.append(await self._write(len(parts), kind, some))
+        self._pulse.done = len(records)
+        held = await self._jobs.checkpoint(self._lease, parts, None, self._clock(), done=len(records), finished=True)
+        if not held:
+            raise LeaseLost
+
+    async def _write(self, number: int, kind: FileKind, records: Sequence[Record]) -> Part:
+        codec = self._lease.job.codec or Codec.PLAIN
+        encoder = PartEncoder(codec)
+        job_id = self._lease.job.id
+        key = f"{job_id}/{self._slice.number}-{number}.{self._lease.attempt}.removed"
+        async with self._outputs.create(key) as sink:
+            await sink.write(encoder.encode(b"".join(record.line() for record in records)))
+            await sink.write(encoder.finish())
+            await sink.seal()
+        found = encoder.summary
+        return Part(
+            file_id=file_id(job_id, self._slice.number, number),
+            slice=self._slice.number,
+            number=number,
+            kind=kind,
+            type=self._slice.type,
+            key=key,
+            codec=codec,
+            count=len(records),
+            size=found.size,
+            sha256=found.sha256,
+            stored_size=found.stored_size,
+            flush_points=found.flush_points,
+            sealed_at=self._clock(),
+        )

@@ -1,0 +1,83 @@
+"""The query string of a delete: parameters that steer it, and criteria. What is neither is refused, never passed over.
+
+A criterion that was dropped would delete more than was asked for, and a parameter that was misspelled, such as a dry run, might
+be the only thing that kept a client from deleting.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.delete.policy import DeletePolicy
+from fhir_bulk_middleware.export.parameters import Parameter
+from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.outcomes import Reason, Refused
+
+__all__ = ["Control", "criteria", "criteria_refused", "separate"]
+
+_SWITCH = {"true": True, "false": False}
+_FORMATS = frozenset({"json", "application/json", "application/fhir+json", "application/fhir json"})
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the parameters that are no criteria ask for.
+
+    Attributes:
+        no_content: answer without content.
+        dry_run: remove nothing, and say what would be removed.
+    """
+
+    no_content: bool = False
+    dry_run: bool = False
+
+
+def separate(policy: DeletePolicy, sent: Iterable[Parameter]) -> tuple[Control, list[Parameter]]:
+    """Tell the parameters that steer a delete from all others.
+
+    Raises:
+        Refused: `VALUE_MALFORMED` or `PARAMETER_REPEATED`, for one that steers.
+    """
+    found: dict[str, bool] = {}
+    others: list[Parameter] = []
+    for parameter in sent:
+        match parameter.name:
+            case policy.no_content_parameter | policy.dry_run_parameter:
+                if parameter.name in found:
+                    raise Refused(Reason.PARAMETER_REPEATED, f"{parameter.name} may be given once.", part=parameter.part)
+                if parameter.value not in _SWITCH:
+                    raise Refused(Reason.VALUE_MALFORMED, f"{parameter.name} must be true or false.", part=parameter.part)
+                found[parameter.name] = _SWITCH[parameter.value]
+            case "_format":
+                if parameter.value not in _FORMATS:
+                    raise Refused(Reason.FORMAT_UNSUPPORTED, "Answers here are application/fhir+json.", part=parameter.part)
+            case "_pretty":
+                pass  # asks for nothing but blanks
+            case _:
+                others.append(parameter)
+    return Control(found.get(policy.no_content_parameter or "", False), found.get(policy.dry_run_parameter or "", False)), others
+
+
+def criteria(version: FhirVersion, type_: str, parameters: Sequence[Parameter]) -> Criteria:
+    """What is to be deleted.
+
+    Raises:
+        Refused: there is no criterion (`CRITERIA_MISSING`), or one that cannot be applied exactly (`VALUE_MALFORMED`,
+            `PARAMETER_UNSUPPORTED`).
+    """
+    if not parameters:
+        raise Refused(
+            Reason.CRITERIA_MISSING,
+            f"A conditional delete needs search criteria; without any it would empty {type_}.",
+            part="http.query",
+        )
+    try:
+        return Criteria.of(version, type_, [(parameter.name, parameter.value) for parameter in parameters])
+    except CriteriaError as error:
+        raise criteria_refused(error) from None
+
+
+def criteria_refused(error: CriteriaError) -> Refused:
+    """How it is refused that criteria cannot be applied exactly."""
+    reason = Reason.VALUE_MALFORMED if error.malformed else Reason.PARAMETER_UNSUPPORTED
+    return Refused(reason, f"{error}; nothing was deleted.", part=f"http.{error.part}")

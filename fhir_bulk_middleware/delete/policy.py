@@ -1,0 +1,147 @@
+"""How a delete's outcome is told: tables, one cell for each outcome.
+
+A policy is data. A host composes its own with `but` and `dataclasses.replace`; nobody asks a policy for its name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Self
+
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+
+__all__ = ["AIDBOX", "FHIR_R4", "FHIR_R6_DRAFT", "NOT_FOUND", "Cell", "DeletePolicy", "Return", "Shows"]
+
+
+class Shows(Enum):
+    """What the body holds."""
+
+    NOTHING = auto()
+    REMOVED = auto()
+    """The removed resource; for a remove-all, a Bundle of them."""
+    OUTCOME = auto()
+    """An OperationOutcome."""
+
+
+class Return(Enum):
+    """What a client may prefer to get back (RFC 7240, RD-18); the value is how it is spelled."""
+
+    MINIMAL = "minimal"
+    REPRESENTATION = "representation"
+    OPERATION_OUTCOME = "OperationOutcome"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """How one outcome is told.
+
+    Attributes:
+        status: HTTP status code.
+        shows: what the body holds.
+        code: `OperationOutcome.issue.code`, also where an OperationOutcome stands within a Bundle.
+        text: its text, with `{count}` and `{cap}`.
+        severity: `OperationOutcome.issue.severity`.
+    """
+
+    status: int
+    shows: Shows = Shows.NOTHING
+    code: str = "informational"
+    text: str = ""
+    severity: str = "information"
+
+
+def _error(status: int, code: str, text: str) -> Cell:
+    return Cell(status, Shows.OUTCOME, code, text, "error")
+
+
+_NO_CONTENT = Cell(204)
+_DELETED = "The resource was deleted."
+_COUNTED = "{count} resources were deleted."
+
+NOT_FOUND = _error(404, "not-found", "There is no such resource.")
+"""The other cell for a resource that never existed (CD-23)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletePolicy:
+    """What a server answers to deletes, and what it lets clients ask for.
+
+    Attributes:
+        name: for settings and logs only.
+        cells: how each outcome is told.
+        preferred: how a removal is told to a client that prefers so; what is missing cannot be chosen.
+        without_content: how a removal is told to who may not read it, or asked for no content by parameter.
+        counted: how a remove-all is told to who may not read what it removed (law 24).
+        no_content_parameter: the parameter, `true` or `false`, that asks for no content.
+        dry_run_parameter: the parameter, `true` or `false`, that asks what would be removed.
+        remove_all_header: name and value of the header that turns several matches into a remove-all; None if nothing does.
+        if_match_required: whether a delete of one resource must name its version (RD-10).
+    """
+
+    name: str
+    cells: Mapping[DeleteOutcome, Cell]
+    preferred: Mapping[Return, Cell] = field(
+        default_factory=lambda: MappingProxyType(
+            {
+                Return.MINIMAL: _NO_CONTENT,
+                Return.REPRESENTATION: Cell(200, Shows.REMOVED),
+                Return.OPERATION_OUTCOME: Cell(200, Shows.OUTCOME, text=_COUNTED),
+            }
+        )
+    )
+    without_content: Cell = _NO_CONTENT
+    counted: Cell = Cell(200, Shows.OUTCOME, text=_COUNTED)
+    no_content_parameter: str | None = None
+    dry_run_parameter: str | None = "_dry-run"
+    remove_all_header: tuple[str, str] | None = None
+    if_match_required: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a table with holes."""
+        missing = [outcome.name for outcome in DeleteOutcome if outcome not in self.cells]
+        if missing:
+            raise ValueError(f"delete policy {self.name} has no cell for {', '.join(missing)}")
+
+    def but(self, cells: Mapping[DeleteOutcome, Cell]) -> Self:
+        """This policy with other cells for these outcomes."""
+        return replace(self, cells=MappingProxyType({**self.cells, **cells}))
+
+
+FHIR_R4 = DeletePolicy(
+    name="fhir-r4",
+    cells=MappingProxyType(
+        {
+            DeleteOutcome.DELETED: Cell(204, text=_DELETED),
+            DeleteOutcome.ALREADY_DELETED: Cell(204, text="The resource had been deleted before."),
+            DeleteOutcome.NEVER_EXISTED: Cell(204, text="There was no such resource."),
+            DeleteOutcome.VERSION_MISMATCH: _error(
+                412, "conflict", "The resource is not at the version that was named; nothing was deleted."
+            ),
+            DeleteOutcome.PROTECTED: _error(409, "conflict", "This server keeps the resource; nothing was deleted."),
+            DeleteOutcome.NO_MATCH: Cell(204, text="No resource met the criteria."),
+            DeleteOutcome.SEVERAL_MATCHES: _error(
+                412, "multiple-matches", "{count} resources meet the criteria, which must select one; nothing was deleted."
+            ),
+            DeleteOutcome.ALL_DELETED: Cell(200, Shows.REMOVED, text=_COUNTED),
+            DeleteOutcome.TOO_MANY_MATCHES: _error(
+                412, "too-costly", "{count} resources meet the criteria, at most {cap} are deleted at once; nothing was deleted."
+            ),
+            DeleteOutcome.WOULD_DELETE: Cell(200, Shows.REMOVED, text="{count} resources would be deleted; nothing was."),
+        }
+    ),
+)
+"""FHIR R4 and R5: what their text recommends (RD-01 to RD-13); zero matches are a success."""
+
+FHIR_R6_DRAFT = replace(
+    FHIR_R4.but({DeleteOutcome.NO_MATCH: _error(404, "not-found", "No resource meets the criteria.")}), name="fhir-r6-draft"
+)
+"""The draft of R6: zero matches are told as such (RD-12)."""
+
+AIDBOX = replace(
+    FHIR_R6_DRAFT.but({DeleteOutcome.DELETED: Cell(200, Shows.REMOVED, text=_DELETED)}),
+    name="aidbox",
+    no_content_parameter="_no-content",
+    remove_all_header=("x-conditional-delete", "remove-all"),
+)
+"""The page "Delete" of Aidbox, and the default: what was removed comes back, as with SQL's `DELETE ... RETURNING *`."""

@@ -1,0 +1,85 @@
+"""What a token's scopes let its bearer delete, and see of it (laws 8 and 24)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from fhir_bulk_middleware.export.job import Request
+from fhir_bulk_middleware.export.query import Filter
+from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.scopes import Scopes
+
+__all__ = ["DeleteRights", "check_covered"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRights:
+    """Rights on one resource type.
+
+    Attributes:
+        granted: what granular scopes restrict deletes to, all of them to hold; empty if the scopes cover the whole type.
+        granular: the queries of those scopes as (type, query), as a job keeps them.
+        shows_content: whether what is removed may be shown.
+    """
+
+    granted: tuple[Filter, ...]
+    granular: tuple[tuple[str, str], ...]
+    shows_content: bool
+
+    @classmethod
+    def of(cls, scopes: Scopes, type_: str, version: FhirVersion, *, search: bool) -> "DeleteRights":
+        """The rights that these scopes give.
+
+        Args:
+            scopes: of the token.
+            type_: the type to delete from.
+            version: the release whose search parameters granular scopes mean.
+            search: whether the client also wants resources found for it.
+
+        Raises:
+            Refused: `SCOPE_MISSING`: they do not cover deletes of this type (nor searches, if wanted), or they are granular
+                and cannot be applied exactly.
+        """
+        letters = "ds" if search else "d"
+        queries = {letter: scopes.restrictions(type_, letter) for letter in "drs"}
+        granted: list[Filter] = []
+        for letter in letters:
+            restricted_to = queries[letter]
+            if restricted_to is None:
+                continue
+            if not restricted_to:
+                raise Refused(Reason.SCOPE_MISSING, f"The scope system/{type_}.{letters} is required.")
+            granted.append(_filter(version, type_, restricted_to))
+        needed = {query for letter in letters for query in queries[letter] or ()}
+        deletable, readable = queries["d"], queries["r"]
+        shows_content = readable is None or (deletable is not None and set(deletable) <= set(readable))
+        return cls(tuple(dict.fromkeys(granted)), tuple(sorted((type_, query) for query in needed)), shows_content)
+
+
+def check_covered(scopes: Scopes, request: Request) -> None:
+    """Refuse a poll of a remove-all whose token lets its bearer delete less than the kick-off did (SE-03).
+
+    Raises:
+        Refused: `SCOPE_MISSING`.
+    """
+    for type_ in request.types:
+        restrictions = [scopes.restrictions(type_, letter) for letter in "ds"]
+        queries = {query for restricted_to in restrictions for query in restricted_to or ()}
+        kept = {query for of, query in request.granular if of == type_}
+        if () in restrictions or (queries and not (kept and kept <= queries)):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover deletes of {type_} as they did.")
+
+
+def _filter(version: FhirVersion, type_: str, queries: Iterable[str]) -> Filter:
+    """Granular scopes as a filter; one that cannot be applied exactly grants nothing."""
+    alternatives = []
+    for query in queries:
+        try:
+            alternatives.append(Criteria.parse(version, type_, unquote(query)))
+        except CriteriaError:
+            continue
+    if not alternatives:
+        raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
+    return Filter(type_, tuple(alternatives))

@@ -1,0 +1,165 @@
+"""A log of deletes in one SQLite file, shared by any number of processes on one machine."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fhir_bulk_middleware.delete.removal import Mark, Tally
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.stores.sqlite.database import Database
+
+__all__ = ["SQLiteDeletionLog"]
+
+_SCHEMA = """\
+CREATE TABLE mark (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    type TEXT NOT NULL,
+    id TEXT NOT NULL,
+    version TEXT NOT NULL,
+    owners TEXT NOT NULL,
+    rights TEXT NOT NULL,
+    at INTEGER,
+    run TEXT NOT NULL,
+    batch INTEGER NOT NULL
+) STRICT;
+CREATE INDEX mark_resource ON mark (type, id, number);
+CREATE INDEX mark_gone ON mark (type, at) WHERE at IS NOT NULL;
+CREATE INDEX mark_doubtful ON mark (type, number) WHERE at IS NULL;
+CREATE INDEX mark_run ON mark (run, batch) WHERE run <> '';
+CREATE TABLE batch (
+    run TEXT NOT NULL,
+    batch INTEGER NOT NULL,
+    outcomes TEXT NOT NULL,
+    PRIMARY KEY (run, batch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ended (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+"""
+_COLUMNS = "number, type, id, version, owners, rights, at"
+_MARKS = f"SELECT {_COLUMNS} FROM mark WHERE "  # noqa: S608 - names of ours only
+
+
+class SQLiteDeletionLog:
+    """A `DeletionLog` that survives a power cut and can be opened in worker processes too.
+
+    Args:
+        path: the file; its folder is made if it is missing. Not on a network file system.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._database = Database(Path(path), [_SCHEMA.rstrip()], synchronous="FULL")
+
+    def recipe(self) -> Recipe:
+        """How to open the same file in another process."""
+        return Recipe(f"{__name__}:SQLiteDeletionLog", {"path": str(self._database.path)})
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        self._database.close()
+
+    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+        """See `DeletionLog`."""
+        return await self._database.write(partial(_intend, marks=marks, run=run, batch=batch))
+
+    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
+        """See `DeletionLog`."""
+        return self._read("run = ? AND run <> '' AND batch = ? ORDER BY number", run, batch)
+
+    async def settle(
+        self,
+        gone: Sequence[Mark],
+        left: Sequence[Mark],
+        *,
+        run: str = "",
+        batch: int = 0,
+        outcomes: Sequence[DeleteOutcome] = (),
+    ) -> None:
+        """See `DeletionLog`."""
+        names = [outcome.name for outcome in outcomes]
+        await self._database.write(partial(_settle, gone=gone, left=left, run=run, batch=batch, outcomes=names))
+
+    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
+        """See `DeletionLog`."""
+        row = self._database.reader.execute("SELECT outcomes FROM batch WHERE run = ? AND batch = ?", (run, batch)).fetchone()
+        return None if row is None else [DeleteOutcome[name] for name in json.loads(row[0])]
+
+    async def ended(self, run: str) -> bool:
+        """See `DeletionLog`."""
+        return self._database.reader.execute("SELECT 1 FROM ended WHERE run = ?", (run,)).fetchone() is not None
+
+    async def end_run(self, run: str) -> Tally:
+        """See `DeletionLog`."""
+        return await self._database.write(partial(_end_run, run=run))
+
+    async def latest(self, type_: str, id_: str) -> Mark | None:
+        """See `DeletionLog`."""
+        found = self._read("type = ? AND id = ? AND at IS NOT NULL ORDER BY number DESC LIMIT 1", type_, id_)
+        return found[0] if found else None
+
+    async def removed(self, type_: str, since: Instant | None, until: Instant | None, after: int, limit: int) -> Sequence[Mark]:
+        """See `DeletionLog`."""
+        last = "NOT EXISTS (SELECT 1 FROM mark AS later WHERE later.type = mark.type AND later.id = mark.id"
+        return self._read(
+            f"type = ? AND at IS NOT NULL AND at > ? AND at <= ? AND number > ?"
+            f" AND {last} AND later.number > mark.number AND later.at IS NOT NULL) ORDER BY number LIMIT ?",
+            type_,
+            -1 if since is None else since,
+            (1 << 63) - 1 if until is None else until,
+            after,
+            limit,
+        )
+
+    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+        """See `DeletionLog`."""
+        return self._read("type = ? AND at IS NULL AND number > ? ORDER BY number LIMIT ?", type_, after, limit)
+
+    def _read(self, where: str, *values: str | int) -> list[Mark]:
+        return [_mark(row) for row in self._database.reader.execute(_MARKS + where, values).fetchall()]
+
+
+def _intend(connection: sqlite3.Connection, marks: Sequence[Mark], run: str, batch: int) -> Sequence[Mark] | None:
+    if connection.execute("SELECT 1 FROM ended WHERE run = ?", (run,)).fetchone() is not None:
+        return None
+    numbered = []
+    for mark in marks:
+        cursor = connection.execute(
+            "INSERT INTO mark (type, id, version, owners, rights, run, batch) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (mark.type, mark.id, mark.version, json.dumps(sorted(mark.owners)), mark.rights, run, batch),
+        )
+        numbered.append(replace(mark, number=int(cursor.lastrowid or 0), at=None))
+    return numbered
+
+
+def _settle(
+    connection: sqlite3.Connection, gone: Sequence[Mark], left: Sequence[Mark], *, run: str, batch: int, outcomes: Sequence[str]
+) -> None:
+    connection.executemany(
+        "UPDATE mark SET at = ?, version = ?, owners = ? WHERE number = ? AND at IS NULL",
+        [(mark.at, mark.version, json.dumps(sorted(mark.owners)), mark.number) for mark in gone],
+    )
+    connection.executemany("DELETE FROM mark WHERE number = ? AND at IS NULL", [(mark.number,) for mark in left])
+    if run:
+        connection.execute("INSERT OR IGNORE INTO batch VALUES (?, ?, ?)", (run, batch, json.dumps(outcomes)))
+
+
+def _end_run(connection: sqlite3.Connection, run: str) -> Tally:
+    connection.execute("INSERT OR IGNORE INTO ended VALUES (?)", (run,))
+    rows = connection.execute("SELECT outcomes FROM batch WHERE run = ?", (run,)).fetchall()
+    outcomes = [DeleteOutcome[name] for (names,) in rows for name in json.loads(names)]
+    gone, doubtful = connection.execute(
+        "SELECT count(at), count(*) - count(at) FROM mark WHERE run = ? AND run <> ''"
+        " AND NOT EXISTS (SELECT 1 FROM batch WHERE batch.run = mark.run AND batch.batch = mark.batch)",
+        (run,),
+    ).fetchone()
+    tally = Tally.of(outcomes, doubtful)
+    return replace(tally, removed=tally.removed + gone)
+
+
+def _mark(row: tuple[Any, ...]) -> Mark:
+    number, type_, id_, version, owners, rights, at = row
+    return Mark(number=number, type=type_, id=id_, version=version, owners=frozenset(json.loads(owners)), rights=rights, at=at)

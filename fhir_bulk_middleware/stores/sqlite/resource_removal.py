@@ -1,0 +1,162 @@
+"""Removing versions of resources in SQLite: one, all that criteria find, or a frozen batch. Each is one write transaction."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+
+from fhir_bulk_middleware.delete.matching import TargetMatcher
+from fhir_bulk_middleware.delete.removal import (
+    AlreadyDeleted,
+    Batch,
+    Current,
+    Deleted,
+    Matches,
+    NeverExisted,
+    Removal,
+    Tally,
+    Target,
+    Version,
+    VersionMismatch,
+    batch_outcome,
+)
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.values import TokenValue
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, first_of, next_of, number_of
+from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
+
+__all__ = ["Removing", "end_run", "find"]
+
+_LETTERS = {DeleteOutcome.DELETED: "D", DeleteOutcome.ALREADY_DELETED: "A", DeleteOutcome.VERSION_MISMATCH: "V"}
+_OUTCOMES = {letter: outcome for outcome, letter in _LETTERS.items()}
+
+
+def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[str], at_most: int) -> Matches:
+    """The matches as of one moment; the mark is the last version that was looked at."""
+    connection.execute("BEGIN")
+    try:
+        number = number_of(connection, target.type)
+        if number is None:
+            return Matches(0, (), "0")
+        last = next_of(connection, number) - 1
+        count = 0
+        versions: list[Version] = []
+        for version in _matching(connection, number, first_of(number), target, base_urls):
+            count += 1
+            if count <= at_most:
+                versions.append(version)
+        return Matches(count, tuple(versions), str(last))
+    finally:
+        connection.rollback()
+
+
+class Removing:
+    """One write transaction that removes: what it decides on, it reads in that transaction.
+
+    Args:
+        connection: in a write transaction.
+        writing: writes in the same.
+        compartments: of which a deletion is kept (law 27).
+        base_urls: the base URLs under which absolute references lead to this store.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, writing: Writing, compartments: Compartments, base_urls: Collection[str]
+    ) -> None:
+        self._connection = connection
+        self._writing = writing
+        self._compartments = compartments
+        self._base_urls = base_urls
+
+    def one(self, type_: str, id_: str, if_version: Collection[str] | None) -> Removal:
+        """Remove a resource if it is at one of the versions; see `SupportsDelete.remove`."""
+        newest = _newest(self._connection, type_, id_)
+        if newest is None:
+            return NeverExisted()
+        version, deleted = newest
+        if deleted:
+            return AlreadyDeleted(str(version - 1))
+        if if_version is not None and str(version) not in if_version:
+            return VersionMismatch()
+        return Deleted(self._delete(type_, id_))
+
+    def all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+        """Remove the matches if they still are the matches.
+
+        Whatever has changed since has a newer version, behind the mark: so it is enough to look there for others, and to see
+        that each match is where it was.
+        """
+        if matches.count != len(matches.versions):
+            raise ValueError("to remove all matches, all of them must have been found")
+        number = number_of(self._connection, target.type)
+        if number is None or any(_matching(self._connection, number, int(matches.mark), target, self._base_urls)):
+            return None
+        if any(_newest(self._connection, target.type, match.id) != (int(match.version), False) for match in matches.versions):
+            return None
+        return [self._delete(target.type, match.id) for match in matches.versions]
+
+    def batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        """Remove a frozen batch and journal it, unless that was done before or the run has ended."""
+        if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.run,)).fetchone() is not None:
+            return None
+        place = (batch.run, batch.number)
+        row = self._connection.execute("SELECT outcomes FROM removal_batch WHERE run = ? AND number = ?", place).fetchone()
+        if row is not None:
+            return [_OUTCOMES[letter] for letter in row[0]]
+        outcomes = [batch_outcome(self.one(batch.type, frozen.id, {frozen.version})) for frozen in batch.versions]
+        letters = "".join(_LETTERS[outcome] for outcome in outcomes)
+        self._connection.execute("INSERT INTO removal_batch VALUES (?, ?, ?)", (*place, letters))
+        return outcomes
+
+    def _delete(self, type_: str, id_: str) -> Current:
+        removed = self._writing.delete(type_, id_, self._compartments)
+        if removed is None:
+            raise RuntimeError(f"{type_}/{id_} went away within a transaction")
+        return removed.as_current()
+
+
+def end_run(connection: sqlite3.Connection, run: str) -> Tally:
+    """End a run and count its journal."""
+    connection.execute("INSERT OR IGNORE INTO removal_run VALUES (?)", (run,))
+    rows = connection.execute("SELECT outcomes FROM removal_batch WHERE run = ?", (run,)).fetchall()
+    return Tally.of([_OUTCOMES[letter] for (letters,) in rows for letter in letters])
+
+
+def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, bool] | None:
+    """The version that a resource is at, and whether that is its deletion."""
+    number = number_of(connection, type_)
+    if number is None:
+        return None
+    row = connection.execute(
+        "SELECT version, deleted FROM resource WHERE id = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT 1",
+        (id_, first_of(number), first_of(number + 1)),
+    ).fetchone()
+    return None if row is None else (int(row[0]), bool(row[1]))
+
+
+def _matching(
+    connection: sqlite3.Connection, number: int, after: int, target: Target, base_urls: Collection[str]
+) -> Iterator[Version]:
+    """Current versions behind `after` that the target means."""
+    matcher = TargetMatcher(target, base_urls)
+    ids = _ids(target)
+    # A plus sign keeps SQLite from walking along the type where it can go straight to the ids.
+    chosen, which, plus = (
+        ("", (), "") if ids is None else ("id IN (SELECT value FROM json_each(?)) AND ", (json.dumps(ids),), "+")
+    )
+    rows = connection.execute(
+        f"SELECT id, version, CAST(json AS BLOB) FROM resource WHERE {chosen}{plus}seq > ? AND {plus}seq < ?"  # noqa: S608
+        f" AND valid_to = {CURRENT} AND deleted = 0 ORDER BY seq",
+        (*which, after, first_of(number + 1)),
+    )
+    for id_, version, text in rows:
+        if matcher.matches(text):
+            yield Version(id_, str(version))
+
+
+def _ids(target: Target) -> list[str] | None:
+    """The ids that alone can match, where the client asks for ids."""
+    for criterion in target.criteria.criteria:
+        if criterion.name == "_id" and criterion.modifier is None:
+            return [value.code or "" for value in criterion.values if isinstance(value, TokenValue)]
+    return None
