@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,13 +44,17 @@ from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount
+from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
     DeletionLog,
     JobRetention,
     JobRunner,
     JobStore,
+    Observer,
     OutputStore,
+    SupportsAudit,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -95,6 +99,8 @@ class BulkData:
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
         new_job_id: where job ids come from.
+        observers: who is told what happens: logs, metrics, audit (`fhir_bulk_middleware.observers`). An adapter that keeps
+            AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
         TypeError: a collaborator lacks a method that it needs; the message names it.
@@ -117,28 +123,35 @@ class BulkData:
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
         new_job_id: NewJobId = new_job_id,
+        observers: Sequence[Observer] = (),
     ) -> None:
         _require(resources, SupportsExport, "resources")
         _require(verifier, TokenVerifier, "verifier")
         for protocol in (JobStore, JobRetention, WorkQueue):
             _require(jobs, protocol, "jobs")
         _require(outputs, OutputStore, "outputs")
+        for observer in observers:
+            _require(observer, Observer, "observers")
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
+        own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
+        told = Observers([*observers, *own])
         sources = sources_of(resources, log, fhir_version, clock)
         if deletes is not None and sources.one is not None and sources.deletions is None:
             raise TypeError(
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
                 "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
             )
-        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version)
+        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies)
-        self.engine = Engine(runner, work, Retention(jobs, outputs, settings, clock), settings.sweep_interval)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self.retention = Retention(jobs, outputs, settings, clock, told)
+        """What ends, forgets and gives back."""
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
@@ -158,6 +171,7 @@ class BulkData:
             settings=settings,
             clock=clock,
             new_job_id=new_job_id,
+            observers=told,
         )
         addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
@@ -204,6 +218,7 @@ class BulkData:
             dialect=dialect,
             version=fhir_version,
             resources=resources,
+            groups=groups,
             settings=settings,
             retention=retention,
             deletes=None if removal is None else deletes,

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fhir_bulk_middleware.events import RequestRefused
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.principal import Principal, TokenRejected
+from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.replies import Replies
 
@@ -32,28 +35,54 @@ class Open:
 
 
 class Guard:
-    """Lets a request through to an endpoint, or refuses it; denies by default."""
+    """Lets a request through to an endpoint, or refuses it; denies by default.
 
-    def __init__(self, verifier: TokenVerifier, replies: Replies) -> None:
+    Args:
+        verifier: who a token speaks for.
+        replies: how refusals are told.
+        mount: the name of the mount whose door this is.
+        observers: who is told of refusals.
+        clock: what time it is.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        replies: Replies,
+        mount: str = "",
+        observers: Observers | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
         self._verifier = verifier
         self._replies = replies
+        self._mount = mount
+        self._observers = observers or Observers()
+        self._clock = clock
 
     async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open) -> Response:
         """The endpoint's response, or the refusal; never an exception.
 
         Refusals are told by the dialect, faults are logged whole and told as little as possible.
         """
+        owner: Owner | None = None
         try:
             if isinstance(endpoint, Open):
                 response = await endpoint.respond(request)
             else:
-                response = await endpoint(request, await self._principal(request))
+                principal = await self._principal(request)
+                owner = principal.owner
+                response = await endpoint(request, principal)
         except Refused as refused:
-            response = self._replies.refusal(operation, refused)
+            response = await self._refused(operation, refused, owner)
         except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing
             _log.exception("%s failed", operation.name)
-            response = self._replies.refusal(operation, Refused(Reason.FAULT))
+            response = await self._refused(operation, Refused(Reason.FAULT), owner)
         return self._replies.stamp(response, request)
+
+    async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None) -> Response:
+        event = RequestRefused(at=self._clock(), mount=self._mount, owner=owner, operation=operation, reason=refused.reason)
+        await self._observers.tell(event)
+        return self._replies.refusal(operation, refused)
 
     async def _principal(self, request: Request) -> Principal:
         values = request.headers.getlist("authorization")

@@ -6,7 +6,7 @@ protocol says who guarantees what; `fhir_bulk_middleware.testing` has a suite fo
 The storage adapter itself is one object with `SupportsExport` and as many of the other `Supports...` protocols as it can keep.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Tally, Target
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.events import Event
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -25,9 +26,11 @@ __all__ = [
     "JobRetention",
     "JobRunner",
     "JobStore",
+    "Observer",
     "OutputSink",
     "OutputStore",
     "Recipe",
+    "SupportsAudit",
     "SupportsBatchDelete",
     "SupportsConditionalDelete",
     "SupportsDelete",
@@ -187,6 +190,19 @@ class SupportsOrganising(Protocol):
 
         A resource in several selected patients' compartments is in the block of each. The queries share selection, window and
         `as_of`; their filters are applied by us. `after` is the cursor of the last block that is not wanted any more.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAudit(Protocol):
+    """A storage that keeps FHIR AuditEvent resources. Without it there are none; logs, metrics and the audit file are for all."""
+
+    async def record(self, audit_event: bytes) -> None:
+        """Keep an AuditEvent of the mount's FHIR release, one compact JSON object without an id.
+
+        What it raises is logged, and harms neither the request nor the job that the event is about. Called in worker processes
+        too, where the adapter can be made again there.
         """
         ...
 
@@ -382,12 +398,27 @@ class JobRetention(Protocol):
 class WorkQueue(Protocol):
     """What workers need of a job store. Every write names the lease, and counts only while that lease is current (law 18)."""
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(
+        self,
+        worker: str,
+        now: Instant,
+        *,
+        lease_seconds: float,
+        attempts: int,
+        failed: Callable[[Job], None] = lambda _: None,
+    ) -> Lease | None:
         """The next piece of work, None if there is none: a queued job to plan, or a slice that nobody holds.
 
         Work whose lease has run out, or reaches further ahead than a lease can (the clock was set back), is given out again.
         Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
         cause that was kept. Owners take turns.
+
+        Args:
+            worker: who asks.
+            now: what time it is.
+            lease_seconds: how long the lease is good for.
+            attempts: how often work may be begun.
+            failed: is told of each job that this call has ended, once that is durable.
         """
         ...
 
@@ -404,8 +435,8 @@ class WorkQueue(Protocol):
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
-        """Record sealed parts together with the cursor after them; False, and nothing recorded, if the lease is lost.
+    ) -> Recorded:
+        """Record sealed parts together with the cursor after them; nothing is recorded if the lease is lost.
 
         `finished` ends the slice, and with the last slice completes the job, in the same transaction.
         """
@@ -545,4 +576,16 @@ class JobRunner(Protocol):
 
     def wake(self) -> None:
         """There may be new work. Cheap, never blocks, never fails; missing one delays work by a second at most."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens.
+
+    With a recipe (`SupportsWorkerProcess`) it is made again in each worker process and hears there of what happens there; without
+    one it hears only of what happens in its own process.
+    """
+
+    async def observe(self, event: Event) -> None:
+        """Take note. What it raises is logged and harms nobody; when it takes too long it is cancelled."""
         ...

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
@@ -23,6 +24,10 @@ from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+
+# Laws are about results; how long an example takes on a busy machine is for the benchmarks.
+hypothesis.settings.register_profile("laws", deadline=None)
+hypothesis.settings.load_profile("laws")
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://ehr.example/fhir"
@@ -86,13 +91,20 @@ class HandRunner:
 class House:
     """One mount on memory stores, and clients that talk to it over ASGI; `parts` go to `BulkData` as they are."""
 
-    def __init__(self, mint: TokenMint, dialect: Dialect, settings: Settings, **parts: Any) -> None:
+    def __init__(
+        self,
+        mint: TokenMint,
+        dialect: Dialect,
+        settings: Settings,
+        store: type[MemoryResourceStore] = MemoryResourceStore,
+        **parts: Any,
+    ) -> None:
         self.mint = mint
         self.dialect = dialect
         self.clock = HandClock()
         self.runner = HandRunner()
         self.settings = settings
-        self.resources = MemoryResourceStore(clock=self.clock)
+        self.resources = store(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
         own: dict[str, Any] = {
@@ -204,9 +216,12 @@ def make_house(mint: TokenMint) -> Any:
 
     @asynccontextmanager
     async def make(
-        dialect: Dialect = STANDARD, parts: Mapping[str, Any] | None = None, **settings: Any
+        dialect: Dialect = STANDARD,
+        store: type[MemoryResourceStore] = MemoryResourceStore,
+        parts: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[House]:
-        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), **(parts or {}))
+        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), store, **(parts or {}))
         async with house.bulk.running(), house.http:
             yield house
 

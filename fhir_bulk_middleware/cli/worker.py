@@ -38,7 +38,7 @@ async def _work(state: State) -> None:
     stores = Stores.of(state)
     try:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner().running(exporter(stores, settings)):
+            async with LoopRunner().running(exporter(state, stores, settings)):
                 screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
                 async for _ in signals:
                     break

@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
-from fhir_bulk_middleware.export.job import Options, Request
+from fhir_bulk_middleware.export.job import Associated, Options, Request
 from fhir_bulk_middleware.export.planner import PROVENANCE
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -110,10 +111,10 @@ class Admission:
         covered = self._coverage.of(scopes, selection, authorisation, asked.types, leniency)
         await self._check_since(asked.since)
         self._check_sizes(asked)
-        filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
-        options = self._options(wish)
-        if options.associated is not None:
+        associated, organised_by = self._arranged(wish, selection)
+        if associated is not None:
             covered = self._coverage.with_type(PROVENANCE, covered, scopes, authorisation)
+        filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
         request = Request(
             url=wish.url,
             level=wish.level,
@@ -122,7 +123,7 @@ class Admission:
             retention=self._retention,
             precision=self._precision,
             granular=covered.granular,
-            options=options,
+            options=self._options(wish, associated, organised_by),
         )
         return request, Rows(selection, authorisation.rights, filters, await self._joined(principal, wish, selection))
 
@@ -224,7 +225,8 @@ class Admission:
             alternatives.setdefault(query.type, []).append(criteria)
         return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
 
-    def _options(self, wish: Wish) -> Options:
+    def _options(self, wish: Wish, associated: Associated | None, organised_by: str | None) -> Options:
+        """How the output is shaped; made last, for it holds what was set aside until then."""
         asked, leniency = wish.asked, wish.leniency
         elements: list[str] = []
         for entry in asked.elements:
@@ -234,19 +236,6 @@ class Admission:
                 leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"_elements: {error}.", "http._elements")
                 continue
             elements.append(entry)
-        associated, organised_by = asked.associated, asked.organised_by
-        if associated is not None and not isinstance(self._resources, SupportsProvenance):
-            detail = "This server cannot tell which Provenance belongs to what."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
-            associated = None
-        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
-            detail = "This server does not organise this export's output by resource."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
-            organised_by = None
-        if organised_by is not None and associated is not None:
-            detail = "This server does not organise associated data by resource; ask for one or the other."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
-            associated = None
         return Options(
             elements=tuple(elements),
             associated=associated,
@@ -255,8 +244,35 @@ class Admission:
             separate_status=wish.separate_status,
             smallest_file=asked.smallest_file,
             largest_file=asked.largest_file,
+            sizes=sizes_of(self._settings, asked.smallest_file, asked.largest_file),
             ignored=leniency.ignored,
             unreadable=wish.unreadable,
             base_url=wish.base_url,
             version=self._version,
         )
+
+    def _arranged(self, wish: Wish, selection: Selection) -> tuple[Associated | None, str | None]:
+        """Which Provenance comes along, and by what the output is organised, as far as this storage can do it."""
+        leniency, associated, organised_by = wish.leniency, wish.asked.associated, wish.asked.organised_by
+        if associated is not None and not isinstance(self._resources, SupportsProvenance):
+            detail = "This server cannot tell which Provenance belongs to what."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            associated = None
+        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
+            detail = "This server does not organise this export's output by resource."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            organised_by = None
+        if organised_by is not None and not _of_patients(selection):
+            detail = "Output is organised by patient, and this group has other members too."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            organised_by = None
+        if organised_by is not None and associated is not None:
+            detail = "This server does not organise associated data by resource; ask for one or the other."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            associated = None
+        return associated, organised_by
+
+
+def _of_patients(selection: Selection) -> bool:
+    """Whether all that is selected lies in the compartments of patients."""
+    return not isinstance(selection, Compartments) or all(text.startswith("Patient/") for text in selection.references)

@@ -22,7 +22,7 @@ from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.replies import Replies
+from fhir_bulk_middleware.replies import FileStatus, Replies
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["ExportEndpoints", "idempotency_key"]
@@ -143,7 +143,10 @@ class ExportEndpoints:
     async def file(self, request: Request, principal: Principal) -> Response:
         """Fetch a file (section 4)."""
         part = await self._service.file(principal, request.path_params["file"])
-        return await self._delivery.response(request, part)
+        response = await self._delivery.response(request, part)
+        if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:
+            await self._service.served(principal, part, int(response.headers["Content-Length"]))
+        return response
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)

@@ -8,15 +8,17 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
 from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
-from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, in_task, in_thread
+from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
@@ -45,7 +47,8 @@ class Exporter:
         clock: what time it is.
         log: our own log of deletes, for adapters that need one.
         fhir_version: of the resources.
-        beating: how leases are kept alive; `in_thread` where adapter or stores block the loop.
+        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
+        observers: who is told what becomes of jobs.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Exporter:
         log: DeletionLog | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
+        observers: Observers | None = None,
     ) -> None:
         self._resources = resources
         self._jobs = jobs
@@ -66,6 +70,7 @@ class Exporter:
         self._settings = settings
         self._clock = clock
         self._beating = beating
+        self._observers = observers or Observers()
         self._log = log
         self._fhir_version = fhir_version
         sources = sources_of(resources, log, fhir_version, clock)
@@ -78,8 +83,13 @@ class Exporter:
         recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **logs)
         if recipes is None or self._clock is not system_clock:
             return None
-        settings = self._settings.model_dump(mode="json")
-        return Recipe(f"{__name__}:in_worker", {**recipes, "settings": settings, "fhir_version": self._fhir_version.value})
+        arguments = {
+            **recipes,
+            "settings": self._settings.model_dump(mode="json"),
+            "fhir_version": self._fhir_version.value,
+            "observers": self._observers.recipes(),
+        }
+        return Recipe(f"{__name__}:in_worker", arguments)
 
     async def abandoned(self, worker: str) -> None:
         """Give back what a worker held who is known to be gone."""
@@ -88,7 +98,12 @@ class Exporter:
     async def step(self, worker: str) -> bool:
         """Plan one job or export one slice; False if there was neither."""
         settings = self._settings
-        lease = await self._jobs.claim(worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts)
+        ended: list[Job] = []
+        lease = await self._jobs.claim(
+            worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
+        )
+        for job in ended:
+            await self._tell_failed(job, await self._jobs.cause(job.id))
         if lease is None:
             return False
         try:
@@ -97,7 +112,7 @@ class Exporter:
             _log.info("%s: the lease was lost, and the work with it", _name(lease))
         except FirewallBreach as breach:
             _log.error("%s: the job fails: %s", _name(lease), breach)
-            await self._fail(lease.job, _STOPPED)
+            await self._fail(lease.job, _STOPPED, str(breach))
         except Exception as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
@@ -120,6 +135,7 @@ class Exporter:
                     jobs=self._jobs,
                     outputs=self._outputs,
                     planner=self._planner,
+                    observers=self._observers,
                     sizes=self._planner.sizes(lease.job),
                     lease_seconds=self._settings.lease_seconds,
                     clock=self._clock,
@@ -128,12 +144,30 @@ class Exporter:
                 ).run()
 
     async def _plan(self, lease: Lease) -> None:
-        if lease.job.request.kind is JobKind.REMOVE_ALL:
-            plan = Plan(lease.job.created_at, removal_slices(lease.job, lease.rows, self._settings.removal_batch))
+        now, job = self._clock(), lease.job
+        if job.request.kind is JobKind.REMOVE_ALL:
+            plan = Plan(job.created_at, removal_slices(job, lease.rows, self._settings.removal_batch))
         else:
-            plan = await self._planner.plan(lease.job, lease.rows)
-        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, self._clock()):
+            plan = await self._planner.plan(job, lease.rows)
+            now = self._clock()
+        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now):
             raise LeaseLost
+        estimate = sum(piece.estimate for piece in plan.slices)
+        event = Started(
+            at=now,
+            mount=job.mount,
+            owner=job.owner,
+            job_id=job.id,
+            cut=plan.cut,
+            slices=len(plan.slices),
+            estimate=estimate,
+        )
+        await self._observers.tell(event)
+        if not plan.slices:
+            seconds = max(seconds_between(job.created_at, now), 0.0)
+            await self._observers.tell(
+                Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=0, seconds=seconds)
+            )
 
     async def _remove(self, pulse: Pulse, piece: Slice) -> None:
         if self._journal is None:
@@ -152,13 +186,21 @@ class Exporter:
             with anyio.move_on_after(_GRACE, shield=True):
                 await self._jobs.release(lease, cause, self._clock())
 
-    async def _fail(self, job: Job, failure: Failure) -> None:
+    async def _fail(self, job: Job, failure: Failure, cause: str) -> None:
         """End a job, unless it has ended otherwise meanwhile."""
         current: Job | None = job
         while current is not None and current.state.working:
-            if await self._jobs.replace(current.failed(failure, self._clock())):
+            failed = current.failed(failure, self._clock())
+            if await self._jobs.replace(failed):
+                await self._tell_failed(failed, cause)
                 return
             current = await self._jobs.find(job.id, job.mount, job.owner)
+
+    async def _tell_failed(self, job: Job, cause: str | None) -> None:
+        reason = Reason.FAULT if job.failure is None else job.failure.reason
+        await self._observers.tell(
+            Failed(at=job.changed_at, mount=job.mount, owner=job.owner, job_id=job.id, reason=reason, cause=cause)
+        )
 
 
 def in_worker(
@@ -169,6 +211,7 @@ def in_worker(
     *,
     fhir_version: str,
     log: JsonValue = None,
+    observers: JsonValue = None,
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
     return Exporter(
@@ -178,7 +221,8 @@ def in_worker(
         Settings.model_validate(settings),
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         fhir_version=FhirVersion(fhir_version),
-        beating=in_thread,
+        beating=ThreadHeart(),
+        observers=Observers.from_recipes(observers or []),
     )
 
 

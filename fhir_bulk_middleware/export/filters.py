@@ -40,7 +40,7 @@ class Filters:
 
     def passes(self, line: bytes) -> bool:
         """Whether one resource, as canonical text, meets all filters."""
-        escaped = _ESCAPED in line
+        escaped = _escapes(line)
         resource: Any = None
         for alternatives in self._all:
             for matcher in alternatives:
@@ -57,11 +57,16 @@ class Filters:
     def lines(self, page: bytes) -> Iterator[bytes]:
         """The lines of a page that meet all filters, without their newlines."""
         needles = self._needles
-        if needles is None or _ESCAPED in page:
+        if needles is None or _escapes(page):
             candidates: Iterable[bytes] = page[:-1].split(b"\n")
         else:
             candidates = _lines_with(page, needles)
         return filter(self.passes, candidates)
+
+
+def _escapes(text: bytes) -> bool:
+    """Whether a needle may be hidden behind an escape; for one byte memory is searched several times faster than for some."""
+    return b"\\" in text and _ESCAPED in text
 
 
 def _most_telling(filters: Iterable[tuple[Matcher, ...]]) -> tuple[bytes, ...] | None:

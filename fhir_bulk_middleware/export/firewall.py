@@ -12,7 +12,6 @@ __all__ = ["Firewall", "FirewallBreach"]
 
 _REFERENCE_LONGEST = 128  # a type's name, a slash, an id of 64 characters and the quote after it
 _BRACE = ord("}")
-_QUOTE = ord('"')
 _SLASH = ord("/")
 _BEFORE = b'"/'  # a string that is a reference, or the path of a URL
 
@@ -47,8 +46,11 @@ class Firewall:
         self._own = self._begin + b'"id":"'
         self._named = not isinstance(selection, Everything)
         # None: any patient will do.
-        self._references = selection.references if isinstance(selection, Compartments) else None
-        owners = {"Patient"} if self._references is None else {text.partition("/")[0] for text in self._references}
+        self._references: frozenset[bytes] | None = None
+        owners = {"Patient"}
+        if isinstance(selection, Compartments):
+            self._references = frozenset(reference.encode() for reference in selection.references)
+            owners = {reference.partition("/")[0] for reference in selection.references}
         # Patients first: they own nearly all there is.
         first = sorted(owners or {"Patient"}, key=lambda owner: (owner != "Patient", owner))
         self._owners = tuple(f"{owner}/".encode() for owner in first)
@@ -61,19 +63,18 @@ class Firewall:
             FirewallBreach: it must not be written, and the job must not go on.
         """
         lines, begin, named, references = page.lines, self._begin, self._named, self._references
-        find, begins, owner = lines.find, lines.startswith, self._owners[0]
+        find, begins, reference = lines.find, lines.startswith, b'"' + self._owners[0]
+        behind = len(reference)
         start, count, end = 0, 0, len(lines)
         while start < end:  # some calls into C for each line, and no object that outlives it
             newline = find(b"\n", start)
             if not begins(begin, start) or newline < 0 or lines[newline - 1] != _BRACE:
                 raise FirewallBreach(self._type, "a line is not one resource of this type")
             if named:  # mostly the first reference does, and nothing else needs to be looked at
-                at = find(owner, start, newline)
-                close = find(b'"', at, at + _REFERENCE_LONGEST) if at > 0 and lines[at - 1] == _QUOTE else 0
+                at = find(reference, start, newline)
+                close = find(b'"', at + behind, at + _REFERENCE_LONGEST) if at >= 0 else -1
                 if (
-                    close <= 0
-                    or (references is not None and lines[at:close].decode("latin-1") not in references)
-                    or (references is None and lines[close - 1] == _SLASH)
+                    close < 0 or (lines[close - 1] == _SLASH if references is None else lines[at + 1 : close] not in references)
                 ) and not self._names_somewhere(lines[start:newline]):
                     raise FirewallBreach(self._type, "a line names none of the job's patients")
             start, count = newline + 1, count + 1
@@ -83,7 +84,7 @@ class Firewall:
     def _wanted(self, reference: bytes) -> bool:
         if self._references is None:
             return not reference.endswith(b"/")
-        return reference.decode("latin-1") in self._references  # cannot fail; what is not ASCII is in no reference
+        return reference in self._references
 
     def _names_somewhere(self, line: bytes) -> bool:
         """The slow way, for lines whose first reference did not do."""

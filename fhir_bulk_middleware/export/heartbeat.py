@@ -6,8 +6,11 @@ goes on after the job's deadline: a worker that hangs must not hold its work for
 
 import asyncio
 import logging
+import math
 import os
 import threading
+import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from fhir_bulk_middleware.instant import Clock, after
 from fhir_bulk_middleware.protocols import WorkQueue
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Beating", "LeaseLost", "Pulse", "in_task", "in_thread"]
+__all__ = ["Beating", "LeaseLost", "Pulse", "ThreadHeart", "in_task"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -73,41 +76,86 @@ async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clo
         raise LeaseLost
 
 
-@asynccontextmanager
-async def in_thread(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+class ThreadHeart:
     """A heartbeat for an exporter that may block its loop: in a worker process, and nowhere else.
 
-    The queue is used from a second thread, with a loop of its own. Where the lease is lost and the work does not stop within
-    another lease's time, because it hangs in a blocking call, the process is ended; whoever keeps it starts another.
-
-    Raises:
-        LeaseLost: on leaving, if the lease was lost.
+    One thread beats for all that an exporter does, one piece after the other; handing each piece to a thread of its own, and
+    waiting for that, would cost more than a small piece does. The queue is used from that thread, with a loop of its own. Where
+    a lease is lost and the work does not stop within another lease's time, because it hangs in a blocking call, the process is
+    ended; whoever keeps it starts another.
     """
-    loop, stopped = asyncio.get_running_loop(), threading.Event()
 
-    def beat() -> None:
-        runner = asyncio.Runner()  # makes its loop at the first beat, which most slices never need
-        try:
-            while not pulse.lost and not stopped.wait(settings.renew_seconds):
-                runner.run(_beat(queue, pulse, settings, clock))
-            if pulse.lost:
-                loop.call_soon_threadsafe(scope.cancel)
-                if not stopped.wait(settings.lease_seconds):
-                    _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", pulse.lease.worker)
-                    os._exit(1)
-        finally:
-            runner.close()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turn: _Turn | None = None
+        self._thread: threading.Thread | None = None
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    with anyio.CancelScope() as scope:
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join()
-    if scope.cancelled_caught:
-        raise LeaseLost
+    @asynccontextmanager
+    async def __call__(self, queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+        """As `Beating` has it.
+
+        Raises:
+            LeaseLost: on leaving, if the lease was lost.
+        """
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            # It knows of us by a weak reference, and so ends when we do.
+            arguments = weakref.ref(self), settings.renew_seconds
+            self._thread = threading.Thread(target=_beat_on, args=arguments, name="heartbeat", daemon=True)
+            self._thread.start()
+        with anyio.CancelScope() as scope:
+            self._turn = _Turn(queue, pulse, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
+            try:
+                yield
+            finally:
+                with self._lock:  # a beat that has begun ends first
+                    self._turn = None
+        if scope.cancelled_caught:
+            raise LeaseLost
+
+    def beat(self, runner: asyncio.Runner) -> None:
+        """One beat, if there is anything to beat for; in the thread."""
+        with self._lock:
+            turn = self._turn
+            if turn is not None and not turn.pulse.lost:
+                runner.run(_beat(turn.queue, turn.pulse, turn.settings, turn.clock))
+                turn.look()
+        if turn is not None and turn.hangs:
+            _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", turn.pulse.lease.worker)
+            os._exit(1)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One piece of work, as the thread sees it."""
+
+    queue: WorkQueue
+    pulse: Pulse
+    settings: Settings
+    clock: Clock
+    cancel: Callable[[], object]
+    lost_at: float = math.inf
+
+    def look(self) -> None:
+        """Stop the work if its lease turned out to be lost."""
+        if self.pulse.lost:
+            self.lost_at = time.monotonic()
+            self.cancel()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the work should have stopped long ago."""
+        return time.monotonic() - self.lost_at > self.settings.lease_seconds
+
+
+def _beat_on(heart: "weakref.ref[ThreadHeart]", seconds: float) -> None:
+    with asyncio.Runner() as runner:  # makes its loop at the first beat
+        while True:
+            time.sleep(seconds)
+            if (alive := heart()) is None:
+                return
+            alive.beat(runner)
+            del alive
 
 
 async def _beat(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> None:

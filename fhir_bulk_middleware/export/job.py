@@ -4,7 +4,7 @@ Every value here is frozen. A transition returns a new job; a `JobStore` writes 
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.export.query import Level, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -26,7 +26,9 @@ __all__ = [
     "Lease",
     "Options",
     "Part",
+    "Recorded",
     "Request",
+    "Sizes",
     "Slice",
 ]
 
@@ -82,6 +84,23 @@ class Codec(StrEnum):
     GZIP = "gzip"
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large things may be, in plain bytes: the operator's settings, and within them the client's wish (KO-30, law 15).
+
+    Attributes:
+        ceiling: of a part; a single larger resource is the exception.
+        floor: of a part that is not the last of its slice.
+        page: so that one page, even if shaping makes it larger, fits a part, and one more does not overshoot the floor.
+        slice: of a slice, so that its last part is rarely below the floor.
+    """
+
+    ceiling: int
+    floor: int
+    page: int
+    slice: int
+
+
 UNREADABLE = "{resource}"
 """Stands for a resource's reference in `Options.unreadable`."""
 
@@ -115,6 +134,7 @@ class Options:
         separate_status: the job's status goes into `X-Export-Status` (KO-45).
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
+        sizes: of pages, parts and slices, frozen with the rest (law 5); None for a job that no mount has accepted.
         ignored: what was set aside.
         unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
             `UNREADABLE` stands for the resource's reference (ST-15).
@@ -129,6 +149,7 @@ class Options:
     separate_status: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    sizes: Sizes | None = None
     ignored: tuple[Ignored, ...] = ()
     unreadable: str = ""
     base_url: str | None = None
@@ -340,3 +361,13 @@ class Lease:
     slice: Slice | None
     attempt: int
     worker: str
+
+
+class Recorded(IntEnum):
+    """What came of a checkpoint; only `LOST` is false."""
+
+    LOST = 0
+    """The lease is not current any more, and nothing was written (law 18)."""
+    KEPT = 1
+    COMPLETED = 2
+    """It was kept, and with it the job is complete. Exactly one checkpoint of a job says so."""

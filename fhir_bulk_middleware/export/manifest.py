@@ -76,15 +76,17 @@ def manifest(
     shape = dialect.manifest
     lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
     for part in page.parts:
-        lists[part.kind].append(_item(dialect, part, address(part.file_id)))
+        lists[part.kind].append(_item(dialect, job, part, address))
     if shape.errors_on_every_page:
-        lists[FileKind.ERROR] = [_item(dialect, part, address(part.file_id)) for part in page.errors]
+        lists[FileKind.ERROR] = [_item(dialect, job, part, address) for part in page.errors]
     document: dict[str, Any] = {"manifestType": _DEFINITION} if shape.manifest_type else {}
     document["transactionTime"] = instant.render(job.cut or job.created_at, dialect.precision, dialect.zone)
     if shape.request:
         document["request"] = job.request.url
     if shape.manifest_type:
         document["outputFormat"] = "application/fhir+ndjson"
+    if job.request.options.organised_by is not None:
+        document["outputOrganizedBy"] = job.request.options.organised_by
     document["requiresAccessToken"] = True
     document["output"] = lists[FileKind.OUTPUT]
     if shape.deleted and job.request.window.since is not None:
@@ -99,12 +101,14 @@ def manifest(
     return document
 
 
-def _item(dialect: Dialect, part: Part, url: str) -> dict[str, Any]:
-    shape = dialect.manifest
+def _item(dialect: Dialect, job: Job, part: Part, address: Callable[[str], str]) -> dict[str, Any]:
+    shape, output = dialect.manifest, part.kind is FileKind.OUTPUT
     item: dict[str, Any] = {}
-    if part.kind is FileKind.OUTPUT or shape.typed_items:
+    if shape.typed_items if not output else job.request.options.organised_by is None:  # MF-05
         item["type"] = part.type
-    item |= {"url": url, "count": part.count}
+    item |= {"url": address(part.file_id), "count": part.count}
+    if part.continued_in is not None:
+        item["continuesInFile"] = address(part.continued_in)
     own = {"sha256": part.sha256}
     if shape.file_size:
         item["fileSize"] = part.size

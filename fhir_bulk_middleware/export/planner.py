@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware.export.job import FileKind, Job, Slice
+from fhir_bulk_middleware.export.job import FileKind, Job, Sizes, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Query, Range, Rows, Window
-from fhir_bulk_middleware.export.shaping import GROWTH
+from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.protocols import (
@@ -17,7 +17,7 @@ from fhir_bulk_middleware.protocols import (
 )
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["PROVENANCE", "Plan", "Planner", "Sizes", "by_target"]
+__all__ = ["PROVENANCE", "Plan", "Planner", "by_target"]
 
 PROVENANCE = "Provenance"
 
@@ -33,23 +33,6 @@ class Plan:
 
     cut: Instant
     slices: tuple[Slice, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How large things may be, in plain bytes: the operator's settings, and within them the client's wish (KO-30, law 15).
-
-    Attributes:
-        ceiling: of a part; a single larger resource is the exception.
-        floor: of a part that is not the last of its slice.
-        page: so that one page, even if shaping makes it larger, fits a part, and one more does not overshoot the floor.
-        slice: of a slice, so that its last part is rarely below the floor.
-    """
-
-    ceiling: int
-    floor: int
-    page: int
-    slice: int
 
 
 def by_target(job: Job, resources: SupportsExport) -> bool:
@@ -104,14 +87,9 @@ class Planner:
         return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)))
 
     def sizes(self, job: Job) -> Sizes:
-        """The sizes for a job."""
-        settings, options = self._settings, job.request.options
-        ceiling = min(options.largest_file or settings.part_bytes, settings.part_bytes)
-        lowest = max(min(options.smallest_file or 0, ceiling), min(settings.smallest_part_bytes, ceiling // 2))
-        page = min(settings.page_bytes, max(ceiling // GROWTH, 1) if options.largest_file else ceiling)
-        if options.smallest_file:
-            page = min(page, max(ceiling - lowest, 1))
-        return Sizes(ceiling, lowest, page, max(settings.slice_bytes, 2 * lowest))
+        """The sizes for a job: those that were frozen when it was accepted, so that no later setting changes its files."""
+        options = job.request.options
+        return options.sizes or sizes_of(self._settings, options.smallest_file, options.largest_file)
 
     def query(self, job: Job, rows: Rows, resource_type: str, part: str = "", *, joined: bool = False) -> Query:
         """What to ask the adapter for a type, or a range of it, of a job whose cut is fixed (law 2).

@@ -4,8 +4,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from fhir_bulk_middleware.events import Expired, Failed
 from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.instant import Clock, after, system_clock
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import JobRetention, JobStore, OutputStore
 from fhir_bulk_middleware.settings import Settings
@@ -33,13 +35,22 @@ class Retention:
         outputs: the output store.
         settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
+        observers: who is told of jobs that fail or expire.
     """
 
-    def __init__(self, jobs: JobsAndRetention, outputs: OutputStore, settings: Settings, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        jobs: JobsAndRetention,
+        outputs: OutputStore,
+        settings: Settings,
+        clock: Clock = system_clock,
+        observers: Observers | None = None,
+    ) -> None:
         self._jobs = jobs
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
+        self._observers = observers or Observers()
 
     async def sweep(self) -> None:
         """End, give back, forget; in this order."""
@@ -52,15 +63,30 @@ class Retention:
     async def _fail_overdue(self) -> None:
         now = self._clock()
         before = after(now, -self._settings.deadline)
-        ended = await self._each(
-            lambda limit: self._jobs.overdue(before, limit), lambda job: self._jobs.replace(job.failed(_OVERDUE, now))
-        )
+
+        async def fail(job: Job) -> bool:
+            done = await self._jobs.replace(job.failed(_OVERDUE, now))
+            if done:
+                cause = f"not done after {self._settings.deadline:g} seconds"
+                await self._observers.tell(
+                    Failed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, reason=_OVERDUE.reason, cause=cause)
+                )
+            return done
+
+        ended = await self._each(lambda limit: self._jobs.overdue(before, limit), fail)
         if ended:
             _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
 
     async def _expire(self) -> None:
         now = self._clock()
-        ended = await self._each(lambda limit: self._jobs.due(now, limit), lambda job: self._jobs.replace(job.expired(now)))
+
+        async def expire(job: Job) -> bool:
+            done = await self._jobs.replace(job.expired(now))
+            if done:
+                await self._observers.tell(Expired(at=now, mount=job.mount, owner=job.owner, job_id=job.id))
+            return done
+
+        ended = await self._each(lambda limit: self._jobs.due(now, limit), expire)
         if ended:
             _log.info("%d jobs expired", ended)
 

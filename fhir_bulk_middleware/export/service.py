@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from fhir_bulk_middleware.delete.rights import check_covered
+from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
 from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request
@@ -11,6 +12,7 @@ from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock, seconds_between
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import JobRunner, JobStore
@@ -33,6 +35,7 @@ class ExportService:
         settings: limits.
         clock: what time it is.
         new_job_id: where job ids come from.
+        observers: who is told what happens.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ExportService:
         settings: Settings,
         clock: Clock,
         new_job_id: NewJobId,
+        observers: Observers | None = None,
     ) -> None:
         self._admission = admission
         self._jobs = jobs
@@ -53,6 +57,7 @@ class ExportService:
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
+        self._observers = observers or Observers()
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
 
     async def begin(self, principal: Principal, wish: Wish) -> Job:
@@ -97,6 +102,10 @@ class ExportService:
                 part="http.Idempotency-Key",
             )
         self._runner.wake()
+        if kept.id == job.id:
+            await self._observers.tell(
+                KickedOff(at=now, mount=job.mount, owner=job.owner, job_id=job.id, level=request.level, types=request.types)
+            )
         return kept
 
     async def look(self, principal: Principal, job_id: str) -> Job:
@@ -124,6 +133,7 @@ class ExportService:
             job = await self._own(principal, job_id)
             cancelled = job.cancelled(self._clock())
             if await self._jobs.replace(cancelled):
+                await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
@@ -153,6 +163,20 @@ class ExportService:
         if part is None or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
             raise Refused(Reason.FILE_UNKNOWN)
         return part
+
+    async def served(self, principal: Principal, part: Part, size: int) -> None:
+        """Say that this file is about to be handed over, `size` bytes of it as they go over the wire."""
+        await self._observers.tell(
+            FileServed(
+                at=self._clock(),
+                mount=self._mount,
+                owner=principal.owner,
+                job_id=job_of_file(part.file_id) or "",
+                file_id=part.file_id,
+                type=part.type,
+                size=size,
+            )
+        )
 
     def pause(self, job: Job) -> int:
         """Seconds after which another poll is worth its while, from the rate so far (ST-04).

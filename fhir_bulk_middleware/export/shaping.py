@@ -13,10 +13,7 @@ from fhir_bulk_middleware.export.subset import Subsetter, subsetter
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.elements import ElementSelection
 
-__all__ = ["GROWTH", "Shaping"]
-
-GROWTH = 16
-"""By how much shaping makes a page larger at most: a resource of a few members gets a tag, and short URLs become long ones."""
+__all__ = ["Shaping"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,17 @@ from typing import Protocol
 
 import anyio.lowlevel
 
+from fhir_bulk_middleware.events import Completed, PartSealed
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
-from fhir_bulk_middleware.export.job import UNREADABLE, Codec, FileKind, Part, Slice
+from fhir_bulk_middleware.export.job import UNREADABLE, Codec, FileKind, Part, Recorded, Sizes, Slice
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.part import PartEncoder
-from fhir_bulk_middleware.export.planner import Planner, Sizes
+from fhir_bulk_middleware.export.planner import Planner
 from fhir_bulk_middleware.export.portions import Portions
 from fhir_bulk_middleware.identifiers import file_id
-from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.instant import Clock, seconds_between
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
 
 __all__ = ["JobsAndQueue", "SliceExport"]
@@ -62,6 +64,7 @@ class SliceExport:
         jobs: JobsAndQueue,
         outputs: OutputStore,
         planner: Planner,
+        observers: Observers,
         sizes: Sizes,
         lease_seconds: float,
         clock: Clock,
@@ -70,6 +73,7 @@ class SliceExport:
     ) -> None:
         self._jobs = jobs
         self._outputs = outputs
+        self._observers = observers
         self._sizes = sizes
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -206,9 +210,35 @@ class SliceExport:
             raise LeaseLost
 
     async def _checkpoint(self, parts: Sequence[Part], cursor: str | None, *, finished: bool) -> None:
-        held = await self._jobs.checkpoint(self._lease, parts, cursor, self._clock(), done=self._pulse.done, finished=finished)
-        if not held:
+        now = self._clock()
+        recorded = await self._jobs.checkpoint(self._lease, parts, cursor, now, done=self._pulse.done, finished=finished)
+        if not recorded:
             raise LeaseLost
+        for part in parts:
+            await self._observers.tell(self._sealed(part))
+        if recorded is Recorded.COMPLETED:
+            job = self._lease.job
+            job = await self._jobs.find(job.id, job.mount, job.owner) or job
+            seconds = max(seconds_between(job.created_at, now), 0.0)
+            await self._observers.tell(
+                Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=job.done, seconds=seconds)
+            )
+
+    def _sealed(self, part: Part) -> PartSealed:
+        lease = self._lease
+        return PartSealed(
+            at=part.sealed_at,
+            mount=lease.job.mount,
+            owner=lease.job.owner,
+            job_id=lease.job.id,
+            file_id=part.file_id,
+            kind=part.kind,
+            type=part.type,
+            count=part.count,
+            size=part.size,
+            worker=lease.worker,
+            attempt=lease.attempt,
+        )
 
     def _key(self, number: int) -> str:
         ending = "ndjson.gz" if self._codec is Codec.GZIP else "ndjson"

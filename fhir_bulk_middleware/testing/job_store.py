@@ -103,7 +103,9 @@ class JobStoreSuite(Suite):
         """Law 5: what a manifest says of a file is what was sealed."""
         job = await started(store)
         gzip = a_part(job, 0, 0, text=text)
-        plain = replace(a_part(job, 0, 1, text=text), codec=Codec.PLAIN, flush_points=(), kind=FileKind.ERROR, count=0)
+        plain = replace(
+            a_part(job, 0, 1, text=text), codec=Codec.PLAIN, flush_points=(), kind=FileKind.ERROR, count=0, continued_in=None
+        )
         await store.checkpoint(await claimed(store), [gzip, plain], None, NOW, done=1, finished=True)
         assert list(await store.parts(job.id)) == [gzip, plain], "parts come back as they were recorded"
         assert await store.part(job.id, plain.file_id) == plain, "a part comes back as it was recorded"

@@ -26,6 +26,7 @@ from fhir_bulk_middleware.export.query import EveryPatient, Everything
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
+from fhir_bulk_middleware.testing.related_resources import JoiningSuite, OrganisingSuite, PatientsSuite, ProvenanceSuite
 from fhir_bulk_middleware.testing.resource_values import (
     Reader,
     StorageSuite,
@@ -406,5 +407,15 @@ class GroupsSuite(StorageSuite):
         assert await store.members("unknown", principal) is None, "an unknown group is None"
 
 
-class ResourceStoreSuite(ExportSuite, SnapshotSuite, SlicesSuite, DeletionsSuite, GroupsSuite):
+class ResourceStoreSuite(
+    ExportSuite,
+    SnapshotSuite,
+    SlicesSuite,
+    DeletionsSuite,
+    GroupsSuite,
+    JoiningSuite,
+    PatientsSuite,
+    ProvenanceSuite,
+    OrganisingSuite,
+):
     """All that the storage adapter's protocols promise, as far as the adapter has them."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, JobState, Lease
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
@@ -42,8 +42,8 @@ async def _writes(store: CompleteJobStore, lease: Lease) -> list[bool]:
     return [
         await store.renew(lease, hour(1), lease_seconds=LEASE, done=1_000),
         await store.plan(lease, hour(1), Codec.PLAIN, [a_slice(9)], hour(1)),
-        await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=False),
-        await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=True),
+        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=False)),
+        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=True)),
     ]
 
 
@@ -108,6 +108,7 @@ class WorkQueueSuite(Suite):
             assert (await found(store, job)).state is JobState.RUNNING, "a job runs until its last slice is finished"
         done = await together(8, lambda n: store.checkpoint(leases[n], [a_part(job, n, 0)], None, hour(2), done=4, finished=True))
         assert all(done), "a holder can finish its slice"
+        assert done.count(Recorded.COMPLETED) == 1, "exactly one checkpoint says that it completed the job"
         ended = await found(store, job)
         assert (ended.state, ended.changed_at) == (JobState.COMPLETED, hour(2)), "the last slice completes the job"
         assert ended.revision == job.revision + 1, "a job completes once"
@@ -257,7 +258,7 @@ class WorkQueueSuite(Suite):
             async def end(number: int, lease: Lease = lease, first: int = first) -> bool:
                 if number == first:
                     return await store.replace(lease.job.cancelled(NOW))
-                return await store.checkpoint(lease, [], None, NOW, done=1, finished=True)
+                return bool(await store.checkpoint(lease, [], None, NOW, done=1, finished=True))
 
             won = await together(2, end)
             assert sum(won) == 1, "of a cancel and the last checkpoint exactly one wins"
@@ -299,7 +300,10 @@ class WorkQueueSuite(Suite):
             assert lease.attempt == attempt, "each time that work is given out its attempt is one more"
             await store.release(lease, "secret: disk /dev/sda on fire", NOW)
             assert (await found(store, job)).state.working, "a job goes on while its work has attempts left"
-        assert await _nothing(store, hour(1)), "work that was begun too often is not given out again"
+        told: list[Job] = []
+        claim = await store.claim("idle", hour(1), lease_seconds=LEASE, attempts=ATTEMPTS, failed=told.append)
+        assert claim is None, "work that was begun too often is not given out again"
+        assert [(ended.id, ended.state) for ended in told] == [(job.id, JobState.FAILED)], "a claim tells which jobs it ended"
         failed = await found(store, job)
         assert failed.state is JobState.FAILED, "work that was begun too often fails its job"
         assert failed.changed_at == hour(1), "a job failed when its failure was found"

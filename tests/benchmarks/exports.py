@@ -11,7 +11,7 @@ from pathlib import Path
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import in_thread
+from fhir_bulk_middleware.export.heartbeat import ThreadHeart
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.query import Everything, Filter, Level, Rows, Selection, Window
@@ -32,16 +32,18 @@ __all__ = ["MOUNT", "OWNER", "Export", "Exports", "Wanted"]
 MOUNT = "standard"
 OWNER = Owner("https://benchmark.example", "benchmark")
 _LOOK = 0.0005
+_EVERYTHING = Everything()
+_AS_ASKED = Options()
+_AS_NEW_JOBS_LIE = default_codec()
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to export; by default all there is, as a new job would lie."""
 
-    selection: Selection = Everything()
+    selection: Selection = _EVERYTHING
     since: Instant | None = None
-    codec: Codec = default_codec()
-    options: Options = Options()
+    options: Options = _AS_ASKED
     filters: tuple[Filter, ...] = ()
     types: tuple[str, ...] = ()
 
@@ -74,8 +76,8 @@ class Export:
 class ChosenCodec(SQLiteJobStore):
     """A job store whose parts lie as the benchmark wants it; the codec is otherwise the machine's choice."""
 
-    def __init__(self, path: str | Path, codec: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | Path, codec: str, *, blocking: bool = False) -> None:
+        super().__init__(path, blocking=blocking)
         self._codec = Codec(codec)
 
     def recipe(self) -> Recipe:
@@ -90,12 +92,12 @@ class ChosenCodec(SQLiteJobStore):
 class Exports:
     """The stores of some exports of one set of data."""
 
-    def __init__(self, data: Data, folder: Path, codec: Codec = default_codec(), settings: Settings | None = None) -> None:
+    def __init__(self, data: Data, folder: Path, codec: Codec = _AS_NEW_JOBS_LIE, settings: Settings | None = None) -> None:
         self._data = data
         self.folder = folder
         self._settings = settings or Settings()
         self.resources = SQLiteResourceStore(data.store)
-        self.jobs = ChosenCodec(folder / "jobs.db", codec.value)
+        self.jobs = ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
 
     def close(self) -> None:
@@ -106,9 +108,10 @@ class Exports:
         """Remove the files of earlier exports."""
         shutil.rmtree(self.folder / "exports", ignore_errors=True)
 
-    def here(self, wanted: Wanted) -> Export:
-        """Export in this process, one slice after the other, as a worker does."""
-        self.clear()
+    def here(self, wanted: Wanted, *, keep: bool = False) -> Export:
+        """Export in this process, one slice after the other, as a worker does; by default instead of what earlier ones left."""
+        if not keep:
+            self.clear()
         return asyncio.run(self._here(wanted))
 
     async def _here(self, wanted: Wanted) -> Export:
@@ -134,14 +137,14 @@ class Exports:
         job = await self._add(wanted)
         begun = time.perf_counter()
         runner.wake()
-        while (await self._find(job)).state.working:
+        while (await self._find(job)).state.working:  # noqa: ASYNC110 - as every client of an export does
             await asyncio.sleep(_LOOK)
         return await self._done(job, time.perf_counter() - begun)
 
     def _exporter(self, *, blocking: bool) -> Exporter:
         outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
         if blocking:
-            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=in_thread)
+            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())
         return Exporter(self.resources, self.jobs, outputs, self._settings)
 
     async def _add(self, wanted: Wanted) -> Job:

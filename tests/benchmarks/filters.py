@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+import pytest
+
 from fhir_bulk_middleware.export.job import Options
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Filter
 from fhir_bulk_middleware.export.slice_export import SliceExport
@@ -93,12 +95,9 @@ def _unchecked(measure: Callable[[], float]) -> Callable[[], float]:
     """The same without a look at the lines; there is no switch for that, and there shall be none."""
 
     def measure_unchecked() -> float:
-        checked = SliceExport._checked
-        SliceExport._checked = lambda _, pages: pages  # type: ignore[method-assign]
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SliceExport, "_checked", lambda _, pages: pages)
             return measure()
-        finally:
-            SliceExport._checked = checked  # type: ignore[method-assign]
 
     return measure_unchecked
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import ISSUER, job_of
+
 from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.export.recipes import as_json
 from fhir_bulk_middleware.instant import system_clock
@@ -41,7 +41,7 @@ anyio.run(work)
 
 async def killed_half_way(recipe: str, jobs: SQLiteJobStore, job_id: str, mount: str) -> int:
     """Start a worker and kill it once it is well under way; how many resources it had counted."""
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, recipe])
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, recipe])  # noqa: ASYNC220 - it must be killed, not awaited
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; section 9 of the requirements)."""
+"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; RD-01 to RD-14)."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-
 from conftest import House, populate
+
 from fhir_bulk_middleware import AIDBOX, FHIR_R4, FHIR_R6_DRAFT
 from fhir_bulk_middleware.delete.policy import NOT_FOUND, DeletePolicy
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -169,7 +169,7 @@ def body_of(response: httpx2.Response) -> str:
     if not response.content:
         return ""
     assert response.headers["Content-Type"] == "application/fhir+json"
-    content = response.json()
+    content: dict[str, str] = response.json()
     return {"OperationOutcome": "outcome", "Bundle": content.get("type", "")}.get(content["resourceType"], "resource")
 
 
@@ -188,7 +188,7 @@ async def test_each_outcome_is_told_as_its_policy_has_it(make_house: Any, cell: 
         assert cell.says in response.text
         assert response.headers["Cache-Control"] == "no-store"
         page = await house.resources.search("Observation", ids=None, count=10, after=None)
-        assert len(page.resources) == (3 if cell.left > 3 else cell.left)
+        assert len(page.resources) == (min(cell.left, 3))
 
 
 async def test_what_comes_back_is_what_was_removed_character_by_character(house: House) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import House, job_of, populate
+
 from fhir_bulk_middleware.delete.removal import Batch, Version
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.export.job import JobState
@@ -74,7 +74,8 @@ async def test_a_remove_all_that_breaks_half_way_removes_nothing(sqlite: SQLiteR
     sqlite.load(SYNTHETIC % number for number in range(100))
     sqlite._database.write_here(
         lambda connection: connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON resource WHEN new.id = 'o77' AND new.deleted BEGIN SELECT raise(ABORT, 'disk'); END"
+            "CREATE TRIGGER full BEFORE INSERT ON resource WHEN new.id = 'o77' AND new.deleted "
+            "BEGIN SELECT raise(ABORT, 'disk'); END"
         )
     )
     async with make_house(parts={"resources": sqlite}) as house:

@@ -27,9 +27,7 @@ class Bare:
     def pages(self, query: Any, after: str | None) -> Any: ...
 
 
-def mount(
-    dialect: Dialect = STANDARD, resources: Any = None, deletes: DeletePolicy | None = AIDBOX, **settings: Any
-) -> BulkData:
+def mount(dialect: Dialect = STANDARD, resources: Any = None, deletes: DeletePolicy | None = AIDBOX, **settings: Any) -> BulkData:
     return BulkData(
         resources=MemoryResourceStore() if resources is None else resources,
         verifier=Closed(),

@@ -7,7 +7,7 @@ from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, observation
 
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import Beating, in_task, in_thread
+from fhir_bulk_middleware.export.heartbeat import Beating, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Job, JobState, Lease
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
@@ -17,7 +17,7 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 
 SETTINGS = Settings(page_bytes=1024, part_bytes=1024 * 1024, renew_seconds=0.005, lease_seconds=10)
 LINES = {"Observation": [observation(number) for number in range(30)]}
-BOTH = pytest.mark.parametrize("beating", [in_task, in_thread])
+BOTH = pytest.mark.parametrize("beating", [in_task, ThreadHeart()])
 
 
 class Bench:
@@ -46,7 +46,7 @@ class Bench:
 
 @pytest.mark.anyio
 async def test_a_thread_beats_on_while_an_adapter_blocks_the_loop() -> None:
-    bench = Bench(in_thread)
+    bench = Bench(ThreadHeart())
 
     class Blocking(Listed):
         async def before_page(self, number: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import anyio.lowlevel
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -122,7 +122,7 @@ class IgnoresAttemptInCheckpoint(_Fenceless):
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         return await super().checkpoint(self._current(lease), parts, cursor, now, done=done, finished=finished)
 
 
@@ -172,9 +172,9 @@ class ForgetsJobState(Broken):
 class FailsHalfway(Broken):
     promise = "after a job has failed no lease on it writes any more"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
         before = {entry.job.id: dict(entry.work) for entry in self._entries.values()}
-        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
         for entry in self._entries.values():
             if entry.job.state is JobState.FAILED:
                 entry.work = {place: work for place, work in before[entry.job.id].items() if work.worker}
@@ -214,9 +214,9 @@ class ProgressFalls(Broken):
 class GivesOneSliceToTwo(Broken):
     promise = "each piece of work is given out once"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
         before = {id(work): replace(work) for entry in self._entries.values() for work in entry.work.values()}
-        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
         if lease is None:
             return None
         number = lease.slice.number if lease.slice else None
@@ -230,45 +230,45 @@ class GivesOneSliceToTwo(Broken):
 class NeverGivesOn(Broken):
     promise = "work that nobody holds is given to whoever asks"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
         for entry in self._entries.values():
             for work in entry.work.values():
                 if work.worker:
                     work.leased_until = after(now, lease_seconds)
-        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
 
 
 class TrustsTheClock(Broken):
     promise = "work that nobody holds is given to whoever asks"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
         for entry in self._entries.values():
             for work in entry.work.values():
                 if work.leased_until and work.leased_until > now:
                     work.leased_until = after(now, lease_seconds)
-        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
 
 
 class ServesTheOldestJobFirst(Broken):
     promise = "owners take turns"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
         self._turns.clear()
-        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
 
 
 class TriesForEver(Broken):
     promise = "work that was begun too often is not given out again"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:  # noqa: ARG002
-        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=1_000_000)
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:  # noqa: ARG002
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=1_000_000, **more)
 
 
 class TellsTheOwnerTheCause(Broken):
     promise = "the owner is told nothing of the machine's inside"
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
-        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts)
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
         for entry in self._entries.values():
             if entry.job.failure:
                 entry.job = replace(entry.job, failure=replace(entry.job.failure, detail=str(entry.cause)))
@@ -287,7 +287,7 @@ class LosesTheCursor(Broken):
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         return await super().checkpoint(lease, parts, None if parts else cursor, now, done=done, finished=finished)
 
 
@@ -296,7 +296,7 @@ class NeverCompletes(Broken):
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         entry = self._entries[lease.job.id]
         before = entry.job
         written = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
@@ -304,12 +304,29 @@ class NeverCompletes(Broken):
         return written
 
 
+class CompletesUnnoticed(Broken):
+    promise = "exactly one checkpoint says that it completed the job"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> Recorded:
+        return min(await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished), Recorded.KEPT)
+
+
+class FailsUnnoticed(Broken):
+    promise = "a claim tells which jobs it ended"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
+        more.clear()
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
+
+
 class CompletesTooEarly(Broken):
     promise = "a job runs until its last slice is finished"
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         written = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
         entry = self._entries[lease.job.id]
         if written:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.stores.sqlite.database import Database, DatabaseBusy
 
 pytestmark = pytest.mark.anyio
 
@@ -99,3 +100,20 @@ async def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
         third.reader.execute("SELECT 1")
     for database in (first, second, third):
         database.close()
+
+
+async def test_a_file_that_stays_locked_is_told_as_busy_and_not_as_broken(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_bulk_middleware.stores.sqlite.database._BUSY_SECONDS", 0.01)
+    await database.write(_insert)
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(DatabaseBusy) as refused:
+        await database.write(_insert)
+
+    assert (refused.value.reason, refused.value.retry_after) == (Reason.BUSY, 5)
+    other.close()
+    await database.write(_insert)
+    assert _count(database) == 2

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-
 from conftest import House, populate
+
 from fhir_bulk_middleware import AIDBOX
 from fhir_bulk_middleware.delete.policy import NOT_FOUND
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -107,11 +107,10 @@ class TestConditionalDelete:
 
     async def test_the_example_of_the_page(self, mint: Any) -> None:
         """CD-25: with and without `/fhir` are two bases; which it is, is where the host mounts us."""
+        import httpx2
+        from conftest import BASE
         from starlette.applications import Starlette
 
-        import httpx2
-
-        from conftest import BASE
         from fhir_bulk_middleware import STANDARD, Settings
 
         house = House(mint, STANDARD, Settings(public_base_url=BASE))

@@ -1,10 +1,10 @@
 """Jobs in memory: what a job store does, without how it is made durable."""
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -169,8 +169,23 @@ class MemoryJobStore:
 
     # --- WorkQueue ---
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(
+        self,
+        worker: str,
+        now: Instant,
+        *,
+        lease_seconds: float,
+        attempts: int,
+        failed: Callable[[Job], None] = lambda _: None,
+    ) -> Lease | None:
         """See `WorkQueue.claim`."""
+        ended: list[Job] = []
+        lease = self._claim(worker, now, lease_seconds, attempts, ended)
+        for job in ended:
+            failed(job)
+        return lease
+
+    def _claim(self, worker: str, now: Instant, lease_seconds: float, attempts: int, ended: list[Job]) -> Lease | None:
         with self._lock:
             while (found := self._next(now, lease_seconds)) is not None:
                 entry, place = found
@@ -180,6 +195,7 @@ class MemoryJobStore:
                 if work.attempt - work.excused >= attempts:
                     entry.cause = work.cause
                     entry.turn(JobState.FAILED, now, EXHAUSTED)
+                    ended.append(entry.job)
                     continue
                 work.attempt, work.worker, work.leased_until = work.attempt + 1, worker, after(now, lease_seconds)
                 self._turns[entry.job.owner] = max(self._turns.values(), default=0) + 1
@@ -213,12 +229,12 @@ class MemoryJobStore:
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         """See `WorkQueue.checkpoint`."""
         with self._lock:
             held = self._held(lease)
             if held is None or lease.slice is None:
-                return False
+                return Recorded.LOST
             entry, work = held
             number = lease.slice.number
             _advance(entry, work, done)
@@ -231,7 +247,8 @@ class MemoryJobStore:
                 del entry.work[number]
                 if not entry.work:
                     entry.turn(JobState.COMPLETED, now)
-            return True
+                    return Recorded.COMPLETED
+            return Recorded.KEPT
 
     async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
         """See `WorkQueue.release`."""

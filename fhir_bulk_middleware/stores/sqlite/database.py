@@ -9,15 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
-__all__ = ["Database"]
+from fhir_bulk_middleware.outcomes import Reason, Refused
+
+__all__ = ["Database", "DatabaseBusy"]
 
 T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
+_RETRY_AFTER = 5
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+class DatabaseBusy(Refused):
+    """The file stayed locked by another process. Nothing was written, and the same request may succeed a moment later."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.BUSY, "The server is busy; try again in a moment.", retry_after=_RETRY_AFTER)
 
 
 class Database:
-    """A file in WAL mode with one writing thread, and short reads from wherever they are needed.
+    """A file in WAL mode with one writing thread, unless it may block, and short reads from wherever they are needed.
 
     Opening is lazy, so an instance can be made before a process forks and be used after it. A point read costs some
     microseconds, less than handing it to a thread, so `reader` is used in the event loop directly; writes wait for the disk
@@ -28,15 +39,24 @@ class Database:
         migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
         synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
         page_size: bytes of a page of a new file; large rows are read faster from larger pages.
+        blocking: whether `write` runs in the calling thread, which is right in a worker process: two threads that hand a
+            transaction to each other and back cost more than the transaction.
     """
 
     def __init__(
-        self, path: Path, migrations: Sequence[str], *, synchronous: Literal["FULL", "NORMAL"], page_size: int = 4096
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        *,
+        synchronous: Literal["FULL", "NORMAL"],
+        page_size: int = 4096,
+        blocking: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
         self._migrations = tuple(migrations)
         self._synchronous = synchronous
         self._page_size = page_size
+        self._blocking = blocking
         self._lock = threading.Lock()
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -44,17 +64,25 @@ class Database:
 
     @property
     def reader(self) -> sqlite3.Connection:
-        """The calling thread's own connection, for reads. Rows are tuples; text is `str`."""
-        return self._connection()
+        """The calling thread's own connection, for reads. Rows are tuples; text is `str`.
+
+        Raises:
+            DatabaseBusy: it is not open yet, and the file stayed locked.
+        """
+        with _busy_is_told():
+            return self._connection()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `change` in one write transaction, in the writing thread; durable when this returns.
+        """Run `change` in one write transaction; durable when this returns.
 
         An exception rolls back. A caller that is cancelled stops waiting; the transaction still ends as a whole.
 
         Raises:
-            sqlite3.Error: as the database has it; `OperationalError` when it stayed locked or the disk is full.
+            DatabaseBusy: the file stayed locked for ten seconds.
+            sqlite3.Error: as the database has it; `OperationalError` when the disk is full.
         """
+        if self._blocking:
+            return self.write_here(change)
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{self.path.stem}")
@@ -62,7 +90,7 @@ class Database:
 
     def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
-        with self._transaction() as connection:
+        with _busy_is_told(), self._transaction() as connection:
             return change(connection)
 
     def close(self) -> None:
@@ -131,3 +159,14 @@ class Database:
             connection.rollback()
             raise
         connection.commit()
+
+
+@contextmanager
+def _busy_is_told() -> Iterator[None]:
+    """Tell a lock that outlasted our patience from what cannot be mended by waiting."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _BUSY:  # the rest of the code says which kind
+            raise DatabaseBusy from error
+        raise

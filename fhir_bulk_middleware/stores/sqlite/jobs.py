@@ -3,12 +3,12 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -69,15 +69,18 @@ class SQLiteJobStore:
 
     Args:
         path: the file; not on a network file system, for WAL needs memory that all its users share.
+        blocking: whether to write straight away, which is right in a worker process; else writes go through a thread, so that the
+            server's loop never waits for a disk.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
-        self._database = Database(Path(path), [schema], synchronous="FULL")
+        self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
 
     def recipe(self) -> Recipe:
-        """How to open the same file in another process."""
-        return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": str(self._database.path)})
+        """How to open the same file in a worker process."""
+        path = str(self._database.path)
+        return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": path, "blocking": True})
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -147,13 +150,23 @@ class SQLiteJobStore:
 
     # --- WorkQueue ---
 
-    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Lease | None:
+    async def claim(
+        self,
+        worker: str,
+        now: Instant,
+        *,
+        lease_seconds: float,
+        attempts: int,
+        failed: Callable[[Job], None] = lambda _: None,
+    ) -> Lease | None:
         """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
         if not work.anything(self._database.reader, now, lease_seconds):
             return None
-        granted = await self._database.write(
+        granted, ended = await self._database.write(
             partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
         )
+        for job in ended:
+            failed(job)
         if granted is None:
             return None
         rows = await asyncio.to_thread(rows_from_content, granted.content)
@@ -169,7 +182,7 @@ class SQLiteJobStore:
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
-    ) -> bool:
+    ) -> Recorded:
         """See `WorkQueue.checkpoint`."""
         return await self._database.write(
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)

@@ -7,9 +7,9 @@ held, and what is theirs. Patients come in the order in which the store met them
 import json
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query
+from fhir_bulk_middleware.export.query import Block, Compartments, Page, Query
 from fhir_bulk_middleware.stores.sqlite.resource_reading import span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, number_of
 
@@ -56,7 +56,7 @@ def _runs(connection: sqlite3.Connection, queries: Sequence[Query]) -> list[_Run
     """Where each type's versions lie, patients first, then in the order of the store."""
     found = []
     for query in queries:
-        span = span_of(connection, replace(query, rows=replace(query.rows, selection=Everything())), None)
+        span = span_of(connection, query, None)
         number = number_of(connection, query.type)
         if span is not None and number is not None:
             found.append((query.type != _PATIENT, number, _Run(query.type, *span)))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fhir_bulk_middleware.export.filters import Filters
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Page, Query
-from fhir_bulk_middleware.stores.sqlite.resource_reading import forget_wanted, read_pages, span_of, want_more
+from fhir_bulk_middleware.stores.sqlite.resource_reading import add_members, empty_keys, read_pages, span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
 __all__ = ["provenance"]
@@ -18,6 +18,7 @@ __all__ = ["provenance"]
 _CHOSEN = """
 CREATE TABLE temp.chosen (type TEXT, first INTEGER, last INTEGER, in_patient INTEGER, listed INTEGER, filter INTEGER)
 """
+_MEMBERS = "about"
 _SELECT = """
 SELECT p.seq, p.json FROM resource AS p
 WHERE p.seq > ? AND p.seq <= {last} AND p.valid_to > {as_of} AND p.deleted = 0 AND EXISTS (
@@ -25,7 +26,7 @@ WHERE p.seq > ? AND p.seq <= {last} AND p.valid_to > {as_of} AND p.deleted = 0 A
     CROSS JOIN resource AS r ON r.id = target.id AND r.seq BETWEEN chosen.first AND chosen.last
     WHERE target.seq = p.seq AND r.valid_to > {as_of} AND r.deleted = 0
         AND (NOT chosen.in_patient OR r.in_patient)
-        AND (NOT chosen.listed OR r.seq IN (SELECT seq FROM temp.wanted))
+        AND (NOT chosen.listed OR r.seq IN (SELECT seq FROM temp.about))
         AND (chosen.filter IS NULL OR passes(chosen.filter, r.json)) {newest}
 ) ORDER BY p.seq
 """
@@ -62,7 +63,7 @@ def _choose(connection: sqlite3.Connection, targets: Sequence[Query], base_urls:
     """Note where the resources lie that each query can hold, and what else must hold for them."""
     connection.execute("DROP TABLE IF EXISTS temp.chosen")
     connection.execute(_CHOSEN)
-    forget_wanted(connection)
+    empty_keys(connection, _MEMBERS)
     filters: list[Filters] = []
     for target in targets:
         span = span_of(connection, target, None)
@@ -72,7 +73,7 @@ def _choose(connection: sqlite3.Connection, targets: Sequence[Query], base_urls:
         selection = target.rows.selection
         listed, in_patient = isinstance(selection, Compartments), isinstance(selection, EveryPatient)
         if isinstance(selection, Compartments):
-            want_more(connection, span, selection)
+            add_members(connection, _MEMBERS, selection, span)
         number = len(filters) if found else None
         connection.execute("INSERT INTO temp.chosen VALUES (?, ?, ?, ?, ?, ?)", (target.type, *span, in_patient, listed, number))
         filters.extend([found] if found else [])

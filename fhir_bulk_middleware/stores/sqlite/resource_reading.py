@@ -15,7 +15,7 @@ from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPati
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
 
-__all__ = ["connect", "deletions", "forget_wanted", "pages", "read_pages", "slices", "span_of", "want_more"]
+__all__ = ["add_members", "connect", "deletions", "empty_keys", "pages", "read_pages", "slices", "span_of"]
 
 _DELETIONS_PER_PAGE = 1_000
 
@@ -41,10 +41,6 @@ class _Span:
     where: str
     as_of: int
 
-    @property
-    def bounds(self) -> tuple[int, int]:
-        return self.first, self.last
-
     def select(self, columns: str, *, deleted: bool) -> str:
         return (
             f"SELECT {columns} FROM {self.source} WHERE seq > ? AND seq <= {self.last} AND valid_to > {self.as_of}"  # noqa: S608
@@ -65,7 +61,7 @@ def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Ge
     """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
     span = _span(connection, query, after)
     if span is not None:
-        want(connection, span.bounds, query)
+        _want(connection, span, query)
         yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
 
 
@@ -92,7 +88,7 @@ def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -
     span = _span(connection, query, after)
     if span is None:
         return
-    want(connection, span.bounds, query)
+    _want(connection, span, query)
     select, seq = span.select("seq, id", deleted=True), span.first - 1
     while rows := connection.execute(f"{select} LIMIT {_DELETIONS_PER_PAGE}", (seq,)).fetchall():
         seq = rows[-1][0]
@@ -108,40 +104,39 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     span = _span(connection, query, None)
     if span is None:
         return ()
-    extents = _extents(connection, span, query)
-    if isinstance(query.rows.selection, Compartments):
-        extents = _members_extents(connection, span, query.rows.selection, extents, target_bytes)
-        if not extents:
-            return ()
-    return _cut(span, extents, target_bytes)
-
-
-def forget_wanted(connection: sqlite3.Connection) -> None:
-    """Begin anew with what is wanted: a connection may have been another reader's."""
-    connection.execute("DROP TABLE IF EXISTS temp.wanted")
-    connection.execute("CREATE TABLE temp.wanted (seq INTEGER PRIMARY KEY)")
-
-
-def want_more(connection: sqlite3.Connection, bounds: tuple[int, int], selection: Compartments) -> None:
-    """Add the versions within the bounds that members have, each once, to `temp.wanted`; then reading costs what is theirs."""
-    connection.execute(f"INSERT OR IGNORE INTO temp.wanted SELECT compartment.seq {_MEMBERS}", _members(bounds, selection))
-
-
-def want(connection: sqlite3.Connection, bounds: tuple[int, int], query: Query) -> None:
-    """Work out once what a query's members have, if it is about members."""
-    if isinstance(query.rows.selection, Compartments):
-        forget_wanted(connection)
-        want_more(connection, bounds, query.rows.selection)
-
-
-def _members(bounds: tuple[int, int], selection: Compartments) -> tuple[str, int, int]:
-    return json.dumps(sorted(selection.references)), *bounds
+    if not isinstance(query.rows.selection, Compartments):
+        return _cut(span, _extents(connection, span, query), target_bytes)
+    extents = _members_extents(connection, span, query.rows.selection, target_bytes)
+    return _cut(span, extents, target_bytes) if extents else ()
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
     """The keys between which the versions of a query lie, both included; None if there can be none."""
     span = _span(connection, query, after)
-    return None if span is None else span.bounds
+    return None if span is None else (span.first, span.last)
+
+
+def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
+    """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
+    if isinstance(query.rows.selection, Compartments):
+        empty_keys(connection, "wanted")
+        add_members(connection, "wanted", query.rows.selection, (span.first, span.last))
+
+
+def empty_keys(connection: sqlite3.Connection, name: str) -> None:
+    """Make a table of this connection for keys; an idle connection may still have one."""
+    connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
+    connection.execute(f"CREATE TABLE temp.{name} (seq INTEGER PRIMARY KEY)")
+
+
+def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
+    """Add the keys of the versions that lie in the compartments."""
+    values = (json.dumps(sorted(selection.references)), *between)
+    connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {_MEMBERS}", values)
+
+
+def _members(span: _Span, selection: Compartments) -> tuple[str, int, int]:
+    return json.dumps(sorted(selection.references)), span.first, span.last
 
 
 def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _Span | None:
@@ -197,13 +192,16 @@ def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[
     return found
 
 
-def _members_extents(
-    connection: sqlite3.Connection, span: _Span, selection: Compartments, extents: Sequence[_Extent], target_bytes: int
-) -> list[_Extent]:
+def _members_extents(connection: sqlite3.Connection, span: _Span, selection: Compartments, target_bytes: int) -> list[_Extent]:
     """What members have in the span; each of their versions counts for what the type's versions there are on average."""
-    versions = span.last - span.first + 1
-    live, size = sum(extent.live for extent in extents) / versions, sum(extent.size for extent in extents) / versions
-    members = _members(span.bounds, selection)
+    begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
+    live, size = connection.execute(
+        "SELECT total(live), total(size) FROM extent WHERE block BETWEEN ? AND ?", (begin, end)
+    ).fetchone()
+    low = max(begin << BLOCK_BITS, first_of(span.number) + 1)
+    versions = min((end + 1) << BLOCK_BITS, next_of(connection, span.number)) - low
+    live, size = live / versions, size / versions
+    members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
     if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter
         return [_Extent(span.first, span.last, count * live, count * size)] if count else []

@@ -6,9 +6,9 @@ leaves the working states loses all of its rows in the same transaction (a trigg
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
 from fhir_bulk_middleware.stores.sqlite.job_records import (
@@ -58,8 +58,11 @@ def anything(reader: sqlite3.Connection, now: Instant, lease_seconds: float) -> 
     return row is not None
 
 
-def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int) -> Granted | None:
-    """Give the next piece of work to `worker`; jobs whose work was begun too often fail on the way."""
+def claim(
+    connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int
+) -> tuple[Granted | None, list[Job]]:
+    """Give the next piece of work to `worker`; the jobs whose work was begun too often, and which failed on the way."""
+    ended: list[Job] = []
     limits = _limits(now, lease_seconds)
     while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
         job = job_from_record(record)
@@ -68,6 +71,7 @@ def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_se
             cause = silent(holder, attempt)
         if attempt - excused >= attempts:
             _fail(connection, job.id, cause, now)
+            ended.append(replace(job.failed(EXHAUSTED, now), revision=job.revision + 1))
             continue
         connection.execute(
             "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, cause = ? WHERE job_id = ? AND slice = ?",
@@ -78,8 +82,8 @@ def claim(connection: sqlite3.Connection, worker: str, now: Instant, *, lease_se
             (job.owner.issuer, job.owner.subject),
         )
         (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
-        return Granted(job, content, _slice(connection, job.id, number), attempt + 1)
-    return None
+        return Granted(job, content, _slice(connection, job.id, number), attempt + 1), ended
+    return None, ended
 
 
 def renew(connection: sqlite3.Connection, lease: Lease, until: Instant, done: int) -> bool:
@@ -126,10 +130,10 @@ def checkpoint(
     *,
     done: int,
     finished: bool,
-) -> bool:
+) -> Recorded:
     """Record parts and the cursor after them; with the last slice, complete the job."""
     if lease.slice is None or not _advance(connection, lease, done):
-        return False
+        return Recorded.LOST
     job_id = lease.job.id
     connection.executemany(
         f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
@@ -143,12 +147,14 @@ def checkpoint(
         connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
-        connection.execute(
+        completed = connection.execute(
             "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ? "
             "WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
             (now, job_id),
         )
-    return True
+        if completed.rowcount:
+            return Recorded.COMPLETED
+    return Recorded.KEPT
 
 
 def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused: bool) -> None:

@@ -1,0 +1,35 @@
+"""Events as structured log lines."""
+
+import json
+import logging
+
+from fhir_bulk_middleware.events import Event, RequestRefused, content
+from fhir_bulk_middleware.protocols import Recipe
+
+__all__ = ["LogEvents"]
+
+
+class LogEvents:
+    """Logs each event as one line of JSON, with the same content in the record's `event` for who formats records otherwise.
+
+    Refusals are warnings, all else is information. Neither resource content nor a query string is in any event, so none is in
+    the log.
+
+    Args:
+        logger: the name of the logger.
+    """
+
+    def __init__(self, logger: str = "fhir_bulk_middleware.events") -> None:
+        self._name = logger
+        self._log = logging.getLogger(logger)
+
+    def recipe(self) -> Recipe:
+        """The same in a worker process, which logs to its stderr."""
+        return Recipe(f"{__name__}:LogEvents", {"logger": self._name})
+
+    async def observe(self, event: Event) -> None:
+        """Log it."""
+        level = logging.WARNING if isinstance(event, RequestRefused) else logging.INFO
+        if self._log.isEnabledFor(level):
+            found = content(event)
+            self._log.log(level, "%s", json.dumps(found, separators=(",", ":")), extra={"event": found})

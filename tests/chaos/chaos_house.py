@@ -1,0 +1,139 @@
+"""The processes of a chaos run, and what can be done to them."""
+
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import chaos_server
+from chaos_server import AUDIENCE, ISSUER, Stores
+
+from fhir_bulk_middleware.demo.population import population
+from fhir_bulk_middleware.testing.tokens import TokenMint
+
+SERVERS = 2
+_PATIENTS = 60
+
+
+class House:
+    """Some server processes on one STATE, each with a port of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        state.mkdir(parents=True, exist_ok=True)
+        mint = TokenMint(ISSUER, AUDIENCE)
+        mint.save(state / "key.json")
+        self.mint = mint
+        chaos_server.step(state, 0)
+        self.stores = Stores(state)
+        self.stores.resources.load(population(_PATIENTS))
+        self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(SERVERS)]
+        self.urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in self._listeners]
+        self._servers: list[subprocess.Popen[bytes] | None] = [None] * SERVERS
+        self._log = (state / "log").open("ab")
+
+    def start(self) -> None:
+        """Start each server that does not run."""
+        for number, listener in enumerate(self._listeners):
+            server = self._servers[number]
+            if server is not None and server.poll() is None:
+                continue
+            path = os.pathsep.join([str(Path(__file__).parent), *(entry or str(Path.cwd()) for entry in sys.path)])
+            self._servers[number] = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("chaos_server.py")), str(self.state), str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """End everything."""
+        for server in self._servers:
+            if server is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(server.pid, signal.SIGCONT)
+                server.terminate()
+        for server in self._servers:
+            if server is not None:
+                try:
+                    server.wait(15)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()
+        for listener in self._listeners:
+            listener.close()
+        self.stores.resources.close()
+        self.stores.jobs.close()
+        self._log.close()
+
+    def servers(self) -> list[int]:
+        """Process ids."""
+        return [server.pid for server in self._servers if server is not None and server.poll() is None]
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers of our servers, those included whose server is gone."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                pid = int(entry.name)
+                environment = (entry / "environ").read_bytes()
+                if b"export.worker" in (entry / "cmdline").read_bytes() and str(Path(__file__).parent).encode() in environment:
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    if parent in self.servers():
+                        found.append(pid)
+        return sorted(found)
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal, unless it has gone."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def reap(self) -> None:
+        """Take note of servers that were killed."""
+        for server in self._servers:
+            if server is not None:
+                server.poll()
+
+    def limit(self, pid: int, size: int) -> None:
+        """Let no file that this process writes become larger, -1 for no limit: a disk that is full, as far as it can tell."""
+        with suppress(ProcessLookupError, PermissionError):
+            hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Keep everybody from writing to a database."""
+        connection = sqlite3.connect(self.state / name, timeout=30, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+        finally:
+            connection.rollback()
+            connection.close()
+
+    def step(self, seconds: float) -> None:
+        """Set everybody's clock so much ahead of the machine's."""
+        chaos_server.step(self.state, seconds)
+
+    def files(self) -> set[str]:
+        """What lies in the output store."""
+        folder = self.state / "exports"
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} if folder.exists() else set()
+
+    def known_files(self) -> set[str]:
+        """What the rows of jobs with a result, or with work left, know of."""
+        with sqlite3.connect(self.state / "jobs.db", timeout=30) as connection:
+            rows = connection.execute(
+                "SELECT part.key FROM part JOIN job ON job.id = part.job_id WHERE job.state IN ('queued', 'running', 'completed')"
+            ).fetchall()
+        connection.close()
+        return {key for (key,) in rows}

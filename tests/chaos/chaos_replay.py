@@ -1,0 +1,69 @@
+"""An undisturbed run with the cut and the slice plan of a job that was disturbed (law 5)."""
+
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chaos_server import SETTINGS
+
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.job import FileKind, Job, JobState
+from fhir_bulk_middleware.export.query import Everything, Query, Rows
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.stores.sqlite.job_records import SLICE_COLUMNS, rows_from_content, slice_from_record
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+
+@dataclass(frozen=True)
+class File:
+    """What must be the same."""
+
+    file_id: str
+    type: str
+    kind: FileKind
+    count: int
+    size: int
+    sha256: str
+
+
+async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceStore, job_id: str, owner: Owner) -> list[File]:
+    """The files that the job should have."""
+    found = await jobs.find(job_id, "fhir", owner) or await jobs.find(job_id, "brief", owner)
+    assert found is not None
+    assert found.cut is not None
+    assert found.codec is not None
+    with sqlite3.connect(state / "jobs.db", timeout=30) as connection:
+        (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
+        plan = [
+            replace(slice_from_record(record), cursor=None, parts=0)
+            for record in connection.execute(f"SELECT {SLICE_COLUMNS} FROM slice WHERE job_id = ? ORDER BY number", (job_id,))  # noqa: S608
+        ]
+    connection.close()
+    calm = MemoryJobStore()
+    job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
+    rows = rows_from_content(content)
+    assert await calm.add(job, rows, working_at_most=1)
+    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1)
+    assert lease is not None
+    assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
+    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS)
+    while await work.step("replay"):
+        pass
+    parts = await calm.parts(job_id)
+    if sum(part.count for part in parts) != (total := await living(resources, found, rows)):
+        raise AssertionError(f"the plan of {job_id} has {sum(part.count for part in parts)} resources of {total}")
+    return [File(part.file_id, part.type, part.kind, part.count, part.size, part.sha256) for part in parts]
+
+
+async def living(resources: SQLiteResourceStore, job: Job, rows: Rows) -> int:
+    """How many resources lived at the cut, counted without slices."""
+    assert rows.selection == Everything()
+    total = 0
+    for type_ in job.request.types:
+        query = Query(type=type_, rows=rows, window=job.request.window, as_of=job.cut)
+        async for page in resources.pages(query, None):
+            total += page.count
+    return total

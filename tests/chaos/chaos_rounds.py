@@ -1,0 +1,488 @@
+"""Rounds of exports under disturbances, and the laws that must hold after each."""
+
+import asyncio
+import hashlib
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from chaos_client import Client
+from chaos_house import House
+from chaos_replay import File, replayed
+from chaos_server import BRIEF_SECONDS, ISSUER, SETTINGS
+
+from fhir_bulk_middleware.export.retention import Retention
+from fhir_bulk_middleware.observers.audit_file import Broken, verify
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
+
+END = 60.0
+"""Seconds within which a job must have ended; a few undisturbed seconds, and the longest disturbance."""
+
+TYPES = ("Condition", "Encounter", "ExplanationOfBenefit", "MedicationRequest", "Observation", "Patient")
+
+
+@dataclass
+class Export:
+    """One export of a round.
+
+    Attributes:
+        path: the polling location.
+        key: its idempotency key.
+        outcome: what became of it.
+        cancel_after: seconds after which it is cancelled, None if it is not.
+        urls: of its files, as far as a manifest named them.
+    """
+
+    mount: str
+    types: tuple[str, ...]
+    key: str
+    cancel_after: float | None
+    path: str = ""
+    outcome: str = ""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    urls: list[str] = field(default_factory=list)
+    detail: str = ""
+
+    @property
+    def job_id(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+class Round:
+    """One round: what happens in it follows from its number and the seed, but not at which instruction it strikes."""
+
+    def __init__(self, house: House, seed: str, number: int) -> None:
+        self.house = house
+        self.random = Random(f"{seed}.{number}")  # noqa: S311 - to be repeated, not to be secret
+        self.client = Client(house, self.random, self.random.choice(["alice", "bob"]))
+        self.name = self.random.choice(list(DISTURBANCES))
+        self.second = self.random.choice([*DISTURBANCES, "calm", "calm", "calm"])
+        if {"clock", "expiry"} <= {self.name.partition(" ")[0], self.second.partition(" ")[0]}:
+            self.second = "calm"  # a clock that is set back brings a brief result back; that is no race
+        if "slow reader" in {self.name, self.second} and any("server" in name for name in (self.name, self.second)):
+            self.second, self.name = "calm", "slow reader"
+        self.names = tuple(sorted({self.name, self.second} - {"calm"})) or ("calm",)
+        self.key = f"{seed}.{number}"
+        self.exports: list[Export] = []
+        self.done = asyncio.Event()
+        self.struck = 0
+        """How many blows fell while an export was at work."""
+
+    async def run(self) -> list[str]:
+        """Carry it out; what went wrong."""
+        random = self.random
+        self.client.may_be_busy = any(name.startswith("lock") for name in self.names)
+        for number in range(random.randint(1, 3)):
+            cancelled = "cancel" in self.names or random.random() < 0.2
+            brief = "expiry" in self.names and number == 0
+            self.exports.append(
+                Export(
+                    mount="brief" if brief else "fhir",
+                    types=tuple(sorted(random.sample(TYPES, random.randint(1, len(TYPES))))),
+                    key=f"{self.key}.{number}",
+                    cancel_after=random.uniform(0, 3) if cancelled and not brief else None,
+                )
+            )
+        writing = asyncio.create_task(self._write())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                disturbing = [tasks.create_task(self._disturb(name)) for name in self.names]
+                exporting = [tasks.create_task(self._export(export)) for export in self.exports]
+                await asyncio.gather(*exporting)
+                self.done.set()
+                await asyncio.gather(*disturbing)
+            await self._check()
+        except* (TimeoutError, AssertionError) as group:
+            self.client.violations.extend(f"{type(error).__name__}: {error}" for error in group.exceptions)
+        finally:
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+            self._restore()
+            await self.client.http.aclose()
+        return self.client.violations
+
+    # --- What clients do ---
+
+    async def _export(self, export: Export) -> None:
+        path = f"/{export.mount}/$export?_type={','.join(export.types)}"
+        headers = {"Prefer": "respond-async", "Idempotency-Key": export.key}
+        answer = await self.client.ask("GET", path, headers=headers)
+        if answer.status_code != 202:
+            self.client.wrong(f"kick-off: {answer.status_code} {answer.text}")
+            return
+        export.path = urlsplit(answer.headers["Content-Location"]).path
+        again = await self.client.ask("GET", path, headers=headers)
+        if again.status_code == 202 and urlsplit(again.headers["Content-Location"]).path != export.path:
+            self.client.wrong("the same idempotency key came to another job")
+        async with asyncio.TaskGroup() as tasks:
+            polling = tasks.create_task(self._poll(export))
+            if export.cancel_after is not None:
+                await asyncio.sleep(export.cancel_after)
+                await self._cancel(export)
+            await polling
+
+    async def _poll(self, export: Export) -> None:
+        end = asyncio.get_running_loop().time() + END
+        while asyncio.get_running_loop().time() < end:
+            was_cancelled = export.outcome == "cancelled"
+            answer = await self.client.ask("GET", export.path)
+            status = answer.status_code
+            if was_cancelled and status != 404:
+                self.client.wrong(f"a cancelled job answered {status}")
+            if status == 200:
+                self._completed(export, answer.json())
+                return
+            if status == 404:
+                self._gone(export)
+                return
+            if status == 500 and "could not be finished" in answer.text:
+                export.outcome, export.detail = "failed", answer.text
+                return
+            if status != 202:
+                self.client.wrong(f"poll: {status} {answer.text}")
+                return
+            await asyncio.sleep(0.03)
+        self.client.wrong(f"job {export.job_id} has not ended after {END} seconds")
+
+    def _completed(self, export: Export, manifest: dict[str, Any]) -> None:
+        export.manifest = manifest
+        export.urls = [urlsplit(item["url"]).path for item in manifest["output"]]
+        export.outcome = export.outcome or "completed"
+
+    def _gone(self, export: Export) -> None:
+        if export.mount == "brief":
+            export.outcome = "expired"
+        elif export.cancel_after is None:
+            self.client.wrong(f"a job that nobody cancelled is gone: {export.job_id}")
+
+    async def _cancel(self, export: Export) -> None:
+        """Twice at the same time, through both servers."""
+        first, second = await asyncio.gather(
+            self.client.ask("DELETE", export.path, server=0), self.client.ask("DELETE", export.path, server=1)
+        )
+        export.outcome = "cancelled"
+        statuses = sorted((first.status_code, second.status_code))
+        server_died = any("server" in name for name in self.names)
+        if statuses not in ([202, 404], [404, 404] if server_died else [202, 404]):
+            self.client.wrong(f"two cancels were answered {statuses}")
+        await self._is_gone(export)
+
+    async def _is_gone(self, export: Export) -> None:
+        for path in [export.path, *export.urls]:
+            for server in range(len(self.house.urls)):
+                answer = await self.client.ask("GET", path, server=server)
+                if answer.status_code != 404:
+                    self.client.wrong(f"{answer.status_code} for {path}, which was cancelled or had expired")
+
+    async def _write(self) -> None:
+        """Load: somebody changes the store all the time."""
+        resources, random = self.house.stores.resources, Random(self.random.random())  # noqa: S311
+        while True:
+            number = random.randrange(300)
+            try:
+                if random.random() < 0.2:
+                    await resources.delete("Patient", f"w{number}")
+                else:
+                    content = {"resourceType": "Patient", "id": f"w{number}", "name": [{"family": "x" * random.randrange(2_000)}]}
+                    await resources.update("Patient", f"w{number}", json.dumps(content).encode())
+            except DatabaseBusy:
+                pass  # that is one of the disturbances
+            await asyncio.sleep(random.uniform(0, 0.1))
+
+    # --- What happens to them ---
+
+    async def _disturb(self, name: str) -> None:
+        await DISTURBANCES[name](self)
+
+    async def pause(self, most: float) -> None:
+        """Wait some time, at most until the exports have ended."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.done.wait(), self.random.uniform(0, most))
+        self.struck += not self.done.is_set()
+
+    async def victim(self) -> int | None:
+        """Some worker."""
+        for _ in range(50):
+            if workers := self.house.workers():
+                return self.random.choice(workers)
+            await asyncio.sleep(0.05)
+        return None
+
+    def _restore(self) -> None:
+        for pid in [*self.house.workers(), *self.house.servers()]:
+            self.house.signal(pid, signal.SIGCONT)
+            self.house.limit(pid, -1)
+        self.house.step(0)
+        self.house.start()
+
+    # --- What must hold ---
+
+    async def _check(self) -> None:
+        self._restore()
+        self.client.may_be_busy = False
+        for export in self.exports:
+            match export.outcome:
+                case "completed":
+                    await self._check_files(export)
+                case "cancelled" | "expired":
+                    await self._is_gone(export)
+                case "failed" if not {"disk full", "lock jobs", "kill worker often"} & set(self.names):
+                    self.client.wrong(f"a job failed: {export.detail}")
+        for export in self.exports:
+            if export.outcome in {"completed", "failed"}:
+                answer = await self.client.ask("DELETE", export.path)
+                gone = export.mount == "brief" and answer.status_code == 404
+                if answer.status_code != 202 and not gone and "kill" not in self.name:
+                    self.client.wrong(f"cancelling at the end was answered {answer.status_code}")
+                await self._is_gone(export)
+        await self._nothing_is_left()
+
+    async def _check_files(self, export: Export) -> None:
+        """Law 5: the files are those of a run that nobody disturbed, for whoever fetches them."""
+        if export.mount == "brief":
+            return
+        stores = self.house.stores
+        owner = Owner(ISSUER, self.client.subject)
+        expected = await replayed(self.house.state, stores.jobs, stores.resources, export.job_id, owner)
+        promised = [
+            (item["type"], item["count"], item["extension"]["size"], item["extension"]["sha256"])
+            for item in export.manifest["output"]
+        ]
+        if promised != [(file.type, file.count, file.size, file.sha256) for file in expected]:
+            self.client.wrong(f"job {export.job_id} has other files than an undisturbed run with its cut and plan")
+        if [path.rpartition("/")[2] for path in export.urls] != [file.file_id for file in expected]:
+            self.client.wrong(f"job {export.job_id} has other file ids than an undisturbed run")
+        if (manifest := (await self.client.ask("GET", export.path)).json()) and [
+            urlsplit(item["url"]).path for item in manifest["output"]
+        ] != export.urls:
+            self.client.wrong("two servers show two manifests")
+        for path, file in zip(export.urls, expected, strict=False):
+            await self._check_file(path, file)
+
+    async def _check_file(self, path: str, file: File) -> None:
+        answer = await self.client.ask("GET", path)
+        body = answer.content
+        if answer.status_code != 200:
+            self.client.wrong(f"a file was answered {answer.status_code}")
+        elif (len(body), hashlib.sha256(body).hexdigest(), body.count(b"\n")) != (file.size, file.sha256, file.count):
+            self.client.wrong(f"file {file.file_id} has other bytes than its manifest promised")
+
+    async def _nothing_is_left(self) -> None:
+        """After a sweep: what a worker that was stopped lets fall later goes with the next one."""
+        stores = self.house.stores
+        for _ in range(40):
+            await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+            left = self.house.files() - self.house.known_files()
+            folders = [path.name for path in (self.house.state / "exports").glob("*") if not any(path.iterdir())]
+            if not left and not folders:
+                return
+            await asyncio.sleep(0.25)
+        self.client.wrong(f"files are left: {sorted(left)[:5]} {folders[:5]}")
+
+
+async def _kill_worker(round_: Round) -> None:
+    await round_.pause(2.5)
+    if pid := await round_.victim():
+        round_.house.signal(pid, signal.SIGKILL)
+
+
+async def _kill_worker_often(round_: Round) -> None:
+    for _ in range(5):
+        await round_.pause(0.6)
+        if not round_.done.is_set() and (pid := await round_.victim()):
+            round_.house.signal(pid, signal.SIGKILL)
+
+
+async def _kill_server(round_: Round) -> None:
+    await round_.pause(2.5)
+    if servers := round_.house.servers():
+        round_.house.signal(round_.random.choice(servers), signal.SIGKILL)
+    await asyncio.sleep(0.05)
+    round_.house.start()
+
+
+async def _kill_all_servers(round_: Round) -> None:
+    """With their workers, which end by themselves."""
+    await round_.pause(2.5)
+    for pid in [*round_.house.workers(), *round_.house.servers()]:
+        round_.house.signal(pid, signal.SIGKILL)
+    await asyncio.sleep(0.05)
+    round_.house.start()
+
+
+async def _stop(round_: Round, pid: int) -> None:
+    round_.house.signal(pid, signal.SIGSTOP)
+    await asyncio.sleep(round_.random.uniform(0.5, 3) * SETTINGS.lease_seconds)
+    round_.house.signal(pid, signal.SIGCONT)
+
+
+async def _stop_worker(round_: Round) -> None:
+    await round_.pause(2)
+    if pid := await round_.victim():
+        await _stop(round_, pid)
+
+
+async def _stop_server(round_: Round) -> None:
+    await round_.pause(2)
+    if servers := round_.house.servers():
+        await _stop(round_, round_.random.choice(servers))
+
+
+async def _disk_full(round_: Round) -> None:
+    """For the workers, at some size; sometimes for so long that attempts run out."""
+    await round_.pause(2)
+    size = round_.random.choice([0, 4_096, 50_000, 200_000])
+    end = asyncio.get_running_loop().time() + round_.random.choice([0.3, 1, 3])
+    while asyncio.get_running_loop().time() < end:
+        for pid in round_.house.workers():
+            round_.house.limit(pid, size)
+        await asyncio.sleep(0.1)
+    for pid in round_.house.workers():
+        round_.house.limit(pid, -1)
+
+
+async def _lock(round_: Round, name: str) -> None:
+    await round_.pause(2)
+    seconds = round_.random.choice([0.2, 1, 3, 11])
+    await asyncio.to_thread(_hold, round_.house, name, seconds)
+
+
+def _hold(house: House, name: str, seconds: float) -> None:
+
+    with house.locked(name):
+        time.sleep(seconds)
+
+
+async def _lock_jobs(round_: Round) -> None:
+    await _lock(round_, "jobs.db")
+
+
+async def _lock_store(round_: Round) -> None:
+    await _lock(round_, "store.db")
+
+
+async def _clock(round_: Round) -> None:
+    """There and back; in steps of more than a lease, and of less."""
+    for _ in range(round_.random.randint(1, 3)):
+        await round_.pause(0.7)
+        round_.house.step(round_.random.choice([-3_600, -2, -0.4, 0.4, 2, 3_600]))
+    await round_.pause(0.7)
+
+
+async def _nothing(_: Round) -> None:
+    """Calm; or the disturbance is in what the client does."""
+
+
+async def _slow_reader(round_: Round) -> None:
+    """A download that began before its job was cancelled goes on to its end (DL-09)."""
+    await round_.done.wait()
+    for export in round_.exports:
+        if export.outcome != "completed" or not export.urls or export.mount == "brief":
+            continue
+        number = max(range(len(export.urls)), key=lambda n: export.manifest["output"][n]["extension"]["size"])
+        item = export.manifest["output"][number]["extension"]
+        halfway, go_on = asyncio.Event(), asyncio.Event()
+        reading = asyncio.create_task(round_.client.slow(export.urls[number], item["size"], item["sha256"], halfway, go_on))
+        await halfway.wait()
+        await round_._cancel(export)
+        stores = round_.house.stores
+        await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+        go_on.set()
+        await asyncio.wait_for(reading, END)
+        return
+
+
+async def _expiry(round_: Round) -> None:
+    """Fetch a brief result until it is gone; it never comes back."""
+    await round_.done.wait()
+    for export in round_.exports:
+        if export.mount != "brief" or export.outcome != "completed" or not export.urls:
+            continue
+        end = asyncio.get_running_loop().time() + BRIEF_SECONDS * 10
+        gone = False
+        while not gone and asyncio.get_running_loop().time() < end:
+            answers = [await round_.client.ask("GET", path) for path in (export.path, export.urls[0], export.path)]
+            statuses = [answer.status_code for answer in answers]
+            if statuses != sorted(statuses) or not set(statuses) <= {200, 404}:
+                round_.client.wrong(f"around its expiry a job answered {statuses}")
+            gone = statuses[-1] == 404
+        if not gone:
+            round_.client.wrong("a brief result is still there")
+        export.outcome = "expired"
+
+
+DISTURBANCES: dict[str, Callable[[Round], Awaitable[None]]] = {
+    "calm": _nothing,
+    "kill worker": _kill_worker,
+    "kill worker often": _kill_worker_often,
+    "kill server": _kill_server,
+    "kill all servers": _kill_all_servers,
+    "stop worker": _stop_worker,
+    "stop server": _stop_server,
+    "disk full": _disk_full,
+    "lock jobs": _lock_jobs,
+    "lock store": _lock_store,
+    "cancel": _nothing,
+    "slow reader": _slow_reader,
+    "clock": _clock,
+    "expiry": _expiry,
+}
+
+
+@dataclass
+class Report:
+    """What came of a run."""
+
+    rounds: int = 0
+    violations: list[str] = field(default_factory=list)
+    disturbances: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    busy: int = 0
+    struck: int = 0
+
+
+async def chaos(
+    state: Path, seed: str, rounds: range, *, seconds: float | None = None, say: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Run rounds, one after another, on one STATE.
+
+    Args:
+        state: an empty folder.
+        seed: what happens.
+        rounds: which rounds of the seed.
+        seconds: no new round begins after so long.
+        say: is told what went wrong, as it happens.
+    """
+    report, house = Report(), House(state)
+    begun = asyncio.get_running_loop().time()
+    try:
+        house.start()
+        for number in rounds:
+            if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
+                break
+            round_ = Round(house, seed, number)
+            found = await round_.run()
+            report.rounds += 1
+            report.busy += round_.client.busy
+            report.struck += round_.struck
+            report.disturbances.update(round_.names)
+            report.outcomes.update(export.outcome for export in round_.exports)
+            for what in found:
+                report.violations.append(f"round {number} ({', '.join(round_.names)}): {what}")
+                say(report.violations[-1])
+            say(f"round {number}: {', '.join(round_.names)}: {', '.join(export.outcome for export in round_.exports)}")
+        if isinstance(broken := verify(state / "audit.jsonl"), Broken):
+            report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
+    finally:
+        house.close()
+    return report

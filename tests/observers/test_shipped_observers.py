@@ -1,0 +1,156 @@
+"""Metrics and AuditEvents, and events of worker processes and of the command line's server."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import AUDIENCE, ISSUER, KICK_OFF, people
+from listening import Writer, keeps_audit
+
+from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.server_process import server_process
+from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.demo.population import population
+from fhir_bulk_middleware.events import Completed, Deleted, Event, Failed, Removal, RequestRefused
+from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.fhir.canonical import canonical
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.jose import JoseTokenVerifier
+from fhir_bulk_middleware.observers.audit_events import audit_event
+from fhir_bulk_middleware.observers.audit_file import Verified, verify
+from fhir_bulk_middleware.observers.metrics import Metrics
+from fhir_bulk_middleware.outcomes import Operation, Reason
+from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.tokens import TokenMint
+
+ALICE = Owner(ISSUER, "alice")
+AT = Instant(1_700_000_000_000_000)
+EVENTS: list[Event] = [
+    Completed(at=AT, mount="m", owner=ALICE, job_id="j", resources=3, seconds=7),
+    Failed(at=AT, mount="m", owner=ALICE, job_id="j", reason=Reason.FAULT, cause="OSError"),
+    RequestRefused(at=AT, mount="m", owner=None, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
+    Deleted(at=AT, mount="m", owner=ALICE, removal=Removal.ONE, type="Patient", references=("Patient/1",)),
+]
+
+
+@asynccontextmanager
+async def in_processes(folder: Path, mint: TokenMint, *observers: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    resources = keeps_audit_again(folder / "store.db")
+    for resource in people():
+        await resources.create(resource["resourceType"], resource, resource["id"])
+    settings = Settings(worker_processes=1)
+    jobs = SQLiteJobStore(folder / "jobs.db")
+    bulk = BulkData(
+        resources=resources,
+        verifier=JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE),
+        jobs=jobs,
+        outputs=FileOutputStore(folder / "exports"),
+        runner=ProcessRunner(folder, settings),
+        settings=settings,
+        observers=observers,
+    )
+    headers = {"Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}", **KICK_OFF}
+    client = httpx2.AsyncClient(transport=httpx2.ASGITransport(bulk.app), base_url="https://ehr.example", headers=headers)
+    async with bulk.running(), client:
+        yield client
+    jobs.close()
+    resources.close()
+
+
+def keeps_audit_again(path: Path) -> Any:
+    store = keeps_audit(str(path))
+    store.recipe = lambda: Recipe("listening:keeps_audit", {"path": str(path)})  # type: ignore[method-assign]
+    return store
+
+
+async def finished(client: httpx2.AsyncClient) -> httpx2.Response:
+    location = (await client.get("/$export?_type=Patient")).headers["Content-Location"]
+    while (answer := await client.get(location)).status_code in {202, 429}:
+        pass
+    return answer
+
+
+@pytest.mark.anyio
+async def test_what_workers_do_reaches_observers_with_a_recipe(tmp_path: Path, mint: TokenMint) -> None:
+    metrics = Metrics(tmp_path / "metrics")
+    async with in_processes(tmp_path, mint, Writer(str(tmp_path / "heard")), metrics) as client:
+        assert (await finished(client)).status_code == 200
+        kept = await keeps_audit_again(tmp_path / "store.db").search("AuditEvent", ids=None, count=99, after=None)
+        audited = [json.loads(stored.json) for stored in kept.resources]
+
+    heard = [json.loads(line) for line in (tmp_path / "heard").read_text().splitlines()]
+    heard = [event for event in heard if event.get("reason") != "polled-too-often"]
+    assert [event["event"] for event in heard] == ["kicked-off", "started", "part-sealed", "completed"]
+    assert heard[2]["worker"].split("-")[-2] != str(os.getpid()), "the worker told it, in its own process"
+    body, media_type = metrics.text()
+    assert media_type.startswith("text/plain")
+    said = body.decode().splitlines()
+    assert 'fhir_bulk_jobs_total{event="completed",mount="standard"} 1.0' in said
+    assert 'fhir_bulk_jobs_total{event="kicked-off",mount="standard"} 1.0' in said
+    assert 'fhir_bulk_written_resources_total{mount="standard",type="Patient"} 3.0' in said
+    assert 'fhir_bulk_export_seconds_count{mount="standard"} 1.0' in said
+    assert "alice" not in body.decode()
+    assert sorted(event["subtype"][0]["code"] for event in audited) == ["completed", "kicked-off", "started"]
+
+
+_COUNT = """
+import asyncio, sys
+from fhir_bulk_middleware.events import RequestRefused
+from fhir_bulk_middleware.observers.metrics import Metrics
+from fhir_bulk_middleware.outcomes import Operation, Reason
+metrics = Metrics(sys.argv[1])
+for _ in range(50):
+    asyncio.run(metrics.observe(RequestRefused(at=0, mount="m", owner=None, operation=Operation.FILE, reason=Reason.BUSY)))
+"""
+
+
+def test_counts_of_several_processes_add_up(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    crowd = [subprocess.Popen([sys.executable, "-c", _COUNT, str(tmp_path)], env=environment) for _ in range(2)]
+    assert [process.wait(60) for process in crowd] == [0, 0]
+
+    assert b'fhir_bulk_refusals_total{mount="m",operation="file",reason="busy"} 100.0' in Metrics(tmp_path).text()[0]
+
+
+@pytest.mark.parametrize("version", FhirVersion)
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_audit_event_is_a_resource_with_what_its_release_requires(event: Event, version: FhirVersion) -> None:
+    resource = audit_event(event, version)
+
+    assert canonical(json.dumps({**resource, "id": "1"}).encode()).type == "AuditEvent"
+    required = {"category", "code"} if version is FhirVersion.R5 else {"type"}
+    assert required | {"recorded", "agent", "source", "action"} <= resource.keys()
+    assert resource["source"]["observer"]
+    assert ("identifier" in resource["agent"][0]["who"]) == (event.owner is not None)
+
+
+def test_a_server_keeps_an_audit_file_unless_told_not_to(tmp_path: Path) -> None:
+    for option, there in (("--audit", True), ("--no-audit", False)):
+        state = State(tmp_path / option)
+        state.load("a population of 1 patients", population(patients=1), lambda _: None)
+        headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
+        with server_process(state, 0, ["--workers", "1", option]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+            location = http.get(f"{server.url}/$export?_type=Patient").headers["content-location"]
+            while (answer := http.get(location)).status_code in {202, 429}:
+                pass
+            http.get(answer.json()["output"][0]["url"])
+        assert state.audit.exists() == there
+
+    state = State(tmp_path / "--audit")
+    records = [json.loads(line) for line in state.audit.read_bytes().splitlines()]
+    assert [record["event"] for record in records] == ["kicked-off", "started", "part-sealed", "completed", "file-served"]
+    assert isinstance(verify(state.audit), Verified)
+    assert main(["audit", "verify", str(state.audit)]) == 0

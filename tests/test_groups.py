@@ -1,0 +1,248 @@
+"""Who is in a group, who may export it, and what comes of those who joined (GR, PT-04, KO-03)."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import BASE, KICK_OFF, House
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhir_bulk_middleware.export.query import Authorisation, Page, Query
+from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+
+pytestmark = pytest.mark.anyio
+
+
+def group(id_: str, *entries: Any) -> dict[str, Any]:
+    members = [entry if isinstance(entry, dict) else {"entity": {"reference": entry}} for entry in entries]
+    return {"resourceType": "Group", "id": id_, "type": "person", "actual": True, "member": members}
+
+
+def entry(reference: str, **more: Any) -> dict[str, Any]:
+    return {"entity": {"reference": reference}, **more}
+
+
+async def patients(house: House, path: str) -> list[str]:
+    lines = await house.lines(await house.export(path))
+    return sorted(json.loads(line)["id"] for line in lines.get("Patient", []))
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        ([group("g", "Patient/p1", entry("Patient/p2", inactive=True))], ["p1"]),
+        ([group("g", "Patient/p1", entry("Patient/p2", inactive=False))], ["p1", "p2"]),
+        ([group("g", "Patient/p1", "Patient/p2", entry("Patient/p2", exclude=True))], ["p1"]),
+        ([group("g", "Patient/p1", entry("Patient/p2", period={"end": "2020-01-01"}))], ["p1"]),
+        ([group("g", "Group/h", "Patient/p1"), group("h", "Patient/p2")], ["p1", "p2"]),
+        ([group("g", "Group/h"), group("h", "Group/i"), group("i", "Patient/p3")], ["p3"]),
+        ([group("g", "Group/h", "Patient/p1"), group("h", "Group/g", "Patient/p2")], ["p1", "p2"]),
+        ([group("g", "Group/g", "Patient/p1")], ["p1"]),
+        ([group("g", "Group/h", entry("Patient/p2", exclude=True)), group("h", "Patient/p1", "Patient/p2")], ["p1"]),
+        (
+            [group("g", "Patient/p1", "Patient/p2", entry("Group/h", exclude=True)), group("h", "Patient/p2")],
+            ["p1"],
+        ),
+        ([group("g", "Group/none", f"{BASE}/Patient/p1", "https://elsewhere.example/Patient/p2", "#p2", "Medication/1")], []),
+        ([group("g", entry("Group/h", inactive=True), "Patient/p1"), group("h", "Patient/p2")], ["p1"]),
+    ],
+)
+async def test_a_group_has_its_active_members_and_those_of_groups_within_it(
+    house: House, groups: list[dict[str, Any]], found: list[str]
+) -> None:
+    """KO-03: nested groups, also in circles; inactive and excluded members are none."""
+    for resource in groups:
+        await house.resources.create("Group", resource, resource["id"])
+    assert await patients(house, "/Group/g/$export?_type=Patient") == found
+
+
+_TREES = st.dictionaries(
+    st.sampled_from("abcde"),
+    st.lists(st.tuples(st.sampled_from(["Patient/1", "Patient/2", "Practitioner/3", *(f"Group/{id_}" for id_ in "abcde")]))),
+    max_size=5,
+)
+
+
+@given(_TREES)
+def test_groups_within_groups_end_and_hold_what_can_be_reached(tree: dict[str, list[tuple[str]]]) -> None:
+    reached, seen, left = set(), set(), ["a"]
+    while left:
+        id_ = left.pop()
+        if id_ in seen:
+            continue
+        seen.add(id_)
+        for (reference,) in tree.get(id_, []):
+            if reference.startswith("Group/"):
+                left.append(reference.removeprefix("Group/"))
+            else:
+                reached.add(reference)
+    groups = {id_: group(id_, *(reference for (reference,) in several)) for id_, several in tree.items()}
+    assert members(groups.get("a", group("a")), Instant(0), read=groups.get) == reached
+
+
+async def test_groups_of_practitioners_and_devices_export_what_lies_in_their_compartments(house: House) -> None:
+    """KO-03, since STU2."""
+    resources: list[dict[str, Any]] = [
+        {"resourceType": "Practitioner", "id": "d1"},
+        {"resourceType": "Device", "id": "v1"},
+        {
+            "resourceType": "Observation",
+            "id": "by-d1",
+            "status": "final",
+            "code": {"text": "x"},
+            "performer": [{"reference": "Practitioner/d1"}],
+        },
+        {
+            "resourceType": "Observation",
+            "id": "by-v1",
+            "status": "final",
+            "code": {"text": "x"},
+            "device": {"reference": "Device/v1"},
+        },
+        group("doctors", "Practitioner/d1"),
+        group("devices", "Device/v1"),
+    ]
+    for resource in resources:
+        await house.resources.create(resource["resourceType"], resource, resource["id"])
+    for name, expected in (
+        ("doctors", {"Observation": ["by-d1"], "Practitioner": ["d1"], "Group": ["doctors"]}),
+        ("devices", {"Observation": ["by-v1"], "Device": ["v1"], "Group": ["devices"]}),
+    ):
+        lines = await house.lines(await house.export(f"/Group/{name}/$export"))
+        assert {type_: [json.loads(line)["id"] for line in several] for type_, several in lines.items()} == expected
+
+
+# --- Who may -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group_id", ["both", "unknown"])
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ("system/Patient.rs", 403),
+        ("system/Patient.rs system/Group.s", 403),
+        ("system/Patient.rs system/Group.rs?_id=both", 403),
+        ("system/Patient.rs system/Group.r", 202),
+        ("system/Patient.read system/Group.read", 202),
+        ("system/*.rs", 202),
+    ],
+)
+async def test_a_group_takes_a_scope_to_read_groups_and_the_answer_tells_nothing_of_the_group(
+    house: House, group_id: str, scope: str, status: int
+) -> None:
+    """GR-03."""
+    response = await house.ask("GET", f"/Group/{group_id}/$export?_type=Patient", scope=scope, headers=KICK_OFF)
+    assert response.status_code == (404 if status == 202 and group_id == "unknown" else status)
+
+
+async def test_an_operator_may_do_without_that_scope(make_house: Any) -> None:
+    async with make_house(group_scope=False) as house:
+        await house.resources.create("Group", group("g"), "g")
+        response = await house.ask("GET", "/Group/g/$export?_type=Patient", scope="system/Patient.rs", headers=KICK_OFF)
+        assert response.status_code == 202
+
+
+async def of_patients(house: House, level: str, *references: str, **more: Any) -> Any:
+    parameters = [{"name": "patient", "valueReference": {"reference": reference}} for reference in references]
+    body = json.dumps({"resourceType": "Parameters", "parameter": parameters})
+    headers = {**KICK_OFF, "Content-Type": "application/fhir+json", **more}
+    house.clock.advance(1)
+    return await house.ask("POST", f"{level}/$export", content=body, headers=headers)
+
+
+async def test_only_the_listed_patients_are_exported(house: House) -> None:
+    """KO-25, PT-03."""
+    response = await of_patients(house, "/Patient", "Patient/p2", f"{BASE}/Patient/p3")
+    await house.runner.finish()
+    manifest = (await house.ask("GET", response.headers["Content-Location"])).json()
+    lines = await house.lines(manifest)
+    assert sorted(json.loads(line)["id"] for line in lines["Patient"]) == ["p2", "p3"]
+    assert sorted(json.loads(line)["id"] for line in lines["Observation"]) == ["b2", "b4"]
+
+
+@pytest.mark.parametrize(
+    ("level", "references"),
+    [("/Patient", ["Patient/p1", "Patient/unknown"]), ("/Group/first", ["Patient/p1", "Patient/p2"])],
+)
+async def test_a_patient_who_is_not_there_refuses_the_list(house: House, level: str, references: list[str]) -> None:
+    """PT-04: and it is not said which of them."""
+    response = await of_patients(house, level, *references)
+    assert response.status_code == 400
+    assert not any(reference in response.text for reference in references)
+
+
+# --- Row rights of an adapter ------------------------------------------------------------------------------------------
+
+
+class Wards(MemoryResourceStore):
+    """Lets a principal see what its ward's tag is on; the ward is frozen into the job."""
+
+    ward = "a"
+
+    async def authorise(self, principal: Principal) -> Authorisation:
+        return replace(await super().authorise(principal), rights=self.ward)
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        tag = f'"code":"{query.rows.rights}"'.encode()
+        async for page in super().pages(query, after):
+            lines = [line + b"\n" for line in page.lines.splitlines() if tag in line]
+            if lines:
+                yield Page(b"".join(lines), len(lines), page.cursor)
+
+
+async def test_what_a_principal_may_see_is_frozen_when_it_kicks_off(make_house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8."""
+    monkeypatch.setattr(Wards, "ward", "a")
+    async with make_house(store=Wards) as house:
+        for number, ward in enumerate("abab"):
+            resource = {"resourceType": "Patient", "meta": {"tag": [{"code": ward}]}}
+            await house.resources.create("Patient", resource, f"p{number}")
+        house.clock.advance(1)
+        location = await house.kick_off()
+        monkeypatch.setattr(Wards, "ward", "b")
+        await house.runner.finish()
+        manifest = (await house.ask("GET", location)).json()
+        assert [json.loads(line)["id"] for line in (await house.lines(manifest))["Patient"]] == ["p0", "p2"]
+        assert await patients(house, "/$export") == ["p1", "p3"]
+
+
+# --- Who joined --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_older_data_of_who_joined_comes_if_the_operator_wants_it(make_house: Any, older: bool) -> None:
+    """GR-01: what they had by then, once; of all others what changed since."""
+    async with make_house(older_data_of_new_members=older) as house:
+        resources: list[dict[str, Any]] = [
+            {"resourceType": "Patient", "id": "p1"},
+            {"resourceType": "Patient", "id": "p2"},
+            *(
+                {
+                    "resourceType": "Observation",
+                    "id": f"o{number}",
+                    "status": "final",
+                    "code": {"text": "x"},
+                    "subject": {"reference": f"Patient/{who}"},
+                }
+                for number, who in enumerate(("p1", "p2", "p2"))
+            ),
+            group("g", "Patient/p1"),
+        ]
+        for resource in resources:
+            await house.resources.create(resource["resourceType"], resource, resource["id"])
+        first = await house.export("/Group/g/$export?_type=Patient,Observation")
+        house.clock.advance(1)
+        await house.resources.update("Group", "g", group("g", "Patient/p1", "Patient/p2"))
+        changed = {"resourceType": "Observation", "id": "o2", "status": "amended", "code": {"text": "x"}}
+        await house.resources.update("Observation", "o2", {**changed, "subject": {"reference": "Patient/p2"}})
+        house.clock.advance(1)
+        second = await house.export(f"/Group/g/$export?_type=Patient,Observation&_since={first['transactionTime']}")
+        lines = await house.lines(second)
+        found = {type_: sorted(json.loads(line)["id"] for line in several) for type_, several in lines.items()}
+        assert found == ({"Observation": ["o1", "o2"], "Patient": ["p2"]} if older else {"Observation": ["o2"]})
