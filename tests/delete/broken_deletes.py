@@ -141,7 +141,7 @@ class CountsWhatItNames(Broken):
 class RemovesWhatMatchesNow(Broken):
     promise = "matches that have changed are not removed"
 
-    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:  # noqa: ARG002
         return await super().remove_all(target, await self.find(target, at_most=1_000))
 
 
@@ -249,7 +249,7 @@ class TakesMoreAfterTheEnd(BrokenLog):
         return await super().intend(marks, f"{run}{batch}" if run in self._ended else run, batch)
 
 
-def _all(base: type) -> Iterator[type[Any]]:
+def _all(base: type[Any]) -> Iterator[type[Any]]:
     for broken in base.__subclasses__():
         if "promise" in vars(broken):
             yield broken
