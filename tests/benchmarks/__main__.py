@@ -8,30 +8,44 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bench import Bench, Scenario
+from .downloads import downloads
 from .figures import Figure, Skipped, table
 from .files import files, identical
 from .filters import filters, firewall, shapes
+from .lifecycle import large, lifecycle, scaling
+from .starting import starting
+from .traffic import host, kick_off, polls
 
 __all__ = ["SCENARIOS", "main"]
 
-SCENARIOS: Mapping[str, Scenario] = {
+SCENARIOS: dict[str, Scenario] = {
     "files": files,
     "identical": identical,
     "filters": filters,
     "shapes": shapes,
     "firewall": firewall,
+    "scaling": scaling,
+    "polls": polls,
+    "host": host,
+    "kick-off": kick_off,
+    "downloads": downloads,
+    "lifecycle": lifecycle,
+    "starting": starting,
 }
+ON_DEMAND: dict[str, Scenario] = {"large": large}
+"""Not measured unless asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite; 1 if a figure is below its floor."""
+    names = [*SCENARIOS, *ON_DEMAND]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ratios against baselines of the same run.")
     parser.add_argument("--quick", action="store_true", help="small data and few rounds: whether it works, not how fast it is")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=f"one of {', '.join(SCENARIOS)}")
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--data", type=Path, metavar="DIR", help="NDJSON files, plain or .gz, instead of the population")
     parser.add_argument(
         "--resources", type=int, default=200_000, metavar="N", help="size of the population (default: %(default)s)"
@@ -45,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder=Path(folder),
             rounds=2 if given.quick else given.rounds,
             resources=2_000 if given.quick else given.resources,
+            seconds=0.3 if given.quick else 2,
             source=given.data,
             say=_say,
         )
@@ -52,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found: list[Figure | Skipped] = []
         for name in given.only or SCENARIOS:
             bench.say(f"{name} ...")
-            found += SCENARIOS[name](bench)
+            found += (SCENARIOS | ON_DEMAND)[name](bench)
     out.write(table(found))
     return int(any(isinstance(item, Figure) and item.verdict == "REGRESSION" for item in found))
 

@@ -26,6 +26,7 @@ class Bench:
         folder: where everything lies; best in memory, so that no disk is measured.
         rounds: how often each contender measures.
         resources: size of the usual data.
+        seconds: how long a load lasts.
         source: NDJSON files to take instead of the population.
         say: tells how it goes.
     """
@@ -33,6 +34,7 @@ class Bench:
     folder: Path
     rounds: int
     resources: int
+    seconds: float = 2
     source: Path | None = None
     say: Callable[[str], None] = lambda _: None
     _data: dict[int, Data] = field(default_factory=dict)
@@ -50,11 +52,11 @@ class Bench:
         return self._data[resources]
 
     @contextmanager
-    def exports(self, data: Data, codec: Codec = default_codec(), settings: Settings | None = None) -> Generator[Exports]:
+    def exports(self, data: Data, codec: Codec | None = None, settings: Settings | None = None) -> Generator[Exports]:
         """Stores for some exports, removed afterwards."""
         folder = self.folder / "work"
         folder.mkdir()
-        exports = Exports(data, folder, codec, settings)
+        exports = Exports(data, folder, codec or default_codec(), settings)
         try:
             yield exports
         finally:

@@ -32,16 +32,18 @@ __all__ = ["MOUNT", "OWNER", "Export", "Exports", "Wanted"]
 MOUNT = "standard"
 OWNER = Owner("https://benchmark.example", "benchmark")
 _LOOK = 0.0005
+_EVERYTHING = Everything()
+_AS_ASKED = Options()
+_AS_NEW_JOBS_LIE = default_codec()
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to export; by default all there is, as a new job would lie."""
 
-    selection: Selection = Everything()
+    selection: Selection = _EVERYTHING
     since: Instant | None = None
-    codec: Codec = default_codec()
-    options: Options = Options()
+    options: Options = _AS_ASKED
     filters: tuple[Filter, ...] = ()
     types: tuple[str, ...] = ()
 
@@ -90,7 +92,7 @@ class ChosenCodec(SQLiteJobStore):
 class Exports:
     """The stores of some exports of one set of data."""
 
-    def __init__(self, data: Data, folder: Path, codec: Codec = default_codec(), settings: Settings | None = None) -> None:
+    def __init__(self, data: Data, folder: Path, codec: Codec = _AS_NEW_JOBS_LIE, settings: Settings | None = None) -> None:
         self._data = data
         self.folder = folder
         self._settings = settings or Settings()
@@ -106,9 +108,10 @@ class Exports:
         """Remove the files of earlier exports."""
         shutil.rmtree(self.folder / "exports", ignore_errors=True)
 
-    def here(self, wanted: Wanted) -> Export:
-        """Export in this process, one slice after the other, as a worker does."""
-        self.clear()
+    def here(self, wanted: Wanted, *, keep: bool = False) -> Export:
+        """Export in this process, one slice after the other, as a worker does; by default instead of what earlier ones left."""
+        if not keep:
+            self.clear()
         return asyncio.run(self._here(wanted))
 
     async def _here(self, wanted: Wanted) -> Export:
@@ -134,7 +137,7 @@ class Exports:
         job = await self._add(wanted)
         begun = time.perf_counter()
         runner.wake()
-        while (await self._find(job)).state.working:
+        while (await self._find(job)).state.working:  # noqa: ASYNC110 - as every client of an export does
             await asyncio.sleep(_LOOK)
         return await self._done(job, time.perf_counter() - begun)
 

@@ -1,0 +1,151 @@
+"""Downloads, on one connection: as files lie, and inflated on the way (row 11)."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from isal import isal_zlib
+
+from fhir_bulk_middleware.export.job import Codec, Part
+from fhir_bulk_middleware.settings import Settings
+
+from .bench import Bench
+from .exports import Exports, Wanted
+from .figures import Figure, Skipped, ratio
+from .rounds import interleave
+from .server import Server, serve
+
+__all__ = ["downloads"]
+
+_LARGE = Settings(slice_bytes=1 << 30, part_bytes=1 << 30)
+_BLOCK = 1 << 20
+
+
+def downloads(bench: Bench) -> Iterator[Figure | Skipped]:
+    """Row 11."""
+    folder = bench.folder / "downloads"
+    parts = _sealed(bench, folder)
+    plain, gzip = parts[Codec.PLAIN], parts[Codec.GZIP]
+    with serve(bench.data, folder, workers=0) as server, _nginx(folder) as nginx:
+        ours = f"127.0.0.1:{server.port}"
+        measures = {
+            "plain": _fetching(ours, server, [f"/fhir/$export-file/{part.file_id}" for part in plain], plain),
+            "FileResponse": _fetching(ours, server, [f"/bare/file/{part.key}" for part in plain], plain),
+            "inflated": _fetching(ours, server, [f"/fhir/$export-file/{part.file_id}" for part in gzip], gzip),
+            "inflate": _inflating(folder / "exports", gzip),
+        }
+        if nginx:
+            measures["nginx"] = _fetching(nginx, server, [f"/{part.key}" for part in plain], plain)
+        found = interleave(measures, bench.rounds, rate=True)
+    name = "download of the bytes as they lie / nginx sendfile"
+    if "nginx" in found:
+        yield ratio("11", name, found["plain"], found["nginx"], "MB/s, one connection")
+    else:
+        yield Skipped("11", name, "there is no nginx here")
+    yield ratio("", "the same / Starlette's FileResponse on the same server", found["plain"], found["FileResponse"])
+    yield ratio("11 plain", "download of gzip parts, inflated by us / bare isal inflate", found["inflated"], found["inflate"])
+
+
+def _sealed(bench: Bench, folder: Path) -> dict[Codec, Sequence[Part]]:
+    """One file per type, in each of the two ways in which files lie."""
+    folder.mkdir()
+    parts = {}
+    for codec in Codec:
+        exports = Exports(bench.data, folder, codec, _LARGE)
+        parts[codec] = exports.here(Wanted(), keep=True).parts
+        exports.close()
+    return parts
+
+
+def _fetching(address: str, server: Server, paths: Sequence[str], parts: Sequence[Part]) -> Callable[[], float]:
+    """MB/s of plain bytes over all files."""
+    size = sum(part.size for part in parts)
+    host, port = address.split(":")
+
+    def fetch() -> float:
+        with socket.create_connection((host, int(port))) as connection:
+            begun = time.perf_counter()
+            fetched = sum(_fetch(connection, path, server.token) for path in paths)
+            seconds = time.perf_counter() - begun
+        if fetched != size:
+            raise RuntimeError(f"{fetched} bytes came, not {size}")
+        return size / seconds / 1e6
+
+    return fetch
+
+
+def _fetch(connection: socket.socket, path: str, token: str) -> int:
+    """Read an answer and throw it away; its size."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(65536)
+    head, _, body = head.partition(b"\r\n\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"{path} was answered with {head!r}")
+    size = left = int(fields[b"content-length"])
+    left -= len(body)
+    block = bytearray(_BLOCK)
+    while left:
+        left -= connection.recv_into(block, min(left, _BLOCK))
+    return size
+
+
+def _inflating(folder: Path, parts: Sequence[Part]) -> Callable[[], float]:
+    """MB/s of plain bytes that isal makes of the same files and that nobody wants."""
+
+    def inflate() -> float:
+        size, begun = 0, time.perf_counter()
+        for part in parts:
+            inflating = isal_zlib.decompressobj(31)
+            with (folder / part.key).open("rb", buffering=0) as file:
+                while data := file.read(256 * 1024):
+                    while data:
+                        size += len(inflating.decompress(data, 256 * 1024))
+                        data = inflating.unconsumed_tail
+        return size / (time.perf_counter() - begun) / 1e6
+
+    return inflate
+
+
+@contextmanager
+def _nginx(folder: Path) -> Generator[str | None]:
+    """nginx on the same files, None where it is not installed."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        yield None
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    temporary = "".join(
+        f"{name}_temp_path {folder}/nginx-{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;" if folder.owner() == "root" else ""
+    (folder / "nginx.conf").write_text(
+        f"{user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log; events {{}}"
+        f" http {{ access_log off; sendfile on; tcp_nopush on; {temporary}"
+        f" server {{ listen {address}; root {folder}/exports; }} }}"
+    )
+    process = subprocess.Popen([program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "nginx.log")])
+    try:
+        _answers(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(address: str) -> None:
+    host, port = address.split(":")
+    for _ in range(500):
+        with socket.socket() as trial:
+            if trial.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.01)
+    raise RuntimeError("nginx does not answer")

@@ -1,0 +1,122 @@
+"""The whole lifecycle over HTTP, and how time and memory grow with the data (row 5)."""
+
+import http.client
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from .bench import Bench
+from .exports import Pool, Wanted
+from .figures import Figure
+from .rounds import Series, interleave
+from .server import Server, memory, serve
+
+__all__ = ["large", "lifecycle", "scaling"]
+
+_SMALL, _LARGE = 1_000, 2_000_000
+_BLOCK = 1 << 20
+
+
+def lifecycle(bench: Bench) -> Iterator[Figure]:
+    """Kick-off to the last byte over two connections, small and middle."""
+    for size in (_SMALL, max(bench.resources // 2, _SMALL)):
+        yield from _lifecycle(bench, size, bench.rounds)
+
+
+def large(bench: Bench) -> Iterator[Figure]:
+    """The same with two million resources, and row 5; takes minutes, mostly for loading."""
+    yield from _lifecycle(bench, _LARGE, 1)
+    yield from _scaling(bench, bench.resources, _LARGE)
+
+
+def scaling(bench: Bench) -> Iterator[Figure]:
+    """As row 5, with a tenth of the usual data and all of it; its own goal is about two million."""
+    yield from _scaling(bench, bench.resources // 10, bench.resources)
+
+
+def _lifecycle(bench: Bench, size: int, rounds: int) -> Iterator[Figure]:
+    data = bench.data_of(size)
+    folder = bench.folder / f"lifecycle-{size}"
+    with serve(data, folder, workers=2) as server:
+        taken = []
+        for _ in range(rounds + 1):
+            begun = time.perf_counter()
+            path = server.kick_off()
+            manifest = server.wait(path)
+            sealed = time.perf_counter() - begun
+            _take_home(server, manifest["output"])
+            taken.append((time.perf_counter() - begun, sealed))
+            if sum(item["count"] for item in manifest["output"]) != data.count:
+                raise RuntimeError("the export is not complete")
+            server.ask("DELETE", path)
+        most = memory(server.process.pid)
+    series = Series(tuple(seconds for seconds, _ in taken[1:] or taken))
+    note = (
+        f"{data.count / series.median:,.0f} resources/s, {data.size / series.median / 1e6:,.0f} MB/s, "
+        f"{min(sealed for _, sealed in taken):.2f} s of it to the manifest at best, "
+        f"peak {most.pop(server.process.pid):.0f} MB of the server and {max(most.values()):.0f} MB of a worker"
+    )
+    yield Figure("", f"kick-off to last byte as it lies, {data.count:,} resources, s", series.median, series.best, note)
+
+
+def _scaling(bench: Bench, few: int, many: int) -> Iterator[Figure]:
+    series: dict[int, Series] = {}
+    peak = 0.0
+    for size in (few, many):
+        data = bench.data_of(size)
+        with bench.exports(data) as exports, exports.pool() as pool:
+            rounds = bench.rounds if size == few else max(bench.rounds // 2, 1)
+            series[size] = interleave({"": partial(_seconds, pool)}, rounds)[""]
+            workers = memory(os.getpid())
+            del workers[os.getpid()]
+            peak = max(workers.values())
+    title = f"time({bench.data_of(many).count:,}) / time({bench.data_of(few).count:,})"
+    times = bench.data_of(many).count / bench.data_of(few).count
+    row = "5" if many == _LARGE else ""
+    ratio = series[many].median / series[few].median, series[many].best / series[few].best
+    yield Figure(
+        row,
+        title,
+        *ratio,
+        f"{times:.1f} times the resources",
+    )
+    yield Figure("5 MB", f"peak RSS of a worker at {bench.data_of(many).count:,}, MB", peak, peak)
+
+
+def _seconds(pool: Pool) -> float:
+    return pool.export(Wanted()).seconds
+
+
+def _take_home(server: Server, files: Sequence[dict[str, Any]]) -> None:
+    """Fetch all files as they lie, over two connections."""
+    left, failures = list(files), []
+
+    def fetch() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        block = bytearray(_BLOCK)
+        headers = {"Authorization": f"Bearer {server.token}", "Accept-Encoding": "gzip"}
+        while left:
+            try:
+                item = left.pop()
+            except IndexError:
+                break
+            connection.request("GET", urlsplit(item["url"]).path, headers=headers)
+            response = connection.getresponse()
+            size = 0
+            while count := response.readinto(block):
+                size += count
+            if response.status != 200 or size != int(response.headers["Content-Length"]):
+                failures.append(item["url"])
+        connection.close()
+
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise RuntimeError(f"not fetched: {failures}")
