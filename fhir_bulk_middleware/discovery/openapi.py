@@ -10,6 +10,7 @@ from fhir_bulk_middleware.delete.policy import Shows
 from fhir_bulk_middleware.discovery import requests, schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.guard import Open
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
 from fhir_bulk_middleware.replies import FileStatus
@@ -68,6 +69,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
             "schemas": {
                 "Manifest": schemas.manifest(offer.dialect.manifest),
                 "OperationOutcome": schemas.operation_outcome(offer.dialect),
+                "ResourceType": {"enum": sorted(definitions(offer.version).resource_types)},
             },
         },
     }
