@@ -141,7 +141,7 @@ class CountsWhatItNames(Broken):
 class RemovesWhatMatchesNow(Broken):
     promise = "matches that have changed are not removed"
 
-    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
+    async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:  # noqa: ARG002
         return await super().remove_all(target, await self.find(target, at_most=1_000))
 
 
@@ -249,8 +249,9 @@ class TakesMoreAfterTheEnd(BrokenLog):
         return await super().intend(marks, f"{run}{batch}" if run in self._ended else run, batch)
 
 
-def _all(base: type) -> Iterator[type[Any]]:
-    for broken in base.__subclasses__():
+def _all(base: type[Any]) -> Iterator[type[Any]]:
+    several: list[type[Any]] = base.__subclasses__()
+    for broken in several:
         if "promise" in vars(broken):
             yield broken
         yield from _all(broken)
@@ -280,7 +281,7 @@ class _LogSuite(DeletionLogSuite):
 
 
 def _suite(broken: type[Any]) -> type[Any]:
-    suite = _LogSuite if issubclass(broken, BrokenLog) else _Suite
+    suite: type[Any] = _LogSuite if issubclass(broken, BrokenLog) else _Suite
     return type(f"Test{broken.__name__}", (suite,), {"broken": broken, "__module__": __name__})
 
 
