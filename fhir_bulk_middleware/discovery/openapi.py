@@ -13,7 +13,7 @@ from fhir_bulk_middleware.discovery.refusals import reasons
 from fhir_bulk_middleware.guard import Open
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
 from fhir_bulk_middleware.replies import FileStatus
-from fhir_bulk_middleware.routes import Row
+from fhir_bulk_middleware.routes import Row, has_head
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["openapi"]
@@ -51,7 +51,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
     for row in rows:
         path = paths.setdefault(urlsplit(row.path).path, {})
         path[row.method.lower()] = _operation(offer, row, head=False)
-        if row.method == "GET":
+        if row.method == "GET" and has_head(row):
             path["head"] = _operation(offer, row, head=True)
     return {
         "openapi": "3.1.0",

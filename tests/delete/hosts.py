@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.delete.removal import (
@@ -20,7 +21,7 @@ from fhir_bulk_middleware.export.query import Authorisation, Compartments, Every
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, Precision, render, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, render, system_clock
 from fhir_bulk_middleware.principal import Principal
 
 
@@ -51,7 +52,7 @@ class HardHost:
 
     # --- what it implements
 
-    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - one answer for all
         return Authorisation(frozenset({"Patient", "Observation", "Organization", "Condition"}))
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
@@ -82,7 +83,7 @@ class HardHost:
     async def deletable(self, principal: Principal) -> Authorisation:
         return await self.authorise(principal)
 
-    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - it has no rights on rows
         row = self.rows.get((type_, id_))
         if row is None:
             return NeverExisted()
@@ -104,3 +105,8 @@ class HardHost:
         if any(f"{target.type}/{match.id}" in self.protected for match in matches.versions):
             return Protected("Others refer to it.")
         return [self.rows.pop((target.type, match.id)) for match in matches.versions]
+
+
+def later(instant: Instant) -> Any:
+    """A clock that stands."""
+    return lambda: instant

@@ -208,7 +208,7 @@ async def test_a_delete_that_a_crash_cut_short_is_settled_by_reading(make_house:
 @pytest.mark.parametrize("effect", [False, True], ids=["before the delete", "after the delete"])
 async def test_a_batch_that_a_crash_cut_short_is_gone_on_with(make_house: Any, effect: bool) -> None:
     host = Dying()
-    await host.put(*(json.dumps({"resourceType": "Patient", "id": f"p{number}", "gender": "male"}) for number in range(4)))
+    await host.put(*(f'{{"resourceType":"Patient","id":"p{number}","gender":"male"}}' for number in range(4)))
     parts = {"resources": host, "log": MemoryDeletionLog()}
     async with make_house(parts=parts, removal_batch=3, renew_seconds=0.001, lease_seconds=1) as house:
         start = await since(house)

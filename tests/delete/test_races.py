@@ -1,8 +1,8 @@
 """A thousand races over HTTP on one SQLite file: one winner each, a sound history, and nothing removed that did not match."""
 
-import itertools
 import random
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ async def history(store: SQLiteResourceStore, type_: str, id_: str) -> list[Stor
     versions = [await store.vread(type_, id_, number) for number in range(1, newest.version + 1)]
     found = [version for version in versions if version is not None]
     assert len(found) == newest.version
-    assert all(a.last_updated < b.last_updated for a, b in itertools.pairwise(found))
-    assert not any(a.deleted and b.deleted for a, b in itertools.pairwise(found)), "nothing is deleted twice"
+    assert all(a.last_updated < b.last_updated for a, b in pairwise(found))
+    assert not any(a.deleted and b.deleted for a, b in pairwise(found)), "nothing is deleted twice"
     return found
 
 
@@ -153,9 +153,7 @@ async def test_a_conditional_delete_removes_what_matches_when_it_is_removed(raci
         answer, _ = await together(delete, change)
 
         versions = await history(store, "Patient", id_)
-        assert not any(
-            before.json and b"female" in before.json and after.deleted for before, after in itertools.pairwise(versions)
-        )
+        assert not any(before.json and b"female" in before.json and after.deleted for before, after in pairwise(versions))
         assert answer.status_code == (200 if any(version.deleted for version in versions) else 404)
         statuses.add(answer.status_code)
     assert statuses == {200, 404}

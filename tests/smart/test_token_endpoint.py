@@ -175,6 +175,13 @@ async def test_json_is_not_a_form_and_get_is_not_post() -> None:
         assert (await http.get("/token", params=form())).status_code == 405
 
 
+async def test_a_password_is_refused_in_kind() -> None:
+    answer = await Endpoint().post({**form(), "client_assertion": ""}, Authorization="Basic YTpi")
+
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
 async def test_an_assertion_is_good_once() -> None:
     endpoint = Endpoint()
     fields = form()
