@@ -250,7 +250,8 @@ class TakesMoreAfterTheEnd(BrokenLog):
 
 
 def _all(base: type[Any]) -> Iterator[type[Any]]:
-    for broken in base.__subclasses__():
+    several: list[type[Any]] = base.__subclasses__()
+    for broken in several:
         if "promise" in vars(broken):
             yield broken
         yield from _all(broken)
@@ -280,7 +281,7 @@ class _LogSuite(DeletionLogSuite):
 
 
 def _suite(broken: type[Any]) -> type[Any]:
-    suite = _LogSuite if issubclass(broken, BrokenLog) else _Suite
+    suite: type[Any] = _LogSuite if issubclass(broken, BrokenLog) else _Suite
     return type(f"Test{broken.__name__}", (suite,), {"broken": broken, "__module__": __name__})
 
 
