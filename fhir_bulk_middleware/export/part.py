@@ -155,7 +155,7 @@ class PartReader:
         while pending or full:
             try:
                 chunk = inflate.decompress(pending, _CHUNK)
-            except Exception as error:  # noqa: BLE001 - isal and zlib each have an error class of their own
+            except Exception as error:  # isal and zlib each have an error class of their own
                 raise OSError(f"part {self._part.key} cannot be inflated") from error
             pending, full = inflate.unconsumed_tail, len(chunk) == _CHUNK
             yield chunk
