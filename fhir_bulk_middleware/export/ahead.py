@@ -15,8 +15,8 @@ T = TypeVar("T")
 async def ahead(step: Callable[[], T | None]) -> AsyncIterator[T]:
     """The results of a step, called again and again in a thread, until it is None or raises.
 
-    Whoever takes a result has the next one made meanwhile. At most two results are in memory; steps never overlap, and none runs any
-    more when the iterator is closed.
+    Whoever takes a result has the next one made meanwhile. At most two results are in memory; steps never overlap, and none runs
+    any more when the iterator is closed.
     """
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(None, step)
