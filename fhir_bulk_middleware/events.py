@@ -10,12 +10,13 @@ A process that dies between a fact and its telling takes the event with it; the 
 import re
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
+from typing import Self
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.export.job import FileKind
+from fhir_bulk_middleware.export.job import FileKind, Job, JobKind
 from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.instant import Instant, Precision, render
+from fhir_bulk_middleware.instant import Instant, Precision, render, seconds_between
 from fhir_bulk_middleware.outcomes import Operation, Reason
 from fhir_bulk_middleware.principal import Owner
 
@@ -68,13 +69,15 @@ class JobEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KickedOff(JobEvent):
-    """An export was accepted. A repeated kick-off under the same idempotency key is none.
+    """An export, or a long remove-all, was accepted. A repeated kick-off under the same idempotency key is none.
 
     Attributes:
+        kind: which of the two.
         level: what it covers.
         types: the resource types that it will hold.
     """
 
+    kind: JobKind
     level: Level
     types: tuple[str, ...]
 
@@ -128,6 +131,12 @@ class Completed(JobEvent):
 
     resources: int
     seconds: float
+
+    @classmethod
+    def of(cls, job: Job, now: Instant) -> Self:
+        """The completion of a job at an instant; a clock that was set back makes no time negative."""
+        seconds = max(seconds_between(job.created_at, now), 0.0)
+        return cls(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=job.done, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +193,10 @@ class RequestRefused(Event):
 class Removal(StrEnum):
     """How resources came to be deleted."""
 
-    ONE = "one"
-    CONDITIONAL = "conditional"
+    BY_ID = "by-id"
+    BY_CRITERIA = "by-criteria"
     ALL = "all"
+    """All that met criteria; of a long remove-all, one batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

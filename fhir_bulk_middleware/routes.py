@@ -23,7 +23,7 @@ from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["KICK_OFF_PATHS", "Row", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "Row", "has_head", "routes", "table"]
 
 _RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -34,7 +34,7 @@ class Row:
     """One method on one path.
 
     Attributes:
-        method: the HTTP method; HEAD goes with GET.
+        method: the HTTP method; HEAD goes with GET, but for kick-offs.
         path: the path below the mount, with `{name}` placeholders; in its query string if it has one.
         operation: what it does, for the dialect's answers.
         endpoint: who does it.
@@ -178,6 +178,11 @@ class _PathRoute(Route):
                 return True
 
 
+def has_head(row: Row) -> bool:
+    """Whether HEAD goes with this GET. Not where the GET begins an export: nobody expects a HEAD to do that."""
+    return row.operation is not Operation.KICK_OFF
+
+
 def _mark(path: str) -> str:
     pieces = re.split(r"\{\w+\}", path)
     mark = next((piece for piece in pieces if "$" in piece), max(pieces, key=len))
@@ -191,11 +196,12 @@ class _Dispatch:
         self._rows = rows
         self._query = query
         self._guard = guard
-        self._allow = tuple(sorted({*rows, *(["HEAD"] if "GET" in rows else [])}))
+        self._heads = "GET" in rows and has_head(rows["GET"])
+        self._allow = tuple(sorted({*rows, *(["HEAD"] if self._heads else [])}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        row = self._rows.get("GET" if request.method == "HEAD" else request.method)
+        row = self._rows.get("GET" if request.method == "HEAD" and self._heads else request.method)
         if row is None:
             response = await self._guard.answer(request, Operation.NONE, self._wrong_method)
         else:

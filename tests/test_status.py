@@ -134,6 +134,18 @@ async def test_without_partial_manifests_there_is_one_and_only_at_the_end(make_h
         assert "link" not in manifest
 
 
+async def test_a_page_of_a_job_that_failed_meanwhile_tells_the_failure(make_house: Any) -> None:
+    """ST-46, ST-10."""
+    async with make_house() as house:
+        await populate(house)
+        location = await house.kick_off("/$export?allowPartialManifests=true")
+        await house.fail(location)
+        response = await house.ask("GET", f"{location}/page/1")
+
+        assert response.status_code == 500
+        assert response.json()["issue"][0]["code"] == "processing"
+
+
 @pytest.mark.parametrize("page", ["0", "1", "01", "-1", "x", "999999", "9" * 50])
 async def test_a_page_that_is_not_there_is_unknown(house: House, page: str) -> None:
     """ST-47."""

@@ -9,13 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.cli import audit, bench, demo, serve, sweep, token, worker
+from fhir_bulk_middleware.cli import audit, bench, demo, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import LoadError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, serve, token, sweep, worker, audit, bench)
+_COMMANDS = (demo, serve, token, sweep, worker, audit, openapi, bench)
 _USAGE = 2
 _INTERRUPTED = 130
 

@@ -13,19 +13,25 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State
+from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.loading import NdjsonFolder
 from fhir_bulk_middleware.demo.show import Screen, screen
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.smart.configuration import SMART_PATH
+from fhir_bulk_middleware.smart.server import AuthorizationServer
 
 __all__ = ["add_to", "load_folder"]
 
 _RETRY_AFTER: Final = 1
 """Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
+
+_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to tell them apart from an address that clients can use
 
 _GRACE: Final = 10
 """Seconds that running answers get to end when the server is asked to stop."""
@@ -46,6 +52,16 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--issuer", metavar="URL", help="the tokens' issuer (with --jwks)")
     parser.add_argument("--audience", metavar="STR", help="the tokens' audience (with --jwks)")
+    parser.add_argument(
+        "--client",
+        action="append",
+        default=[],
+        metavar="ID=JWKS",
+        help="a client and its public keys, a file or a URL; it gets its tokens from us, and no others are taken (repeatable)",
+    )
+    parser.add_argument(
+        "--client-scope", default=EVERYTHING, metavar="SCOPES", help="what clients may get (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
     parser.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
@@ -66,13 +82,16 @@ def _run(given: argparse.Namespace) -> int:
     need("serve", "uvicorn")
     state = State(given.dir)
     settings = _settings(given)
-    verifier = _verifier(given, state)
     out = screen()
-    if given.data is not None:
-        load_folder(state, given.data, out)
-    if given.fd is None:
-        _greet(given, state, out)
-    return _serve(given, state, settings, verifier)
+    with authorization_server(state, _url(given), given.client, given.client_scope) as authorization:
+        verifier = _verifier(given, state) if authorization is None else _own_verifier(given, authorization)
+        if authorization is not None:
+            settings = settings.model_copy(update={"smart": authorization.configuration})
+        if given.data is not None:
+            load_folder(state, given.data, out)
+        if given.fd is None:
+            _greet(given, state, out)
+        return _serve(given, state, settings, verifier, authorization)
 
 
 def load_folder(state: State, folder: Path, out: Screen) -> None:
@@ -118,10 +137,31 @@ def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
         raise Complaint(f"--jwks: {error}") from error
 
 
+def _own_verifier(given: argparse.Namespace, authorization: AuthorizationServer) -> JoseTokenVerifier:
+    if given.jwks is not None or given.issuer or given.audience:
+        raise Complaint("--client and --jwks exclude each other: tokens come from us, or from somebody else")
+    return authorization.verifier()
+
+
+def _url(given: argparse.Namespace) -> str:
+    """The URL of the base path as clients see it: what their assertions and our tokens are made for."""
+    if given.public_base_url is not None:
+        return str(given.public_base_url).rstrip("/")
+    host, port = given.host, given.port
+    if given.fd is not None:
+        with socket.socket(fileno=os.dup(given.fd)) as listener:
+            host, port = listener.getsockname()[:2]
+    if given.client and host in _EVERY_ADDRESS:
+        raise Complaint(f"--client with --host {host} needs --public-base-url: clients must know whom they ask for tokens")
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{given.base}"
+
+
 def _greet(given: argparse.Namespace, state: State, out: Screen) -> None:
-    url = given.public_base_url or f"http://{given.host}:{given.port}{given.base}"
+    url = _url(given)
     out.say(f"FHIR server with bulk data at {url} (Ctrl-C ends it)")
-    if given.jwks is None:
+    if given.client:
+        out.say(f"Clients get their tokens at {url}{AUTHORIZATION_PATH}/token; {url}{SMART_PATH} says so.")
+    elif given.jwks is None:
         command = shlex.join([_program(), "token", "--dir", str(state.folder)])
         out.say(f"Tokens are required. For one that may export everything:\n\n    TOKEN=$({command})\n")
         out.say("Kick off an export:\n")
@@ -133,7 +173,13 @@ def _program() -> str:
     return sys.argv[0] if Path(sys.argv[0]).name == "fhir-bulk" else "fhir-bulk"
 
 
-def _serve(given: argparse.Namespace, state: State, settings: Settings, verifier: JoseTokenVerifier) -> int:
+def _serve(
+    given: argparse.Namespace,
+    state: State,
+    settings: Settings,
+    verifier: JoseTokenVerifier,
+    authorization: AuthorizationServer | None,
+) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
     from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - what the other commands need not wait for
@@ -142,7 +188,16 @@ def _serve(given: argparse.Namespace, state: State, settings: Settings, verifier
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     stores = Stores.of(state)
-    app = application(state, stores, verifier, settings, dialect=DIALECTS[given.dialect], base=given.base, audit=given.audit)
+    app = application(
+        state,
+        stores,
+        verifier,
+        settings,
+        dialect=DIALECTS[given.dialect],
+        base=given.base,
+        audit=given.audit,
+        authorization=authorization,
+    )
     config = uvicorn.Config(
         app,
         host=given.host,

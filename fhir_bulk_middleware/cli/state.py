@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import load
+from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -70,6 +71,15 @@ class State:
         return self.folder / "development-key.json"
 
     @property
+    def assertions(self) -> Path:
+        """Which client assertions were used."""
+        return self.folder / "assertions.db"
+
+    @property
+    def _signing_key(self) -> Path:
+        return self.folder / "authorization-key.json"
+
+    @property
     def _source(self) -> Path:
         return self.folder / "source.json"
 
@@ -81,6 +91,15 @@ class State:
         mint = TokenMint(ISSUER, AUDIENCE)
         mint.save(self.key)
         return mint
+
+    def signing_key(self) -> SigningKey:
+        """The key of the authorization server on this folder, made at the first call."""
+        if self._signing_key.exists():
+            return SigningKey.load(self._signing_key)
+        self.make()
+        key = SigningKey()
+        key.save(self._signing_key)
+        return key
 
     def make(self) -> None:
         """Make the folder; only its owner may look into it, there may be patients in it."""

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
@@ -15,14 +17,12 @@ from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 __all__ = ["Stores", "application", "audit_of", "exporter"]
-
-_OPERATIONS = ("export", "patient-export", "group-export")
-_DEFINITION = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,18 @@ class Stores:
 
 
 def application(
-    state: State, stores: Stores, verifier: TokenVerifier, settings: Settings, *, dialect: Dialect, base: str, audit: bool = True
+    state: State,
+    stores: Stores,
+    verifier: TokenVerifier,
+    settings: Settings,
+    *,
+    dialect: Dialect,
+    base: str,
+    audit: bool = True,
+    authorization: AuthorizationServer | None = None,
 ) -> Starlette:
-    """The demo host, with bulk data installed below the same base path."""
-    host = fhir_host(
-        stores.resources,
-        verifier,
-        base=base,
-        public_base_url=settings.public_base_url,
-        operations=[{"name": name, "definition": _DEFINITION + name} for name in _OPERATIONS],
-    )
+    """The demo host, with bulk data installed below the same base path, and the authorization server if there is one."""
+    host = fhir_host(stores.resources, verifier, base=base, public_base_url=settings.public_base_url)
     bulk = BulkData(
         resources=stores.resources,
         verifier=verifier,
@@ -67,6 +69,8 @@ def application(
         observers=[AuditFile(state.audit)] if audit else [],
     )
     bulk.install(host, base)
+    if authorization is not None:
+        host.router.routes.insert(0, Mount(f"{base}{AUTHORIZATION_PATH}", authorization.app))
     return host
 
 

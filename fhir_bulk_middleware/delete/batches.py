@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Batch, Version
+from fhir_bulk_middleware.events import Completed, Deleted, Removal
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
-from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Slice
+from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Recorded, Slice
 from fhir_bulk_middleware.export.part import PartEncoder
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.protocols import OutputStore, SupportsBatchDelete
 
@@ -35,11 +37,20 @@ class BatchRemoval:
     """
 
     def __init__(
-        self, *, journal: SupportsBatchDelete, jobs: JobsAndQueue, outputs: OutputStore, clock: Clock, pulse: Pulse, piece: Slice
+        self,
+        *,
+        journal: SupportsBatchDelete,
+        jobs: JobsAndQueue,
+        outputs: OutputStore,
+        observers: Observers,
+        clock: Clock,
+        pulse: Pulse,
+        piece: Slice,
     ) -> None:
         self._journal = journal
         self._jobs = jobs
         self._outputs = outputs
+        self._observers = observers
         self._clock = clock
         self._pulse = pulse
         self._lease = pulse.lease
@@ -67,9 +78,19 @@ class BatchRemoval:
             if some:
                 parts.append(await self._write(len(parts), kind, some))
         self._pulse.done = len(records)
-        held = await self._jobs.checkpoint(self._lease, parts, None, self._clock(), done=len(records), finished=True)
-        if not held:
+        now = self._clock()
+        recorded = await self._jobs.checkpoint(self._lease, parts, None, now, done=len(records), finished=True)
+        if not recorded:
             raise LeaseLost
+        if removed:
+            references = tuple(f"{self._slice.type}/{record.version.id}" for record in removed)
+            await self._observers.tell(
+                Deleted(
+                    at=now, mount=job.mount, owner=job.owner, removal=Removal.ALL, type=self._slice.type, references=references
+                )
+            )
+        if recorded is Recorded.COMPLETED:
+            await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
 
     async def _write(self, number: int, kind: FileKind, records: Sequence[Record]) -> Part:
         codec = self._lease.job.codec or Codec.PLAIN

@@ -112,21 +112,17 @@ class LoggedDeletes:
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`.
 
-        A batch that was begun before and not settled met a crash: what is gone of it at its frozen version was removed by it.
+        What is marked was as it was frozen when its mark was written. So in a batch that was begun before and not settled, which
+        met a crash, whatever is marked and gone at its frozen version was removed by it.
         """
         known = await self._log.outcomes(batch.run, batch.number)
         if known is not None:
             return known
-        marks = await self._log.begun(batch.run, batch.number)
+        marks: Sequence[Mark] | None = await self._log.begun(batch.run, batch.number)
         begun_before = bool(marks)
         if not begun_before:
-            owners = [await self._owners(batch.type, frozen.id) for frozen in batch.versions]
-            planned = [
-                Mark(type=batch.type, id=frozen.id, version=frozen.version, owners=whose, rights=batch.rights)
-                for frozen, whose in zip(batch.versions, owners, strict=True)
-            ]
-            marks = await self._log.intend(planned, batch.run, batch.number) or ()
-        return await self._remove_marked(batch, marks, begun_before=begun_before) if marks else None
+            marks = await self._log.intend(await self._plan(batch), batch.run, batch.number)
+        return None if marks is None else await self._remove_marked(batch, marks, begun_before=begun_before)
 
     async def end_run(self, run: str) -> Tally:
         """See `SupportsBatchDelete`; one removal that is under way may still take effect, and is counted as in doubt."""
@@ -143,27 +139,41 @@ class LoggedDeletes:
             if gone:
                 yield Deletions(tuple(f"{mark.type}/{mark.id}" for mark in gone), str(number))
 
+    async def _plan(self, batch: Batch) -> list[Mark]:
+        """Marks of those that are as they were frozen."""
+        found = [await self._resources.current(batch.type, frozen.id) for frozen in batch.versions]
+        return [
+            self._mark(current, batch.rights)
+            for frozen, current in zip(batch.versions, found, strict=True)
+            if current is not None and not current.deleted and current.version == frozen.version
+        ]
+
     async def _remove_marked(self, batch: Batch, marks: Sequence[Mark], *, begun_before: bool) -> Sequence[DeleteOutcome] | None:
         gone: list[Mark] = []
         left: list[Mark] = []
         outcomes: list[DeleteOutcome] = []
-        for place, mark in enumerate(marks):
+        marked = {mark.id: mark for mark in marks}
+        for frozen in batch.versions:
             if await self._log.ended(batch.run):
                 # An earlier attempt may have come further: then what is left of the batch stays in doubt, until it is read.
-                await self._log.settle(gone, left if begun_before else [*left, *marks[place:]])
+                settled = {mark.number for mark in gone}
+                await self._log.settle(gone, left if begun_before else [mark for mark in marks if mark.number not in settled])
                 return None
-            removal = await self._resources.remove(mark.type, mark.id, frozenset({mark.version}), mark.rights)
-            ours = begun_before and (
-                isinstance(removal, NeverExisted) or (isinstance(removal, AlreadyDeleted) and removal.version == mark.version)
-            )
-            outcome = DeleteOutcome.DELETED if ours else batch_outcome(removal)
+            mark = marked.get(frozen.id)
+            removal = await self._resources.remove(batch.type, frozen.id, frozenset({frozen.version}), batch.rights)
+            outcome = batch_outcome(removal)
+            if mark is None:
+                outcomes.append(outcome)
+                continue
+            if begun_before and (removal == NeverExisted() or removal == AlreadyDeleted(frozen.version)):
+                outcome = DeleteOutcome.DELETED
             outcomes.append(outcome)
             if outcome is DeleteOutcome.DELETED:
                 gone.append(await self._gone(mark, removal.resource if isinstance(removal, Deleted) else None))
             else:
                 left.append(mark)
         await self._log.settle(gone, left, run=batch.run, batch=batch.number, outcomes=outcomes)
-        return outcomes
+        return await self._log.outcomes(batch.run, batch.number)
 
     async def _known(self, type_: str, id_: str, rights: str) -> Removal:
         """What the log says of a resource that is not there."""
@@ -192,10 +202,6 @@ class LoggedDeletes:
 
     def _mark(self, resource: Current, rights: str) -> Mark:
         return Mark(type=resource.type, id=resource.id, version=resource.version, owners=self._owners_of(resource), rights=rights)
-
-    async def _owners(self, type_: str, id_: str) -> frozenset[str]:
-        current = await self._resources.current(type_, id_)
-        return frozenset() if current is None or current.deleted else self._owners_of(current)
 
     def _owners_of(self, resource: Current) -> frozenset[str]:
         return self._compartments.of(json.loads(resource.json), _KINDS)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from fhir_bulk_middleware import events
 from fhir_bulk_middleware.delete.conditions import criteria_refused
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy
@@ -23,7 +24,8 @@ from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Precision
+from fhir_bulk_middleware.instant import Clock, Precision
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import SupportsConditionalDelete, SupportsDelete
@@ -83,6 +85,9 @@ class DeleteService:
         version: the release whose search parameters are meant.
         precision: of instants in jobs.
         retention: seconds that a finished job is kept.
+        mount: the name of the mount.
+        observers: who is told of what was deleted.
+        clock: what time it is.
     """
 
     def __init__(
@@ -96,6 +101,9 @@ class DeleteService:
         version: FhirVersion,
         precision: Precision,
         retention: float,
+        mount: str,
+        observers: Observers,
+        clock: Clock,
     ) -> None:
         self._one = one
         self._several = several
@@ -105,6 +113,9 @@ class DeleteService:
         self._version = version
         self._precision = precision
         self._retention = retention
+        self._mount = mount
+        self._observers = observers
+        self._clock = clock
 
     @property
     def has_jobs(self) -> bool:
@@ -117,6 +128,9 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy stand against it.
         """
+        return await self._told(principal, events.Removal.BY_ID, await self._by_its_id(principal, type_, id_, wish))
+
+    async def _by_its_id(self, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
         rights = self._rights(principal, type_, search=wish.dry_run)
         note = await self._note(principal, type_)
         if self._policy.if_match_required and wish.if_match is None:
@@ -141,7 +155,8 @@ class DeleteService:
             matches = await self._find(target, cap)
             result = await (self._all(target, matches, wish) if wish.remove_all else self._single(target, matches, wish))
             if result is not None:
-                return _shown(result, rights)
+                removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
+                return await self._told(principal, removal, _shown(result, rights))
         raise _unsettled()
 
     async def begin(
@@ -177,6 +192,20 @@ class DeleteService:
     def cap(self, *, asynchronous: bool) -> int:
         """How many a remove-all may remove."""
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
+
+    async def _told(self, principal: Principal, removal: events.Removal, result: Result) -> Result:
+        """The result, once observers know what is gone."""
+        if result.removed:
+            event = events.Deleted(
+                at=self._clock(),
+                mount=self._mount,
+                owner=principal.owner,
+                removal=removal,
+                type=result.removed[0].type,
+                references=tuple(resource.reference for resource in result.removed),
+            )
+            await self._observers.tell(event)
+        return result
 
     async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> tuple[DeleteRights, Target]:
         if wish.remove_all and wish.if_match is not None:

@@ -53,5 +53,14 @@ def _sentences(offer: Offer) -> Iterator[str]:
     else:
         yield "Deleted resources are not listed, or not all."
     if Level.GROUP in offer.kick_off:
-        yield "At Group level `_since` also holds for members who joined since: their older data is not exported."
+        yield from _of_groups(offer)
     yield "A parameter that cannot be applied is refused; with `Prefer: handling=lenient` it is ignored and reported."
+
+
+def _of_groups(offer: Offer) -> Iterator[str]:
+    if offer.settings.group_scope:
+        yield "An export of a group takes a scope to read Group."
+    if offer.older_data_of_new_members:
+        yield "At Group level `_since` does not hold for members who joined since: their older data is exported too."
+    else:
+        yield "At Group level `_since` also holds for members who joined since: their older data is not exported."

@@ -13,6 +13,8 @@ from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.protocols import (
     SupportsDeletions,
     SupportsExport,
+    SupportsGroups,
+    SupportsJoining,
     SupportsOrganising,
     SupportsProvenance,
     SupportsSnapshot,
@@ -35,6 +37,7 @@ class Offer:
         dialect: how it speaks.
         version: FHIR version of the resources.
         resources: the storage adapter, asked for what it can do and nothing else.
+        groups: who knows the members of groups, None if nobody does.
         settings: sizes and times, and the SMART configuration.
         retention: seconds that a finished job is kept.
         deletes: how deletes are told, None without such routes.
@@ -44,6 +47,7 @@ class Offer:
     dialect: Dialect
     version: FhirVersion
     resources: SupportsExport
+    groups: SupportsGroups | None
     settings: Settings
     retention: float
     deletes: DeletePolicy | None = None
@@ -77,6 +81,11 @@ class Offer:
     def deletions(self) -> bool:
         """Whether manifests list what was deleted (DR-01)."""
         return isinstance(self.resources, SupportsDeletions) and self.dialect.manifest.deleted
+
+    @property
+    def older_data_of_new_members(self) -> bool:
+        """Whether those who joined a group after `_since` are exported whole (GR-01)."""
+        return self.settings.older_data_of_new_members and isinstance(self.groups, SupportsJoining)
 
     def parameters(self, level: Level, methods: Iterable[str] | None = None) -> tuple[ExportParameter, ...]:
         """The parameters that a kick-off at this level takes, by one of the methods (default: by any that it has)."""

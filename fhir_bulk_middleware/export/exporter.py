@@ -17,7 +17,7 @@ from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
+from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
@@ -164,16 +164,19 @@ class Exporter:
         )
         await self._observers.tell(event)
         if not plan.slices:
-            seconds = max(seconds_between(job.created_at, now), 0.0)
-            await self._observers.tell(
-                Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=0, seconds=seconds)
-            )
+            await self._observers.tell(Completed.of(job, now))
 
     async def _remove(self, pulse: Pulse, piece: Slice) -> None:
         if self._journal is None:
             raise TypeError("a remove-all needs a journal, and this adapter has none: was it changed while the job ran?")
         await BatchRemoval(
-            journal=self._journal, jobs=self._jobs, outputs=self._outputs, clock=self._clock, pulse=pulse, piece=piece
+            journal=self._journal,
+            jobs=self._jobs,
+            outputs=self._outputs,
+            observers=self._observers,
+            clock=self._clock,
+            pulse=pulse,
+            piece=piece,
         ).run()
 
     async def _give_back(self, lease: Lease, cause: str) -> None:

@@ -105,7 +105,15 @@ class ExportService:
         self._runner.wake()
         if kept.id == job.id:
             await self._observers.tell(
-                KickedOff(at=now, mount=job.mount, owner=job.owner, job_id=job.id, level=request.level, types=request.types)
+                KickedOff(
+                    at=now,
+                    mount=job.mount,
+                    owner=job.owner,
+                    job_id=job.id,
+                    kind=request.kind,
+                    level=request.level,
+                    types=request.types,
+                )
             )
         return kept
 

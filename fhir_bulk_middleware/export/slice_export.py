@@ -16,7 +16,7 @@ from fhir_bulk_middleware.export.part import PartEncoder
 from fhir_bulk_middleware.export.planner import Planner
 from fhir_bulk_middleware.export.portions import Portions
 from fhir_bulk_middleware.identifiers import file_id
-from fhir_bulk_middleware.instant import Clock, seconds_between
+from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
 
@@ -218,11 +218,7 @@ class SliceExport:
             await self._observers.tell(self._sealed(part))
         if recorded is Recorded.COMPLETED:
             job = self._lease.job
-            job = await self._jobs.find(job.id, job.mount, job.owner) or job
-            seconds = max(seconds_between(job.created_at, now), 0.0)
-            await self._observers.tell(
-                Completed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=job.done, seconds=seconds)
-            )
+            await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
 
     def _sealed(self, part: Part) -> PartSealed:
         lease = self._lease

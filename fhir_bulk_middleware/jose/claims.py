@@ -1,13 +1,14 @@
 """What an access token must say, and the principal that it then speaks for (SE-05, law 9)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 
-__all__ = ["Expectations"]
+__all__ = ["Expectations", "moment", "name_in"]
 
 _LONGEST_NAME = 255  # OpenID Connect Core, section 2, for `sub`
 _LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in seconds; no honest claim is later
@@ -37,21 +38,21 @@ class Expectations:
         Raises:
             TokenRejected: a claim is missing, of the wrong type, or not what is expected.
         """
-        expires_at = _moment(claims, "exp")
+        expires_at = moment(claims, "exp")
         if expires_at is None:
             raise TokenRejected("it has no exp")
         if now >= after(expires_at, self.leeway):
             raise TokenRejected("it has expired")
         for name in ("nbf", "iat"):
-            moment = _moment(claims, name)
-            if moment is not None and now < after(moment, -self.leeway):
+            begin = moment(claims, name)
+            if begin is not None and now < after(begin, -self.leeway):
                 raise TokenRejected(f"its {name} lies ahead")
         if claims.get("iss") != self.issuer:
             raise TokenRejected("its iss is not the expected one")
         if self.audiences.isdisjoint(_audiences(claims)):
             raise TokenRejected("its aud is none of ours")
         return Principal(
-            owner=Owner(self.issuer, _name(claims, "sub")),
+            owner=Owner(self.issuer, name_in(claims, "sub")),
             scopes=_scopes(claims),
             expires_at=expires_at,
             client_id=_client_id(claims),
@@ -59,7 +60,12 @@ class Expectations:
         )
 
 
-def _moment(claims: dict[str, Any], name: str) -> Instant | None:
+def moment(claims: Mapping[str, Any], name: str) -> Instant | None:
+    """The instant in a claim (`exp`, `nbf`, `iat`), None if there is no such claim.
+
+    Raises:
+        TokenRejected: it is not a number, or none that a clock will ever show.
+    """
     if name not in claims:
         return None
     value = claims[name]
@@ -70,7 +76,12 @@ def _moment(claims: dict[str, Any], name: str) -> Instant | None:
     return Instant(math.floor(value * 1_000_000))
 
 
-def _name(claims: dict[str, Any], claim: str) -> str:
+def name_in(claims: Mapping[str, Any], claim: str) -> str:
+    """The name in a claim (`sub`, `client_id`, `jti`).
+
+    Raises:
+        TokenRejected: there is none, or it is not printable text of a sane length.
+    """
     value = claims.get(claim)
     # Printable also means: no half of a surrogate pair, which no store could keep.
     if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME or not value.isprintable():
@@ -88,7 +99,7 @@ def _audiences(claims: dict[str, Any]) -> list[str]:
 
 def _client_id(claims: dict[str, Any]) -> str | None:
     """Issuers disagree about the claim's name; the standard's (RFC 9068, section 2.2) goes first."""
-    return next((_name(claims, claim) for claim in _CLIENT_CLAIMS if claim in claims), None)
+    return next((name_in(claims, claim) for claim in _CLIENT_CLAIMS if claim in claims), None)
 
 
 def _scopes(claims: dict[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
 from fhir_bulk_middleware.principal import TokenRejected
 
-__all__ = ["LONGEST", "UnverifiedToken"]
+__all__ = ["ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
 
 LONGEST = 16 * 1024
 """How long a token may be, in characters; a longer one is not even taken apart."""
@@ -14,8 +14,8 @@ LONGEST = 16 * 1024
 _LONGEST_KID = 256
 _SEGMENTS = 3
 
-# What an access token may call itself (RFC 9068, section 2.1; RFC 8725, section 3.11). Most say JWT, many nothing.
-_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+ACCESS_TOKEN = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+"""What an access token may call itself (RFC 9068, section 2.1; RFC 8725, section 3.11). Most say JWT, many nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class UnverifiedToken:
         signed: the bytes that were signed.
         signature: the signature.
         payload: the claims, still encoded as JSON.
+        key_url: the header's `jku`, whatever it says; keys are never fetched from it.
     """
 
     algorithm: str
@@ -35,13 +36,18 @@ class UnverifiedToken:
     signed: bytes
     signature: bytes
     payload: bytes
+    key_url: object = None
 
     @classmethod
-    def parse(cls, token: str) -> Self:
+    def parse(cls, token: str, types: frozenset[str] = ACCESS_TOKEN) -> Self:
         """Take a token apart.
 
-        Members of the header that name or hold a key (`jku`, `jwk`, `x5u`, `x5c`) are not read: whose keys count is not for the
-        token to say.
+        Members of the header that name or hold a key (`jku`, `jwk`, `x5u`, `x5c`) are not followed: whose keys count is not for
+        the token to say.
+
+        Args:
+            token: as it came.
+            types: what it may call itself in `typ`, in lower case, so that a token of one kind is not taken for another.
 
         Raises:
             TokenRejected: it is no compact JWS, encrypted, or needs an extension (`crit`), of which we know none.
@@ -54,8 +60,8 @@ class UnverifiedToken:
             members = json_object(header)
         except ValueError as error:
             raise TokenRejected(f"malformed: {_plain(error)}") from None
-        algorithm, kid = _checked(members)
-        return cls(algorithm, kid, f"{segments[0]}.{segments[1]}".encode("ascii"), signature, payload)
+        algorithm, kid = _checked(members, types)
+        return cls(algorithm, kid, f"{segments[0]}.{segments[1]}".encode("ascii"), signature, payload, members.get("jku"))
 
     def claims(self) -> dict[str, Any]:
         """The claims; ask only after the signature was verified.
@@ -69,15 +75,15 @@ class UnverifiedToken:
             raise TokenRejected(f"malformed claims: {_plain(error)}") from None
 
 
-def _checked(header: dict[str, Any]) -> tuple[str, str | None]:
+def _checked(header: dict[str, Any], types: frozenset[str]) -> tuple[str, str | None]:
     if header.keys() & {"crit", "b64", "enc", "zip"}:
         raise TokenRejected("its header has crit, b64, enc or zip")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
         raise TokenRejected("its alg is not a string")
     type_ = header.get("typ", "JWT")
-    if not isinstance(type_, str) or type_.lower() not in _TYPES:
-        raise TokenRejected("its typ is not that of an access token")
+    if not isinstance(type_, str) or type_.lower() not in types:
+        raise TokenRejected("its typ is that of another kind of token")
     kid = header.get("kid")
     if "kid" in header and not (isinstance(kid, str) and 0 < len(kid) <= _LONGEST_KID):
         raise TokenRejected("its kid is not a string of a sane length")

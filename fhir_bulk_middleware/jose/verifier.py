@@ -14,7 +14,7 @@ from fhir_bulk_middleware.jose.token import LONGEST, UnverifiedToken
 from fhir_bulk_middleware.jose.verified import VerifiedTokens, digest
 from fhir_bulk_middleware.principal import Principal, TokenRejected
 
-__all__ = ["JoseTokenVerifier"]
+__all__ = ["JoseTokenVerifier", "key_source"]
 
 _LONGEST_LEEWAY = 300
 
@@ -57,7 +57,7 @@ class JoseTokenVerifier:
         self._algorithms = _asymmetric(algorithms)
         self._expected = Expectations(issuer=issuer, audiences=audiences, leeway=leeway)
         self._clock = clock
-        self._source = _source(jwks, clock)
+        self._source = key_source(jwks, clock)
         self._verified = VerifiedTokens()
 
     async def verify(self, token: str) -> Principal:
@@ -98,7 +98,13 @@ def _asymmetric(algorithms: Collection[str]) -> frozenset[str]:
     return chosen
 
 
-def _source(jwks: "KeySource | Mapping[str, Any] | str | os.PathLike[str]", clock: Clock) -> KeySource:
+def key_source(jwks: "KeySource | Mapping[str, Any] | str | os.PathLike[str]", clock: Clock) -> KeySource:
+    """Where the keys come from: a JWK Set as a mapping, the path of a file, an https URL, or a source already.
+
+    Raises:
+        ValueError: it is a set without a usable key, or a URL that keys cannot be trusted from.
+        ImportError: it is a URL, and the extra `smart` is not installed.
+    """
     if isinstance(jwks, Mapping):
         return FixedKeys(jwks)
     if isinstance(jwks, str) and "://" in jwks:

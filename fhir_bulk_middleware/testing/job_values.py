@@ -45,7 +45,7 @@ CUT = Instant(1_767_225_600_000_000)
 MOUNT = "/fhir"
 OWNER = Owner("https://issuer.example", "client-1")
 OTHER = Owner("https://issuer.example", "client-2")
-ROWS = Rows(Compartments(frozenset({"Patient/1", "Patient/2"})), "ward=7")
+ROWS = Rows(Compartments(frozenset({"Patient/1", "Patient/2"})), "ward=7", joined=frozenset({"Patient/2"}))
 LEASE = 30.0
 ATTEMPTS = 3
 
@@ -111,7 +111,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job
 
 def a_slice(number: int, *, range_: str = "", estimate: int = 100) -> Slice:
     """A slice that nobody has begun."""
-    return Slice(number=number, kind=FileKind.OUTPUT, type="Patient", range=range_, estimate=estimate)
+    return Slice(number=number, kind=FileKind.OUTPUT, type="Patient", range=range_, estimate=estimate, joined=number % 2 == 1)
 
 
 def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part:
@@ -130,6 +130,7 @@ def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part
         stored_size=4_999_999_999,
         flush_points=(10, 70_000, 4_999_999_998),
         sealed_at=hour(1),
+        continued_in=file_id(job.id, slice_, number + 1),
     )
 
 

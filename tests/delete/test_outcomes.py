@@ -1,4 +1,4 @@
-"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; RD-01 to RD-14)."""
+"""Outcome by header by policy by scope: each cell a status, headers and a body (laws 24 and 25; RD-01 to RD-14, RD-18)."""
 
 import json
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Remove-alls: all or none in one transaction, or a job that says exactly what it removed (law 26)."""
+"""Remove-alls: all or none in one transaction, or a job that says exactly what it removed (law 26, AS-04)."""
 
 import json
 import re

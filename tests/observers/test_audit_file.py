@@ -1,4 +1,4 @@
-"""The audit file shows each way to tamper with it, and outlives crashes and crowds."""
+"""The audit file shows each way to tamper with it, and outlives crashes and crowds (SE-17)."""
 
 import asyncio
 import json

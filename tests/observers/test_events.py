@@ -14,12 +14,14 @@ from listening import Deaf, Listener
 from fhir_bulk_middleware.dialects import STANDARD
 from fhir_bulk_middleware.events import (
     Completed,
+    Deleted,
     Event,
     Expired,
     Failed,
     FileServed,
     KickedOff,
     PartSealed,
+    Removal,
     RequestRefused,
     Started,
     content,
@@ -201,3 +203,33 @@ async def test_an_observer_without_its_method_is_refused_by_name(mint: TokenMint
 
 def _now() -> Any:
     return 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "removal", "count"),
+    [
+        ("/Patient/p3", {}, Removal.BY_ID, 1),
+        ("/Observation?_id=b1", {}, Removal.BY_CRITERIA, 1),
+        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all"}, Removal.ALL, 4),
+        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all", "Prefer": "respond-async"}, Removal.ALL, 4),
+    ],
+)
+async def test_what_was_deleted_is_told_by_reference(
+    mint: TokenMint, path: str, headers: dict[str, str], removal: Removal, count: int
+) -> None:
+    async with heard(mint) as (house, listener):
+        answer = await house.ask("DELETE", path, scope="system/*.cruds", headers=headers)
+        assert answer.status_code in {200, 202, 204}, answer.text
+        await house.runner.finish()
+
+    (event,) = [event for event in listener.heard if isinstance(event, Deleted)]
+    assert (event.owner, event.removal, len(event.references)) == (ALICE, removal, count)
+    assert all(reference.startswith(f"{event.type}/") for reference in event.references)
+    assert ("Completed" in listener.names) == ("KickedOff" in listener.names) == ("Prefer" in headers)
+
+
+async def test_a_delete_that_removes_nothing_is_told_as_none(mint: TokenMint) -> None:
+    async with heard(mint) as (house, listener):
+        await house.ask("DELETE", "/Patient/nobody", scope="system/*.cruds")
+
+    assert "Deleted" not in listener.names

@@ -42,7 +42,7 @@ EVENTS: list[Event] = [
     Completed(at=AT, mount="m", owner=ALICE, job_id="j", resources=3, seconds=7),
     Failed(at=AT, mount="m", owner=ALICE, job_id="j", reason=Reason.FAULT, cause="OSError"),
     RequestRefused(at=AT, mount="m", owner=None, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
-    Deleted(at=AT, mount="m", owner=ALICE, removal=Removal.ONE, type="Patient", references=("Patient/1",)),
+    Deleted(at=AT, mount="m", owner=ALICE, removal=Removal.BY_ID, type="Patient", references=("Patient/1",)),
 ]
 
 

@@ -10,7 +10,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, Everything, Page, Query, Range, Rows, Window
+from fhir_bulk_middleware.export.query import (
+    Authorisation,
+    Block,
+    Compartments,
+    Deletions,
+    EveryPatient,
+    Everything,
+    Page,
+    Query,
+    Range,
+    Rows,
+    Window,
+)
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -334,6 +346,116 @@ class RemembersOldMembers(Broken):
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
         self.seen |= await super().members(group_id, principal) or set()
         return frozenset(self.seen)
+
+
+class GivesProvenanceForEachTarget(Broken):
+    promise = "each Provenance of what is selected comes once"
+
+    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        found = [
+            page
+            for target in targets
+            async for page in MemoryResourceStore.provenance(self, query, [target], None, latest=latest)
+        ]
+        for number, page in enumerate(found, 1):
+            if number > int(after or 0):
+                yield replace(page, cursor=str(number))
+
+
+class ChangesProvenance(Broken):
+    """Asks for another Provenance than was wanted."""
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+        raise AssertionError(query, targets, latest)
+
+    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+        query, targets, latest = self.changed(query, targets, latest)
+        async for page in super().provenance(query, targets, after, latest=latest):
+            yield page
+
+
+class GivesProvenanceOfEverybody(ChangesProvenance):
+    promise = "only of what lies in the compartments"
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+        return query, [replace(target, rows=replace(target.rows, selection=Everything())) for target in targets], latest
+
+
+class GivesAllProvenanceForTheLatest(ChangesProvenance):
+    promise = "of each resource the newest, and no other"
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:  # noqa: ARG002
+        return query, targets, False
+
+
+class IgnoresTheFiltersOfTargets(ChangesProvenance):
+    promise = "what is not exported has no Provenance to come along"
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+        return query, [replace(target, rows=replace(target.rows, filters=())) for target in targets], latest
+
+
+class IgnoresTheWindowOfTargets(ChangesProvenance):
+    promise = "however old: what it is about has changed"
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+        return query, [replace(target, window=Window()) for target in targets], latest
+
+
+class IgnoresTheWindowOfProvenance(ChangesProvenance):
+    promise = "within its own window"
+
+    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+        return replace(query, window=Window()), targets, latest
+
+
+class BelievesInPatients(Broken):
+    promise = "those that name a patient, and no other"
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:  # noqa: ARG002
+        return references
+
+
+class KnowsNoPast(Broken):
+    promise = "members are those of the instant"
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:  # noqa: ARG002
+        return await super().members(group_id, principal) or frozenset()
+
+
+class Unsorted(Broken):
+    """Gives blocks in an order of its own."""
+
+    async def in_order(self, queries: Sequence[Query]) -> list[Block]:
+        raise AssertionError(queries)
+
+    async def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        for number, block in enumerate(await self.in_order(queries), 1):
+            if number > int(after or 0):
+                yield replace(block, cursor=str(number))
+
+
+class PutsThePatientLast(Unsorted):
+    promise = "the patient comes first"
+
+    async def in_order(self, queries: Sequence[Query]) -> list[Block]:
+        found = [block async for block in MemoryResourceStore.blocks(self, queries, None)]
+        return sorted(found, key=lambda block: (block.reference, block.type == "Patient"))
+
+
+class GoesByTypes(Unsorted):
+    promise = "the blocks of a patient come one after the other"
+
+    async def in_order(self, queries: Sequence[Query]) -> list[Block]:
+        return [block for query in queries async for block in MemoryResourceStore.blocks(self, [query], None)]
+
+
+class MakesBlocksOfEverybody(Unsorted):
+    promise = "a block is what lies in its patient's compartment"
+
+    async def in_order(self, queries: Sequence[Query]) -> list[Block]:
+        everyone = [replace(query, rows=replace(query.rows, selection=EveryPatient())) for query in queries]
+        return [block async for block in MemoryResourceStore.blocks(self, everyone, None)]
 
 
 def _all(kind: type[Broken]) -> Iterator[type[Broken]]:

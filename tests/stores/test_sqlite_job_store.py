@@ -1,4 +1,4 @@
-"""What a file adds to the promises of a job store: it outlives processes, and many of them share it."""
+"""What a file adds to the promises of a job store: it outlives processes, and many of them share it (law 30)."""
 
 import asyncio
 import importlib

@@ -1,4 +1,4 @@
-"""The page "Delete" of Aidbox, statement by statement, each contradiction with the switch that settles it."""
+"""The page "Delete" of Aidbox, statement by statement, each contradiction with the switch that settles it (SD-10, CD-28)."""
 
 from typing import Any
 

@@ -1,0 +1,74 @@
+"""`fhir-bulk serve --client`: an authorization server for clients that bring a key."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.jose.keys import KeySet
+from fhir_bulk_middleware.smart.assertions import ALGORITHMS
+from fhir_bulk_middleware.smart.clients import Client
+from fhir_bulk_middleware.smart.replay import SQLiteReplayLog
+from fhir_bulk_middleware.smart.server import AuthorizationServer
+
+__all__ = ["AUTHORIZATION_PATH", "authorization_server"]
+
+AUTHORIZATION_PATH = "/auth"
+"""Where it is, below the base: no FHIR server has a resource type of that name."""
+
+
+@contextmanager
+def authorization_server(
+    state: State, base_url: str, clients: Sequence[str], scopes: str
+) -> Iterator[AuthorizationServer | None]:
+    """The server for these clients while the context is open; None if there are none.
+
+    Args:
+        state: keeps its key, and which assertions were used.
+        base_url: the FHIR server's URL as clients see it.
+        clients: `ID=JWKS`, a file or a URL.
+        scopes: what each of them may be granted, with blanks between them.
+
+    Raises:
+        Complaint: a client cannot be understood.
+    """
+    if not clients:
+        yield None
+        return
+    registered = [_client(text, scopes.split()) for text in clients]
+    replay = SQLiteReplayLog(state.assertions)
+    url = f"{base_url}{AUTHORIZATION_PATH}"
+    try:
+        server = AuthorizationServer(url, base_url, registered, key=state.signing_key(), replay=replay)
+    except ValueError as error:
+        raise Complaint(f"--client: {error}") from error
+    try:
+        yield server
+    finally:
+        replay.close()
+
+
+def _client(text: str, scopes: Sequence[str]) -> Client:
+    client_id, _, jwks = text.partition("=")
+    if not client_id or not jwks:
+        raise Complaint(f"--client: {text!r} is not of the form ID=JWKS, where JWKS is a file or a URL")
+    if "://" not in jwks:
+        _check(client_id, Path(jwks))
+    try:
+        return Client.registered(client_id, jwks, scopes)
+    except (ValueError, ImportError) as error:
+        raise Complaint(f"--client {client_id}: {error}") from error
+
+
+def _check(client_id: str, file: Path) -> None:
+    """See now that a file has a key for the client, not when the client comes; it is read again whenever it changes."""
+    if not file.is_file():
+        raise Complaint(f"--client: there is no file {file}")
+    try:
+        keys = KeySet.from_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Complaint(f"--client {client_id}: {file} is no JWK Set: {error}") from error
+    if not any(key.kid is not None and key.algorithms & {*ALGORITHMS} for key in keys.keys):
+        why = "; ".join(("no key with a kid for " + " or ".join(ALGORITHMS), *keys.passed_over))
+        raise Complaint(f"--client {client_id}: {file}: {why}")

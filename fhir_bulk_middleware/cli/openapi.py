@@ -1,0 +1,51 @@
+"""`fhir-bulk openapi`: the OpenAPI document of a dialect's routes."""
+
+import argparse
+import json
+import sys
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.dialects import DIALECTS
+from fhir_bulk_middleware.principal import Principal, TokenRejected
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("openapi", help="print the OpenAPI 3.1 document of a dialect's routes")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="(default: %(default)s)")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    # What the other commands need not wait for.
+    from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
+    from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore  # noqa: PLC0415
+    from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore  # noqa: PLC0415
+    from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore  # noqa: PLC0415
+
+    # All that a dialect has to offer, on an adapter that can do everything; nothing is ever asked of it.
+    mount = BulkData(
+        resources=MemoryResourceStore(),
+        verifier=_Nobody(),
+        jobs=MemoryJobStore(),
+        outputs=MemoryOutputStore(),
+        dialect=DIALECTS[given.dialect],
+    )
+    json.dump(mount.openapi(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    return 0
+
+
+class _Nobody:
+    """Lets nobody in."""
+
+    async def verify(self, token: str) -> Principal:
+        """Refuse.
+
+        Raises:
+            TokenRejected: always.
+        """
+        del token
+        raise TokenRejected("nobody is let in")

@@ -1,0 +1,116 @@
+"""A private key that signs tokens, and the public half of it that others verify them with."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jose import jwk, jws
+from jose.exceptions import JOSEError
+
+__all__ = ["SigningKey"]
+
+_RSA_BITS = 2048
+_CURVES: dict[str, type[ec.EllipticCurve]] = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
+_RSA = frozenset({"RS256", "RS384", "RS512"})
+_PUBLIC = ("kty", "crv", "x", "y", "n", "e", "alg", "use", "kid")
+_THUMBPRINT = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
+
+
+class SigningKey:
+    """One private key for one algorithm.
+
+    Args:
+        algorithm: `ES256`, `ES384`, `ES512`, `RS256`, `RS384` or `RS512`.
+        kid: the key's name; by default its thumbprint (RFC 7638).
+        private_jwk: a key of the algorithm's type, private members included; by default a new one is made.
+
+    Attributes:
+        algorithm: what it signs with.
+        kid: the key's name.
+
+    Raises:
+        ValueError: a new key is to be made, and the algorithm is none of those.
+        JOSEError: the key is none of the algorithm's type.
+    """
+
+    def __init__(self, algorithm: str = "ES384", *, kid: str | None = None, private_jwk: Mapping[str, str] | None = None) -> None:
+        private = dict(_new_key(algorithm) if private_jwk is None else private_jwk)
+        self.algorithm = algorithm
+        self.kid = _thumbprint(private) if kid is None else kid
+        self._private = private | {"alg": algorithm, "kid": self.kid, "use": "sig"}
+        self._signer = jwk.construct(self._private, algorithm)
+
+    @property
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The key set to verify with; public members only."""
+        return {"keys": [{name: self._private[name] for name in _PUBLIC if name in self._private}]}
+
+    def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+        """A token with just these claims.
+
+        Args:
+            claims: all that it says.
+            header: members of its header beside, or instead of, `alg` and `kid`; whatever it says, this key signs.
+        """
+        return jws.sign(claims, self._signer, {"kid": self.kid} | dict(header), self.algorithm)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the private key to a file (a JWK) that only its owner can read, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        target = Path(path)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with mode 0600
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(self._private, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The key that was saved in a file.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no private key of ours.
+        """
+        private = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            if "d" in private:
+                return cls(private["alg"], kid=private["kid"], private_jwk=private)
+        except (JOSEError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} holds no key that was saved here") from error
+        raise ValueError(f"{os.fspath(path)} holds no private key")
+
+
+def _new_key(algorithm: str) -> dict[str, str]:
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+    if algorithm in _CURVES:
+        key = ec.generate_private_key(_CURVES[algorithm]())
+    elif algorithm in _RSA:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+    else:
+        raise ValueError(f"a key signs with {', '.join((*_CURVES, *sorted(_RSA)))}")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return jwk.construct(pem, algorithm).to_dict()
+
+
+def _thumbprint(key: Mapping[str, str]) -> str:
+    members = {name: key[name] for name in _THUMBPRINT[key["kty"]]}
+    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
+    return urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode("ascii")

@@ -1,0 +1,189 @@
+"""A SMART Backend Services authorization server: tokens for clients that show their key (SE-23).
+
+For development and small installations. It has no users, no refresh tokens, no registration over the wire and one signing key;
+whoever needs more has an authorization server already, and `JoseTokenVerifier` takes its tokens.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jose.signing import SigningKey
+from fhir_bulk_middleware.jose.verifier import JoseTokenVerifier
+from fhir_bulk_middleware.outcomes import Refused
+from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.smart import replies
+from fhir_bulk_middleware.smart.assertions import ALGORITHMS, Assertions
+from fhir_bulk_middleware.smart.clients import Client
+from fhir_bulk_middleware.smart.configuration import SmartConfiguration
+from fhir_bulk_middleware.smart.grants import granted, spelled
+from fhir_bulk_middleware.smart.replay import MemoryReplayLog, ReplayLog
+from fhir_bulk_middleware.smart.replies import OAuthError, OAuthRefused
+
+__all__ = ["AuthorizationServer"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_LONGEST_LIFE: Final = 300
+_BODY_BYTES: Final = 64 * 1024
+_MOST_FIELDS: Final = 20
+_LONGEST_SCOPE: Final = 4096
+_FORM: Final = "application/x-www-form-urlencoded"
+_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+class AuthorizationServer:
+    """The server, as an application to mount at its URL and as what the FHIR server needs to know of it.
+
+    ```python
+    server = AuthorizationServer("https://ehr.example/fhir/auth", "https://ehr.example/fhir", [client], key=SigningKey.load(path))
+    bulk = BulkData(verifier=server.verifier(), settings=Settings(smart=server.configuration), ...)
+    app.mount("/fhir/auth", server.app)
+    ```
+
+    Args:
+        url: its own URL as clients see it, without a slash at its end; it is the tokens' `iss`, and `{url}/token` the endpoint.
+        audience: the tokens' `aud`: the URL of the FHIR server.
+        clients: who is registered.
+        key: signs the tokens.
+        replay: which assertions were used; must be shared by all processes that serve the same clients.
+        lifetime: seconds that a token is good, at most 300 (SE-05).
+        version: FHIR version whose resource types scopes can name.
+        clock: what time it is.
+
+    Raises:
+        ValueError: the lifetime is too long, the URL not absolute, or two clients have the same id.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        audience: str,
+        clients: Iterable[Client],
+        *,
+        key: SigningKey,
+        replay: ReplayLog | None = None,
+        lifetime: int = _LONGEST_LIFE,
+        version: FhirVersion = FhirVersion.R4,
+        clock: Clock = system_clock,
+    ) -> None:
+        clients = tuple(clients)
+        if not 0 < lifetime <= _LONGEST_LIFE:
+            raise ValueError(f"a token lives from 1 to {_LONGEST_LIFE} seconds")
+        if len({client.id for client in clients}) != len(clients):
+            raise ValueError("two clients have the same id")
+        self.configuration = SmartConfiguration(
+            token_endpoint=f"{url}/token",
+            jwks_uri=f"{url}/jwks",
+            scopes_supported=_supported(clients),
+            token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        )
+        """What `.well-known/smart-configuration` says of it; for `Settings.smart`."""
+        self.app = Starlette(routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)])
+        """The token endpoint and the key set, to be mounted at the URL."""
+        self._url = url
+        self._audience = audience
+        self._key = key
+        self._lifetime = lifetime
+        self._types = definitions(version).resource_types
+        self._clock = clock
+        self._assertions = Assertions(clients, f"{url}/token", replay or MemoryReplayLog(), clock)
+
+    def verifier(self) -> JoseTokenVerifier:
+        """Takes this server's tokens and no others."""
+        return JoseTokenVerifier(jwks=self._key.jwks, issuer=self._url, audience=self._audience, clock=self._clock)
+
+    async def _jwks(self, request: Request) -> Response:
+        del request
+        return replies.document(self._key.jwks)
+
+    async def _token(self, request: Request) -> Response:
+        try:
+            form = await _form(request)
+            if "client_assertion" not in form and "authorization" in request.headers:
+                raise OAuthRefused(OAuthError.CLIENT_BY_HEADER, "A client shows who it is by a client_assertion.")
+            return replies.token(await self._issued(form))
+        except OAuthRefused as refused:
+            return replies.refusal(refused)
+        except Exception:  # noqa: BLE001 - the one place where faults end; the log has all of it, the client nothing
+            _log.exception("a token request failed")
+            return replies.refusal(OAuthRefused(OAuthError.SERVER_ERROR, "Something went wrong on the server."))
+
+    async def _issued(self, form: Mapping[str, str]) -> dict[str, Any]:
+        grant_type = form.get("grant_type")
+        if grant_type is None:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, "grant_type is missing.")
+        if grant_type != "client_credentials":
+            raise OAuthRefused(OAuthError.UNSUPPORTED_GRANT_TYPE, "grant_type must be client_credentials.")
+        client = await self._client(form)
+        asked = form.get("scope", "")
+        scopes = granted(asked.split(), client.scopes, self._types) if len(asked) <= _LONGEST_SCOPE else ()
+        if not scopes:
+            raise OAuthRefused(OAuthError.INVALID_SCOPE, "scope must name SMART system/ scopes that this client may have.")
+        return {
+            "access_token": self._signed(client, " ".join(scopes)),
+            "token_type": "bearer",
+            "expires_in": self._lifetime,
+            "scope": " ".join(scopes),
+        }
+
+    async def _client(self, form: Mapping[str, str]) -> Client:
+        if form.get("client_assertion_type") != _ASSERTION_TYPE:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"client_assertion_type must be {_ASSERTION_TYPE}.")
+        if "client_assertion" not in form:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, "client_assertion is missing.")
+        try:
+            return await self._assertions.client(form["client_assertion"], form.get("client_id"))
+        except TokenRejected as rejected:
+            _log.info("client assertion rejected: %s", rejected)
+            raise OAuthRefused(OAuthError.INVALID_CLIENT, "The client assertion is not good here.") from None
+        except Refused as busy:
+            description = "The assertion cannot be checked just now."
+            raise OAuthRefused(OAuthError.TEMPORARILY_UNAVAILABLE, description, retry_after=busy.retry_after) from None
+
+    def _signed(self, client: Client, scope: str) -> str:
+        issued_at = self._clock() // 1_000_000
+        claims = {
+            "iss": self._url,
+            "aud": self._audience,
+            "sub": client.id,
+            "client_id": client.id,
+            "scope": scope,
+            "iat": issued_at,
+            "exp": issued_at + self._lifetime,
+            "jti": secrets.token_urlsafe(16),
+        }
+        return self._key.sign(claims, {"typ": "at+jwt"})
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of the body; one that is empty is as one that is missing (RFC 6749, section 3.2)."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body must be {_FORM}.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_BYTES:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body may have {_BODY_BYTES} bytes at most.")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), errors="strict", max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise OAuthRefused(OAuthError.INVALID_REQUEST, "The body is not a form, or has too many fields.") from None
+    if len(dict(pairs)) != len(pairs):
+        raise OAuthRefused(OAuthError.INVALID_REQUEST, "A field is given twice.")
+    return dict(pairs)
+
+
+def _supported(clients: Iterable[Client]) -> tuple[str, ...]:
+    """What is worth asking for, without the queries of granular scopes, which may be nobody else's business."""
+    return tuple(sorted({spelled(scope.type, scope.letters) for client in clients for scope in client.scopes}))

@@ -1,0 +1,461 @@
+"""The suites that a storage passes whose resources can be deleted, and that a log of deletes passes.
+
+Subclass `DeleteSuite` with the two fixtures of `ResourceStoreSuite`: the adapter over an empty storage, and a writer that changes
+the storage from the side; `DeletionLogSuite` with one, `log`.
+
+    class TestMyDeletes(DeleteSuite):
+        @pytest.fixture
+        def store(self):
+            return MyAdapter(...)
+
+        @pytest.fixture
+        def writer(self, store):
+            return MyWriter(...)       # put(*resources), delete(type, id)
+
+Each test is a promise of `fhir_bulk_middleware.protocols`; its failure names it. What needs a capability that the adapter does
+not have is skipped, by the capability's name.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import anyio
+import pytest
+
+from fhir_bulk_middleware.delete.removal import (
+    AlreadyDeleted,
+    Batch,
+    Deleted,
+    Mark,
+    Matches,
+    NeverExisted,
+    Removal,
+    Target,
+    VersionMismatch,
+)
+from fhir_bulk_middleware.export.query import Filter
+from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import (
+    DeletionLog,
+    SupportsBatchDelete,
+    SupportsConditionalDelete,
+    SupportsDelete,
+    SupportsDeletions,
+    SupportsExport,
+    SupportsRead,
+    SupportsSnapshot,
+)
+from fhir_bulk_middleware.testing.job_values import Suite, together
+from fhir_bulk_middleware.testing.resource_values import Reader, StorageSuite, Writer, needs, observation, organization, patient
+
+__all__ = ["BatchDeleteSuite", "ConditionalDeleteSuite", "DeleteSuite", "DeletionLogSuite", "OneDeleteSuite", "ReadSuite"]
+
+_RACES = 10
+_GONE = (AlreadyDeleted, NeverExisted)
+
+
+class Deleting(SupportsExport, SupportsDelete, Protocol):
+    """A storage that is exported, and deletes."""
+
+
+class Conditional(Deleting, SupportsConditionalDelete, Protocol):
+    """One that also deletes by criteria."""
+
+
+async def _rights(store: SupportsDelete, principal: Principal) -> str:
+    return (await store.deletable(principal)).rights
+
+
+async def _version(store: SupportsConditionalDelete, target: Target) -> str:
+    (match,) = (await store.find(target, at_most=1)).versions
+    return match.version
+
+
+class ReadSuite(StorageSuite):
+    """What `SupportsRead` promises."""
+
+    async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer) -> None:
+        """Law 29."""
+        needs(store, SupportsRead)
+        assert isinstance(store, SupportsRead)
+        assert await store.current("Patient", "1") is None, "what never was is None"
+        await writer.put(patient("1", "old"))
+        old = await store.current("Patient", "1")
+        await writer.put(patient("1", "new"))
+        new = await store.current("Patient", "1")
+        assert old is not None, "what was written is read"
+        assert new is not None, "what was written is read"
+        assert json.loads(new.json)["name"][0]["text"] == "new", "the current version is the last that was written"
+        assert (new.type, new.id, new.deleted) == ("Patient", "1", False), "a resource is read under its name"
+        assert new.version != old.version, "each version has an id of its own"
+        assert b"\n" not in new.json, "a resource is one line"
+        assert await store.current("Organization", "1") is None, "an id belongs to its type"
+        await writer.delete("Patient", "1")
+        gone = await store.current("Patient", "1")
+        assert gone is None or gone.deleted, "what was deleted does not live"
+
+
+class OneDeleteSuite(StorageSuite):
+    """What `SupportsDelete` promises."""
+
+    async def test_what_is_removed_comes_back_as_it_was(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+        """As SQL's `DELETE ... RETURNING *`."""
+        needs(store, SupportsDelete)
+        rights = await _rights(store, principal)
+        await writer.put(patient("1", "kept text"), patient("2"))
+        removal = await store.remove("Patient", "1", None, rights)
+        assert isinstance(removal, Deleted), "a resource that lives can be removed"
+        assert json.loads(removal.resource.json)["name"][0]["text"] == "kept text", "what was removed comes back"
+        assert (removal.resource.type, removal.resource.id) == ("Patient", "1"), "what was removed comes back"
+        assert json.loads(removal.resource.json)["meta"]["versionId"] == removal.resource.version, (
+            "the version that is told is that of the text"
+        )
+
+    async def test_what_was_removed_is_gone_and_nothing_else(
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """From every read, at once."""
+        needs(store, SupportsDelete)
+        await writer.put(patient("1"), patient("2"), organization("1"))
+        await store.remove("Patient", "1", None, await _rights(store, principal))
+        assert await reader.ids(await reader.query("Patient")) == ["2"], "what was removed is gone, and nothing else"
+        assert await reader.ids(await reader.query("Organization")) == ["1"], "an id belongs to its type"
+
+    async def test_a_second_removal_removes_nothing(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+        """It is told from the first; a storage without a memory may take it for what never was."""
+        needs(store, SupportsDelete)
+        rights = await _rights(store, principal)
+        await writer.put(patient("1"))
+        first = await store.remove("Patient", "1", None, rights)
+        assert isinstance(first, Deleted), "a resource that lives can be removed"
+        again = await store.remove("Patient", "1", frozenset({first.resource.version}), rights)
+        assert isinstance(again, _GONE), "what is gone is not removed again, nor is it a mismatch"
+        if isinstance(again, AlreadyDeleted):
+            assert again.version == first.resource.version, "of what is gone the version that was removed is told"
+        assert await store.remove("Patient", "never", None, rights) == NeverExisted(), "what never was is told so"
+        await writer.put(patient("1", "back"))
+        assert isinstance(await store.remove("Patient", "1", None, rights), Deleted), "what came back can be removed again"
+
+    async def test_another_version_is_left_alone(
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """Law 25: `If-Match` is decided in the call."""
+        needs(store, SupportsDelete)
+        rights = await _rights(store, principal)
+        await writer.put(patient("1", "old"))
+        removed = await store.remove("Patient", "1", None, rights)
+        assert isinstance(removed, Deleted), "a resource that lives can be removed"
+        old = removed.resource.version
+        await writer.put(patient("1", "new"))
+        for versions in ({old}, {"no-such-version"}, set()):
+            removal = await store.remove("Patient", "1", frozenset(versions), rights)
+            assert removal == VersionMismatch(), "a resource at another version is left alone"
+        assert await reader.texts(await reader.query("Patient")) == {"1": "new"}, "a resource at another version is left alone"
+
+    async def test_of_several_removals_at_once_one_removes(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+        """Whoever is told that it removed has the resource."""
+        needs(store, SupportsDelete)
+        rights = await _rights(store, principal)
+        for race in range(_RACES):
+            id_ = f"p{race}"
+            await writer.put(patient(id_))
+            removals: list[Removal] = await together(4, lambda _, id_=id_: store.remove("Patient", id_, None, rights))  # type: ignore[misc]
+            removed = [removal for removal in removals if isinstance(removal, Deleted)]
+            assert len(removed) == 1, "of several removals one removes"
+            assert all(isinstance(removal, (Deleted, *_GONE)) for removal in removals), "of several removals one removes"
+
+    async def test_of_a_removal_and_an_update_neither_is_lost(
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """A removal that names a version never removes a later one."""
+        needs(store, SupportsDelete)
+        needs(store, SupportsConditionalDelete)
+        rights = await _rights(store, principal)
+        for race in range(_RACES):
+            id_ = f"p{race}"
+            await writer.put(patient(id_, "old"))
+            version = await _version(store, _target("Patient", ("_id", id_), rights=rights))
+            outcome: list[Removal] = []
+
+            async def remove(id_: str = id_, version: str = version, outcome: list[Removal] = outcome) -> None:
+                outcome.append(await store.remove("Patient", id_, frozenset({version}), rights))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(remove)
+                tasks.start_soon(writer.put, patient(id_, "new"))
+            assert (await reader.texts(await reader.query("Patient"))).get(id_) == "new", "a removal never takes a later version"
+            assert isinstance(outcome[0], Deleted | VersionMismatch), "a removal removes, or is told of the other version"
+
+    async def test_a_removal_is_in_the_next_deletions(
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """Law 3, and law 6 without snapshots; what came back is in the output (MF-22)."""
+        needs(store, SupportsDelete)
+        needs(store, SupportsDeletions)
+        rights = await _rights(store, principal)
+        await writer.put(*(patient(id_) for id_ in ("kept", "gone", "back")))
+        since = await reader.cut()
+        for id_ in ("gone", "back"):
+            await store.remove("Patient", id_, None, rights)
+        await writer.put(patient("back"))
+        query = await reader.query("Patient", since=since)
+        assert await reader.gone(query) == ["Patient/gone"], "what was removed is told once, unless it came back"
+        if since is not None:
+            assert await reader.ids(query) == ["back"], "what came back is in the output"
+
+    async def test_an_export_does_not_see_a_removal_after_its_cut(
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """With snapshots an export as of the cut still has it, and the next one tells of it."""
+        needs(store, SupportsDelete)
+        needs(store, SupportsSnapshot)
+        await writer.put(*(patient(f"p{number}", "x" * 400) for number in range(6)))
+        query = await reader.query("Patient", page_bytes=1_000)
+        pages = await reader.pages(query)
+        for number in range(6):
+            await store.remove("Patient", f"p{number}", None, await _rights(store, principal))
+        assert await reader.pages(query) == pages, "an export as of a cut is not changed by a removal"
+        assert await reader.pages(query, pages[0].cursor) == pages[1:], "an export as of a cut is not changed by a removal"
+        if isinstance(store, SupportsDeletions):
+            assert await reader.gone(query) == [], "a removal after the cut belongs to the next export"
+            following = await reader.gone(await reader.query("Patient", since=query.as_of))
+            assert sorted(following) == [f"Patient/p{number}" for number in range(6)], "a removal is in the next deletions"
+
+
+class ConditionalDeleteSuite(StorageSuite):
+    """What `SupportsConditionalDelete` promises."""
+
+    @pytest.fixture
+    async def rights(self, store: SupportsExport, principal: Principal) -> str:
+        """What the storage notes of who deletes."""
+        needs(store, SupportsConditionalDelete)
+        return await _rights(store, principal) if isinstance(store, SupportsDelete) else ""
+
+    async def test_a_target_is_met_by_what_lives_and_matches(self, store: Conditional, writer: Writer, rights: str) -> None:
+        """All criteria, of one type, and what granular scopes leave of it (law 8)."""
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(5)), patient("o1", "wanted"))
+        await writer.put(observation("other", "Patient/1", "another"), observation("changed", "Patient/1", "wanted"))
+        await writer.put(observation("changed", "Patient/2", "another"))
+        await writer.delete("Observation", "o4")
+        for at_most in (0, 2, 4, 100):
+            matches = await store.find(_target("Observation", ("code:text", "wanted"), rights=rights), at_most=at_most)
+            assert matches.count == 4, "all that live and match are counted"
+            assert len(matches.versions) == min(at_most, 4), "as many are named as were asked for"
+            assert {match.id for match in matches.versions} <= {f"o{n}" for n in range(4)}, "only what matches is named"
+        for criteria in (("_id", "o1"), ("_id", "o4,none,o1")):
+            matches = await store.find(_target("Observation", criteria, rights=rights), at_most=9)
+            assert [match.id for match in matches.versions] == ["o1"], "only what matches is named"
+        granted = (Filter("Observation", (_criteria("Observation", ("_id", "o2,other")),)),)
+        matches = await store.find(_target("Observation", ("code:text", "wanted"), granted=granted, rights=rights), at_most=9)
+        assert [match.id for match in matches.versions] == ["o2"], "what is not granted is not found"
+        assert (await store.find(_target("Condition", ("_id", "o1"), rights=rights), at_most=9)).count == 0, (
+            "of a type of which there is nothing, nothing is found"
+        )
+
+    async def test_all_matches_are_removed_in_one_go(
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str
+    ) -> None:
+        """And come back as they were."""
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(40)))
+        await writer.put(observation("other", "Patient/1", "another"), patient("o1", "wanted"))
+        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        removed = await store.remove_all(target, await store.find(target, at_most=100))
+        assert isinstance(removed, Sequence), "matches that have not changed are removed"
+        assert sorted(each.id for each in removed) == sorted(f"o{number}" for number in range(40)), "all matches are removed"
+        assert all(json.loads(each.json)["code"]["text"] == "wanted" for each in removed), "what was removed comes back"
+        assert await reader.ids(await reader.query("Observation")) == ["other"], "all matches are removed, and nothing else"
+        assert await reader.ids(await reader.query("Patient")) == ["o1"], "an id belongs to its type"
+
+    @pytest.mark.parametrize("change", ["one more", "one changed", "one gone", "one changed into another"])
+    async def test_matches_that_are_not_the_matches_any_more_are_left_alone(
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str, change: str
+    ) -> None:
+        """All of them: nobody has agreed to remove these."""
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(3)))
+        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        matches = await store.find(target, at_most=9)
+        match change:
+            case "one more":
+                await writer.put(observation("new", "Patient/1", "wanted"))
+            case "one changed":
+                await writer.put(observation("o1", "Patient/2", "wanted"))
+            case "one gone":
+                await writer.delete("Observation", "o1")
+            case _:
+                await writer.put(observation("o1", "Patient/1", "another"))
+        before = await reader.texts(await reader.query("Observation"))
+        assert await store.remove_all(target, matches) is None, "matches that have changed are not removed"
+        assert await reader.texts(await reader.query("Observation")) == before, "when matches have changed nothing is removed"
+
+    async def test_of_a_remove_all_and_a_write_each_sees_the_other_or_not(
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str
+    ) -> None:
+        """As if one of them had come first."""
+        for race in range(_RACES):
+            tag = f"t{race}"
+            await writer.put(*(observation(f"{tag}-{number}", "Patient/1", tag) for number in range(3)))
+            target = _target("Observation", ("code:text", tag), rights=rights)
+            matches = await store.find(target, at_most=9)
+            removed: list[object] = []
+
+            async def remove(target: Target = target, matches: Matches = matches, removed: list[object] = removed) -> None:
+                removed.append(await store.remove_all(target, matches))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(writer.put, observation(f"{tag}-new", "Patient/1", tag)))
+                tasks.start_soon(remove)
+            left = {id_ for id_ in await reader.ids(await reader.query("Observation")) if id_.startswith(f"{tag}-")}
+            whole = {f"{tag}-{number}" for number in range(3)} if removed[0] is None else set()
+            assert left == {f"{tag}-new"} | whole, "a remove-all takes all of its matches, or none, and nothing that came later"
+
+
+class BatchDeleteSuite(StorageSuite):
+    """What `SupportsBatchDelete` promises."""
+
+    async def _batch(self, store: Conditional, writer: Writer, principal: Principal, run: str = "run") -> Batch:
+        """Three that are as they were frozen, one that has changed since, and one that is gone."""
+        needs(store, SupportsBatchDelete)
+        needs(store, SupportsConditionalDelete)
+        rights = await _rights(store, principal)
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(5)))
+        found = await store.find(_target("Observation", ("code:text", "wanted"), rights=rights), at_most=9)
+        versions = tuple(sorted(found.versions, key=lambda match: match.id))
+        await writer.put(observation("o3", "Patient/1", "wanted"))
+        await writer.delete("Observation", "o4")
+        return Batch(run=run, number=7, type="Observation", versions=versions, rights=rights)
+
+    async def test_what_is_as_it_was_frozen_is_removed(
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """Law 26: what changed meanwhile is left alone, and reported."""
+        batch = await self._batch(store, writer, principal)
+        assert isinstance(store, SupportsBatchDelete)
+        outcomes = await store.remove_batch(batch)
+        assert list(outcomes or ()) == [DeleteOutcome.DELETED] * 3 + [
+            DeleteOutcome.VERSION_MISMATCH,
+            DeleteOutcome.ALREADY_DELETED,
+        ], "what came of each is told, in order"
+        assert await reader.ids(await reader.query("Observation")) == ["o3"], "what changed since it was frozen is left alone"
+
+    async def test_a_batch_is_done_once(self, store: Conditional, writer: Writer, reader: Reader, principal: Principal) -> None:
+        """However often it is begun, and by however many."""
+        batch = await self._batch(store, writer, principal)
+        assert isinstance(store, SupportsBatchDelete)
+        several = await together(4, lambda _: store.remove_batch(batch))
+        assert all(list(outcomes or ()) == list(several[0] or ()) for outcomes in several), "a batch has one outcome"
+        assert list(several[0] or ()).count(DeleteOutcome.DELETED) == 3, "a batch has one outcome"
+        await writer.put(observation("o0", "Patient/1", "back"))
+        assert list(await store.remove_batch(batch) or ()) == list(several[0] or ()), "a batch that was done is not done again"
+        assert "o0" in await reader.ids(await reader.query("Observation")), "a batch that was done is not done again"
+
+    async def test_nothing_is_removed_after_the_end_of_the_run(
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """A cancel tells what was removed, and that stays true."""
+        batch = await self._batch(store, writer, principal)
+        assert isinstance(store, SupportsBatchDelete)
+        first = Batch(run="run", number=0, type="Observation", versions=batch.versions[:1], rights=batch.rights)
+        await store.remove_batch(first)
+        for _ in range(2):
+            tally = await store.end_run("run")
+            assert (tally.removed, tally.left, tally.doubtful) == (1, 0, 0), "the end of a run tells what it has come to"
+        assert await store.remove_batch(batch) is None, "after its end a run removes nothing"
+        assert sorted(await reader.ids(await reader.query("Observation"))) == ["o1", "o2", "o3"], (
+            "after its end a run removes nothing"
+        )
+        other = Batch(run="other", number=0, type="Observation", versions=batch.versions[1:2], rights=batch.rights)
+        assert list(await store.remove_batch(other) or ()) == [DeleteOutcome.DELETED], "each run ends by itself"
+        never = await store.end_run("never begun")
+        assert (never.removed, never.left) == (0, 0), "a run that never began has come to nothing"
+
+
+class DeleteSuite(ReadSuite, OneDeleteSuite, ConditionalDeleteSuite, BatchDeleteSuite):
+    """All that the protocols of deletes promise, as far as the adapter has them."""
+
+
+class DeletionLogSuite(Suite):
+    """What `DeletionLog` promises."""
+
+    async def test_a_mark_is_in_doubt_until_it_is_settled(self, log: DeletionLog) -> None:
+        """Law 28: intent, delete, confirm."""
+        first, second, third = await log.intend([_mark("1"), _mark("2"), _mark("3")]) or ()
+        assert [mark.id for mark in await log.doubtful("Patient", 0, 9)] == ["1", "2", "3"], "what is intended is in doubt"
+        assert [mark.id for mark in await log.doubtful("Patient", first.number, 1)] == ["2"], "doubts are read by number"
+        await log.settle([_at(first, 5)], [second])
+        assert [mark.id for mark in await log.doubtful("Patient", 0, 9)] == ["3"], "what is settled is not in doubt"
+        assert [mark.id for mark in await log.removed("Patient", None, None, 0, 9)] == ["1"], "what is gone was removed"
+        assert await log.latest("Patient", "1") == _at(first, 5), "a mark comes back as it was settled"
+        assert await log.latest("Patient", "2") is None, "what is left was not removed"
+        assert await log.latest("Patient", "3") is None, "what is in doubt was not removed"
+        assert await log.latest("Observation", "1") is None, "an id belongs to its type"
+        await log.settle([_at(third, 6)], [])
+        await log.settle([_at(third, 9)], [])
+        await log.settle([], [third])
+        assert await log.latest("Patient", "3") == _at(third, 6), "when a resource was gone is said once"
+
+    async def test_removals_are_those_of_the_window_and_the_last_of_each(self, log: DeletionLog) -> None:
+        """Law 2: since < at <= until."""
+        marks = await log.intend([_mark(id_) for id_ in ("a", "b", "a", "c")]) or ()
+        await log.settle([_at(mark, 10 + place) for place, mark in enumerate(marks)], [])
+        for since, until, expected in [(None, None, "bac"), (10, 12, "ba"), (11, 12, "a"), (12, 12, ""), (None, 11, "b")]:
+            found = await log.removed("Patient", _instant(since), _instant(until), 0, 9)
+            assert "".join(mark.id for mark in found) == expected, "removals are those of the window, the last of each resource"
+        assert [mark.id for mark in await log.removed("Patient", None, None, marks[1].number, 1)] == ["a"], (
+            "removals are read by number"
+        )
+
+    async def test_a_batch_of_a_run_is_remembered(self, log: DeletionLog) -> None:
+        """So that what a crash cut short can be gone on with."""
+        marks = list(await log.intend([_mark("1"), _mark("2")], "run", 3) or ())
+        assert list(await log.begun("run", 3)) == marks, "a batch that was begun is known, in order"
+        assert not await log.begun("run", 4), "a batch that was not begun is not"
+        assert not await log.begun("other", 3), "a batch belongs to its run"
+        assert await log.outcomes("run", 3) is None, "a batch that was not settled has no outcome"
+        outcomes = [DeleteOutcome.DELETED, DeleteOutcome.VERSION_MISMATCH]
+        await log.settle([_at(marks[0], 5)], [marks[1]], run="run", batch=3, outcomes=outcomes)
+        assert list(await log.outcomes("run", 3) or ()) == outcomes, "the outcomes of a batch come back, in order"
+        assert await log.outcomes("other", 3) is None, "a batch belongs to its run"
+
+    async def test_a_run_that_has_ended_takes_no_more(self, log: DeletionLog) -> None:
+        """Law 26."""
+        marks = await log.intend([_mark("1"), _mark("2")], "run", 0) or ()
+        await log.settle(
+            [_at(marks[0], 5)], [marks[1]], run="run", batch=0, outcomes=[DeleteOutcome.DELETED, DeleteOutcome.PROTECTED]
+        )
+        await log.intend([_mark("3")], "run", 1)
+        assert not await log.ended("run"), "a run ends when it is ended"
+        for _ in range(2):
+            tally = await log.end_run("run")
+            assert (tally.removed, tally.left, tally.doubtful) == (1, 1, 1), "the end of a run tells what it has come to"
+        assert await log.ended("run"), "a run that was ended has ended"
+        assert await log.intend([_mark("4")], "run", 2) is None, "a run that has ended takes no more"
+        assert [mark.id for mark in await log.doubtful("Patient", 0, 9)] == ["3"], "a run that has ended takes no more"
+        assert await log.intend([_mark("4")], "other", 2), "each run ends by itself"
+        assert await log.intend([_mark("5")]), "what belongs to no run is not ended with one"
+
+
+def _mark(id_: str) -> Mark:
+    return Mark(type="Patient", id=id_, version="v.1-a", owners=frozenset({"Patient/1", "Device/2"}), rights='ward="7"')
+
+
+def _at(mark: Mark, instant: int) -> Mark:
+    values = {name: getattr(mark, name) for name in ("type", "id", "version", "owners", "rights", "number")}
+    return Mark(**values, at=Instant(instant))
+
+
+def _instant(value: int | None) -> Instant | None:
+    return None if value is None else Instant(value)
+
+
+def _criteria(type_: str, *parameters: tuple[str, str]) -> Criteria:
+    return Criteria.of(FhirVersion.R4, type_, parameters)
+
+
+def _target(type_: str, *parameters: tuple[str, str], granted: tuple[Filter, ...] = (), rights: str = "") -> Target:
+    return Target(criteria=_criteria(type_, *parameters), granted=granted, rights=rights)

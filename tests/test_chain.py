@@ -1,0 +1,341 @@
+"""The chain law through the whole application: exports chained by what clients are shown lose nothing, double nothing (law 3).
+
+Each store lives through creates, updates, deletes and re-creates, transactions of equal instants, and a clock that is stepped
+forth and back; exports run in every dialect, by `_since` and `_until`, with writers between their steps. The client knows nothing
+but manifests and files. `FHIR_BULK_CHAIN=10000 pytest tests/test_chain.py -k chained` is the long mode.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import pytest
+from conftest import BASE, ISSUER, HandClock, HandRunner
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.dialects import DIALECTS, SOARIAN, STANDARD, STU2, Dialect
+from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.instant import Instant, Precision, parse, render
+from fhir_bulk_middleware.principal import Owner, Principal
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+Store = MemoryResourceStore | SQLiteResourceStore
+Key = tuple[str, str]
+
+EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "150"))
+TYPES = ("Observation", "Patient")
+SMALL = Settings(public_base_url=BASE, page_bytes=1024, slice_bytes=1024, part_bytes=1024, poll_burst=10_000)
+FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
+CHAINABLE = sorted(name for name, dialect in DIALECTS.items() if dialect.manifest.deleted)
+KEYS = st.tuples(st.sampled_from(TYPES), st.sampled_from("012"))
+CHANGES = st.tuples(st.lists(KEYS, min_size=1, max_size=4).map(tuple), st.booleans())
+"""Some resources, written or deleted; what is written is written in one transaction."""
+
+
+class Trusting:
+    """Believes every token, for signatures would take most of the time here."""
+
+    async def verify(self, token: str) -> Principal:
+        return Principal(owner=Owner(ISSUER, token), scopes=("system/*.rs",), expires_at=Instant(2**62))
+
+
+@dataclass
+class World:
+    """A store, what happened to it by its own account, and the application on it."""
+
+    store: Store
+    clock: HandClock
+    log: list[tuple[Instant, Key, str | None]] = field(default_factory=list)
+    serial: int = 0
+    mounts: dict[str, tuple[httpx2.AsyncClient, HandRunner, BulkData]] = field(default_factory=dict)
+
+    async def mount(self, dialect: Dialect) -> tuple[httpx2.AsyncClient, HandRunner]:
+        """The application as a dialect speaks it; made when it is first needed."""
+        if dialect.name not in self.mounts:
+            runner = HandRunner()
+            bulk = BulkData(
+                resources=self.store,
+                verifier=Trusting(),
+                jobs=MemoryJobStore(),
+                outputs=MemoryOutputStore(),
+                runner=runner,
+                settings=SMALL,
+                dialect=dialect,
+                clock=self.clock,
+                deletes=None,
+            )
+            await bulk.engine.start()
+            client = httpx2.AsyncClient(transport=httpx2.ASGITransport(bulk.app), base_url="https://ehr.example/")
+            self.mounts[dialect.name] = client, runner, bulk
+        client, runner, _ = self.mounts[dialect.name]
+        return client, runner
+
+    async def close(self) -> None:
+        for client, _, bulk in self.mounts.values():
+            await client.aclose()
+            await bulk.engine.stop()
+        if isinstance(self.store, SQLiteResourceStore):
+            self.store.close()
+
+    async def write(self, keys: tuple[Key, ...]) -> None:
+        """One transaction: all of it has one instant."""
+        lines = {}
+        for type_, id_ in keys:
+            self.serial += 1
+            content = {"resourceType": type_, "id": id_, "language": str(self.serial), "subject": {"reference": "Patient/0"}}
+            if type_ == "Patient":
+                del content["subject"]
+            lines[type_, id_] = str(self.serial), json.dumps(content).encode() + b"\n"
+        self.store.load([line for _, line in lines.values()])
+        for (type_, id_), (text, _) in lines.items():
+            stored = await self.store.read(type_, id_)
+            assert stored is not None
+            self.log.append((stored.last_updated, (type_, id_), text))
+
+    async def delete(self, keys: tuple[Key, ...]) -> None:
+        for key in keys:
+            if await self.store.delete(*key) is not None:
+                stored = await self.store.read(*key)
+                assert stored is not None
+                self.log.append((stored.last_updated, key, None))
+
+    async def change(self, keys: tuple[Key, ...], write: bool) -> None:
+        await (self.write(keys) if write else self.delete(keys))
+
+    def newest(self, cut: Instant) -> dict[Key, tuple[Instant, str | None]]:
+        """The newest version of each resource as of a cut."""
+        return {key: (at, text) for at, key, text in sorted(self.log, key=lambda entry: entry[0]) if at <= cut}
+
+
+@dataclass
+class Chain:
+    """A client that takes one export after another, in one dialect."""
+
+    world: World
+    dialect: Dialect
+    since: str | None = None
+    mirror: dict[Key, str] = field(default_factory=dict)
+
+    async def export(self, until: str | None, between: list[tuple[tuple[Key, ...], bool]]) -> None:
+        """Export, with changes between its steps, and apply it."""
+        client, runner = await self.world.mount(self.dialect)
+        headers = {
+            "Authorization": "Bearer alice",
+            "Prefer": "respond-async",
+            "Accept": "application/fhir+json",
+        }
+        given = {"_since": self.since, "_until": until}
+        sent = {name: value for name, value in given.items() if value is not None}
+        level = next(level for level in Level if level in self.dialect.kick_off)
+        path = "/$export" if level is Level.SYSTEM else "/Patient/$export"
+        method = self.dialect.kick_off[level][0]
+        query = "&".join(f"{name}={quote(value)}" for name, value in sent.items())
+        types = "_type=Observation&_type=Patient"  # all others would be some hundred empty slices
+        answer = await client.request(method, f"{path}?{types}&{query}" if query else f"{path}?{types}", headers=headers)
+        assert answer.status_code == 202, answer.text
+        location = _path(answer.headers["Content-Location"])
+        for change in between:
+            await self.world.change(*change)
+            await runner.step()
+        await runner.finish()
+        manifest = (await client.get(location, headers=headers)).json()
+        output = await self._output(client, headers, manifest)
+        gone = await self._deleted(client, headers, manifest)
+        self.judge(manifest["transactionTime"], until, output, gone)
+
+    async def _output(self, client: httpx2.AsyncClient, headers: dict[str, str], manifest: dict[str, Any]) -> dict[Key, str]:
+        output: dict[Key, str] = {}
+        for item in manifest["output"]:
+            for content in map(json.loads, (await client.get(_path(item["url"]), headers=headers)).text.splitlines()):
+                key = (content["resourceType"], content["id"])
+                assert key not in output, "a resource is in an export once"
+                output[key] = content["language"]
+        return output
+
+    async def _deleted(self, client: httpx2.AsyncClient, headers: dict[str, str], manifest: dict[str, Any]) -> set[Key]:
+        gone: list[Key] = []
+        for item in manifest.get("deleted", []):
+            for bundle in map(json.loads, (await client.get(_path(item["url"]), headers=headers)).text.splitlines()):
+                gone += [tuple(entry["request"]["url"].split("/")) for entry in bundle["entry"]]
+        assert len(gone) == len(set(gone)), "a deletion is in an export once"
+        return set(gone)
+
+    def judge(self, shown: str, until: str | None, output: dict[Key, str], gone: set[Key]) -> None:
+        """What the client got, by what the store's own account says it should have got."""
+        cut = parse(shown)
+        since = None if self.since is None else parse(self.since)
+        bound = cut if until is None else min(cut, parse(until))
+        newest = self.world.newest(cut)
+        within = {key: text for key, (at, text) in newest.items() if (since is None or at > since) and at <= bound}
+        lives = {key: text for key, text in within.items() if text is not None}
+        assert output == lives, "the output is the net change that lives"
+        assert output.keys().isdisjoint(gone), "no resource is in both lists"
+        if since is not None:
+            assert gone == {key for key, text in within.items() if text is None}, "the deletions are the net change that does not"
+        self.mirror.update(output)
+        for key in gone:
+            self.mirror.pop(key, None)
+        if bound == cut:
+            held = {key: text for key, (_, text) in newest.items() if text is not None}
+            assert self.mirror == held, "applying each export in turn gives the store at the cut"
+        self.since = until if until is not None and parse(until) < cut else shown
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.path.removeprefix("/fhir") + (f"?{parts.query}" if parts.query else "")
+
+
+class ChainMachine(RuleBasedStateMachine):
+    """Anything may happen, in any order."""
+
+    make: Callable[[Path, HandClock], Store]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.Runner()
+        self._folder = tempfile.TemporaryDirectory(dir=FOLDER)
+        self.clock = HandClock()
+        self.world = World(type(self).make(Path(self._folder.name), self.clock), self.clock)
+        self.chains: list[Chain] = []
+
+    @initialize(names=st.lists(st.sampled_from(CHAINABLE), min_size=1, max_size=2, unique=True))
+    def clients(self, names: list[str]) -> None:
+        self.chains = [Chain(self.world, DIALECTS[name]) for name in names]
+
+    @rule(change=CHANGES)
+    def change(self, change: tuple[tuple[Key, ...], bool]) -> None:
+        self._loop.run(self.world.change(*change))
+
+    @rule(micros=st.sampled_from([1, 999, 1_000, 400_000, 1_000_000, 3_600_000_000, -1, -1_000, -2_500_000, -3_600_000_000]))
+    def step_the_clock(self, micros: int) -> None:
+        self.clock.now = Instant(self.clock.now + micros)
+
+    @precondition(lambda self: self.chains)
+    @rule(which=st.integers(0, 1), between=st.lists(CHANGES, max_size=3))
+    def export(self, which: int, between: list[tuple[tuple[Key, ...], bool]]) -> None:
+        self._loop.run(self.chains[which % len(self.chains)].export(None, between))
+
+    @precondition(lambda self: any("_until" in chain.dialect.parameters and chain.since for chain in self.chains))
+    @rule(which=st.integers(0, 1), ahead=st.sampled_from([1, 1_000, 400_000, 5_000_000]), between=st.lists(CHANGES, max_size=2))
+    def export_until(self, which: int, ahead: int, between: list[tuple[tuple[Key, ...], bool]]) -> None:
+        able = [chain for chain in self.chains if "_until" in chain.dialect.parameters and chain.since]
+        chain = able[which % len(able)]
+        assert chain.since is not None
+        until = render(Instant(parse(chain.since) + ahead), Precision.MICROSECONDS)
+        self._loop.run(chain.export(until, between))
+
+    def teardown(self) -> None:
+        for chain in self.chains:
+            self._loop.run(chain.export(None, []))
+        self._loop.run(self.world.close())
+        self._loop.close()
+        self._folder.cleanup()
+
+
+STORES: dict[str, Callable[[Path, HandClock], Store]] = {
+    "memory": lambda _, clock: MemoryResourceStore(clock=clock),
+    "sqlite": lambda folder, clock: SQLiteResourceStore(folder / "store.db", clock=clock),
+}
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
+@pytest.mark.parametrize("store", STORES)
+def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
+    machine = type("Machine", (ChainMachine,), {"make": staticmethod(STORES[store])})
+    profile = settings(
+        max_examples=EXAMPLES, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    )
+    run_state_machine_as_test(machine, settings=profile)
+
+
+# --- Writers in processes of their own ---
+
+_WRITER = """
+import asyncio, json, random, sys
+from pathlib import Path
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+async def main(path, who):
+    store, chance = SQLiteResourceStore(Path(path)), random.Random(who)
+    for serial in range(150):
+        id_ = f"{who}-{chance.randrange(12)}"
+        if chance.random() < 0.3:
+            if await store.delete("Patient", id_) is None:
+                continue
+            text = None
+        else:
+            text = f"{who}.{serial}"
+            await store.update("Patient", id_, {"resourceType": "Patient", "id": id_, "language": text})
+        stored = await store.read("Patient", id_)
+        print(json.dumps([stored.last_updated, id_, text]), flush=True)
+    store.close()
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+@dataclass
+class Recording(Chain):
+    """A client whose exports are judged later, when it is known what all the writers did."""
+
+    taken: list[tuple[str, dict[Key, str], set[Key]]] = field(default_factory=list)
+
+    def judge(self, shown: str, until: str | None, output: dict[Key, str], gone: set[Key]) -> None:
+        assert until is None
+        self.taken.append((shown, output, gone))
+        self.since = shown
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("dialect", [STANDARD, SOARIAN, STU2], ids=lambda dialect: dialect.name)
+async def test_writers_in_other_processes_lose_nothing_between_two_exports(tmp_path: Path, dialect: Dialect) -> None:
+    path = tmp_path / "store.db"
+    store = SQLiteResourceStore(path)
+    await store.update("Patient", "first", {"resourceType": "Patient", "id": "first", "language": "0"})
+    first = await store.read("Patient", "first")
+    assert first is not None
+    clock = HandClock()
+    world = World(store, clock, [(first.last_updated, ("Patient", "first"), "0")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    writers = [
+        subprocess.Popen(  # noqa: ASYNC220 - one that does not block is not waited for either
+            [sys.executable, "-c", _WRITER, str(path), str(who)], stdout=subprocess.PIPE, env=environment
+        )
+        for who in range(2)
+    ]
+    exporting = Recording(world, dialect)
+    while any(writer.poll() is None for writer in writers):
+        clock.now = await store.now()
+        await exporting.export(None, [])
+    clock.now = await store.now()
+    await exporting.export(None, [])
+    for writer in writers:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            at, id_, text = json.loads(line)
+            world.log.append((Instant(at), ("Patient", id_), text))
+        writer.stdout.close()
+        assert writer.returncode == 0
+    assert len(exporting.taken) > 3
+    later = Chain(world, dialect)
+    for shown, output, gone in exporting.taken:
+        later.judge(shown, None, output, gone)
+    await world.close()
