@@ -14,7 +14,5 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_delete_fails_the_kit_by_the_name_of_its_promise(
-    failures: dict[str, list[str]], broken: type[Any]
-) -> None:
+def test_a_broken_delete_fails_the_kit_by_the_name_of_its_promise(failures: dict[str, list[str]], broken: type[Any]) -> None:
     assert_named(failures, broken.__name__, broken.promise)
