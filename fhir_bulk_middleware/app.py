@@ -58,6 +58,7 @@ from fhir_bulk_middleware.protocols import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
+    SupportsJoining,
     SupportsSnapshot,
     TokenVerifier,
     WorkQueue,
@@ -135,6 +136,8 @@ class BulkData:
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
+        if groups is not None and settings.older_data_of_new_members:
+            _require(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
         sources = sources_of(resources, log, fhir_version, clock)

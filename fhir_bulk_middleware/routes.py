@@ -6,6 +6,7 @@ Everything else follows from it: what the sub-application answers, what the midd
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["KICK_OFF_PATHS", "Row", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "Row", "has_head", "routes", "table"]
 
 _RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -33,7 +34,7 @@ class Row:
     """One method on one path.
 
     Attributes:
-        method: the HTTP method; HEAD goes with GET.
+        method: the HTTP method; HEAD goes with GET, but for kick-offs.
         path: the path below the mount, with `{name}` placeholders; in its query string if it has one.
         operation: what it does, for the dialect's answers.
         endpoint: who does it.
@@ -94,6 +95,8 @@ def table(
 def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[BaseRoute]:
     """Starlette routes for the rows, one per path; shared ones last, so that no path of ours is taken for a resource.
 
+    What is asked most often is looked for first: polls, then files.
+
     Args:
         rows: the table.
         guard: the door of each.
@@ -103,7 +106,25 @@ def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset(
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
     found = [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
-    return [*(route for route in found if not route.shared), *(route for route in found if route.shared)]
+    return [*sorted(found, key=_Turn.of)]
+
+
+class _Turn(IntEnum):
+    """When a route is looked at."""
+
+    POLLS = 0
+    FILES = 1
+    OTHERS = 2
+    SHARED = 3
+
+    @classmethod
+    def of(cls, route: "_PathRoute") -> "_Turn":
+        if route.shared:
+            return cls.SHARED
+        operations = {row.operation for row in route.rows.values()}
+        if Operation.STATUS in operations:
+            return cls.POLLS
+        return cls.FILES if Operation.FILE in operations else cls.OTHERS
 
 
 class _PathRoute(Route):
@@ -125,6 +146,10 @@ class _PathRoute(Route):
             if (placeholder := _PLACEHOLDER.fullmatch(value))
         }
         super().__init__(split.path, self._dispatch_class())
+        self.mark = _mark(split.path)
+        """A piece that is in each path of the route, empty where that would tell it from nothing."""
+        self.methods_of_ours = frozenset(self.rows) if self.shared else None
+        """The methods that match, None for all."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette has it; but a path that could be the host's must hold an id of ours."""
@@ -153,6 +178,17 @@ class _PathRoute(Route):
                 return True
 
 
+def has_head(row: Row) -> bool:
+    """Whether HEAD goes with this GET. Not where the GET begins an export: nobody expects a HEAD to do that."""
+    return row.operation is not Operation.KICK_OFF
+
+
+def _mark(path: str) -> str:
+    pieces = re.split(r"\{\w+\}", path)
+    mark = next((piece for piece in pieces if "$" in piece), max(pieces, key=len))
+    return mark if len(mark) > 1 else ""
+
+
 class _Dispatch:
     """An ASGI application for one path: chooses by method."""
 
@@ -160,11 +196,12 @@ class _Dispatch:
         self._rows = rows
         self._query = query
         self._guard = guard
-        self._allow = tuple(sorted({*rows, *(["HEAD"] if "GET" in rows else [])}))
+        self._heads = "GET" in rows and has_head(rows["GET"])
+        self._allow = tuple(sorted({*rows, *(["HEAD"] if self._heads else [])}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        row = self._rows.get("GET" if request.method == "HEAD" else request.method)
+        row = self._rows.get("GET" if request.method == "HEAD" and self._heads else request.method)
         if row is None:
             response = await self._guard.answer(request, Operation.NONE, self._wrong_method)
         else:

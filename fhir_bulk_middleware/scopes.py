@@ -10,6 +10,7 @@ from typing import Self
 
 __all__ = ["Scope", "Scopes"]
 
+_EXPORTING = frozenset("rs")
 _EVERY_TYPE = "*"
 _SYSTEM = "system"
 
@@ -89,7 +90,10 @@ class Scopes:
 
     def readable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
-        return frozenset(type_ for type_ in types if self.may_read(type_) and self.may_search(type_))
+        every = self.granted.get(_EVERY_TYPE, frozenset())
+        if every >= _EXPORTING:  # as of nearly all who export, and polls ask for each of a job's many types
+            return types
+        return frozenset(type_ for type_ in types & self.granted.keys() if self.granted[type_] | every >= _EXPORTING)
 
     def exportable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported, be it only the part of them that granular scopes describe."""
@@ -100,7 +104,7 @@ class Scopes:
         return tuple(
             scope.query
             for scope in self.granular
-            if scope.query is not None and scope.type in {type_, _EVERY_TYPE} and scope.letters >= {"r", "s"}
+            if scope.query is not None and scope.type in {type_, _EVERY_TYPE} and scope.letters >= _EXPORTING
         )
 
     def may_read(self, type_: str) -> bool:

@@ -28,6 +28,10 @@ class Settings(BaseModel):
     """The URL under which clients reach the mount, path included (`https://ehr.example/fhir`). Without it URLs are built from the
     request: its scheme, its Host header (checked for form only) and the mount's path (KO-114)."""
 
+    fhir_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
+    """The base URL of the host's own FHIR API where that is not the mount's, as with `app.mount("/bulk", ...)`: attachments are
+    fetched below it (FR-19), and absolute references below it are the host's own."""
+
     retention: Annotated[float, Field(gt=0)] = 7 * 86_400
     """How long a finished job and its files are kept, from its completion. A dialect may say otherwise."""
 

@@ -175,6 +175,46 @@ async def test_ours_is_answered_by_us_and_the_rest_by_the_host(unstarted: House,
     assert log == ["host up", "host down"]
 
 
+@pytest.mark.parametrize(("host", "attach"), WAYS, ids=lambda value: value.__name__)
+async def test_of_a_resource_only_its_delete_is_ours(unstarted: House, host: Any, attach: Any) -> None:
+    """Law 14; all other methods, operations and histories stay with the host, its 405 included."""
+    house = unstarted
+    for id_ in ("1", "2"):
+        await house.resources.create("Patient", {"resourceType": "Patient", "active": True}, id_)
+    async with served(attach(host([]), house.bulk)) as client:
+        headers = {"Authorization": f"Bearer {house.token(scope='system/*.cruds')}"}
+        assert (await client.delete("/fhir/Patient/1")).status_code == 401
+        deleted = await client.delete("/fhir/Patient/1", headers=headers)
+        assert deleted.json()["id"] == "1"
+        assert (await client.delete("/fhir/Patient/1", headers=headers)).status_code == 204
+        assert (await client.delete("/fhir/Patient?active=true", headers=headers)).json()["id"] == "2"
+        assert (await client.get("/fhir/Patient/1")).text == "host patient 1"
+        for method in ("PUT", "POST", "PATCH"):
+            assert "OperationOutcome" not in (await client.request(method, "/fhir/Patient/1", headers=headers)).text
+        file_id = "bulk.0123456789abcdef0123456789abcdef.0-0"
+        for path in ("Patient/1/_history/1", "Patient/$purge", "", f"Binary/{file_id}", "Unknown/1"):
+            assert "resourceType" not in (await client.delete(f"/fhir/{path}?active=true", headers=headers)).text, path
+
+
+async def test_a_host_keeps_its_own_deletes_where_ours_are_not_wanted(mint: Any) -> None:
+    from fhir_bulk_middleware.dialects import STANDARD
+    from fhir_bulk_middleware.settings import Settings
+
+    house = House(mint, STANDARD, Settings(public_base_url=BASE), deletes=None)
+    async with served(wrapped(starlette_host([]), house.bulk)) as client:
+        assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
+        assert (await client.delete("/fhir/Patient?active=true")).status_code == 405
+
+
+async def test_deletes_work_in_a_plain_mount(unstarted: House) -> None:
+    await unstarted.resources.create("Patient", {"resourceType": "Patient"}, "1")
+    host = Starlette(routes=[Mount("/bulk", app=unstarted.bulk.app)])
+    async with unstarted.bulk.running(), httpx2.AsyncClient(transport=httpx2.ASGITransport(host), base_url="https://x") as client:
+        headers = {"Authorization": f"Bearer {unstarted.token(scope='system/*.cruds')}"}
+        assert (await client.delete("/bulk/Patient/1", headers=headers)).status_code == 200
+        assert (await client.get("/bulk/Patient/1", headers=headers)).status_code == 404
+
+
 async def test_a_host_without_a_lifespan_gets_ours(unstarted: House) -> None:
     import django
     from django.conf import settings as django_settings

@@ -246,3 +246,18 @@ async def test_older_data_of_who_joined_comes_if_the_operator_wants_it(make_hous
         lines = await house.lines(second)
         found = {type_: sorted(json.loads(line)["id"] for line in several) for type_, several in lines.items()}
         assert found == ({"Observation": ["o1", "o2"], "Patient": ["p2"]} if older else {"Observation": ["o2"]})
+
+
+class Forgetful(MemoryResourceStore):
+    """Knows who is in a group, and not who was."""
+
+    members_at = None  # type: ignore[assignment]
+
+
+async def test_older_data_takes_an_adapter_that_knows_the_past_of_groups(make_house: Any) -> None:
+    """GR-01: a setting that could have no effect is refused when the mount is made."""
+    with pytest.raises(TypeError, match="members_at"):
+        async with make_house(store=Forgetful, older_data_of_new_members=True):
+            pass
+    async with make_house(store=Forgetful):
+        pass

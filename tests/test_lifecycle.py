@@ -289,6 +289,14 @@ async def test_a_wrong_method_is_told_which_are_right(house: House) -> None:
     assert response.headers["Allow"] == "DELETE, GET, HEAD"
 
 
+async def test_a_head_request_begins_no_export(house: House) -> None:
+    response = await house.ask("HEAD", "/$export", headers=KICK_OFF)
+
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "GET, POST"
+    assert not await house.runner.step()
+
+
 async def test_parts_are_no_larger_than_their_ceiling_and_lose_nothing(make_house: Any) -> None:
     """FR-12; law 16."""
     async with make_house(part_bytes=4096, page_bytes=1024, slice_bytes=20_000) as house:

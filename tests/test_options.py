@@ -98,6 +98,19 @@ async def test_attachments_of_this_server_get_absolute_urls(house: House) -> Non
     assert found["subject"]["reference"] == "Patient/p1"
 
 
+async def test_attachments_lead_to_the_hosts_own_api_where_the_mount_is_elsewhere(make_house: Any) -> None:
+    """FR-19, FR-20."""
+    async with make_house(fhir_base_url="https://ehr.example/r4/") as house:
+        await house.resources.create("Patient", {"resourceType": "Patient", "photo": [{"url": "Binary/1"}]}, "p1")
+        found = await parsed(house, "/$export", "Patient")
+        assert found["p1"]["photo"] == [{"url": "https://ehr.example/r4/Binary/1"}]
+        reference = "https://ehr.example/r4/Patient/p1"
+        body = {"resourceType": "Parameters", "parameter": [{"name": "patient", "valueReference": {"reference": reference}}]}
+        headers = {**KICK_OFF, "Content-Type": "application/fhir+json"}
+        response = await house.ask("POST", "/Patient/$export", headers=headers, content=json.dumps(body))
+        assert response.status_code == 202
+
+
 async def test_at_system_level_binaries_are_exported_too(house: House) -> None:
     """KO-84."""
     await house.resources.create("Binary", {"resourceType": "Binary", "id": "1", "contentType": "text/plain"}, "1")

@@ -218,14 +218,14 @@ async def stop_after_each_file(house: House) -> None:
     """Let every attempt lose its worker as soon as it has checkpointed one file."""
     recorded = house.jobs.checkpoint
 
-    async def once(*args: Any, **more: Any) -> Any:
+    async def once(*args: Any, **more: Any) -> None:
         await recorded(*args, **more)
         raise ConnectionError("the worker is gone")
 
-    house.jobs.checkpoint = once  # type: ignore[method-assign]
-    for _ in range(2):
-        await house.runner.step()
-    house.jobs.checkpoint = recorded  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(house.jobs, "checkpoint", once)
+        for _ in range(2):
+            await house.runner.step()
 
 
 @given(

@@ -34,13 +34,27 @@ def told(response: httpx2.Response) -> tuple[int, list[tuple[str, str]], bytes]:
     return response.status_code, headers, response.content
 
 
+async def an_export(house: House) -> str:
+    return await house.kick_off()
+
+
+async def a_remove_all(house: House) -> str:
+    headers = {"x-conditional-delete": "remove-all", "Prefer": "respond-async"}
+    accepted = await house.ask("DELETE", "/Observation?status=final", scope="system/*.cruds", headers=headers)
+    assert accepted.status_code == 202, accepted.text
+    return str(accepted.headers["Content-Location"])
+
+
+@pytest.mark.parametrize("begin", [an_export, a_remove_all], ids=["export", "remove-all"])
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
-async def test_a_stranger_is_told_what_an_unknown_job_id_is_told(make_house: Any, dialect: Any, state: JobState) -> None:
+async def test_a_stranger_is_told_what_an_unknown_job_id_is_told(
+    make_house: Any, dialect: Any, state: JobState, begin: Any
+) -> None:
     """Law 7; SE-04, SE-14, DL-07."""
     async with make_house(dialect) as house:
         await populate(house)
-        location = await house.kick_off()
+        location = await begin(house)
         await house.turn(location, state)
         job = job_of(location)
         strangers = [house.token("mallory", scope) for scope in SCOPES]

@@ -84,6 +84,17 @@ async def test_provenance_of_what_changed_comes_however_old_it_is(archive: House
     assert found == {"Observation": ["b2"], "Provenance": ["b2"]}
 
 
+async def test_by_itself_provenance_comes_when_it_changed_however_old_what_it_is_about(archive: House) -> None:
+    """KO-73, KO-86: at Patient level its own window counts."""
+    first = await archive.export()
+    archive.clock.advance(1)
+    await archive.resources.create("Provenance", provenance("late", "Observation/b2"), "late")
+    await archive.resources.create("Provenance", provenance("late-of-nobody", "Observation/b3"), "late-of-nobody")
+    archive.clock.advance(1)
+    found = await exported(archive, f"/Patient/$export?_since={first['transactionTime']}")
+    assert found == {"Provenance": ["late"]}
+
+
 @pytest.mark.parametrize(
     ("scope", "status"),
     [("system/Patient.rs", 403), ("system/Patient.rs system/Provenance.rs", 202), ("system/Patient.rs system/Provenance.r", 403)],

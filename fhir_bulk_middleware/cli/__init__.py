@@ -1,4 +1,4 @@
-"""`fhir-bulk`: the demo, a server to try things on, tokens for it, sweeping, helping with the work and checking audit files.
+"""`fhir-bulk`: the demo, a server to try things on, tokens, sweeping, helping with the work, audit files and where time goes.
 
 Exit codes: 0 when what was asked for is done, also when a server or a worker was asked to stop (Ctrl-C, SIGTERM); 1 when the
 demo or a verification found something that does not match; 2 for a wrong command line and whatever a person can mend; 130 when
@@ -9,13 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.cli import audit, demo, openapi, serve, sweep, token, worker
+from fhir_bulk_middleware.cli import audit, bench, demo, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import LoadError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, serve, token, sweep, worker, audit, openapi)
+_COMMANDS = (demo, serve, token, sweep, worker, audit, openapi, bench)
 _USAGE = 2
 _INTERRUPTED = 130
 

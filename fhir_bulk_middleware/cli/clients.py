@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.jose.keys import KeySet
+from fhir_bulk_middleware.smart.assertions import ALGORITHMS
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import SQLiteReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
@@ -51,9 +53,22 @@ def _client(text: str, scopes: Sequence[str]) -> Client:
     client_id, _, jwks = text.partition("=")
     if not client_id or not jwks:
         raise Complaint(f"--client: {text!r} is not of the form ID=JWKS, where JWKS is a file or a URL")
-    if "://" not in jwks and not Path(jwks).is_file():
-        raise Complaint(f"--client: there is no file {jwks}")
+    if "://" not in jwks:
+        _check(client_id, Path(jwks))
     try:
         return Client.registered(client_id, jwks, scopes)
     except (ValueError, ImportError) as error:
         raise Complaint(f"--client {client_id}: {error}") from error
+
+
+def _check(client_id: str, file: Path) -> None:
+    """See now that a file has a key for the client, not when the client comes; it is read again whenever it changes."""
+    if not file.is_file():
+        raise Complaint(f"--client: there is no file {file}")
+    try:
+        keys = KeySet.from_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Complaint(f"--client {client_id}: {file} is no JWK Set: {error}") from error
+    if not any(key.kid is not None and key.algorithms & {*ALGORITHMS} for key in keys.keys):
+        why = "; ".join(("no key with a kid for " + " or ".join(ALGORITHMS), *keys.passed_over))
+        raise Complaint(f"--client {client_id}: {file}: {why}")

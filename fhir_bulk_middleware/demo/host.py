@@ -3,7 +3,7 @@
 It is what a host looks like, not part of the product: it has routes, statuses and an idea of authorisation of its own, and all of
 them must go on working with the middleware installed. Hence HTTP statuses are named here, which the product itself leaves to its
 dialects. It can read, vread, create, update and search; it can not delete, so that whoever installs the middleware sees where
-DELETE comes from. All but the CapabilityStatement wants a bearer token.
+DELETE comes from: of what was deleted it then says 410, and shows the history. All but the CapabilityStatement wants a token.
 """
 
 from collections.abc import Mapping, Sequence

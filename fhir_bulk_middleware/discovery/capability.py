@@ -8,6 +8,7 @@ from typing import Any
 
 from fhir_bulk_middleware.discovery.definitions import CANONICAL
 from fhir_bulk_middleware.discovery.documentation import of_mount, of_operation
+from fhir_bulk_middleware.discovery.limits import mark
 from fhir_bulk_middleware.discovery.merging import merged
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.export.query import Level
@@ -44,9 +45,11 @@ class Capability:
             ValueError: it is no CapabilityStatement.
         """
         try:
-            return merged(capability_statement, self._fragment, self._deletes)
+            statement = merged(capability_statement, self._fragment, self._deletes)
+            self._mark(statement)
         except (AttributeError, TypeError) as error:
             raise ValueError("not a sound CapabilityStatement") from error
+        return statement
 
     @cached_property
     def _fragment(self) -> dict[str, Any]:
@@ -86,6 +89,19 @@ class Capability:
             if type_ in operations:
                 resource["operation"] = operations[type_]
             yield resource
+
+    def _mark(self, statement: Mapping[str, Any]) -> None:
+        """Mark what the host lists and an export cannot do, if the storage says what it can (CS-07)."""
+        if not self._offer.types:
+            return
+        usable = {
+            resource["type"]: frozenset(parameter["name"] for parameter in resource.get("searchParam", ()))
+            for resource in self._fragment["rest"][0]["resource"]
+            if resource["type"] in self._offer.types
+        }
+        server = next(rest for rest in statement["rest"] if rest.get("mode") == "server")
+        for resource in server["resource"]:
+            mark(resource, usable.get(resource.get("type")), _INSTANTIATES)
 
     def _search_parameters(self, type_: str) -> list[dict[str, str]]:
         """What `_typeFilter` takes on the type (CS-06).

@@ -26,7 +26,7 @@ _log = logging.getLogger("fhir_bulk_middleware")
 _LARGEST: Final = 8 * 1024 * 1024
 """Bytes of a statement, unpacked; the largest that servers are known to publish have about two million."""
 
-_CACHED: Final = 8
+_CACHED: Final = 4
 _JSON: Final = frozenset({b"application/fhir+json", b"application/json", b"application/json+fhir"})
 _STALE: Final = frozenset(
     {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
@@ -73,10 +73,10 @@ class _Amending:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A body that the server is told to read from a file would pass us by.
         extensions = {name: value for name, value in scope.get("extensions", {}).items() if not name.startswith(_BYPASSES)}
-        seen = {**scope, _SEEN: True, "extensions": extensions}
-        seen.pop("endpoint", None)
+        # In place, as a router does it: whoever looks at the scope afterwards finds the host's own route and endpoint in it.
+        scope.update({_SEEN: True, "extensions": extensions})
         response = _Response(send, self._amended, head=scope["method"] == "HEAD")
-        await self._host(seen, receive, response.send)
+        await self._host(scope, receive, response.send)
 
     def _amend(self, body: bytes, *, gzipped: bool) -> bytes | None:
         """The amended body; None if it must stay as it is."""

@@ -10,10 +10,11 @@ from fhir_bulk_middleware.delete.policy import Shows
 from fhir_bulk_middleware.discovery import requests, schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.guard import Open
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
 from fhir_bulk_middleware.replies import FileStatus
-from fhir_bulk_middleware.routes import Row
+from fhir_bulk_middleware.routes import Row, has_head
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["openapi"]
@@ -51,7 +52,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
     for row in rows:
         path = paths.setdefault(urlsplit(row.path).path, {})
         path[row.method.lower()] = _operation(offer, row, head=False)
-        if row.method == "GET":
+        if row.method == "GET" and has_head(row):
             path["head"] = _operation(offer, row, head=True)
     return {
         "openapi": "3.1.0",
@@ -68,6 +69,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
             "schemas": {
                 "Manifest": schemas.manifest(offer.dialect.manifest),
                 "OperationOutcome": schemas.operation_outcome(offer.dialect),
+                "ResourceType": {"enum": sorted(definitions(offer.version).resource_types)},
             },
         },
     }

@@ -66,6 +66,8 @@ def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
         yield from _BODY
     if row.path in KICK_OFF_PATHS.values() and "{group}" in row.path:
         yield Reason.GROUP_UNKNOWN
+    if row.shared:
+        yield Reason.PATH_UNKNOWN  # where no host stands behind the mount
     if row.path == offer.dialect.page_path:
         yield Reason.FILE_UNKNOWN
     if "?" in row.path:

@@ -1,7 +1,7 @@
 """What a request on a row may carry, in OpenAPI's words."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -48,10 +48,15 @@ def _level(row: Row) -> Level:
 def _places(row: Row) -> Iterator[dict[str, Any]]:
     split = urlsplit(row.path)
     for name in _PLACEHOLDER.findall(split.path):
-        yield _parameter("path", name, {"type": "string", "pattern": _PLACES.get(name, _ANY_ID)}, required=True)
+        schema = schemas.reference("ResourceType") if name == "type" else _id(name)
+        yield _parameter("path", name, schema, required=True)
     for name, value in parse_qsl(split.query):
         if match := _PLACEHOLDER.fullmatch(value):
-            yield _parameter("query", name, {"type": "string", "pattern": _PLACES.get(match[1], _ANY_ID)}, required=True)
+            yield _parameter("query", name, _id(match[1]), required=True)
+
+
+def _id(placeholder: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": _PLACES.get(placeholder, _ANY_ID)}
 
 
 def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
@@ -109,6 +114,8 @@ def _prefer(*, required: bool) -> dict[str, Any]:
     return parameter | {"example": "respond-async, handling=lenient"}
 
 
-def _parameter(place: str, name: str, schema: dict[str, Any], *, required: bool = False, description: str = "") -> dict[str, Any]:
+def _parameter(
+    place: str, name: str, schema: Mapping[str, Any], *, required: bool = False, description: str = ""
+) -> dict[str, Any]:
     described = {"description": description} if description else {}
     return {"in": place, "name": name, "required": required, **described, "schema": schema}

@@ -45,7 +45,7 @@ class Wish:
         asked: its parameters.
         leniency: what to do about those that cannot be used.
         url: as the manifest repeats it.
-        base_url: of the mount, for URLs within resources.
+        base_url: of the host's FHIR API, for URLs within resources.
         separate_status: the client prefers the job's status in a header of its own.
         unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.

@@ -4,8 +4,10 @@ import hashlib
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from fhir_bulk_middleware.export import deflate
+from fhir_bulk_middleware.export.ahead import ahead
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.job import Codec, Part
 from fhir_bulk_middleware.protocols import OutputStore
@@ -138,14 +140,15 @@ class PartReader:
         inflate = deflate.raw_decompressor()
         async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
             async for stored in chunks:
-                for chunk in self._inflate(inflate, stored):
-                    wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
-                    skip = max(0, skip - len(chunk))
-                    left -= len(wanted)
-                    if wanted:
-                        yield wanted
-                    if not left:
-                        return
+                async with closing(ahead(partial(next, self._inflate(inflate, stored), None))) as inflated:
+                    async for chunk in inflated:
+                        wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
+                        skip = max(0, skip - len(chunk))
+                        left -= len(wanted)
+                        if wanted:
+                            yield wanted
+                        if not left:
+                            return
 
     def _inflate(self, inflate: deflate.Decompressor, stored: bytes) -> Iterator[bytes]:
         pending, full = stored, True

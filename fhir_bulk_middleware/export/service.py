@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
@@ -213,18 +214,26 @@ class ExportService:
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
-        scopes = Scopes.parse(principal.scopes)
+        scopes = _scopes(principal.scopes)
         if job.request.kind is JobKind.REMOVE_ALL:
             check_covered(scopes, job.request)
             return
         types = frozenset(job.request.types)
         missing = types - scopes.readable(types)
+        if not missing:
+            return
         restricted: dict[str, set[str]] = {}
         for type_, query in job.request.granular:
             restricted.setdefault(type_, set()).add(query)
         missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
         if missing:
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
+
+
+@lru_cache(maxsize=256)
+def _scopes(scopes: tuple[str, ...]) -> Scopes:
+    """A token's scopes; a client polls and fetches with the same ones."""
+    return Scopes.parse(scopes)
 
 
 def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:

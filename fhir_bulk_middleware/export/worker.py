@@ -27,6 +27,8 @@ GRACE = 5.0
 """Seconds that a worker has to stop by itself."""
 
 _STDIN = 0
+_NICE = 10
+"""Exports give way to requests: whoever polls waits for an answer, and an export that has a core for itself loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def main() -> int:
     if not line:
         return 0
     assignment = Assignment.parse(line)
+    os.nice(_NICE)
     logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
     asyncio.run(_serve(assignment))
     return 0

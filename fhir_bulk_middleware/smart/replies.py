@@ -17,6 +17,8 @@ class OAuthError(Enum):
 
     INVALID_REQUEST = ("invalid_request", HTTPStatus.BAD_REQUEST)
     INVALID_CLIENT = ("invalid_client", HTTPStatus.BAD_REQUEST)
+    CLIENT_BY_HEADER = ("invalid_client", HTTPStatus.UNAUTHORIZED)
+    """The client tried to show who it is in an `Authorization` header, which OAuth wants answered in kind."""
     INVALID_SCOPE = ("invalid_scope", HTTPStatus.BAD_REQUEST)
     UNSUPPORTED_GRANT_TYPE = ("unsupported_grant_type", HTTPStatus.BAD_REQUEST)
     TEMPORARILY_UNAVAILABLE = ("temporarily_unavailable", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -48,6 +50,8 @@ def refusal(refused: OAuthRefused) -> Response:
     """No token."""
     code, status = refused.error.value
     headers = dict(_NOT_STORED)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Basic realm="token"'
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
     return JSONResponse({"error": code, "error_description": refused.description}, status, headers)

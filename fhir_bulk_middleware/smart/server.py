@@ -109,7 +109,10 @@ class AuthorizationServer:
 
     async def _token(self, request: Request) -> Response:
         try:
-            return replies.token(await self._issued(await _form(request)))
+            form = await _form(request)
+            if "client_assertion" not in form and "authorization" in request.headers:
+                raise OAuthRefused(OAuthError.CLIENT_BY_HEADER, "A client shows who it is by a client_assertion.")
+            return replies.token(await self._issued(form))
         except OAuthRefused as refused:
             return replies.refusal(refused)
         except Exception:  # noqa: BLE001 - the one place where faults end; the log has all of it, the client nothing

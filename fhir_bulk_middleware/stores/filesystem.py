@@ -5,6 +5,8 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from io import BufferedWriter
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -13,6 +15,8 @@ import aiofiles
 import anyio.to_thread
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
+from fhir_bulk_middleware.export.ahead import ahead
+from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.protocols import OutputSink, Recipe
 from fhir_bulk_middleware.stores.keys import split_key
@@ -68,11 +72,13 @@ class FileOutputStore:
                     length -= len(chunk)
                     yield chunk
             return
-        async with aiofiles.open(path, "rb") as file:
-            await file.seek(start)
-            while length > 0 and (chunk := await file.read(min(_CHUNK, length))):
-                length -= len(chunk)
-                yield chunk
+        file = await anyio.to_thread.run_sync(partial(path.open, "rb", buffering=0))
+        try:
+            async with closing(ahead(_Reading(file.fileno(), start, length))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            file.close()
 
     async def discard(self, job_id: str) -> None:
         """Remove all parts of a job. Open files live on until their readers close them."""
@@ -131,6 +137,24 @@ class _Draft:
         self._beside.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: other parts are there
             self._folder.rmdir()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads part of a file, a chunk at each call."""
+
+    descriptor: int
+    offset: int
+    left: int
+
+    def __call__(self) -> bytes | None:
+        """The next chunk, None behind the last one."""
+        if self.left <= 0:
+            return None
+        chunk = os.pread(self.descriptor, min(_CHUNK, self.left), self.offset)
+        self.offset += len(chunk)
+        self.left -= len(chunk)
+        return chunk or None
 
 
 class _BlockingSink:

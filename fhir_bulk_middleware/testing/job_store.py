@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobState, Request
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -29,6 +29,7 @@ from fhir_bulk_middleware.testing.job_values import (
     ODD,
     OTHER,
     OWNER,
+    ROWS,
     CompleteJobStore,
     Suite,
     a_job,
@@ -97,6 +98,15 @@ class JobStoreSuite(Suite):
         rows = Rows(selection, "".join(ODD))
         await added(store, rows=rows)
         assert (await claimed(store)).rows == rows, "rows come back as they were added, and no selection becomes another"
+
+    async def test_a_remove_all_keeps_its_kind_and_what_it_froze(self, store: CompleteJobStore) -> None:
+        """Law 26: what it removes was fixed at its kick-off, ids and versions, in order."""
+        job = a_job()
+        job = replace(job, request=replace(job.request, kind=JobKind.REMOVE_ALL))
+        versions = tuple((f"o-{number}", f"v.{number}") for number in range(3_000, 0, -1))
+        await added(store, job, replace(ROWS, versions=versions))
+        assert await found(store, job) == job, "a job keeps its kind"
+        assert (await claimed(store)).rows.versions == versions, "a job keeps the versions that it froze, in order"
 
     @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
     async def test_parts_come_back_as_they_were_recorded(self, store: CompleteJobStore, text: str) -> None:

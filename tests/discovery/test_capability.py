@@ -1,4 +1,4 @@
-"""The CapabilityStatement says what the mount has, neither more nor less (CS-01 to CS-10)."""
+"""The CapabilityStatement says what the mount has, neither more nor less (CS-01 to CS-06, CS-10)."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from mounts import SMART, Bare, mount
 
 from fhir_bulk_middleware import AIDBOX, FHIR_R4
 from fhir_bulk_middleware.dialects import DIALECTS, HEALTH_CONNECT_AU, SOARIAN, STANDARD, STU4, SUBJECT_BOUND, Dialect
+from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
@@ -124,6 +125,28 @@ def test_deletes_are_said_where_the_table_has_them() -> None:
         assert all("interaction" not in entry for entry in rest(without.capability.fragment()).get("resource", []))
 
 
+def test_what_the_host_lists_and_an_export_cannot_do_is_marked() -> None:
+    """CS-07."""
+    parameters = [{"name": "birthdate", "type": "date"}, {"name": "of-our-own", "type": "token"}]
+    listed = [{"type": "Patient", "searchParam": parameters}, {"type": "OfOurOwn"}]
+    statement = {"resourceType": "CapabilityStatement", "rest": [{"mode": "server", "resource": listed}]}
+    marked = [
+        {
+            "url": "http://hl7.org/fhir/uv/bulkdata/Extension/operation-not-supported",
+            "valueCanonical": "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data",
+        }
+    ]
+    capability = mount().capability
+    amended = capability.amend(capability.amend(statement))
+
+    found = {entry["name"]: entry.get("extension") for entry in resource(amended, "Patient")["searchParam"]}
+    assert found["of-our-own"] == marked
+    assert [name for name, extension in found.items() if extension] == ["of-our-own"]
+    assert resource(amended, "OfOurOwn")["extension"] == marked
+    assert "extension" not in resource(amended, "Patient")
+    assert "extension" not in str(mount(resources=Bare()).capability.amend(statement)), "nobody says what can be exported"
+
+
 HOST: dict[str, Any] = {
     "resourceType": "CapabilityStatement",
     "id": "host",
@@ -191,16 +214,26 @@ PARTS = st.fixed_dictionaries(
     {"resourceType": st.just("CapabilityStatement")},
     optional={"instantiates": JSON, "rest": JSON | st.just(HOST["rest"]), "text": JSON},
 )
+
+
+class Small(Bare):
+    """An adapter that says what it exports."""
+
+    def exportable_types(self) -> frozenset[str]:
+        return frozenset({"Patient"})
+
+
 CAPABILITY = mount(SOARIAN, resources=Bare(), smart=SMART).capability
+SAYING = mount(SOARIAN, resources=Small()).capability
 
 
-@given(PARTS)
-def test_amending_is_idempotent_and_only_adds_or_refuses(statement: dict[str, Any]) -> None:
+@given(PARTS, st.sampled_from([CAPABILITY, SAYING]))
+def test_amending_is_idempotent_and_only_adds_or_refuses(statement: dict[str, Any], capability: Capability) -> None:
     try:
-        once = CAPABILITY.amend(statement)
+        once = capability.amend(statement)
     except ValueError:
         return
-    assert CAPABILITY.amend(once) == once
+    assert capability.amend(once) == once
     assert contains(once, statement)
 
 

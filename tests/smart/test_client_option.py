@@ -13,6 +13,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no key": (["--client", "me"], "not of the form ID=JWKS"),
     "no id": (["--client", "={file}"], "not of the form ID=JWKS"),
     "no such file": (["--client", "me={folder}/none.json"], "there is no file"),
+    "no key set": (["--client", "me={folder}/nonsense.json"], "no JWK Set"),
+    "no key that SMART names": (["--client", "me={folder}/weak.json"], "no key with a kid for RS384 or ES384"),
     "a URL without TLS": (["--client", "me=http://lab.example/jwks.json"], "must be https"),
     "twice the same": (["--client", "me={file}", "--client", "me={file}"], "same id"),
     "a scope that is none": (["--client", "me={file}", "--client-scope", "everything"], "system/ scopes"),
@@ -27,6 +29,8 @@ def test_a_client_that_cannot_be_registered_is_named(
 ) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(SigningKey().jwks))
+    (tmp_path / "nonsense.json").write_text("nonsense")
+    (tmp_path / "weak.json").write_text(json.dumps(SigningKey("ES256").jwks))
     filled = [argument.format(file=file, folder=tmp_path) for argument in arguments]
 
     assert main(["serve", "--dir", str(tmp_path / "state"), *filled]) == 2

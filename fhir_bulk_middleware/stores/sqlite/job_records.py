@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -124,7 +125,7 @@ def job_from_record(record: _Record) -> Job:
         request=Request(
             url=url,
             level=Level(level),
-            types=tuple(json.loads(types)),
+            types=_types(types),
             window=Window(since, until),
             retention=retention,
             precision=Precision[precision],
@@ -143,6 +144,12 @@ def job_from_record(record: _Record) -> Job:
         failure=None if reason is None else Failure(Reason[reason], detail),
         idempotency=None if key is None else Idempotency(key, fingerprint),
     )
+
+
+@lru_cache(maxsize=128)
+def _types(text: str) -> tuple[str, ...]:
+    """A job's types: often all that a release has, and read at each poll."""
+    return tuple(json.loads(text))
 
 
 def slice_record(piece: Slice) -> _Record:

@@ -1,0 +1,110 @@
+"""`fhir-bulk bench`: where the time of an export of one's own data goes."""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.state import ISSUER, State
+from fhir_bulk_middleware.cli.token import EVERYTHING
+from fhir_bulk_middleware.demo.show import Screen, screen
+from fhir_bulk_middleware.export.recipes import make
+from fhir_bulk_middleware.export.stages import Stages, measure
+from fhir_bulk_middleware.identifiers import new_job_id
+from fhir_bulk_middleware.instant import after, system_clock
+from fhir_bulk_middleware.principal import Owner, Principal
+from fhir_bulk_middleware.protocols import Recipe, SupportsExport
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+__all__ = ["add_to"]
+
+_MB = 1_000_000
+_HOUR = 3600
+_BLOCK = 1_048_576
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("bench", help="read a storage as an export does, and tell where the time goes")
+    storage = parser.add_mutually_exclusive_group(required=True)
+    storage.add_argument("--dir", type=Path, metavar="STATE", help="the folder that the server was given")
+    storage.add_argument("--adapter", metavar="MODULE:FACTORY", help="what makes a storage adapter when it is called")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="stop after so long (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write, for a while (default: STATE, or here)")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.seconds <= 0:
+        raise Complaint("--seconds: more than nothing is required")
+    resources = _adapter(given)
+    where: Path = given.out or given.dir or Path.cwd()
+    if not where.is_dir():
+        raise Complaint(f"--out: there is no folder {where}")
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=where) as folder:
+        stages = anyio.run(_measure, resources, Path(folder), given.seconds)
+        copied = _copy(Path(folder) / "copy", stages.plain)
+    _show(stages, copied, screen())
+    return 0
+
+
+def _adapter(given: argparse.Namespace) -> SupportsExport:
+    if given.dir is not None:
+        state = State(given.dir)
+        if not state.store.exists():
+            raise Complaint(f"{state.folder} holds no resources: is it the folder that the server was given?")
+        return SQLiteResourceStore(state.store)
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it; one's own adapter need not be installed
+    try:
+        made = make(Recipe(given.adapter, {}))
+    except (ValueError, ImportError, TypeError) as error:
+        raise Complaint(f"--adapter: {error}") from error
+    if not isinstance(made, SupportsExport):
+        raise Complaint(f"--adapter: {given.adapter} makes a {type(made).__name__}, which is no SupportsExport")
+    return made
+
+
+async def _measure(resources: SupportsExport, folder: Path, seconds: float) -> Stages:
+    owner = Owner(ISSUER, "bench")
+    principal = Principal(owner=owner, scopes=(EVERYTHING,), expires_at=after(system_clock(), _HOUR))
+    async with FileOutputStore(folder, blocking=True).create(f"{new_job_id()}/all") as sink:
+        return await measure(resources, principal, sink, Settings(), system_clock, seconds=seconds)
+
+
+def _copy(target: Path, size: int) -> float:
+    """Seconds to write as many bytes to the same disk and see them there: what no export of plain files can go below."""
+    block = bytes(_BLOCK)
+    begun = time.perf_counter()
+    with target.open("wb", buffering=0) as file:
+        for at in range(0, size, _BLOCK):
+            file.write(block[: size - at])
+        os.fsync(file.fileno())
+    return time.perf_counter() - begun
+
+
+def _show(stages: Stages, copied: float, out: Screen) -> None:
+    total = stages.total
+    rows = [
+        (stage.value, f"{seconds:.3f}", f"{seconds / total:.0%}", _speed(stages.plain, seconds))
+        for stage, seconds in stages.seconds.items()
+    ]
+    out.table(("stage", "seconds", "share", "MB/s"), [*rows, ("all", f"{total:.3f}", "100%", _speed(stages.plain, total))])
+    part = "all" if stages.complete else "the first"
+    out.say(
+        f"\nRead {part} {stages.resources:,} resources, {stages.plain / _MB:,.1f} MB, written as {stages.stored / _MB:,.1f} MB: "
+        f"{stages.resources / total:,.0f} resources/s in one process."
+    )
+    if copied:
+        out.say(f"Writing as many plain bytes to the same place takes {copied:.3f} s; this took {total / copied:.1f} times that.")
+
+
+def _speed(size: int, seconds: float) -> str:
+    return f"{size / seconds / _MB:,.0f}" if seconds else "-"
