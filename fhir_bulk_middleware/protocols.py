@@ -542,8 +542,8 @@ class OutputStore(Protocol):
         """
         ...
 
-    async def discard(self, job_id: str) -> None:
-        """Remove all parts of a job, begun or sealed. No error if there are none."""
+    async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
+        """Remove all parts of a job, begun or sealed, but those under the keys `keep`. No error if there are none."""
         ...
 
     def jobs(self) -> AsyncIterator[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import anyio
+
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Batch, Version
 from fhir_bulk_middleware.events import Completed, Deleted, Removal
@@ -11,7 +13,7 @@ from fhir_bulk_middleware.export.part import PartEncoder
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue
 from fhir_bulk_middleware.identifiers import file_id
-from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.instant import Clock, Instant
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.protocols import OutputStore, SupportsBatchDelete
@@ -82,6 +84,12 @@ class BatchRemoval:
         recorded = await self._jobs.checkpoint(self._lease, parts, None, now, done=len(records), finished=True)
         if not recorded:
             raise LeaseLost
+        # Finished work has no lease, which the heartbeat may notice at any moment from here on.
+        with anyio.CancelScope(shield=True):
+            await self._tell(recorded, removed, now)
+
+    async def _tell(self, recorded: Recorded, removed: Sequence[Record], now: Instant) -> None:
+        job = self._lease.job
         if removed:
             references = tuple(f"{self._slice.type}/{record.version.id}" for record in removed)
             await self._observers.tell(

@@ -236,8 +236,14 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def _failure(job: Job) -> Refused:
-    """A failed job's answer, for as long as it is kept (ST-10)."""
-    return Refused(Reason.JOB_FAILED) if job.failure is None else Refused(job.failure.reason, job.failure.detail)
+    """A failed job's answer, for as long as it is kept (ST-10).
+
+    A fault of the moment is told in the same few words whatever it was; that of a job has a text for its owner, so it is told.
+    """
+    if job.failure is None:
+        return Refused(Reason.JOB_FAILED)
+    reason = Reason.JOB_FAILED if job.failure.reason is Reason.FAULT else job.failure.reason
+    return Refused(reason, job.failure.detail)
 
 
 def _media_type(item: str) -> str:

@@ -1,10 +1,12 @@
 """Exporting one slice: pages become parts, and each part a checkpoint."""
 
 import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import anyio
 import anyio.lowlevel
 
 from fhir_bulk_middleware.events import Completed, PartSealed
@@ -21,6 +23,8 @@ from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
 
 __all__ = ["JobsAndQueue", "SliceExport"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 _READ_AHEAD = 4 * 1024 * 1024
 """Bytes of a block that are held back to see whether it fits the file that is being written."""
@@ -214,11 +218,22 @@ class SliceExport:
         recorded = await self._jobs.checkpoint(self._lease, parts, cursor, now, done=self._pulse.done, finished=finished)
         if not recorded:
             raise LeaseLost
-        for part in parts:
-            await self._observers.tell(self._sealed(part))
-        if recorded is Recorded.COMPLETED:
-            job = self._lease.job
-            await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+        # Finished work has no lease, which the heartbeat may notice at any moment from here on, and end what it takes for lost.
+        with anyio.CancelScope(shield=True):
+            for part in parts:
+                await self._observers.tell(self._sealed(part))
+            if recorded is Recorded.COMPLETED:
+                job = self._lease.job
+                await self._tidy(job.id)
+                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+
+    async def _tidy(self, job_id: str) -> None:
+        """Give back what workers that were killed left beside the result; nobody else would for as long as it is kept."""
+        try:
+            if keys := [part.key for part in await self._jobs.parts(job_id)]:
+                await self._outputs.discard(job_id, keep=keys)
+        except OSError:
+            _log.exception("leftovers of job %s could not be removed", job_id)
 
     def _sealed(self, part: Part) -> PartSealed:
         lease = self._lease

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -80,11 +80,14 @@ class FileOutputStore:
         finally:
             file.close()
 
-    async def discard(self, job_id: str) -> None:
-        """Remove all parts of a job. Open files live on until their readers close them."""
+    async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
+        """Remove all parts of a job but some. Open files live on until their readers close them."""
         if not is_job_id(job_id):
             raise ValueError("not a job's id")
-        await self._call(_remove_folder, self._folder / job_id)
+        if keep:
+            await self._call(_remove_files, self._folder / job_id, {split_key(key)[1] for key in keep})
+        else:
+            await self._call(_remove_folder, self._folder / job_id)
 
     async def jobs(self) -> AsyncIterator[str]:
         """Ids of the jobs that have a folder; whatever else lies beside them is not ours."""
@@ -209,6 +212,12 @@ def _remove_folder(folder: Path) -> None:
         else:
             return
     raise last
+
+
+def _remove_files(folder: Path, keep: Collection[str]) -> None:
+    for name in _names(folder):
+        if name not in keep:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _names(folder: Path) -> list[str]:

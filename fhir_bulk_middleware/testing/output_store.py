@@ -142,6 +142,23 @@ class OutputStoreSuite:
         assert other.partition("/")[0] in await _jobs(store), "discarding a job must not touch another one"
         assert await _get(store, other, 0, 4) == b"kept", "discarding a job must not touch another one"
 
+    async def test_discard_keeps_what_it_is_told_to_keep(self, store: OutputStore) -> None:
+        """A finished job gives back what lost attempts left, and keeps its result."""
+        key = _key()
+        left = f"{key}.left"
+        await _put(store, key, b"kept")
+        await _put(store, left, b"gone")
+        async with store.create(f"{key}.begun") as sink:
+            await sink.write(b"begun")
+            for _ in range(2):
+                await store.discard(key.partition("/")[0], keep=[key])
+        await _refuses(store, left, "what is not kept must be gone")
+        try:
+            kept = await _get(store, key, 0, 4)
+        except OSError:
+            kept = b""
+        assert kept == b"kept", "what is to be kept must stay"
+
     async def test_discard_removes_what_was_only_begun(self, store: OutputStore) -> None:
         """A writer that still holds a part cannot bring its job back unseen."""
         key = _key()

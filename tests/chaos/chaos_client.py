@@ -39,7 +39,6 @@ class Client:
             except httpx2.TransportError as error:
                 if asyncio.get_running_loop().time() > end:
                     raise TimeoutError(f"no server answers {method} {path}") from error
-                self.house.reap()
                 await asyncio.sleep(0.05)
                 continue
             if answer.status_code == 503 and answer.headers.get("Retry-After") and self.may_be_busy:

@@ -36,6 +36,7 @@ class House:
         self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(SERVERS)]
         self.urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in self._listeners]
         self._servers: list[subprocess.Popen[bytes] | None] = [None] * SERVERS
+        self._dying: set[int] = set()
         self._log = (state / "log").open("ab")
 
     def start(self) -> None:
@@ -97,11 +98,16 @@ class House:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def reap(self) -> None:
-        """Take note of servers that were killed."""
+    def kill_server(self, pid: int) -> None:
+        """With `kill -9`, and remember that it will be gone."""
+        self.signal(pid, signal.SIGKILL)
+        self._dying |= {pid}
+
+    def bury(self) -> None:
+        """Wait until those that were killed are gone."""
         for server in self._servers:
-            if server is not None:
-                server.poll()
+            if server is not None and server.pid in self._dying:
+                server.wait(30)
 
     def limit(self, pid: int, size: int) -> None:
         """Let no file that this process writes become larger, -1 for no limit: a disk that is full, as far as it can tell."""

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ class Round:
                 await asyncio.gather(*disturbing)
             await self._check()
         except* (TimeoutError, AssertionError) as group:
-            self.client.violations.extend(f"{type(error).__name__}: {error}" for error in group.exceptions)
+            self.client.violations.extend(f"{type(error).__name__}: {error}" for error in _leaves(group))
         finally:
             writing.cancel()
             with suppress(asyncio.CancelledError):
@@ -290,6 +290,14 @@ class Round:
         self.client.wrong(f"files are left: {sorted(left)[:5]} {folders[:5]}")
 
 
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
 async def _kill_worker(round_: Round) -> None:
     await round_.pause(2.5)
     if pid := await round_.victim():
@@ -306,17 +314,20 @@ async def _kill_worker_often(round_: Round) -> None:
 async def _kill_server(round_: Round) -> None:
     await round_.pause(2.5)
     if servers := round_.house.servers():
-        round_.house.signal(round_.random.choice(servers), signal.SIGKILL)
-    await asyncio.sleep(0.05)
+        round_.house.kill_server(round_.random.choice(servers))
+    await asyncio.to_thread(round_.house.bury)
     round_.house.start()
 
 
 async def _kill_all_servers(round_: Round) -> None:
     """With their workers, which end by themselves."""
     await round_.pause(2.5)
-    for pid in [*round_.house.workers(), *round_.house.servers()]:
+    servers = round_.house.servers()
+    for pid in round_.house.workers():
         round_.house.signal(pid, signal.SIGKILL)
-    await asyncio.sleep(0.05)
+    for pid in servers:
+        round_.house.kill_server(pid)
+    await asyncio.to_thread(round_.house.bury)
     round_.house.start()
 
 

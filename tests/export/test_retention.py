@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -168,10 +168,10 @@ async def test_files_that_cannot_be_removed_hold_up_nothing_else(archive: Archiv
     class Stuck(MemoryOutputStore):
         broken = True
 
-        async def discard(self, job_id: str) -> None:
+        async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
             if self.broken and job_id == stuck.id:
                 raise PermissionError(job_id)
-            await super().discard(job_id)
+            await super().discard(job_id, keep=keep)
 
         async def jobs(self) -> AsyncIterator[str]:
             yield stuck.id

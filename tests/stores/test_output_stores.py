@@ -1,7 +1,7 @@
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -204,8 +204,15 @@ class _Greedy(MemoryOutputStore):
 class _Careless(MemoryOutputStore):
     """Discards everybody's parts."""
 
-    async def discard(self, job_id: str) -> None:  # noqa: ARG002
+    async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:  # noqa: ARG002
         self._parts.clear()
+
+
+class _Thorough(MemoryOutputStore):
+    """Discards what is to be kept."""
+
+    async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:  # noqa: ARG002
+        await super().discard(job_id)
 
 
 class _Forgetful(MemoryOutputStore):
@@ -245,6 +252,7 @@ class _OffByOne(MemoryOutputStore):
         (_Eager, OutputStoreSuite.test_leaving_a_successor_unsealed_keeps_the_part, "must keep the part"),
         (_Greedy, OutputStoreSuite.test_a_read_comes_in_chunks, "in chunks"),
         (_Careless, OutputStoreSuite.test_discard_removes_a_jobs_parts_and_no_others, "not touch another"),
+        (_Thorough, OutputStoreSuite.test_discard_keeps_what_it_is_told_to_keep, "must stay"),
         (_Forgetful, OutputStoreSuite.test_jobs_lists_every_job_with_anything_here, "must be listed"),
         (_Interrupting, OutputStoreSuite.test_a_read_that_has_begun_survives_a_discard, "go on to its end"),
         (_OffByOne, OutputStoreSuite.test_any_range_of_a_part_can_be_read, "exactly the range"),

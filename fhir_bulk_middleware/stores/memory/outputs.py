@@ -1,6 +1,6 @@
 """Parts in memory: what the contract of an output store means, in few lines."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from fhir_bulk_middleware.protocols import OutputSink
@@ -38,9 +38,9 @@ class MemoryOutputStore:
         for begin in range(start, min(start + length, len(part)), _CHUNK):
             yield part[begin : min(begin + _CHUNK, start + length)]
 
-    async def discard(self, job_id: str) -> None:
-        """Remove all parts of a job."""
-        for key in [key for key in self._parts if key.startswith(f"{job_id}/")]:
+    async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
+        """Remove all parts of a job but some."""
+        for key in [key for key in self._parts if key.startswith(f"{job_id}/") and key not in keep]:
             del self._parts[key]
         for sink in [sink for sink, key in self._begun.items() if key.startswith(f"{job_id}/")]:
             sink.discarded = True
