@@ -15,7 +15,7 @@ from typing import TypeVar
 from fhir_bulk_middleware.demo import forms
 from fhir_bulk_middleware.demo import vocabulary as words
 
-__all__ = ["EVERYONE", "EVERY_TENTH", "population"]
+__all__ = ["EVERYONE", "EVERY_TENTH", "large", "population", "small"]
 
 EVERYONE = "everyone"
 """The id of the group of all patients."""
@@ -65,6 +65,25 @@ def population(patients: int = 200, seed: int = 0) -> Iterator[bytes]:
         yield from _records(_Person.of(seed, number, patients, organizations))
     yield _group(seed, EVERYONE, b"Everyone", range(patients))
     yield _group(seed, EVERY_TENTH, b"Every tenth patient", range(0, patients, 10))
+
+
+def small(count: int) -> Iterator[bytes]:
+    """Observations of some 150 bytes, all of one patient: as many lines as possible for their bytes."""
+    for number in range(count):
+        yield (
+            b'{"resourceType":"Observation","id":"s%d","status":"final","code":{"text":"small"},'
+            b'"subject":{"reference":"Patient/1"},"valueInteger":%d}\n' % (number, number)
+        )
+
+
+def large(count: int, size: int = 1024 * 1024) -> Iterator[bytes]:
+    """Binaries of about so many bytes each: more than a page may hold, so that each is a page of its own."""
+    for number in range(count):
+        data = blake2b(b"%d" % number, digest_size=48).hexdigest().encode() * (size // 96)
+        yield b'{"resourceType":"Binary","id":"l%d","contentType":"text/plain","data":"%b"}\n' % (
+            number,
+            data[: len(data) // 4 * 4],
+        )
 
 
 @dataclass(frozen=True, slots=True)

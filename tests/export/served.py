@@ -29,7 +29,7 @@ def app() -> Starlette:
         page_bytes=2048,
         part_bytes=16_384,
         slice_bytes=65_536,
-        poll_burst=1_000,,
+        poll_burst=1_000,
         polls_per_second=1_000,
     )
     host = application(state, Stores.of(state), verifier, settings, dialect=STANDARD, base="/fhir")
