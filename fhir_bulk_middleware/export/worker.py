@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,6 +28,7 @@ GRACE = 5.0
 """Seconds that a worker has to stop by itself."""
 
 _STDIN = 0
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def main() -> int:
     if not line:
         return 0
     assignment = Assignment.parse(line)
-    os.nice(assignment.niceness)
+    _give_way(assignment.niceness)
     logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
     asyncio.run(_serve(assignment))
     return 0
@@ -90,6 +92,13 @@ async def _serve(assignment: Assignment) -> None:
         doorbell = Doorbell(assignment.bells)
         with doorbell.hung_up(assignment.worker) as bell:
             await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+
+
+def _give_way(niceness: int) -> None:
+    """Be nice to the processes of other sessions too: where Linux groups processes by session, it shares time out by group."""
+    os.nice(niceness)
+    with suppress(OSError):
+        _AUTOGROUP.write_text(str(niceness))
 
 
 def _read_line() -> bytes:
