@@ -2,9 +2,11 @@
 
 import json
 from base64 import urlsafe_b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jose import jws
 from registered import ASSERTION_TYPE, AUDIENCE, KEYS, OTHER, SECONDS, SERVER, URL, Endpoint, assertion, form
 
 from fhir_bulk_middleware.jose.signing import SigningKey
@@ -173,6 +175,15 @@ async def test_json_is_not_a_form_and_get_is_not_post() -> None:
 
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(endpoint.server.app), base_url="https://x") as http:
         assert (await http.get("/token", params=form())).status_code == 405
+
+
+async def test_an_assertion_must_name_its_key_though_the_client_has_just_one(tmp_path: Path) -> None:
+    OTHER.save(tmp_path / "key.json")
+    private = json.loads((tmp_path / "key.json").read_text())
+    claims = {"iss": "other", "sub": "other", "aud": f"{URL}/token", "exp": SECONDS + 60, "jti": "1"}
+    for headers, status in (({"kid": OTHER.kid}, 200), ({}, 400)):
+        signed = jws.sign(claims | {"jti": str(status)}, private, headers, "ES384")
+        assert (await Endpoint().post(form(signed))).status_code == status
 
 
 async def test_a_password_is_refused_in_kind() -> None:

@@ -1,0 +1,50 @@
+"""Shows that a suite of the kit tells good from bad: each broken implementation fails it, and the failure names the promise."""
+
+import inspect
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+__all__ = ["assert_named", "failures_of"]
+
+_QUIET = ["-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:xdist", "--assert=plain", "-o", "timeout=0"]
+_source = cache(inspect.getsource)
+
+
+class _Failures:
+    """A pytest plug-in that runs what can tell, and remembers what failed, by class."""
+
+    def __init__(self) -> None:
+        self.messages: defaultdict[str, list[str]] = defaultdict(list)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
+        """A promise that stands in a test needs only that test; one in the kit's helpers needs all."""
+        named = defaultdict(set)
+        for item in items:
+            if item.cls.broken.promise in _source(item.function):
+                named[item.cls].add(item.function)
+        items[:] = [item for item in items if item.function in named.get(item.cls, {item.function})]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember a failure."""
+        if report.failed:
+            self.messages[report.nodeid.split("::")[1]].append(report.longreprtext)
+
+
+def failures_of(file: Path, scratch: Path) -> dict[str, list[str]]:
+    """Run the suites of a file of broken implementations, in a session of their own; by class, what failed.
+
+    Each class in it has the broken implementation as `broken`, which has its `promise`.
+    """
+    seen = _Failures()
+    pytest.main([str(file), *_QUIET, f"--basetemp={scratch}"], plugins=[seen])
+    return seen.messages
+
+
+def assert_named(failures: dict[str, list[str]], name: str, promise: str) -> None:
+    """The suite failed for this broken implementation, and a message names the promise that it breaks."""
+    messages = failures[f"Test{name}"]
+    assert messages, f"the kit lets {name} pass"
+    assert any(f"AssertionError: {promise}" in message for message in messages), messages
