@@ -110,6 +110,10 @@ class Settings(BaseModel):
     worker_processes: Annotated[int, Field(ge=0, le=64)] = 2
     """How many worker processes the embedded runner keeps per machine; 0 exports in the server's own loop."""
 
+    worker_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    """How much worker processes give way to others on their machine, the server first of all (`nice`). A worker that has a core
+    for itself loses nothing by it."""
+
     smart: SmartConfiguration | None = None
     """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
     Without it there is no such document (SE-20)."""

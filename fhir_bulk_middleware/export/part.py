@@ -113,7 +113,7 @@ class PartReader:
         self._part = part
 
     async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
-        """`length` plain bytes from `start`, in chunks of at most 256 kB. Of a gzipped part at most two chunks are in memory.
+        """`length` plain bytes from `start`, in chunks of at most 256 kB. At most 4 MB are in memory.
 
         Raises:
             FileNotFoundError: on the first step, if the part is gone.

@@ -39,13 +39,15 @@ class WorkerPool:
         doorbell: what its workers listen to.
         bells: the doorbell's folder.
         size: how many workers.
+        niceness: how much they give way to other processes.
     """
 
-    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, size: int) -> None:
+    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, size: int, niceness: int = 0) -> None:
         self._lock = folder / "workers.lock"
         self._doorbell = doorbell
         self._bells = bells
         self._size = size
+        self._niceness = niceness
 
     async def keep(self, work: Work, recipe: Recipe) -> None:
         """Wait for the lock, then keep the workers running until cancelled; they have ended when this returns."""
@@ -84,7 +86,8 @@ class WorkerPool:
             process = await _spawn()
             worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
             try:
-                await _send(process, Assignment(worker, self._bells, recipe, _log.getEffectiveLevel()).line())
+                assignment = Assignment(worker, self._bells, recipe, _log.getEffectiveLevel(), self._niceness)
+                await _send(process, assignment.line())
                 _log.warning("worker %s ended with status %d", worker, await process.wait())
             finally:
                 with anyio.CancelScope(shield=True):

@@ -63,7 +63,7 @@ class ProcessRunner:
 
     Args:
         folder: the folder whose exports these are: where jobs and files are kept, or one beside them; on this machine.
-        settings: how many workers (`worker_processes`).
+        settings: how many workers (`worker_processes`), and how nice they are (`worker_niceness`).
 
     Raises:
         ValueError: no workers are wanted; `LoopRunner` is for that.
@@ -76,6 +76,7 @@ class ProcessRunner:
         self._bells = self._folder / "workers"
         self._doorbell = Doorbell(self._bells)
         self._size = settings.worker_processes
+        self._niceness = settings.worker_niceness
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
@@ -92,7 +93,7 @@ class ProcessRunner:
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
         self._doorbell.prepare()
-        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size)
+        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size, self._niceness)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,8 +28,7 @@ GRACE = 5.0
 """Seconds that a worker has to stop by itself."""
 
 _STDIN = 0
-_NICE = 10
-"""Exports give way to requests: whoever polls waits for an answer, and an export that has a core for itself loses nothing."""
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,14 @@ class Assignment:
         bells: the folder of the doorbell.
         recipe: how to make the work.
         log_level: from which level on it logs, to stderr.
+        niceness: how much it gives way to other processes.
     """
 
     worker: str
     bells: Path
     recipe: Recipe
     log_level: int
+    niceness: int = 0
 
     def line(self) -> bytes:
         """The assignment as one line of JSON."""
@@ -54,6 +56,7 @@ class Assignment:
             "bells": str(self.bells),
             "recipe": as_json(self.recipe),
             "log_level": self.log_level,
+            "niceness": self.niceness,
         }
         return json.dumps(content).encode() + b"\n"
 
@@ -61,7 +64,9 @@ class Assignment:
     def parse(cls, line: bytes) -> "Assignment":
         """The assignment that `line` wrote."""
         content = json.loads(line)
-        return cls(content["worker"], Path(content["bells"]), from_json(content["recipe"]), content["log_level"])
+        return cls(
+            content["worker"], Path(content["bells"]), from_json(content["recipe"]), content["log_level"], content["niceness"]
+        )
 
 
 def main() -> int:
@@ -71,7 +76,7 @@ def main() -> int:
     if not line:
         return 0
     assignment = Assignment.parse(line)
-    os.nice(_NICE)
+    _give_way(assignment.niceness)
     logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
     asyncio.run(_serve(assignment))
     return 0
@@ -87,6 +92,13 @@ async def _serve(assignment: Assignment) -> None:
         doorbell = Doorbell(assignment.bells)
         with doorbell.hung_up(assignment.worker) as bell:
             await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+
+
+def _give_way(niceness: int) -> None:
+    """Be nice to the processes of other sessions too: where Linux groups processes by session, it shares time out by group."""
+    os.nice(niceness)
+    with suppress(OSError):
+        _AUTOGROUP.write_text(str(niceness))
 
 
 def _read_line() -> bytes:

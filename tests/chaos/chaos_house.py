@@ -45,6 +45,7 @@ class House:
             server = self._servers[number]
             if server is not None and server.poll() is None:
                 continue
+            _let_go(server)
             path = os.pathsep.join([str(Path(__file__).parent), *(entry or str(Path.cwd()) for entry in sys.path)])
             self._servers[number] = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("chaos_server.py")), str(self.state), str(listener.fileno())],
@@ -70,6 +71,7 @@ class House:
                 except subprocess.TimeoutExpired:
                     server.kill()
                     server.wait()
+            _let_go(server)
         for listener in self._listeners:
             listener.close()
         self.stores.resources.close()
@@ -143,3 +145,10 @@ class House:
             ).fetchall()
         connection.close()
         return {key for (key,) in rows}
+
+
+def _let_go(server: subprocess.Popen[bytes] | None) -> None:
+    """Close the pipe to a server that has ended."""
+    if server is not None and server.stdin is not None:
+        with suppress(BrokenPipeError):
+            server.stdin.close()

@@ -1,4 +1,4 @@
-"""OperationDefinitions and the SMART configuration: readable by anybody, and nothing else is (KO-20 to KO-30, SE-20 to SE-22)."""
+"""OperationDefinitions and the SMART configuration: for anybody to read, nothing else (CS-09, KO-20 to KO-30, SE-20 to SE-22)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Cancel is final, whatever it races with: after its 202 no request sees the job or a byte of its files again (DL-05, law 18)."""
+"""Cancel is final, whatever it races with: after its 202 nobody sees the job or a byte of its files (DL-05, DL-10, law 18)."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Which tests cite which requirement; run it for the whole table: `python -m tests.requirements.matrix`.
+"""Which tests cite which requirement; run it for the whole table: `python tests/requirements/matrix.py`.
 
 Ids are those of the project's requirement list: KO kick-off, ST status, MF manifest, DL job deletion, FR files, DR deleted
 resources, GR groups, TF `_typeFilter`, EL `_elements`, PT `patient`, SE security, CS conformance, AS asynchronous pattern, RD
