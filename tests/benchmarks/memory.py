@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.memory`: how much memory a worker needs for very many resources, and for very large ones.
 
-The worker runs under a hard limit on its address space (`RLIMIT_AS`), so an export that ends has kept to it. Told are the limit, the
-peak of the address space, and the peak of what was resident.
+The worker runs under a hard limit on its address space (`RLIMIT_AS`), so an export that ends has kept to it. Told are the limit,
+the peak of the address space, and the peak of what was resident.
 """
 
 import argparse
@@ -97,14 +97,19 @@ async def _work(state: Path, limit: int) -> int:
     if job is None or job.state is not JobState.COMPLETED:
         return 1
     parts = await jobs.parts(job.id)
-    peaks = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    address, resident = (int(peaks[name].split()[0]) / 1024 for name in ("VmPeak", "VmHWM"))
+    address, resident = _peaks()
     sys.stdout.write(
         f"  exported {sum(part.count for part in parts):,} resources, {sum(part.size for part in parts) / _MIB:,.0f} MiB in "
         f"{len(parts)} files in {seconds:.1f} s; limit {limit // _MIB} MiB of address space, peak {address:.0f} MiB, "
         f"resident at most {resident:.0f} MiB\n"
     )
     return 0
+
+
+def _peaks() -> tuple[float, float]:
+    """Of this process's address space, and of what was resident, in MiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmPeak"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
 
 
 if __name__ == "__main__":
