@@ -438,7 +438,8 @@ class WorkQueue(Protocol):
     ) -> Recorded:
         """Record sealed parts together with the cursor after them; nothing is recorded if the lease is lost.
 
-        `finished` ends the slice, and with the last slice completes the job, in the same transaction.
+        `finished` ends the slice: in the job's estimate, what was guessed of it gives way to what was read. With the last slice
+        it completes the job, in the same transaction.
         """
         ...
 

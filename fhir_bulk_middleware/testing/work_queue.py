@@ -263,6 +263,18 @@ class WorkQueueSuite(Suite):
             won = await together(2, end)
             assert sum(won) == 1, "of a cancel and the last checkpoint exactly one wins"
 
+    async def test_an_estimate_corrects_itself_as_slices_end(self, store: CompleteJobStore) -> None:
+        """ST-03: progress is honest."""
+        job = await started(store, 2)
+        guessed = job.estimate
+        first, second = [await claimed(store) for _ in range(2)]
+        await store.checkpoint(first, [], None, NOW, done=7, finished=True)
+        half = guessed - (first.slice.estimate if first.slice else 0) + 7
+        assert (await found(store, job)).estimate == half, "an estimate corrects itself as slices end"
+        await store.checkpoint(second, [], None, NOW, done=500, finished=True)
+        ended = await found(store, job)
+        assert ended.estimate == ended.done == 507, "at the end the estimate is what was read"
+
     async def test_progress_adds_up_and_never_falls(self, store: CompleteJobStore) -> None:
         """ST-04: a client sees how far its export is."""
         job = await started(store, 2)

@@ -244,6 +244,7 @@ class MemoryJobStore:
             if parts:
                 work.excused = work.attempt - 1
             if finished:
+                entry.job = replace(entry.job, estimate=entry.job.estimate + work.done - piece.estimate)
                 del entry.work[number]
                 if not entry.work:
                     entry.turn(JobState.COMPLETED, now)

@@ -37,6 +37,15 @@ _NEXT_JOB = f"""
 _NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
 
 
+# What was guessed of a slice gives way to what it turned out to hold.
+_CORRECT = """
+    UPDATE job SET estimate = estimate + (
+        SELECT work.done - slice.estimate FROM work JOIN slice ON slice.job_id = work.job_id AND slice.number = work.slice
+        WHERE work.job_id = ? AND work.slice = ?
+    ) WHERE id = ?
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A lease as it was written, its rows still compressed."""
@@ -146,6 +155,7 @@ def checkpoint(
     if parts:  # it came further, so what stopped earlier attempts is no poison
         connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
+        connection.execute(_CORRECT, (*_place(lease), job_id))
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
         completed = connection.execute(
             "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ? "
