@@ -7,6 +7,7 @@ the same exports and the same disturbances, though the machine decides at which 
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ def main() -> int:
             sys.stdout.flush()
 
     folder = Path(tempfile.mkdtemp(prefix="fhir-bulk-chaos-"))
+    signal.signal(signal.SIGTERM, _asked_to_stop)
     begun = time.monotonic()
     report = asyncio.run(chaos(folder / "state", seed, range(given.first, given.first + given.rounds), say=say))
     sys.stdout.write(
@@ -43,6 +45,11 @@ def main() -> int:
         f"seed: {seed} (state and log: {folder})\n"
     )
     return 1 if report.violations else 0
+
+
+def _asked_to_stop(number: int, _: object) -> None:
+    """End as on Ctrl-C: with everything that was started."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
