@@ -43,7 +43,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.mount import SelectiveMount
+from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
@@ -236,13 +236,20 @@ class BulkData:
         """The rows of the mount, as documentation and tests read them."""
         self.types = definitions(fhir_version).resource_types
         """The resource types that there are, which tell paths of resources from others."""
-        self.app = _Application(self)
+        self.app = SubApplication(
+            routes(self.table, self._guard, self.types), self._elsewhere, lambda _: self.running(), self._awake
+        )
         """The mountable sub-application."""
 
-    @property
-    def guard(self) -> Guard:
-        """The door that every route of ours has."""
-        return self._guard
+    async def _awake(self) -> None:
+        await self.engine.start_lazily(
+            "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
+        )
+
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The dialect's word for every path that is not in the table."""
+        response = await self._guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
+        await response(scope, receive, send)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """The export engine runs while the context is open: the one line for a host's lifespan."""
@@ -288,27 +295,6 @@ class BulkData:
                 yield state
 
         app.router.lifespan_context = lifespan
-
-
-class _Application(Starlette):
-    """The sub-application: the table's routes, and the dialect's word for everything else."""
-
-    def __init__(self, bulk: BulkData) -> None:
-        self._bulk = bulk
-        super().__init__(routes=routes(bulk.table, bulk.guard, bulk.types), lifespan=lambda _: bulk.running())
-        self.router.redirect_slashes = False
-        self.router.default = self._elsewhere
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._bulk.engine.start_lazily(
-                "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
-            )
-        await super().__call__(scope, receive, send)
-
-    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._bulk.guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
-        await response(scope, receive, send)
 
 
 async def _nothing_here(*_: object) -> Response:

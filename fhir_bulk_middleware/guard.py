@@ -85,14 +85,15 @@ class Guard:
         return self._replies.refusal(operation, refused)
 
     async def _principal(self, request: Request) -> Principal:
-        values = request.headers.getlist("authorization")
+        values = [value for name, value in request.scope["headers"] if name == b"authorization"]
         if not values:
             raise Refused(Reason.TOKEN_MISSING)
-        scheme, _, token = values[0].partition(" ")
-        if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+        scheme, _, token = values[0].decode("latin-1").partition(" ")
+        token = token.strip()
+        if len(values) > 1 or scheme.lower() != "bearer" or not token:
             raise Refused(Reason.TOKEN_INVALID)
         try:
-            return await self._verifier.verify(token.strip())
+            return await self._verifier.verify(token)
         except TokenRejected as rejected:
             _log.info("token rejected: %s", rejected)
             raise Refused(Reason.TOKEN_INVALID) from None

@@ -1,13 +1,14 @@
 """From outcomes to HTTP responses; the only place where an OperationOutcome is made."""
 
 import json
+import os
 import re
-import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
+from random import Random
 from typing import Any
 
 from starlette.requests import Request
@@ -20,13 +21,17 @@ from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 __all__ = ["FileStatus", "Replies"]
 
 _FHIR_JSON = "application/fhir+json"
-_CORRELATION = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+_CORRELATION = re.compile(rb"[\x21-\x7e]{1,128}")
 _CHALLENGES = {
     Reason.TOKEN_MISSING: "Bearer",
     Reason.TOKEN_INVALID: 'Bearer error="invalid_token"',
     Reason.SCOPE_MISSING: 'Bearer error="insufficient_scope"',
 }
 """RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
+
+_NOT_STORED = (b"cache-control", b"no-store")
+_numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
+os.register_at_fork(after_in_child=_numbers.seed)
 
 
 class FileStatus(IntEnum):
@@ -45,6 +50,7 @@ class Replies:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._request_ids = [name.lower().encode() for name in dialect.request_ids]
 
     def empty(self, status: int, headers: Mapping[str, str]) -> Response:
         """A response without a body."""
@@ -126,16 +132,26 @@ class Replies:
 
     def stamp(self, response: Response, request: Request) -> Response:
         """Give the response its id, and the client's own id back (RD-19)."""
-        request_id = secrets.token_hex(16)
-        for name in self._dialect.request_ids:
-            response.headers[name] = request_id
-        theirs = request.headers.get("x-request-id", "")
-        if _CORRELATION.fullmatch(theirs):
-            response.headers["X-Correlation-Id"] = theirs
+        request_id = b"%032x" % _numbers.getrandbits(128)
+        response.raw_headers += [(name, request_id) for name in self._request_ids]
+        theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
+        if theirs is not None and _CORRELATION.fullmatch(theirs):
+            response.raw_headers.append((b"x-correlation-id", theirs))
         return response
 
     def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
-        return Response(body, status, {"Cache-Control": "no-store", **headers})
+        return _Reply(body, status, headers)
+
+
+class _Reply(Response):
+    """A response with headers of ours alone, so that nothing has to be looked for in them."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """As Starlette's, for what it does here."""
+        self.raw_headers = [_NOT_STORED]
+        self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        if self.status_code != HTTPStatus.NO_CONTENT:
+            self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

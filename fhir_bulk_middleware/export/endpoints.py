@@ -1,6 +1,7 @@
 """The endpoints of an export: each parses, calls one method of the service, and renders."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from starlette.requests import Request
@@ -68,6 +69,7 @@ class ExportEndpoints:
         self._settings = settings
         self._notes = notes
         self._removals = removals
+        self._status_accept = dialect.status_accept and dialect.status_accept | _ANYTHING
 
     async def system(self, request: Request, principal: Principal) -> Response:
         """Kick off at system level (KO-01)."""
@@ -197,7 +199,7 @@ class ExportEndpoints:
 
     def _check_status_headers(self, request: Request) -> None:
         required = self._dialect.status_requires
-        _check_accept(request, required, self._dialect.status_accept and self._dialect.status_accept | _ANYTHING)
+        _check_accept(request, required, self._status_accept)
         if RequiredHeader.PREFER in required and not self._preferences(request).respond_async:
             raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
 
@@ -210,11 +212,17 @@ class ExportEndpoints:
 
 def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
     """Refuse a request that accepts none of these media types; an empty set takes anything."""
-    accept = request.headers.getlist("accept")
+    accept = tuple(value for name, value in request.scope["headers"] if name == b"accept")
     if RequiredHeader.ACCEPT in required and not accept:
         raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
-    if acceptable and accept and acceptable.isdisjoint(_media_type(item) for line in accept for item in line.split(",")):
+    if acceptable and accept and acceptable.isdisjoint(_accepted(accept)):
         raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+
+
+@lru_cache(maxsize=64)
+def _accepted(lines: tuple[bytes, ...]) -> frozenset[str]:
+    """The media types of `Accept` headers; clients have few, and send them with every poll."""
+    return frozenset(_media_type(item) for line in lines for item in line.decode("latin-1").split(","))
 
 
 def _job_id(request: Request) -> str:

@@ -69,6 +69,9 @@ class Database:
         Raises:
             DatabaseBusy: it is not open yet, and the file stayed locked.
         """
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            return connection
         with _busy_is_told():
             return self._connection()
 

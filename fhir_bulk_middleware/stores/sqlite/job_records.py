@@ -42,9 +42,11 @@ __all__ = [
 ]
 
 JOB_COLUMNS = (
-    "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
-    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
+    "id, mount, issuer, subject, state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, "
+    "idempotency_key, fingerprint, url, level, types, since, until, precision, retention, granular, options, kind"
 )
+"""What was asked stands last: it is frozen, and so is read but once for many polls."""
+
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
     "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
@@ -63,12 +65,6 @@ def job_record(job: Job) -> _Record:
         job.mount,
         job.owner.issuer,
         job.owner.subject,
-        request.url,
-        request.level.value,
-        json.dumps(request.types),
-        request.window.since,
-        request.window.until,
-        request.precision.name,
         job.state.value,
         job.revision,
         job.created_at,
@@ -79,11 +75,17 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
+        None if job.idempotency is None else job.idempotency.key,
+        None if job.idempotency is None else job.idempotency.fingerprint,
+        request.url,
+        request.level.value,
+        json.dumps(request.types),
+        request.window.since,
+        request.window.until,
+        request.precision.name,
         request.retention,
         json.dumps(request.granular),
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
-        None if job.idempotency is None else job.idempotency.key,
-        None if job.idempotency is None else job.idempotency.fingerprint,
         request.kind.value,
     )
 
@@ -95,12 +97,6 @@ def job_from_record(record: _Record) -> Job:
         mount,
         issuer,
         subject,
-        url,
-        level,
-        types,
-        since,
-        until,
-        precision,
         state,
         revision,
         created_at,
@@ -111,28 +107,15 @@ def job_from_record(record: _Record) -> Job:
         done,
         reason,
         detail,
-        retention,
-        granular,
-        options,
         key,
         fingerprint,
-        kind,
+        *request,
     ) = record
     return Job(
         id=job_id,
         mount=mount,
         owner=Owner(issuer, subject),
-        request=Request(
-            url=url,
-            level=Level(level),
-            types=_types(types),
-            window=Window(since, until),
-            retention=retention,
-            precision=Precision[precision],
-            granular=tuple((type_, query) for type_, query in json.loads(granular)),
-            options=_OPTIONS.validate_json(options) if options else Options(),
-            kind=JobKind(kind),
-        ),
+        request=_request(*request),
         state=JobState(state),
         revision=revision,
         created_at=created_at,
@@ -146,10 +129,30 @@ def job_from_record(record: _Record) -> Job:
     )
 
 
-@lru_cache(maxsize=128)
-def _types(text: str) -> tuple[str, ...]:
-    """A job's types: often all that a release has, and read at each poll."""
-    return tuple(json.loads(text))
+@lru_cache(maxsize=256)
+def _request(
+    url: str,
+    level: str,
+    types: str,
+    since: Instant | None,
+    until: Instant | None,
+    precision: str,
+    retention: float,
+    granular: str,
+    options: str,
+    kind: str,
+) -> Request:
+    return Request(
+        url=url,
+        level=Level(level),
+        types=tuple(json.loads(types)),
+        window=Window(since, until),
+        retention=retention,
+        precision=Precision[precision],
+        granular=tuple((type_, query) for type_, query in json.loads(granular)),
+        options=_OPTIONS.validate_json(options) if options else Options(),
+        kind=JobKind(kind),
+    )
 
 
 def slice_record(piece: Slice) -> _Record:
