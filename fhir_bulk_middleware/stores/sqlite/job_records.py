@@ -3,7 +3,6 @@
 import json
 import struct
 import zlib
-from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -28,11 +27,15 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
+    "ASKED_COLUMNS",
     "JOB_COLUMNS",
     "PART_COLUMNS",
     "SLICE_COLUMNS",
+    "STANDING_COLUMNS",
+    "asked_from_record",
     "job_from_record",
     "job_record",
+    "job_that_stands",
     "part_from_record",
     "part_record",
     "rows_content",
@@ -41,12 +44,13 @@ __all__ = [
     "slice_record",
 ]
 
-JOB_COLUMNS = (
-    "id, mount, issuer, subject, state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, "
-    "idempotency_key, fingerprint, url, level, types, since, until, precision, retention, granular, options, kind"
+STANDING_COLUMNS = (
+    "state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, idempotency_key, fingerprint"
 )
-"""What was asked stands last: it is frozen, and so is read but once for many polls."""
-
+"""How a job stands."""
+ASKED_COLUMNS = "url, level, types, since, until, precision, retention, granular, options, kind"
+"""What was asked for, which is frozen."""
+JOB_COLUMNS = f"id, mount, issuer, subject, {STANDING_COLUMNS}, {ASKED_COLUMNS}"
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
     "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
@@ -55,6 +59,7 @@ PART_COLUMNS = (
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
+_STANDING = STANDING_COLUMNS.count(",") + 1
 
 
 def job_record(job: Job) -> _Record:
@@ -92,30 +97,19 @@ def job_record(job: Job) -> _Record:
 
 def job_from_record(record: _Record) -> Job:
     """The job of `JOB_COLUMNS`."""
-    (
-        job_id,
-        mount,
-        issuer,
-        subject,
-        state,
-        revision,
-        created_at,
-        changed_at,
-        cut,
-        codec,
-        estimate,
-        done,
-        reason,
-        detail,
-        key,
-        fingerprint,
-        *request,
-    ) = record
+    job_id, mount, issuer, subject, *rest = record
+    asked = asked_from_record(tuple(rest[_STANDING:]))
+    return job_that_stands(job_id, mount, Owner(issuer, subject), asked, tuple(rest[:_STANDING]))
+
+
+def job_that_stands(job_id: str, mount: str, owner: Owner, asked: Request, record: _Record) -> Job:
+    """The job that stands as `STANDING_COLUMNS` say."""
+    state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, key, fingerprint = record
     return Job(
         id=job_id,
         mount=mount,
-        owner=Owner(issuer, subject),
-        request=_request(*request),
+        owner=owner,
+        request=asked,
         state=JobState(state),
         revision=revision,
         created_at=created_at,
@@ -129,19 +123,9 @@ def job_from_record(record: _Record) -> Job:
     )
 
 
-@lru_cache(maxsize=256)
-def _request(
-    url: str,
-    level: str,
-    types: str,
-    since: Instant | None,
-    until: Instant | None,
-    precision: str,
-    retention: float,
-    granular: str,
-    options: str,
-    kind: str,
-) -> Request:
+def asked_from_record(record: _Record) -> Request:
+    """The request of `ASKED_COLUMNS`."""
+    url, level, types, since, until, precision, retention, granular, options, kind = record
     return Request(
         url=url,
         level=Level(level),
