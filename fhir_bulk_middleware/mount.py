@@ -79,7 +79,7 @@ class SelectiveMount(Mount):
         match, child = super().matches(scope)
         if match is Match.NONE:
             return Match.NONE, {}
-        inner = {**scope, **child}
+        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # what routes look at
         for route in self._inner.routes:
             found, more = route.matches(inner)
             if found is not Match.NONE:

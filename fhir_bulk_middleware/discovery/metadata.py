@@ -53,10 +53,12 @@ class MetadataRoute(Route):
 
     def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
         super().__init__(path, _Amending(host, capability), methods=["GET"])
+        self._ending = path[path.rindex("/") :]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for the two methods, NONE for all else: that is the host's."""
-        if scope["type"] != "http" or _SEEN in scope:
+        # Every request of the host comes by here, so what most of them fail comes first.
+        if scope["type"] != "http" or not scope["path"].endswith(self._ending) or _SEEN in scope:
             return Match.NONE, {}
         match, child = super().matches(scope)
         return (match, child) if match is Match.FULL else (Match.NONE, {})

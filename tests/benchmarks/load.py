@@ -25,18 +25,25 @@ class Load:
         p50: milliseconds.
         p99: milliseconds.
         status: of the last answer.
-        busy: the share of a core that this client took.
     """
 
     rate: float
     p50: float
     p99: float
     status: int
-    busy: float
 
 
-def measure(port: int, path: str, token: str, connections: int, seconds: float) -> Load:
+def measure(port: int, path: str, token: str, connections: int, seconds: float, *, spin: bool = False) -> Load:
     """Put load on a URL of this machine.
+
+    Args:
+        port: on loopback.
+        path: with its query string.
+        token: for the `Authorization` header; empty for none.
+        connections: how many.
+        seconds: how long.
+        spin: never sleep, for a client that has a core of its own. Else the server pays for waking it with each answer, and the
+            more, the slower it is, for a client that is always behind never sleeps.
 
     Raises:
         RuntimeError: the server closed a connection.
@@ -50,7 +57,6 @@ def measure(port: int, path: str, token: str, connections: int, seconds: float) 
     send: dict[int, Any] = {}
     sent: dict[int, float] = {}
     clock, taken = time.perf_counter, []
-    cpu = time.process_time()
     for connection in opened:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = connection.fileno()
@@ -59,9 +65,9 @@ def measure(port: int, path: str, token: str, connections: int, seconds: float) 
         sent[number] = clock()
         connection.send(request)
     begun = now = clock()
-    end = begun + seconds
+    end, patience = begun + seconds, 0 if spin else 1
     while now < end:
-        for number, _ in poll.poll(1):
+        for number, _ in poll.poll(patience):
             data = receive[number](65536)
             now = clock()
             if data.endswith(ending):
@@ -70,7 +76,6 @@ def measure(port: int, path: str, token: str, connections: int, seconds: float) 
                 send[number](request)
             elif not data:
                 raise RuntimeError("the server closed a connection")
-    busy = (time.process_time() - cpu) / (now - begun)
     poll.close()
     for connection in opened:
         connection.close()
@@ -80,7 +85,6 @@ def measure(port: int, path: str, token: str, connections: int, seconds: float) 
         p50=taken[len(taken) // 2] * 1000,
         p99=taken[len(taken) * 99 // 100] * 1000,
         status=status,
-        busy=busy,
     )
 
 
@@ -102,4 +106,4 @@ if __name__ == "__main__":
     port, path, token, connections, seconds, core = sys.argv[1:]
     if core != "-":
         os.sched_setaffinity(0, {int(core)})
-    print(json.dumps(asdict(measure(int(port), path, token, int(connections), float(seconds)))))  # noqa: T201
+    print(json.dumps(asdict(measure(int(port), path, token, int(connections), float(seconds), spin=core != "-"))))  # noqa: T201

@@ -118,7 +118,7 @@ async def test_threads_with_loops_of_their_own_share_a_store(store: SQLiteJobSto
 
 async def test_a_poll_is_one_indexed_read_and_no_write(store: SQLiteJobStore) -> None:
     job = await added(store)
-    await found(store, job)  # the first one in a process also reads what was asked for
+    await found(store, job)  # the first one in a process also reads what never changes
     statements: list[str] = []
     reader = store._database.reader
     reader.set_trace_callback(statements.append)

@@ -27,15 +27,11 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 
 __all__ = [
-    "ASKED_COLUMNS",
     "JOB_COLUMNS",
     "PART_COLUMNS",
     "SLICE_COLUMNS",
-    "STANDING_COLUMNS",
-    "asked_from_record",
     "job_from_record",
     "job_record",
-    "job_that_stands",
     "part_from_record",
     "part_record",
     "rows_content",
@@ -44,13 +40,10 @@ __all__ = [
     "slice_record",
 ]
 
-STANDING_COLUMNS = (
-    "state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, idempotency_key, fingerprint"
+JOB_COLUMNS = (
+    "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
+    "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
-"""How a job stands."""
-ASKED_COLUMNS = "url, level, types, since, until, precision, retention, granular, options, kind"
-"""What was asked for, which is frozen."""
-JOB_COLUMNS = f"id, mount, issuer, subject, {STANDING_COLUMNS}, {ASKED_COLUMNS}"
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
     "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
@@ -59,7 +52,6 @@ PART_COLUMNS = (
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
-_STANDING = STANDING_COLUMNS.count(",") + 1
 
 
 def job_record(job: Job) -> _Record:
@@ -70,6 +62,12 @@ def job_record(job: Job) -> _Record:
         job.mount,
         job.owner.issuer,
         job.owner.subject,
+        request.url,
+        request.level.value,
+        json.dumps(request.types),
+        request.window.since,
+        request.window.until,
+        request.precision.name,
         job.state.value,
         job.revision,
         job.created_at,
@@ -80,36 +78,60 @@ def job_record(job: Job) -> _Record:
         job.done,
         None if failure is None else failure.reason.name,
         None if failure is None else failure.detail,
-        None if job.idempotency is None else job.idempotency.key,
-        None if job.idempotency is None else job.idempotency.fingerprint,
-        request.url,
-        request.level.value,
-        json.dumps(request.types),
-        request.window.since,
-        request.window.until,
-        request.precision.name,
         request.retention,
         json.dumps(request.granular),
         "" if request.options == Options() else _OPTIONS.dump_json(request.options).decode(),
+        None if job.idempotency is None else job.idempotency.key,
+        None if job.idempotency is None else job.idempotency.fingerprint,
         request.kind.value,
     )
 
 
 def job_from_record(record: _Record) -> Job:
     """The job of `JOB_COLUMNS`."""
-    job_id, mount, issuer, subject, *rest = record
-    asked = asked_from_record(tuple(rest[_STANDING:]))
-    return job_that_stands(job_id, mount, Owner(issuer, subject), asked, tuple(rest[:_STANDING]))
-
-
-def job_that_stands(job_id: str, mount: str, owner: Owner, asked: Request, record: _Record) -> Job:
-    """The job that stands as `STANDING_COLUMNS` say."""
-    state, revision, created_at, changed_at, cut, codec, estimate, done, reason, detail, key, fingerprint = record
+    (
+        job_id,
+        mount,
+        issuer,
+        subject,
+        url,
+        level,
+        types,
+        since,
+        until,
+        precision,
+        state,
+        revision,
+        created_at,
+        changed_at,
+        cut,
+        codec,
+        estimate,
+        done,
+        reason,
+        detail,
+        retention,
+        granular,
+        options,
+        key,
+        fingerprint,
+        kind,
+    ) = record
     return Job(
         id=job_id,
         mount=mount,
-        owner=owner,
-        request=asked,
+        owner=Owner(issuer, subject),
+        request=Request(
+            url=url,
+            level=Level(level),
+            types=tuple(json.loads(types)),
+            window=Window(since, until),
+            retention=retention,
+            precision=Precision[precision],
+            granular=tuple((type_, query) for type_, query in json.loads(granular)),
+            options=_OPTIONS.validate_json(options) if options else Options(),
+            kind=JobKind(kind),
+        ),
         state=JobState(state),
         revision=revision,
         created_at=created_at,
@@ -120,22 +142,6 @@ def job_that_stands(job_id: str, mount: str, owner: Owner, asked: Request, recor
         done=done,
         failure=None if reason is None else Failure(Reason[reason], detail),
         idempotency=None if key is None else Idempotency(key, fingerprint),
-    )
-
-
-def asked_from_record(record: _Record) -> Request:
-    """The request of `ASKED_COLUMNS`."""
-    url, level, types, since, until, precision, retention, granular, options, kind = record
-    return Request(
-        url=url,
-        level=Level(level),
-        types=tuple(json.loads(types)),
-        window=Window(since, until),
-        retention=retention,
-        precision=Precision[precision],
-        granular=tuple((type_, query) for type_, query in json.loads(granular)),
-        options=_OPTIONS.validate_json(options) if options else Options(),
-        kind=JobKind(kind),
     )
 
 

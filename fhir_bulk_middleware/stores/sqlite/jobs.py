@@ -4,11 +4,12 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Request, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -16,14 +17,10 @@ from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.stores.sqlite import work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.job_records import (
-    ASKED_COLUMNS,
     JOB_COLUMNS,
     PART_COLUMNS,
-    STANDING_COLUMNS,
-    asked_from_record,
     job_from_record,
     job_record,
-    job_that_stands,
     part_from_record,
     rows_content,
     rows_from_content,
@@ -31,11 +28,11 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
 
 __all__ = ["SQLiteJobStore"]
 
-_REMEMBERED = 512
-"""Requests of jobs, at most; one has some kB."""
+_KNOWN = 512
+"""Jobs that are remembered, at most; one has some kB."""
 
-_STANDS = f"SELECT {STANDING_COLUMNS} FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"  # noqa: S608
-_ASKED = f"SELECT {ASKED_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
+_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"
+_WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
 _SAME_KEY = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
     WHERE issuer = ? AND subject = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
@@ -84,7 +81,7 @@ class SQLiteJobStore:
     def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
         self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
-        self._asked: dict[str, Request] = {}
+        self._known: dict[str, Job] = {}
 
     def recipe(self) -> Recipe:
         """How to open the same file in a worker process."""
@@ -105,21 +102,23 @@ class SQLiteJobStore:
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
         """See `JobStore.find`. It is done in the event loop, since that is cheaper than a thread for one indexed read.
 
-        What was asked for is frozen, so of a job that is polled again and again only how it stands is read.
+        All but its progress is as it was while the revision is, so of a job that is polled again and again no more is read.
         """
         reader = self._database.reader
-        record = reader.execute(_STANDS, (job_id, mount, owner.issuer, owner.subject)).fetchone()
-        if record is None:
+        standing = reader.execute(_STANDS, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+        if standing is None:
             return None
-        asked = self._asked.get(job_id)
-        if asked is None:
-            of_it = reader.execute(_ASKED, (job_id,)).fetchone()
-            if of_it is None:  # it was forgotten between the two reads
-                return None
-            if len(self._asked) >= _REMEMBERED:
-                self._asked.clear()  # several threads may be here, and this is one step
-            asked = self._asked[job_id] = asked_from_record(of_it)
-        return job_that_stands(job_id, mount, owner, asked, record)
+        revision, done, estimate = standing
+        known = self._known.get(job_id)
+        if known is not None and known.revision == revision:
+            return known if (known.done, known.estimate) == (done, estimate) else replace(known, done=done, estimate=estimate)
+        record = reader.execute(_WHOLE, (job_id,)).fetchone()
+        if record is None:  # it was forgotten between the two reads
+            return None
+        if len(self._known) >= _KNOWN:
+            self._known.clear()  # several threads may be here, and this is one step
+        job = self._known[job_id] = job_from_record(record)
+        return job
 
     async def replace(self, job: Job) -> bool:
         """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
