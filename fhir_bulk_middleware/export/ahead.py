@@ -1,14 +1,14 @@
 """One step ahead: what blocks is done in a thread while the result before it is still on its way to the client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import TypeVar
 
 import anyio
 
-__all__ = ["ahead"]
+__all__ = ["ahead", "meanwhile"]
 
 T = TypeVar("T")
 _TOGETHER = 4
@@ -24,13 +24,22 @@ async def ahead(step: Callable[[], T | None]) -> AsyncIterator[T]:
     def several() -> list[T]:
         return list(islice(iter(step, None), _TOGETHER))
 
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, several)
-    try:
-        while results := await asyncio.shield(future):
-            future = loop.run_in_executor(None, several)
+    results: list[T] = []
+    while True:
+        async with meanwhile(several) as following:
             for result in results:
                 yield result
+        results = following.result()
+        if not results:
+            return
+
+
+@asynccontextmanager
+async def meanwhile(work: Callable[[], T]) -> AsyncGenerator["asyncio.Future[T]"]:
+    """Do something in a thread; it is done when the context is left, and raises when its result is asked for."""
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        yield future
     finally:
-        with anyio.CancelScope(shield=True), suppress(Exception):  # of a step that nobody wants any more
-            await future
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(future, return_exceptions=True)

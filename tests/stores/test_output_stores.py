@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from fhir_bulk_middleware.protocols import OutputSink, OutputStore
+from fhir_bulk_middleware.stores import filesystem
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.testing.output_store import OutputStoreSuite
@@ -26,6 +27,13 @@ class TestMemoryOutputStore(OutputStoreSuite):
 class TestFileOutputStoreInTheServer(OutputStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> OutputStore:
+        return FileOutputStore(tmp_path / "exports")
+
+
+class TestFileOutputStoreWhereReadingMayAlwaysWait(OutputStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OutputStore:
+        monkeypatch.setattr(filesystem, "_CAN_SAY", False)
         return FileOutputStore(tmp_path / "exports")
 
 
@@ -66,6 +74,21 @@ async def test_a_key_of_another_shape_never_reaches_a_path(store: Callable[[], O
         async with store().create(key):
             pass
     assert "nowhere" not in names(Path())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cold_from", [0, 300_000, 2_000_000])
+async def test_what_the_system_has_not_in_memory_is_read_as_well(tmp_path: Path, cold_from: int) -> None:
+    store = FileOutputStore(tmp_path)
+    content = os.urandom(3_000_000)
+    async with store.create(KEY) as sink:
+        await sink.write(content)
+        await sink.seal()
+    with (tmp_path / KEY).open("rb") as file:
+        os.posix_fadvise(file.fileno(), cold_from, 0, os.POSIX_FADV_DONTNEED)
+    chunks = [chunk async for chunk in store.read(KEY, 1, 2_999_998)]
+    assert b"".join(chunks) == content[1:-1]
+    assert max(map(len, chunks)) <= 256 * 1024
 
 
 async def write_on_a_full_disk(store: OutputStore, folder: Path) -> None:
