@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,7 @@ class Chain:
     dialect: Dialect
     since: str | None = None
     mirror: dict[Key, str] = field(default_factory=dict)
+    exports: int = 0
 
     async def export(self, until: str | None, between: list[tuple[tuple[Key, ...], bool]]) -> None:
         """Export, with changes between its steps, and apply it."""
@@ -178,6 +180,7 @@ class Chain:
 
     def judge(self, shown: str, until: str | None, output: dict[Key, str], gone: set[Key]) -> None:
         """What the client got, by what the store's own account says it should have got."""
+        self.exports += 1
         cut = parse(shown)
         since = None if self.since is None else parse(self.since)
         bound = cut if until is None else min(cut, parse(until))
@@ -206,9 +209,12 @@ class ChainMachine(RuleBasedStateMachine):
     """Anything may happen, in any order."""
 
     make: Callable[[Path, HandClock], Store]
+    lived: Counter[str]
+    """How many histories there were, and how many exports in them."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.lived["histories"] += 1
         self._loop = asyncio.Runner()
         self._folder = tempfile.TemporaryDirectory(dir=FOLDER)
         self.clock = HandClock()
@@ -244,6 +250,7 @@ class ChainMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for chain in self.chains:
             self._loop.run(chain.export(None, []))
+            self.lived["exports"] += chain.exports
         self._loop.run(self.world.close())
         self._loop.close()
         self._folder.cleanup()
@@ -258,11 +265,15 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
 @pytest.mark.parametrize("store", STORES)
 def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
-    machine = type("Machine", (ChainMachine,), {"make": staticmethod(STORES[store])})
+    lived: Counter[str] = Counter()
+    machine = type("Machine", (ChainMachine,), {"make": staticmethod(STORES[store]), "lived": lived})
     profile = settings(
         max_examples=EXAMPLES, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
     )
     run_state_machine_as_test(machine, settings=profile)
+    assert lived["histories"] >= EXAMPLES
+    assert lived["exports"] > lived["histories"]
+    print(f"{store}: {dict(lived)}")  # noqa: T201 - told with `-s`, for the long mode
 
 
 # --- Writers in processes of their own ---
