@@ -1,4 +1,4 @@
-"""A factory for uvicorn's own workers: `uvicorn --factory served:app --workers 2`, with STATE in the environment."""
+"""A factory for servers of several processes (`uvicorn --factory served:app --workers 4`), with STATE in the environment."""
 
 import os
 from pathlib import Path

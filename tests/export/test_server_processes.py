@@ -1,4 +1,4 @@
-"""Several server processes on one STATE (uvicorn's `--workers`): one pool, shared limits, and any of them answers for all."""
+"""Several server processes on one STATE (uvicorn's `--workers`, gunicorn): one pool, shared limits, and any answers for all."""
 
 import os
 import socket
@@ -46,8 +46,18 @@ class Servers:
         return found
 
 
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+PROCESSES = 4
+SERVERS = {
+    "uvicorn": ["uvicorn", "--factory", "served:app", "--workers", str(PROCESSES), "--log-level", "warning"],
+    "gunicorn": ["gunicorn", "served:app()", "--workers", str(PROCESSES), "--worker-class", "uvicorn_worker.UvicornWorker"],
+    "gunicorn, the application made before the fork": [
+        *["gunicorn", "served:app()", "--workers", str(PROCESSES), "--worker-class", "uvicorn_worker.UvicornWorker", "--preload"]
+    ],
+}
+
+
+@pytest.fixture(params=SERVERS)
+def servers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Servers]:
     state = State(tmp_path / "state")
     state.load("a population of 20 patients", population(patients=20), lambda _: None)
     token = state.mint().token("me", "system/*.rs")
@@ -56,29 +66,30 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         port = listener.getsockname()[1]
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, *(entry or str(Path.cwd()) for entry in sys.path)])
-    command = [sys.executable, "-m", "uvicorn", "--factory", "served:app", "--workers", "2", "--port", str(port)]
+    program = SERVERS[request.param]
+    listen = ["--bind", f"127.0.0.1:{port}"] if program[0] == "gunicorn" else ["--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--log-level", "warning"],
+            [sys.executable, "-m", *program, *listen],
             env={**os.environ, "PYTHONPATH": path, "STATE": str(state.folder)},
             stdout=log,
             stderr=log,
         )
     found = Servers(f"http://127.0.0.1:{port}", state, token)
     try:
-        _both(found)
+        _all(found)
         yield found
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _both(servers: Servers) -> None:
-    """Wait until both processes answer."""
+def _all(servers: Servers) -> None:
+    """Wait until all processes answer."""
     seen: set[str] = set()
     end = time.monotonic() + 60
-    while len(seen) < 2:
-        assert time.monotonic() < end, "two processes did not come up"
+    while len(seen) < PROCESSES:
+        assert time.monotonic() < end, f"{PROCESSES} processes did not come up"
         try:
             seen.add(servers.ask("GET", "/process").text)
         except httpx2.TransportError:
@@ -94,7 +105,7 @@ def _until_complete(servers: Servers, location: str) -> httpx2.Response:
 
 
 @pytest.mark.timeout(200)
-def test_two_server_processes_are_one_service(servers: Servers) -> None:
+def test_several_server_processes_are_one_service(servers: Servers) -> None:
     locations = [urlsplit(servers.ask("GET", "/fhir/$export", **KICK_OFF).headers["Content-Location"]).path for _ in range(3)]
     refused = [servers.ask("GET", "/fhir/$export", **KICK_OFF).status_code for _ in range(6)]
     # Quick as they are, all three may have ended by then; what must not be is a fourth beside three that run.
