@@ -26,6 +26,7 @@ from fhir_bulk_middleware.export.query import EveryPatient, Everything
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
+from fhir_bulk_middleware.testing.export_chain import ChainSuite
 from fhir_bulk_middleware.testing.related_resources import JoiningSuite, OrganisingSuite, PatientsSuite, ProvenanceSuite
 from fhir_bulk_middleware.testing.resource_values import (
     Reader,
@@ -228,33 +229,6 @@ class SnapshotSuite(StorageSuite):
                 "a cut reads on from a cursor as if nothing happened"
             )
 
-    async def test_one_export_after_the_other_gives_the_storage(
-        self, store: SupportsExport, reader: Reader, writer: Writer
-    ) -> None:
-        """The chain law (law 3)."""
-        needs(store, SupportsSnapshot)
-        needs(store, SupportsDeletions)
-        mirror: dict[str, str] = {}
-        since = None
-        for step in range(4):
-            await writer.put(patient("updated", f"in step {step}"), patient(f"new-{step}"), patient("passing"))
-            await writer.delete("Patient", "passing")
-            if step:
-                await writer.delete("Patient", f"new-{step - 1}")
-            if step > 1:
-                await writer.put(patient(f"new-{step - 2}", "again"))
-            cut = await reader.cut()
-            query = await reader.query("Patient", since=since, as_of=cut)
-            output, gone = await reader.texts(query), await reader.gone(query)
-            assert not {f"Patient/{id_}" for id_ in output} & set(gone), "deletions and output are disjoint"
-            mirror.update(output)
-            for reference in gone:
-                mirror.pop(reference.removeprefix("Patient/"), None)
-            assert mirror == await reader.texts(await reader.query("Patient", as_of=cut)), (
-                "applying each export in turn gives the storage at its cut"
-            )
-            since = cut
-
 
 class SlicesSuite(StorageSuite):
     """What `SupportsSlices` promises."""
@@ -412,6 +386,7 @@ class ResourceStoreSuite(
     SnapshotSuite,
     SlicesSuite,
     DeletionsSuite,
+    ChainSuite,
     GroupsSuite,
     JoiningSuite,
     PatientsSuite,

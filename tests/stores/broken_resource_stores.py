@@ -4,6 +4,7 @@ pytest does not collect this file by itself: `test_broken_resource_stores.py` do
 """
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -296,6 +297,29 @@ class TellsDeletionsTwice(Broken):
         async for page in super().deletions(query, after):
             yield page
             yield page
+
+
+class ForgetsSecondDeaths(Broken):
+    promise = "applying each export in turn gives the storage at its cut"
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        died = Counter(f"{v.stored.type}/{v.stored.id}" for v in self._versions if v.stored.deleted)
+        async for page in super().deletions(query, after):
+            if first := tuple(reference for reference in page.references if died[reference] == 1):
+                yield replace(page, references=first)
+
+
+class LosesSomeOfWhatWasWrittenTogether(Broken):
+    """Takes an instant for the name of one resource, when it is asked for what changed."""
+
+    promise = "applying each export in turn gives the storage at its cut"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, after):
+            lines = page.lines.splitlines(keepends=True)
+            if query.window.since is not None and query.window.until is None:
+                lines = list({json.loads(line)["meta"]["lastUpdated"]: line for line in lines}.values())
+            yield replace(page, lines=b"".join(lines), count=len(lines))
 
 
 class IgnoresTheWindowOfDeletions(Broken):

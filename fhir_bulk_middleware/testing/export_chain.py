@@ -1,0 +1,153 @@
+"""The suite for the chain law: exports that follow each other by `_since` give the storage (law 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from fhir_bulk_middleware.export.query import Query
+from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsSnapshot
+from fhir_bulk_middleware.testing.resource_values import Reader, StorageSuite, Writer, needs, observation, patient
+
+__all__ = ["ChainSuite"]
+
+_TYPES = ("Observation", "Patient")
+_IDS = ("a", "b", "c", "d")
+_CHANGES = 24
+
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Host:
+    """Changes the storage, and remembers what it holds."""
+
+    writer: Writer
+    random: Random
+    holds: dict[_Key, str] = field(default_factory=dict)
+    serial: int = 0
+
+    async def change(self) -> None:
+        """Write some resources together, or delete one."""
+        random = self.random
+        if self.holds and random.random() < 0.4:
+            key = random.choice(sorted(self.holds))
+            await self.writer.delete(*key)
+            del self.holds[key]
+            return
+        chosen = {(random.choice(_TYPES), random.choice(_IDS)) for _ in range(random.randint(1, 4))}
+        written = {}
+        for key in sorted(chosen):
+            self.serial += 1
+            written[key] = f"number {self.serial}"
+        await self.writer.put(*(_resource(key, text) for key, text in written.items()))
+        self.holds |= written
+
+
+@dataclass(slots=True)
+class _Client:
+    """Takes one export after the other, and applies each to what it has."""
+
+    reader: Reader
+    precision: Precision
+    random: Random
+    since: Instant | None = None
+    has: dict[_Key, str] = field(default_factory=dict)
+
+    async def export(self, *, whole: bool = True) -> None:
+        """The next export; one that is not whole ends at some instant before its cut (`_until`)."""
+        cut = await self.reader.cut(self.precision)
+        assert cut is not None
+        until = None if whole else await self._some_instant(cut)
+        for type_ in _TYPES:
+            await self._apply(type_, await self.reader.query(type_, since=self.since, until=until, as_of=cut))
+        if until is None:
+            assert self.has == await self._storage(cut), "applying each export in turn gives the storage at its cut"
+        self.since = cut if until is None else until
+
+    async def _apply(self, type_: str, query: Query) -> None:
+        output = await self.reader.texts(query)
+        gone = [reference.partition("/")[2] for reference in await self.reader.gone(query)]
+        assert len(gone) == len(set(gone)), "a deletion is told once"
+        assert not output.keys() & set(gone), "deletions and output are disjoint"
+        late = [id_ for id_, at in (await self.reader.instants(query)).items() if self.since is not None and at <= self.since]
+        assert not late, "a net change that was in an earlier export is in no later one"
+        self.has.update(((type_, id_), text) for id_, text in output.items())
+        for id_ in gone:
+            self.has.pop((type_, id_), None)
+
+    async def _some_instant(self, cut: Instant) -> Instant | None:
+        """One at which something was written since the last export, for at such instants windows begin and end."""
+        found: list[Instant] = []
+        for type_ in _TYPES:
+            found += (await self.reader.instants(await self.reader.query(type_, since=self.since, as_of=cut))).values()
+        return self.random.choice(sorted(found)) if found else None
+
+    async def _storage(self, cut: Instant) -> dict[_Key, str]:
+        found: dict[_Key, str] = {}
+        for type_ in _TYPES:
+            texts = await self.reader.texts(await self.reader.query(type_, as_of=cut))
+            found.update(((type_, id_), text) for id_, text in texts.items())
+        return found
+
+
+class ChainSuite(StorageSuite):
+    """What `SupportsSnapshot` and `SupportsDeletions` promise together (law 3)."""
+
+    @pytest.mark.parametrize("history", range(12))
+    async def test_exports_that_follow_each_other_give_the_storage(
+        self, store: SupportsExport, reader: Reader, writer: Writer, history: int
+    ) -> None:
+        """Whatever is created, updated, deleted and created again between them; the same in each run."""
+        _needs(store)
+        random = Random(history)  # noqa: S311 - to be repeated, not to be secret
+        host = _Host(writer, random)
+        clients = [_Client(reader, precision, random) for precision in Precision]
+        for _ in range(_CHANGES):
+            await host.change()
+            if random.random() < 0.4:
+                await random.choice(clients).export(whole=random.random() < 0.7)
+        for client in clients:
+            await client.export()
+            if client.precision is Precision.MICROSECONDS:
+                assert client.has == host.holds, "what was written before a cut at full precision is in it"
+
+    @pytest.mark.parametrize("precision", Precision)
+    async def test_what_is_written_while_exports_begin_is_in_one_of_them(
+        self, store: SupportsExport, reader: Reader, writer: Writer, precision: Precision
+    ) -> None:
+        """Writers do not wait for exports: what a cut does not hold the next one does."""
+        _needs(store)
+        random = Random(precision.value)  # noqa: S311 - as above
+        host, client = _Host(writer, random), _Client(reader, precision, random)
+        writing = anyio.Event()
+
+        async def write() -> None:
+            for _ in range(_CHANGES):
+                await host.change()
+                await anyio.lowlevel.checkpoint()
+            writing.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            while not writing.is_set():
+                await client.export()
+                await anyio.lowlevel.checkpoint()
+        last = _Client(reader, Precision.MICROSECONDS, random, client.since, client.has)
+        await last.export()
+        assert last.has == host.holds, "what was written while a cut was taken is in this export or in the next"
+
+
+def _needs(store: object) -> None:
+    capabilities: Sequence[type] = (SupportsSnapshot, SupportsDeletions)
+    for capability in capabilities:
+        needs(store, capability)
+
+
+def _resource(key: _Key, text: str) -> str:
+    type_, id_ = key
+    return patient(id_, text) if type_ == "Patient" else observation(id_, "Patient/a", text)
