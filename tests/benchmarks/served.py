@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
+from jose import jwt
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -32,6 +33,7 @@ __all__ = ["AUDIENCE", "ISSUER", "PATIENT", "Nobody"]
 
 ISSUER = "https://benchmark.example"
 AUDIENCE = "https://benchmark.example/fhir"
+_ALGORITHMS = ["RS384", "ES384", "RS256", "ES256"]
 PATIENT = b'{"resourceType":"Patient","id":"1","active":true}'
 
 
@@ -78,13 +80,22 @@ def application(folder: Path, store: Path, workers: int) -> ASGIApp:
     installed = _host("/installed")
     bulk.install(installed, "/installed")
 
+    keys = json.loads((folder / "jwks.json").read_text())
+
     async def accepted(_: Request) -> Response:
+        return Response(None, 202)
+
+    async def verified(request: Request) -> Response:
+        """As hosts do it: python-jose looks at each token anew."""
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        jwt.decode(token, keys, algorithms=_ALGORITHMS, audience=AUDIENCE, issuer=ISSUER)
         return Response(None, 202)
 
     async def file(request: Request) -> Response:
         return FileResponse(folder / "exports" / request.path_params["key"])
 
-    bare = Starlette(routes=[Route("/bare", accepted), Route("/bare/file/{key:path}", file)])
+    paths = {"/bare": accepted, "/bare/verified": verified, "/bare/file/{key:path}": file}
+    bare = Starlette(routes=[Route(path, endpoint) for path, endpoint in paths.items()])
     below: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
         "bare": bare,
         "around": BulkDataMiddleware(_host("/around"), bulk, "/around"),
