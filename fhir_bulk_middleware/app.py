@@ -236,15 +236,8 @@ class BulkData:
         """The rows of the mount, as documentation and tests read them."""
         self.types = definitions(fhir_version).resource_types
         """The resource types that there are, which tell paths of resources from others."""
-        self.app = SubApplication(
-            routes(self.table, self._guard, self.types), self._elsewhere, lambda _: self.running(), self._awake
-        )
+        self.app = SubApplication(routes(self.table, self._guard, self.types), self._elsewhere, self.engine)
         """The mountable sub-application."""
-
-    async def _awake(self) -> None:
-        await self.engine.start_lazily(
-            "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
-        )
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The dialect's word for every path that is not in the table."""

@@ -66,9 +66,14 @@ class Engine:
                 self._users -= 1
                 raise
 
+    @property
+    def runs(self) -> bool:
+        """Whether somebody started it, and nobody stopped it since."""
+        return self._users > 0
+
     async def start_lazily(self, missing_line: str) -> None:
         """Start at the first request, because nobody did before: works, but the server then kills it instead of stopping it."""
-        if self._users:
+        if self.runs:
             return
         _log.warning("The export engine starts with the first request because nothing started it. %s", missing_line)
         await self.start()

@@ -1,14 +1,20 @@
 """The sub-application, and a place for it below a host's prefix that leaves the rest of the prefix to the host."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Match, Mount
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.routing import Match, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fhir_bulk_middleware.engine import Engine
 
 __all__ = ["SelectiveMount", "SubApplication"]
 
 _ROUTE = "fhir_bulk_middleware.route"
+_HINT = "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
+_REMEMBERED = 1_024
+_LONGEST = 256
+"""Characters of a path that is remembered: polls have a hundred, and what clients make up must not fill memory."""
 
 
 class SubApplication(Starlette):
@@ -17,40 +23,32 @@ class SubApplication(Starlette):
     Args:
         routes: in the order in which they are looked at.
         elsewhere: answers where none of them matches.
-        lifespan: what runs while it is served.
-        awake: is awaited before each request, in case that no lifespan was.
+        engine: runs while it is served; from the first request on, if no lifespan started it.
     """
 
-    def __init__(
-        self,
-        routes: Sequence[BaseRoute],
-        elsewhere: ASGIApp,
-        lifespan: Lifespan[Starlette],
-        awake: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(routes=routes, lifespan=lifespan)
+    def __init__(self, routes: Sequence[Route], elsewhere: ASGIApp, engine: Engine) -> None:
+        super().__init__(routes=routes, lifespan=lambda _: engine.running())
         self.router.redirect_slashes = False
         self.router.default = elsewhere
-        self._awake = awake
+        self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        if scope["type"] == "http":
-            await self._awake()
+        if scope["type"] == "http" and not self._engine.runs:
+            await self._engine.start_lazily(_HINT)
         await super().__call__(scope, receive, send)
 
-    async def go_on(self, route: BaseRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose route is known.
+    async def go_on(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose route is known; routes of ours take any method.
 
         Our door lets no exception out, so the layers that Starlette puts around an application for that have nothing to do;
         layers that somebody added see every request.
         """
-        if self.user_middleware:
+        if self.user_middleware or not self._engine.runs:
             await self(scope, receive, send)
             return
-        await self._awake()
         scope["route"] = route
-        await route.handle(scope, receive, send)
+        await route.app(scope, receive, send)
 
 
 class SelectiveMount(Mount):
@@ -58,8 +56,8 @@ class SelectiveMount(Mount):
 
     Starlette's own takes everything below its prefix, and with it the host's routes, its 404 and its 405.
 
-    Every request of the host comes by here, so a look for the marks of our routes comes before any regular expression; and a
-    route that was found once is not looked for again.
+    Every request of the host comes by here, so a look for the marks of our routes comes before any regular expression. A route
+    that was found is not looked for again: not in the application, nor with the next poll.
     """
 
     def __init__(self, path: str, app: SubApplication) -> None:
@@ -71,11 +69,26 @@ class SelectiveMount(Mount):
         # Routes without a mark are told by their methods; one that takes any method makes every path worth a second look.
         bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
         self._methods = None if None in bare else frozenset[str]().union(*filter(None, bare))
+        self._found: dict[tuple[str, str, str], Scope] = {}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for a path of ours, whatever the method; else NONE."""
         if scope["type"] != "http" or not self._possible(scope["path"], scope["method"]):
             return Match.NONE, {}
+        if "app_root_path" in scope or scope.get("path_params"):  # another mount around us has a say in what is found
+            return self._find(scope)
+        place = scope["method"], scope.get("root_path", ""), scope["path"]
+        found = self._found.get(place)
+        if found is None:
+            match, found = self._find(scope)
+            if match is Match.NONE or len(scope["path"]) > _LONGEST:
+                return match, found
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[place] = found
+        return Match.FULL, {**found, "path_params": {**found["path_params"]}}
+
+    def _find(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         if match is Match.NONE:
             return Match.NONE, {}

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
@@ -92,7 +92,7 @@ def table(
     return tuple(rows)
 
 
-def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[BaseRoute]:
+def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[Route]:
     """Starlette routes for the rows, one per path; shared ones last, so that no path of ours is taken for a resource.
 
     What is asked most often is looked for first: polls, then files.

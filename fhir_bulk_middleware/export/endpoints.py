@@ -108,8 +108,11 @@ class ExportEndpoints:
 
     async def _standing(self, request: Request, job: Job, number: int) -> Response:
         complete = job.state is JobState.COMPLETED
-        size = self._settings.manifest_files if job.request.options.partial_manifests else None
-        page = Page.of(await self._service.published(job), number, size, complete=complete)
+        partial = job.request.options.partial_manifests
+        page = None
+        if complete or partial:
+            size = self._settings.manifest_files if partial else None
+            page = Page.of(await self._service.published(job), number, size, complete=complete)
         if page is None and number:
             raise Refused(Reason.FILE_UNKNOWN)
         headers: dict[str, str] = {}

@@ -51,7 +51,7 @@ class JobState(StrEnum):
     @property
     def working(self) -> bool:
         """Whether work is left."""
-        return self in {JobState.QUEUED, JobState.RUNNING}
+        return self is JobState.QUEUED or self is JobState.RUNNING
 
 
 class JobKind(StrEnum):

@@ -207,8 +207,7 @@ class ExportService:
             raise Refused(Reason.JOB_UNKNOWN)
         if job.state is JobState.CANCELLED:
             raise Refused(Reason.JOB_CANCELLED)
-        finished = job.state in {JobState.COMPLETED, JobState.FAILED}
-        if job.state is JobState.EXPIRED or (finished and job.expires_at <= self._clock()):
+        if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
             raise Refused(Reason.JOB_EXPIRED)
         return job
 
