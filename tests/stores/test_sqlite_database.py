@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,22 @@ def _insert(connection: sqlite3.Connection) -> None:
 def _count(database: Database) -> int:
     count: int = database.reader.execute("SELECT count(*) FROM parent").fetchone()[0]
     return count
+
+
+async def test_a_new_file_is_its_users_alone(database: Database) -> None:
+    await database.write(_insert)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in database.path.parent.iterdir()}
+    assert modes == dict.fromkeys(("file.db", "file.db-wal", "file.db-shm"), 0o600)
+
+
+async def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    path.touch(0o640)
+    path.chmod(0o640)
+    database = Database(path, [_SCHEMA], synchronous="NORMAL")
+    await database.write(_insert)
+    database.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 async def test_a_change_that_raises_is_undone_as_a_whole(database: Database) -> None:

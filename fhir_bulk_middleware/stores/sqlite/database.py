@@ -1,11 +1,13 @@
 """One SQLite file: how it is opened, read and written."""
 
 import asyncio
+import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -35,7 +37,7 @@ class Database:
     and go through `write`, one at a time.
 
     Args:
-        path: the file; its folder is made if it is missing.
+        path: the file; its folder is made if it is missing, and a new file is its user's alone.
         migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
         synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
         page_size: bytes of a page of a new file; large rows are read faster from larger pages.
@@ -130,6 +132,7 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(self.path)
         # Closed by `close` from another thread, used by its own thread only.
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
@@ -162,6 +165,22 @@ class Database:
             connection.rollback()
             raise
         connection.commit()
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that no other user of the machine can read, unless there is one; SQLite's own beside it follow its mode.
+
+    Made under another name and linked, for whoever closes a file that is open through SQLite here releases SQLite's locks on it.
+    """
+    if path.exists():
+        return
+    with suppress(OSError):  # a folder that is read-only or cannot link, a file that is there by now: the rest is SQLite's
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(descriptor)
+        try:
+            os.link(name, path)
+        finally:
+            Path(name).unlink()
 
 
 @contextmanager
