@@ -93,6 +93,10 @@ class Database:
                 self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{self.path.stem}")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.write_here, change)
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do what takes a while, but for writing, where it keeps no event loop waiting: in a thread, unless this may block."""
+        return work() if self._blocking else await asyncio.to_thread(work)
+
     def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
         with _busy_is_told(), self._transaction() as connection:

@@ -1,6 +1,5 @@
 """Jobs in one SQLite file, shared by any number of processes on one machine."""
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -82,6 +81,7 @@ class SQLiteJobStore:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
         self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
         self._known: dict[str, Job] = {}
+        self._rows: tuple[str, Rows] | None = None
 
     def recipe(self) -> Recipe:
         """How to open the same file in a worker process."""
@@ -96,7 +96,7 @@ class SQLiteJobStore:
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
-        content = await asyncio.to_thread(rows_content, rows)
+        content = await self._database.aside(partial(rows_content, rows))
         return await self._database.write(partial(_add, job=job, content=content, working_at_most=working_at_most))
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
@@ -126,8 +126,8 @@ class SQLiteJobStore:
         return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
 
     async def parts(self, job_id: str) -> Sequence[Part]:
-        """See `JobStore.parts`. A job of a terabyte has thousands, so they are read in a thread."""
-        return await asyncio.to_thread(self._parts, job_id)
+        """See `JobStore.parts`. A job of a terabyte has thousands, so they are not read in a server's loop."""
+        return await self._database.aside(partial(self._parts, job_id))
 
     async def part(self, job_id: str, file_id: str) -> Part | None:
         """See `JobStore.part`."""
@@ -182,17 +182,31 @@ class SQLiteJobStore:
         failed: Callable[[Job], None] = lambda _: None,
     ) -> Lease | None:
         """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
-        if not work.anything(self._database.reader, now, lease_seconds):
+        while work.anything(self._database.reader, now, lease_seconds):
+            granted, ended = await self._database.write(
+                partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
+            )
+            for job in ended:
+                failed(job)
+            if granted is None:
+                return None
+            rows = await self._rows_of(granted.job.id)
+            if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
+                return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
+        self._rows = None
+        return None
+
+    async def _rows_of(self, job_id: str) -> Rows | None:
+        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices."""
+        remembered = self._rows
+        if remembered is not None and remembered[0] == job_id:
+            return remembered[1]
+        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
+        if record is None:
             return None
-        granted, ended = await self._database.write(
-            partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
-        )
-        for job in ended:
-            failed(job)
-        if granted is None:
-            return None
-        rows = await asyncio.to_thread(rows_from_content, granted.content)
-        return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
+        rows = await self._database.aside(partial(rows_from_content, record[0]))
+        self._rows = job_id, rows
+        return rows
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `WorkQueue.renew`."""

@@ -143,13 +143,14 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
     number = number_of(connection, query.type)
     if number is None:
         return None
-    first, last = first_of(number) + 1, next_of(connection, number) - 1
+    end = next_of(connection, number)
+    first, last = first_of(number) + 1, end - 1
     window, as_of = query.window, query.as_of
     ends = [instant for instant in (window.until, as_of) if instant is not None]
     if window.since is not None:
-        first = first_after(connection, number, window.since)
+        first = first_after(connection, number, window.since, end)
     if ends:
-        last = first_after(connection, number, Instant(min(ends))) - 1
+        last = first_after(connection, number, Instant(min(ends)), end) - 1
     if query.range:
         low, high = map(int, query.range.split("-"))
         first, last = max(first, low), min(last, high)

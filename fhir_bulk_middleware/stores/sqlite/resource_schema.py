@@ -98,9 +98,9 @@ def next_of(connection: sqlite3.Connection, number: int) -> int:
     return first_of(number) + 1 if row[0] is None else int(row[0]) + 1
 
 
-def first_after(connection: sqlite3.Connection, number: int, instant: Instant) -> int:
-    """The first `seq` of the type whose `lastUpdated` is later than `instant`; `next_of` if there is none."""
-    low, high = first_of(number), next_of(connection, number)
+def first_after(connection: sqlite3.Connection, number: int, instant: Instant, end: int | None = None) -> int:
+    """The first `seq` of the type whose `lastUpdated` is later than `instant`; `end` if there is none, by default `next_of`."""
+    low, high = first_of(number), next_of(connection, number) if end is None else end
     newest = connection.execute("SELECT last_updated FROM resource WHERE seq = ?", (high - 1,)).fetchone()
     if newest is None or newest[0] <= instant:
         return high  # as for most cuts: they were just made

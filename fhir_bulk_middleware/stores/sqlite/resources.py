@@ -1,6 +1,5 @@
 """`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
 
-import asyncio
 import itertools
 import json
 import sqlite3
@@ -256,7 +255,7 @@ class SQLiteResourceStore:
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
-        return await asyncio.to_thread(self._find_matches, target, at_most)
+        return await self._database.aside(partial(self._find_matches, target, at_most))
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""

@@ -48,10 +48,9 @@ _CORRECT = """
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A lease as it was written, its rows still compressed."""
+    """A lease as it was written, without the rows of its job."""
 
     job: Job
-    content: bytes
     slice: Slice | None
     attempt: int
 
@@ -90,8 +89,7 @@ def claim(
             "INSERT OR REPLACE INTO turn (issuer, subject, served) SELECT ?, ?, coalesce(max(served), 0) + 1 FROM turn",
             (job.owner.issuer, job.owner.subject),
         )
-        (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
-        return Granted(job, content, _slice(connection, job.id, number), attempt + 1), ended
+        return Granted(job, _slice(connection, job.id, number), attempt + 1), ended
     return None, ended
 
 
