@@ -91,7 +91,7 @@ class Settings(BaseModel):
     deadline: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a job may take; after that it fails, whatever its workers say."""
 
-    retry_after: Annotated[int, Field(ge=1)] = 2
+    retry_after: Annotated[int, Field(ge=1)] = 1
     """Shortest time between two polls that is asked of a client."""
 
     retry_after_longest: Annotated[int, Field(ge=1)] = 60
