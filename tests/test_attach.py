@@ -297,6 +297,58 @@ async def test_urls_come_back_to_us_behind_a_prefix_and_a_proxy(mint: Any) -> No
                 assert refused.status_code == 400
 
 
+async def test_a_path_that_comes_again_by_another_prefix_is_answered_for_that_prefix(mint: Any) -> None:
+    """KO-114: what was found for a path is remembered, but never for more than that path as it came."""
+    from fhir_bulk_middleware.dialects import STANDARD
+    from fhir_bulk_middleware.settings import Settings
+
+    house = House(mint, STANDARD, Settings())
+    host = Starlette()
+    house.bulk.install(host, "/fhir")
+    headers = {**KICK_OFF, "Authorization": f"Bearer {house.token()}"}
+    async with house.bulk.running():
+        for prefix in ("", "/one", "/two", "", "/one"):
+            transport = httpx2.ASGITransport(host, root_path=prefix)
+            async with httpx2.AsyncClient(transport=transport, base_url=f"https://front.example{prefix}") as client:
+                accepted = await client.get("/fhir/$export?_type=Patient", headers=headers)
+                location = accepted.headers["Content-Location"]
+                polls = [(await client.get(location, headers=headers)).status_code for _ in range(2)]
+                gone = [(await client.delete(location, headers=headers)).status_code for _ in range(2)]
+
+                assert location.startswith(f"https://front.example{prefix}/fhir/$export-status/")
+                assert (polls, gone) == ([202, 202], [202, 404])
+
+
+@pytest.mark.parametrize("attached", ["installed", "around"])
+async def test_a_layer_that_was_added_to_ours_sees_each_request_of_ours_and_no_other(unstarted: House, attached: str) -> None:
+    class Marks:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def marked(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message["headers"], (b"x-layer", b"ours")]
+                await send(message)
+
+            await self.app(scope, receive, marked)
+
+    unstarted.bulk.app.add_middleware(Marks)
+    host = starlette_host([])
+    app: Any = BulkDataMiddleware(host, unstarted.bulk)
+    if attached == "installed":
+        unstarted.bulk.install(host)
+        app = host
+    headers = {**KICK_OFF, "Authorization": f"Bearer {unstarted.token()}"}
+    async with served(app) as client:
+        accepted = await client.get("/fhir/$export?_type=Patient", headers=headers)
+        polls = [await client.get(accepted.headers["Content-Location"], headers=headers) for _ in range(2)]
+        theirs = await client.get("/fhir/Patient/1", headers=headers)
+
+    assert [answer.status_code for answer in (accepted, *polls)] == [202] * 3
+    assert [answer.headers.get("x-layer") for answer in (accepted, *polls, theirs)] == ["ours"] * 3 + [None]
+
+
 class _Verifier:
     async def verify(self, token: str) -> Any:
         """Never asked."""
