@@ -35,8 +35,13 @@ class Server:
     _process: subprocess.Popen[bytes]
 
     def wait(self) -> None:
-        """Wait until it ends."""
-        self._process.wait()
+        """Wait until it ends.
+
+        A second at a time: a Ctrl-C that comes just before the system call that waits does not interrupt it.
+        """
+        while self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
 
     def last_words(self) -> str:
         """What it said last."""
