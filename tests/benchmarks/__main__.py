@@ -17,6 +17,7 @@ from .figures import Figure, Skipped, table
 from .files import files, identical
 from .filters import filters, firewall, shapes
 from .lifecycle import large, lifecycle, scaling
+from .postgres import postgres
 from .starting import starting
 from .traffic import host, kick_off, polls
 
@@ -25,6 +26,7 @@ __all__ = ["SCENARIOS", "main"]
 SCENARIOS: dict[str, Scenario] = {
     "files": files,
     "identical": identical,
+    "postgres": postgres,
     "filters": filters,
     "shapes": shapes,
     "firewall": firewall,

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
 from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -90,19 +90,27 @@ class ChosenCodec(SQLiteJobStore):
 
 
 class Exports:
-    """The stores of some exports of one set of data."""
+    """The stores of some exports of one set of data, which is in our embedded store unless another adapter is given."""
 
-    def __init__(self, data: Data, folder: Path, codec: Codec = _AS_NEW_JOBS_LIE, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        data: Data,
+        folder: Path,
+        codec: Codec = _AS_NEW_JOBS_LIE,
+        settings: Settings | None = None,
+        resources: SupportsExport | None = None,
+    ) -> None:
         self._data = data
         self.folder = folder
         # Not nice: what is compared with them is not nice either, and on a busy machine that would be all that is measured.
         self._settings = (settings or Settings()).model_copy(update={"worker_niceness": 0})
-        self.resources = SQLiteResourceStore(data.store)
+        self.resources = resources or SQLiteResourceStore(data.store)
         self.jobs = ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
 
     def close(self) -> None:
-        self.resources.close()
+        if isinstance(self.resources, SQLiteResourceStore):
+            self.resources.close()
         self.jobs.close()
 
     def clear(self) -> None:

