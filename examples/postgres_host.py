@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
+from psycopg.types.string import ByteaBinaryLoader
 
 from fhir_bulk_middleware import Principal
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
@@ -34,34 +34,33 @@ SCHEMA = """
 CREATE TABLE clock (last bigint NOT NULL);
 INSERT INTO clock VALUES (0);
 CREATE TABLE version (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     type text NOT NULL,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     id text NOT NULL,
     number integer NOT NULL,
     last_updated bigint NOT NULL,
     valid_to bigint NOT NULL DEFAULT 9223372036854775807,
     deleted boolean NOT NULL,
     in_patient boolean NOT NULL,
-    json text NOT NULL
+    json text NOT NULL,
+    PRIMARY KEY (type, seq)
 );
 CREATE UNIQUE INDEX version_current ON version (type, id) WHERE valid_to = 9223372036854775807;
-CREATE INDEX version_seq ON version (type, seq);
 CREATE INDEX version_time ON version (type, last_updated, seq);
 CREATE TABLE compartment (
     owner text NOT NULL,
     type text NOT NULL,
-    seq bigint NOT NULL REFERENCES version,
-    PRIMARY KEY (owner, type, seq)
+    seq bigint NOT NULL,
+    PRIMARY KEY (owner, type, seq),
+    FOREIGN KEY (type, seq) REFERENCES version
 );
-CREATE INDEX compartment_seq ON compartment (seq);
+CREATE INDEX compartment_version ON compartment (type, seq);
 """
 """Instants are microseconds since 1970. A version holds from `last_updated` until `valid_to`; the current one for ever."""
 
 _FOR_EVER = 2**63 - 1
-_HEADER = 19  # bytes before the first row of a binary COPY
-_BEFORE_SEQ = 6  # bytes of a row: how many fields there are, and the length of the first
-_BEFORE_TEXT = 18
-_DELETIONS = 1_000
+_ROWS = 128
+"""Rows of one statement: of a usual size they fill half a page."""
 
 
 class PostgresStorage:
@@ -96,7 +95,7 @@ class PostgresStorage:
 
     async def now(self) -> Instant:
         """The clock of the storage: never behind what it gave to a write or a cut (`SupportsSnapshot`)."""
-        ((last,),) = await asyncio.to_thread(self._rows, sql.SQL("SELECT last FROM clock"))
+        ((last,),) = await asyncio.to_thread(self._rows, "SELECT last FROM clock")
         return Instant(max(_machine(), last))
 
     async def cut(self, precision: Precision) -> Instant:
@@ -109,19 +108,22 @@ class PostgresStorage:
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         """The resources of a query, in the order in which they were written (`SupportsExport`)."""
-        with closing(self._pages(query, after)) as pages:
-            for page in pages:
+        with closing(self._versions("json", query, after, deleted=False)) as versions:
+            for page in _paged(versions, query.page_bytes):
                 yield page
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The newest version as of the cut says that it was deleted (`SupportsDeletions`)."""
-        while rows := self._rows(sql.SQL("{} LIMIT {}").format(self._select("id", query, after, deleted=True), _DELETIONS)):
-            after = str(rows[-1][0])
-            yield Deletions(tuple(f"{query.type}/{id_}" for _, id_ in rows), after)
+        with closing(self._versions("id", query, after, deleted=True)) as versions:
+            for rows in versions:
+                yield Deletions(tuple(f"{query.type}/{id_.decode()}" for _, id_ in rows), str(rows[-1][0]))
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """Parts of the sequence with as many versions each; a sample says how large those are (`SupportsSlices`)."""
-        ((count, size),) = self._rows(_SIZE.format(selected=self._select("json", query, None, deleted=False, order="")))
+        found, values = self._found(query, None, deleted=False)
+        ((count,),) = self._rows(f"SELECT count(*) {found}", values)
+        sample: LiteralString = f"SELECT json {found} LIMIT 200"
+        ((size,),) = self._rows(f"SELECT avg(octet_length(json)) FROM ({sample}) AS sample", values)  # noqa: S608 - literals only
         if not count:
             return ()
         first, last = self._span(query, None)
@@ -147,7 +149,7 @@ class PostgresStorage:
             instant = _begin(connection)
             current = connection.execute(_CURRENT, (type_, id_)).fetchone()
             if current is not None:
-                owners = frozenset(owner for (owner,) in connection.execute(_OWNERS, (current[0],)))
+                owners = frozenset(owner for (owner,) in connection.execute(_OWNERS, (type_, current[0])))
                 number = _supersede(connection, type_, id_, instant) + 1
                 _insert(connection, (type_, id_, number, instant, True, ""), owners)
 
@@ -165,9 +167,34 @@ class PostgresStorage:
             else:
                 connection.close()
 
-    def _rows(self, query: sql.SQL | sql.Composed) -> list[tuple[Any, ...]]:
+    def _rows(self, query: LiteralString, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._connection() as connection:
-            return connection.execute(query).fetchall()
+            return connection.execute(query, values).fetchall()
+
+    def _versions(
+        self, column: LiteralString, query: Query, after: str | None, *, deleted: bool
+    ) -> Generator[list[tuple[int, bytes]]]:
+        """Versions with their numbers, some at a time: short statements, so that none stands in the way of a vacuum."""
+        found, values = self._found(query, after, deleted=deleted)
+        statement: LiteralString = f"SELECT seq, {column} {found} AND seq > %s ORDER BY seq LIMIT {_ROWS}"
+        seq = 0
+        with self._connection() as connection, connection.cursor(binary=True) as cursor:
+            cursor.adapters.register_loader("text", ByteaBinaryLoader)  # text as the bytes that it is
+            while rows := cursor.execute(statement, (*values, seq), prepare=True).fetchall():
+                yield rows
+                seq = rows[-1][0]
+
+    def _found(self, query: Query, after: str | None, *, deleted: bool) -> tuple[LiteralString, list[object]]:
+        """What a query can hold, as the rest of a statement and its values."""
+        first, last = self._span(query, after)
+        as_of = _FOR_EVER - 1 if query.as_of is None else query.as_of
+        values: list[object] = [query.type, first, last, as_of, deleted]
+        match query.rows.selection:
+            case EveryPatient():
+                return f"{_FOUND} AND in_patient", values
+            case Compartments(references):
+                return f"{_FOUND} {_OF_MEMBERS}", [*values, sorted(references), query.type, first, last]
+        return _FOUND, values
 
     def _span(self, query: Query, after: str | None) -> tuple[int, int]:
         """Between which numbers the versions of a query lie: first exclusive, last inclusive."""
@@ -184,54 +211,23 @@ class PostgresStorage:
         return first, max(first, last)
 
     def _last_until(self, type_: str, instant: Instant) -> int:
-        found = self._rows(_LAST_UNTIL.format(type=type_, instant=instant))
+        found = self._rows(_LAST_UNTIL, (type_, instant))
         return found[0][0] if found else 0
 
-    def _select(
-        self, column: str, query: Query, after: str | None, *, deleted: bool, order: LiteralString = "ORDER BY seq"
-    ) -> sql.Composed:
-        first, last = self._span(query, after)
-        where: sql.Composable = sql.SQL("")
-        match query.rows.selection:
-            case EveryPatient():
-                where = sql.SQL("AND in_patient")
-            case Compartments(references):
-                members = sql.Literal(sorted(references))
-                where = _MEMBERS.format(owners=members, type=query.type, first=first, last=last)
-        return _SELECT.format(
-            column=sql.Identifier(column),
-            type=query.type,
-            first=first,
-            last=last,
-            as_of=_FOR_EVER - 1 if query.as_of is None else query.as_of,
-            deleted=deleted,
-            where=where,
-            order=sql.SQL(order),
-        )
 
-    def _pages(self, query: Query, after: str | None) -> Generator[Page]:
-        """One binary COPY for all that is left: the server sends rows as they lie, and nothing has to be unescaped."""
-        select = self._select("json", query, after, deleted=False)
-        lines: list[bytes] = []
-        size, last = 0, memoryview(b"")
-        with self._connection() as connection, connection.cursor() as cursor, cursor.copy(_COPY.format(select)) as rows:
-            for number, sent in enumerate(rows):
-                row = memoryview(sent)[0 if number else _HEADER :]
-                if len(row) < _BEFORE_TEXT:  # the end is told in two bytes
-                    break
-                line = bytes(row[_BEFORE_TEXT:])
-                if lines and size + len(line) + 1 > query.page_bytes:
-                    yield _page(lines, last)
-                    lines, size = [], 0
-                lines.append(line)
-                size += len(line) + 1
-                last = row
-        if lines:
-            yield _page(lines, last)
-
-
-def _page(lines: list[bytes], last: memoryview) -> Page:
-    return Page(b"\n".join((*lines, b"")), len(lines), str(int.from_bytes(last[_BEFORE_SEQ : _BEFORE_SEQ + 8])))
+def _paged(versions: Iterator[list[tuple[int, bytes]]], page_bytes: int) -> Iterator[Page]:
+    """Pages that each hold as much as they may, so that a cursor decides all that follow it."""
+    lines: list[bytes] = []
+    size = last = 0
+    for rows in versions:
+        for seq, line in rows:
+            if lines and size + len(line) + 1 > page_bytes:
+                yield Page(b"\n".join((*lines, b"")), len(lines), str(last))
+                lines, size = [], 0
+            lines.append(line)
+            size, last = size + len(line) + 1, seq
+    if lines:
+        yield Page(b"\n".join((*lines, b"")), len(lines), str(last))
 
 
 def _machine() -> Instant:
@@ -256,16 +252,15 @@ def _insert(connection: _Connection, row: tuple[object, ...], owners: frozenset[
         cursor.executemany("INSERT INTO compartment VALUES (%s, %s, %s)", [(owner, row[0], seq) for owner in sorted(owners)])
 
 
-_TYPES = sql.SQL(
+_TYPES = (
     "WITH RECURSIVE found AS (SELECT min(type) AS type FROM version UNION ALL"
     " SELECT (SELECT min(type) FROM version WHERE type > found.type) FROM found WHERE type IS NOT NULL)"
     " SELECT type FROM found WHERE type IS NOT NULL"
 )
-_SIZE = sql.SQL(
-    "SELECT count(*), (SELECT avg(octet_length(json)) FROM ({selected} LIMIT 200) AS sample) FROM ({selected}) AS found"
-)
+_FOUND = "FROM version WHERE type = %s AND seq > %s AND seq <= %s AND valid_to >= %s AND deleted = %s"
+_OF_MEMBERS = "AND seq IN (SELECT seq FROM compartment WHERE owner = ANY(%s::text[]) AND type = %s AND seq > %s AND seq <= %s)"
 _CURRENT = "SELECT seq FROM version WHERE type = %s AND id = %s AND valid_to = 9223372036854775807 AND NOT deleted"
-_OWNERS = "SELECT owner FROM compartment WHERE seq = %s"
+_OWNERS = "SELECT owner FROM compartment WHERE type = %s AND seq = %s"
 _SUPERSEDE = (
     "UPDATE version SET valid_to = %s - 1 WHERE type = %s AND id = %s AND valid_to = 9223372036854775807 RETURNING number"
 )
@@ -273,15 +268,4 @@ _INSERT = (
     "INSERT INTO version (type, id, number, last_updated, deleted, json, in_patient) VALUES (%s, %s, %s, %s, %s, %s, %s)"
     " RETURNING seq"
 )
-_LAST_UNTIL = sql.SQL(
-    "SELECT seq FROM version WHERE type = {type} AND last_updated <= {instant} ORDER BY last_updated DESC, seq DESC LIMIT 1"
-)
-_SELECT = sql.SQL(
-    "SELECT seq, {column} FROM version WHERE type = {type} AND seq > {first} AND seq <= {last}"
-    " AND valid_to >= {as_of} AND deleted = {deleted} {where} {order}"
-)
-_MEMBERS = sql.SQL(
-    "AND seq IN (SELECT seq FROM compartment"
-    " WHERE owner = ANY({owners}::text[]) AND type = {type} AND seq > {first} AND seq <= {last})"
-)
-_COPY = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)")
+_LAST_UNTIL = "SELECT seq FROM version WHERE type = %s AND last_updated <= %s ORDER BY last_updated DESC, seq DESC LIMIT 1"
