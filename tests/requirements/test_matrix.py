@@ -1,6 +1,6 @@
-"""No requirement is forgotten: each has a test that cites it, or a reason why none is needed."""
+"""No law and no requirement is forgotten, and every one that is cited can be looked up in this repository."""
 
-from matrix import NOT_OURS, citations, cited_in, known
+from matrix import NOT_OURS, PROOFS, citations, cited_in, everywhere, known, proofs
 
 
 def test_every_requirement_has_a_test_or_a_reason() -> None:
@@ -9,8 +9,22 @@ def test_every_requirement_has_a_test_or_a_reason() -> None:
     assert [name for name in known() if name not in found and name not in NOT_OURS] == []
 
 
-def test_reasons_are_given_only_where_there_is_no_test_and_only_for_what_is_known() -> None:
+def test_reasons_are_given_only_for_what_is_known() -> None:
     assert set(NOT_OURS) <= set(known())
+
+
+def test_every_law_and_requirement_that_is_cited_anywhere_is_listed_here() -> None:
+    listed = set(known())
+
+    assert {name: sorted(files) for name, files in everywhere().items() if name not in listed} == {}
+
+
+def test_the_list_of_proofs_is_that_of_today() -> None:
+    assert PROOFS.read_text("utf-8") == proofs(), "run `python tests/requirements/matrix.py --write`"
+
+
+def test_no_id_is_listed_twice() -> None:
+    assert len(known()) == len(set(known()))
 
 
 def test_citations_are_read_with_their_spans() -> None:
