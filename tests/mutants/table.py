@@ -414,7 +414,7 @@ RIGHTS = (
         "jose/verified.py",
         "if entry is None or self._keys is not keys:",
         "if entry is None:",
-        (_JOSE,),
+        (_JOSE, "tests/test_jose_sources.py"),
     ),
     Mutant(
         "assertion-for-several-audiences",
