@@ -79,6 +79,14 @@ class WorkQueueSuite(Suite):
         assert all(lease.job == now for lease in leases), "a lease has the job as it is"
         assert await _nothing(store), "each slice is given out once"
 
+    @pytest.mark.parametrize("codec", Codec)
+    async def test_a_job_keeps_the_codec_of_its_plan(self, store: CompleteJobStore, codec: Codec) -> None:
+        """Law 5: a job that was planned by one process is finished by another, with the same bytes."""
+        job = await added(store)
+        assert await store.plan(await claimed(store), CUT, codec, [a_slice(0)], hour(1)), "a queued job can be planned"
+        assert (await found(store, job)).codec is codec, "a job keeps the codec of its plan"
+        assert (await claimed(store)).job.codec is codec, "a lease has the codec of the plan"
+
     async def test_a_plan_without_slices_completes_the_job(self, store: CompleteJobStore) -> None:
         """An empty export is a result."""
         await added(store)

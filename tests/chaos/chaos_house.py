@@ -57,6 +57,11 @@ class House:
                 start_new_session=True,
             )
 
+    @property
+    def audit(self) -> Path:
+        """The audit file of all servers and workers."""
+        return self.state / "audit.jsonl"
+
     def close(self) -> None:
         """End everything."""
         for server in self._servers:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.removal import Batch
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.heartbeat import ThreadHeart
@@ -29,6 +30,7 @@ from fhir_bulk_middleware.instant import Clock, Instant, system_clock
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.protocols import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -51,6 +53,7 @@ SETTINGS = Settings(
     poll_burst=1_000,
     polls_per_second=1_000,
     jobs_per_owner=50,
+    removal_batch=5,
     worker_processes=2,
     # The clock is stepped by hours, and a job is not to be late because of that.
     deadline=30 * 86_400,
@@ -76,6 +79,10 @@ class Paced(SQLiteResourceStore):
 
     def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         return self._paced(super().pages(query, after))
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        time.sleep(_PACE * 10)  # noqa: ASYNC251 - as above
+        return await super().remove_batch(batch)
 
     async def _paced(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
         async with closing(pages) as source:
