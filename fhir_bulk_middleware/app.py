@@ -18,8 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.results import RemovalResults
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
@@ -146,13 +148,15 @@ class BulkData:
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
                 "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
             )
+        outbox = Outbox(sources.outboxes, told, clock)
+        runs = RemovalRuns(sources, outbox)
         work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies, self.mount, told, clock)
-        self.retention = Retention(jobs, outputs, settings, clock, told)
+        self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs)
         """What ends, forgets and gives back."""
         self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
         """What runs beside the requests."""
@@ -175,6 +179,7 @@ class BulkData:
             clock=clock,
             new_job_id=new_job_id,
             observers=told,
+            runs=runs,
         )
         addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
@@ -186,9 +191,8 @@ class BulkData:
             settings=settings,
             notes=_notes(resources),
             removals=RemovalResults(
-                jobs=jobs,
                 outputs=outputs,
-                journal=sources.journal,
+                runs=runs,
                 policy=deletes or AIDBOX,
                 dialect=dialect,
                 replies=self._replies,
@@ -209,6 +213,7 @@ class BulkData:
                     retention=retention,
                     mount=self.mount,
                     observers=told,
+                    outbox=outbox,
                     clock=clock,
                 ),
                 policy=deletes,

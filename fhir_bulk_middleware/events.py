@@ -5,6 +5,10 @@ query string: those carry patients' identifiers.
 
 Events follow facts: one is told after what it tells is durable, except `FileServed`, which is told before the first byte leaves.
 A process that dies between a fact and its telling takes the event with it; the job store has the fact.
+
+`Deleted` is the exception (law 37): it is recorded with the removal and told at least once, in the order of the removals, perhaps
+by another process and later. Where it is told twice its `record_id` is the same. Of a storage that does not record removals
+(`SupportsOutbox`) and has no log of ours before it, it is as of all other events.
 """
 
 import re
@@ -207,11 +211,13 @@ class Deleted(Event):
         removal: how they were named.
         type: their resource type.
         references: which they were (`Patient/123`).
+        record_id: the same whenever the same removal is told again, and no other's.
     """
 
     removal: Removal
     type: str
     references: tuple[str, ...]
+    record_id: str = ""
 
 
 def name(event: Event) -> str:

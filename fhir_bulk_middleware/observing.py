@@ -46,6 +46,11 @@ class Observers:
             except Exception:  # noqa: BLE001 - an observer that is out of order must not put anybody else out of order
                 _log.exception("%s could not be told of %s", type(observer).__name__, name(event))
 
+    def only_here(self) -> "Observers":
+        """Those that no other process has: they hear of this process alone."""
+        own = (observer for observer in self._observers if not isinstance(observer, SupportsWorkerProcess))
+        return Observers(own, patience=self._patience)
+
     def recipes(self) -> list[JsonValue]:
         """How to make those again who can be, for a worker process; the others hear of this process only."""
         return [as_json(observer.recipe()) for observer in self._observers if isinstance(observer, SupportsWorkerProcess)]

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Tally, Target
+from fhir_bulk_middleware.delete.removal import Batch, Current, Mark, Matches, Protected, Removal, Report, Tally, Target
 from fhir_bulk_middleware.events import Event
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range, Rows
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -38,7 +38,9 @@ __all__ = [
     "SupportsExport",
     "SupportsGroups",
     "SupportsJoining",
+    "SupportsLockedDelete",
     "SupportsOrganising",
+    "SupportsOutbox",
     "SupportsPatients",
     "SupportsProvenance",
     "SupportsRead",
@@ -266,6 +268,59 @@ class SupportsConditionalDelete(Protocol):
 
 
 @runtime_checkable
+class SupportsLockedDelete(Protocol):
+    """A storage that can find and remove under one lock.
+
+    Without it a conditional delete finds, then removes what it found if that is still what matches, and tries again if it is not:
+    beside a writer that never rests it is refused as `BUSY` after some tries.
+    """
+
+    async def remove_matching(
+        self, target: Target, *, at_most: int, if_version: frozenset[str] | None
+    ) -> Sequence[Current] | Matches | Protected:
+        """Remove all current resources that the target means, in one transaction that also finds them.
+
+        Returns:
+            What was removed, as it was. Where there is no match, more than `at_most`, or one at another version than
+            `if_version` (None: at any), the matches, and nothing was removed.
+
+        Raises:
+            CriteriaError: as `SupportsConditionalDelete.find`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsOutbox(Protocol):
+    """A storage that records each removal in the transaction that makes it, until observers know of it (law 37).
+
+    Whoever comes next tells observers of what is left: the process that removed, or, should it have died, any other. Without this
+    protocol a removal is told by its process right after it, so that a process that dies between the two takes the record along;
+    our own log (`DeletionLog`) before the storage closes that gap, but for deletes that the host makes on its own.
+    """
+
+    def recording(self, note: str) -> SupportsDelete:
+        """This storage, with all of its protocols of deletes: whatever is removed through it is recorded under the note.
+
+        The adapter guarantees: removal and record are one transaction, which makes one report for all resources that it removes,
+        and none if it removes nothing; numbers rise in the order in which removals become visible. A note is JSON, some kB at
+        most. A batch is recorded under its own (`Batch.note`).
+        """
+        ...
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """The oldest reports that are left, by number, leased to this teller; None while another one holds the lease.
+
+        There is one lease for all of them, so that they are told in order and, unless a teller dies or is slow, once.
+        """
+        ...
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """Forget these reports, for observers know them, and end the teller's lease if it still has it."""
+        ...
+
+
+@runtime_checkable
 class SupportsBatchDelete(Protocol):
     """A storage that journals removals in the transaction that makes them, so that a long remove-all is exact after a crash.
 
@@ -282,8 +337,11 @@ class SupportsBatchDelete(Protocol):
         """
         ...
 
-    async def end_run(self, run: str) -> Tally:
-        """End a run for good, and say what it has come to. Can be called again, also of a run that never began."""
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        """End a run for good, and say what it has come to. Can be called again, also of a run that never began.
+
+        `Tally.cancelled` says whether the first call that ended it was a cancel; it never changes.
+        """
         ...
 
 
@@ -350,12 +408,12 @@ class JobStore(Protocol):
         """
         ...
 
-    async def parts(self, job_id: str) -> Sequence[Part]:
-        """The sealed parts of a job, by slice and number."""
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        """The job as `find` gives it, with its sealed parts and how far its plan is done, all as of one instant (law 35)."""
         ...
 
-    async def unfinished(self, job_id: str) -> int | None:
-        """The number of the first slice of a job's plan that is not finished, None if all are or there is no plan."""
+    async def parts(self, job_id: str) -> Sequence[Part]:
+        """The sealed parts of a job, by slice and number."""
         ...
 
     async def part(self, job_id: str, file_id: str) -> Part | None:
@@ -462,7 +520,9 @@ class WorkQueue(Protocol):
 class DeletionLog(Protocol):
     """Our own log of deletes, for storages that keep none (law 28). A write that has returned is durable.
 
-    A mark is in doubt from its writing until it is settled; `at` is given once and never changes.
+    A mark is in doubt from its writing until it is settled; `at` is given once and never changes. What a call of `settle` turns
+    from doubtful to gone, and has a note, becomes a report in the same transaction, one for each note and type: the log is the
+    outbox of a storage that has none (`SupportsOutbox`).
     """
 
     async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
@@ -499,8 +559,16 @@ class DeletionLog(Protocol):
         """Whether the run has ended."""
         ...
 
-    async def end_run(self, run: str) -> Tally:
-        """End a run for good; what it has come to, with what is in doubt."""
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        """End a run for good; what it has come to, with what is in doubt. See `SupportsBatchDelete.end_run`."""
+        ...
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        ...
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
         ...
 
     async def latest(self, type_: str, id_: str) -> Mark | None:
@@ -511,8 +579,8 @@ class DeletionLog(Protocol):
         """Resources that were gone within `since < at <= until` for the last time, by number, behind `after`."""
         ...
 
-    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
-        """Marks in doubt, by number, behind `after`."""
+    async def doubtful(self, type_: str | None, after: int, limit: int) -> Sequence[Mark]:
+        """Marks in doubt, by number, behind `after`; of one type, or with None of all."""
         ...
 
 

@@ -22,7 +22,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of  # noqa: PLC0415 - what the other commands need not wait for
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter  # noqa: PLC0415 - what the other commands need not wait for
     from fhir_bulk_middleware.export.retention import Retention  # noqa: PLC0415
 
     state = State(given.dir)
@@ -30,7 +30,9 @@ def _run(given: argparse.Namespace) -> int:
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
     stores = Stores.of(state)
     try:
-        anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
+        settings = Settings()
+        runs = exporter(state, stores, settings).runs
+        anyio.run(Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state), runs=runs).sweep)
     finally:
         stores.close()
     return 0

@@ -15,7 +15,7 @@ from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
 from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import Job, JobKind, JobState
+from fhir_bulk_middleware.export.job import Job, JobKind, JobState, Standing
 from fhir_bulk_middleware.export.manifest import Page, manifest, progress
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
@@ -91,28 +91,30 @@ class ExportEndpoints:
     async def page(self, request: Request, principal: Principal) -> Response:
         """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
         number = request.path_params["page"]
-        job = await self._service.look(principal, _job_id(request))
+        standing = await self._service.look(principal, _job_id(request))
         if _PAGE.fullmatch(number) is None:
             raise Refused(Reason.FILE_UNKNOWN)
-        return await self._told(request, principal, job, int(number))
+        return await self._told(request, principal, standing, int(number))
 
-    async def _told(self, request: Request, principal: Principal, job: Job, number: int) -> Response:
+    async def _told(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
         """How a job stands, with the page of its manifest that has this number."""
+        job = standing.job
         if job.request.kind is JobKind.REMOVE_ALL and not job.state.working:
-            return await self._removals.ended(request, principal, job)
+            return await self._removals.ended(request, principal, standing)
         if job.state is JobState.FAILED:
             response = self._replies.refusal(Operation.STATUS, _failure(job))
         else:
-            response = await self._standing(request, job, number)
+            response = self._standing(request, standing, number)
         return self._replies.separated(response) if job.request.options.separate_status else response
 
-    async def _standing(self, request: Request, job: Job, number: int) -> Response:
+    def _standing(self, request: Request, standing: Standing, number: int) -> Response:
+        job = standing.job
         complete = job.state is JobState.COMPLETED
         partial = job.request.options.partial_manifests
         page = None
         if complete or partial:
             size = self._settings.manifest_files if partial else None
-            page = Page.of(await self._service.published(job), number, size, complete=complete)
+            page = Page.of(self._service.published(standing), number, size, complete=complete)
         if page is None and number:
             raise Refused(Reason.FILE_UNKNOWN)
         headers: dict[str, str] = {}
@@ -136,7 +138,14 @@ class ExportEndpoints:
     async def cancel(self, request: Request, principal: Principal) -> Response:
         """End a job (section 3)."""
         self._check_status_headers(request)
-        job = await self._service.cancel(principal, _job_id(request))
+        job_id = _job_id(request)
+        try:
+            job = await self._service.cancel(principal, job_id)
+        except Refused as refused:
+            before = await self._service.cancelled_before(principal, job_id)
+            if refused.reason is Reason.JOB_CANCELLED and before is not None and before.request.kind is JobKind.REMOVE_ALL:
+                return await self._removals.cancelled_before(before)
+            raise
         if job.request.kind is JobKind.REMOVE_ALL:
             return await self._removals.cancelled(job)
         answer = self._dialect.cancelled_answer

@@ -8,6 +8,8 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
 from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
@@ -75,6 +77,10 @@ class Exporter:
         self._fhir_version = fhir_version
         sources = sources_of(resources, log, fhir_version, clock)
         self._journal = sources.journal
+        # A worker without observers leaves reports to those processes that have some.
+        self._outbox = Outbox(sources.outboxes if self._observers else (), self._observers, clock)
+        self.runs = RemovalRuns(sources, self._outbox)
+        """Ends what jobs remove."""
         self._planner = Planner(resources, settings, clock, sources.deletions)
 
     def recipe(self) -> Recipe | None:
@@ -103,6 +109,7 @@ class Exporter:
             worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
         )
         for job in ended:
+            await self.runs.end(job)
             await self._tell_failed(job, await self._jobs.cause(job.id))
         if lease is None:
             return False
@@ -174,6 +181,7 @@ class Exporter:
             jobs=self._jobs,
             outputs=self._outputs,
             observers=self._observers,
+            outbox=self._outbox,
             clock=self._clock,
             pulse=pulse,
             piece=piece,

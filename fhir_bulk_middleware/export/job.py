@@ -30,6 +30,7 @@ __all__ = [
     "Request",
     "Sizes",
     "Slice",
+    "Standing",
 ]
 
 
@@ -339,6 +340,21 @@ class Job:
         if not self.state.live:
             raise ValueError(f"a job that is {self.state} stays so")
         return replace(self, state=state, changed_at=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job and what it has come to, as of one instant: what an answer may show together (law 35).
+
+    Attributes:
+        job: as it stood.
+        parts: those that were sealed, by slice and number; empty where they were not asked for.
+        unfinished: the number of the first slice of its plan that was not finished, None if all were or there was no plan.
+    """
+
+    job: Job
+    parts: tuple[Part, ...] = ()
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

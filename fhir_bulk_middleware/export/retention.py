@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Expired, Failed
 from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.instant import Clock, after, system_clock
@@ -36,6 +37,7 @@ class Retention:
         settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
         observers: who is told of jobs that fail or expire.
+        runs: ends what removes before its job ends, and tells of removals that nobody told of; None where nothing removes.
     """
 
     def __init__(
@@ -45,15 +47,20 @@ class Retention:
         settings: Settings,
         clock: Clock = system_clock,
         observers: Observers | None = None,
+        *,
+        runs: RemovalRuns | None = None,
     ) -> None:
         self._jobs = jobs
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
         self._observers = observers or Observers()
+        self._runs = runs
 
     async def sweep(self) -> None:
-        """End, give back, forget; in this order."""
+        """Tell what was left untold; end, give back, forget; in this order."""
+        if self._runs is not None:
+            await self._runs.sweep()
         await self._fail_overdue()
         await self._expire()
         await self._reclaim()
@@ -65,6 +72,8 @@ class Retention:
         before = after(now, -self._settings.deadline)
 
         async def fail(job: Job) -> bool:
+            if self._runs is not None:
+                await self._runs.end(job)  # before the state says so (law 36)
             done = await self._jobs.replace(job.failed(_OVERDUE, now))
             if done:
                 cause = f"not done after {self._settings.deadline:g} seconds"

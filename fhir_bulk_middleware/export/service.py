@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from fhir_bulk_middleware.delete.rights import check_covered
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
-from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
@@ -37,6 +38,7 @@ class ExportService:
         clock: what time it is.
         new_job_id: where job ids come from.
         observers: who is told what happens.
+        runs: ends what a job removes; None where nothing removes.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ExportService:
         clock: Clock,
         new_job_id: NewJobId,
         observers: Observers | None = None,
+        runs: RemovalRuns | None = None,
     ) -> None:
         self._admission = admission
         self._jobs = jobs
@@ -59,6 +62,7 @@ class ExportService:
         self._clock = clock
         self._new_job_id = new_job_id
         self._observers = observers or Observers()
+        self._runs = runs
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
 
     async def begin(self, principal: Principal, wish: Wish) -> Job:
@@ -117,8 +121,10 @@ class ExportService:
             )
         return kept
 
-    async def look(self, principal: Principal, job_id: str) -> Job:
-        """The job, as it stands (section 2).
+    async def look(self, principal: Principal, job_id: str) -> Standing:
+        """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
+
+        A poll that lists none is one indexed read (law 19).
 
         Raises:
             Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
@@ -128,7 +134,12 @@ class ExportService:
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        return job
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        if job.state is not JobState.COMPLETED and not early:
+            return Standing(job)
+        standing = await self._jobs.standing(job_id, self._mount, principal.owner)
+        self._check_live(None if standing is None else standing.job)
+        return standing or Standing(job)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
@@ -138,38 +149,53 @@ class ExportService:
         Raises:
             Refused: it is unknown to this caller, or was cancelled or had expired before.
         """
+        ended = False
         for _ in range(_CANCEL_TRIES):
-            job = await self._own(principal, job_id)
+            job = await self._known(principal, job_id)
+            if ended and job.state is JobState.CANCELLED:  # by a worker that met the end of the run: this cancel's, then
+                return job
+            self._check_live(job)
+            ended = await self._end_run(job)
             cancelled = job.cancelled(self._clock())
             if await self._jobs.replace(cancelled):
                 await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
-    async def published(self, job: Job) -> Sequence[Part]:
+    async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
+        """A job that its owner cancelled before, so that a cancel that is sent again is told what the first one came to."""
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        return job if job is not None and job.state is JobState.CANCELLED else None
+
+    @staticmethod
+    def published(standing: Standing) -> Sequence[Part]:
         """The files that a manifest may list, in the order of the plan.
 
         Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
         and none, if the client did not allow partial manifests.
         """
+        job, unfinished = standing.job, standing.unfinished
         if job.state is JobState.COMPLETED:
-            return await self._jobs.parts(job.id)
+            return standing.parts
         if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
             return ()
-        unfinished = await self._jobs.unfinished(job.id)  # before the parts: what was settled then is settled now
-        return [part for part in await self._jobs.parts(job.id) if unfinished is None or part.slice <= unfinished]
+        return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
 
     async def file(self, principal: Principal, file_id: str) -> Part:
         """A file of a completed job.
 
+        The part is read before its job: parts of a job that lives stay, so one that is found lives as of the later read (law 35).
+
         Raises:
             Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
         """
-        job = await self._own(principal, job_of_file(file_id) or "")
+        job_id = job_of_file(file_id) or ""
+        part = await self._jobs.part(job_id, file_id) if is_job_id(job_id) else None
+        job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
-        part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
-        if part is None or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
+        open_ = early or job.state is JobState.COMPLETED
+        if part is None or not open_ or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
             raise Refused(Reason.FILE_UNKNOWN)
         return part
 
@@ -202,14 +228,27 @@ class ExportService:
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
+        job = await self._known(principal, job_id)
+        self._check_live(job)
+        return job
+
+    async def _known(self, principal: Principal, job_id: str) -> Job:
         job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        if job is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        return job
+
+    async def _end_run(self, job: Job) -> bool:
+        """End what the job removes, if it does, before its state says so (law 36); whether it does."""
+        return self._runs is not None and await self._runs.end(job, cancelled=True) is not None
+
+    def _check_live(self, job: Job | None) -> None:
         if job is None:
             raise Refused(Reason.JOB_UNKNOWN)
         if job.state is JobState.CANCELLED:
             raise Refused(Reason.JOB_CANCELLED)
         if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
             raise Refused(Reason.JOB_EXPIRED)
-        return job
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""

@@ -2,8 +2,7 @@
 
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded
-from fhir_bulk_middleware.identifiers import new_job_id
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded, Standing
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
@@ -34,6 +33,12 @@ __all__ = ["WorkQueueSuite"]
 
 async def _nothing(store: CompleteJobStore, now: Instant = NOW) -> bool:
     return await store.claim("idle", now, lease_seconds=LEASE, attempts=ATTEMPTS) is None
+
+
+async def _standing(store: CompleteJobStore, job: Job) -> Standing:
+    standing = await store.standing(job.id, job.mount, job.owner)
+    assert standing is not None, "a job is found as it stands"
+    return standing
 
 
 async def _writes(store: CompleteJobStore, lease: Lease) -> list[bool]:
@@ -128,13 +133,12 @@ class WorkQueueSuite(Suite):
         """Law 20."""
         promise = "unfinished names the first slice that is not finished"
         job = await started(store, 3)
-        assert await store.unfinished(job.id) == 0, promise
+        assert (await _standing(store, job)).unfinished == 0, promise
         leases = [await claimed(store) for _ in range(3)]
         by_number = {lease.slice.number: lease for lease in leases if lease.slice is not None}
         for number, first in ((1, 0), (0, 2), (2, None)):
             await store.checkpoint(by_number[number], (), None, NOW, done=0, finished=True)
-            assert await store.unfinished(job.id) == first, promise
-        assert await store.unfinished(new_job_id()) is None, promise
+            assert (await _standing(store, job)).unfinished == first, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: CompleteJobStore) -> None:
         """A retry repeats nothing that is sealed."""

@@ -190,8 +190,8 @@ class ForgetsItsJournal(Broken):
 class GoesOnAfterTheEnd(Broken):
     promise = "after its end a run removes nothing"
 
-    async def end_run(self, run: str) -> Tally:
-        tally = await super().end_run(run)
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        tally = await super().end_run(run, cancelled=cancelled)
         self._ended_runs.clear()
         return tally
 
@@ -199,8 +199,8 @@ class GoesOnAfterTheEnd(Broken):
 class CountsOtherRuns(Broken):
     promise = "the end of a run tells what it has come to"
 
-    async def end_run(self, run: str) -> Tally:
-        tally = await super().end_run(run)
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        tally = await super().end_run(run, cancelled=cancelled)
         return replace(tally, removed=tally.removed + 1)
 
 

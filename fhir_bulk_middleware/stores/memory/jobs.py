@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -102,6 +102,15 @@ class MemoryJobStore:
             entry.turn(job.state, job.changed_at, job.failure)
             return True
 
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        """See `JobStore.standing`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            if entry is None or (entry.job.mount, entry.job.owner) != (mount, owner):
+                return None
+            parts = tuple(part for _, part in sorted(entry.parts.items()))
+            return Standing(entry.job, parts, min((number for number in entry.work if number is not None), default=None))
+
     async def parts(self, job_id: str) -> Sequence[Part]:
         """See `JobStore.parts`."""
         with self._lock:
@@ -111,12 +120,6 @@ class MemoryJobStore:
     async def part(self, job_id: str, file_id: str) -> Part | None:
         """See `JobStore.part`."""
         return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
-
-    async def unfinished(self, job_id: str) -> int | None:
-        """See `JobStore.unfinished`."""
-        with self._lock:
-            entry = self._entries.get(job_id)
-            return min((number for number in entry.work if number is not None), default=None) if entry else None
 
     # --- JobRetention ---
 

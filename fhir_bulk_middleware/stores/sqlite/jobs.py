@@ -8,7 +8,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -32,6 +32,7 @@ _KNOWN = 512
 
 _STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"
 _WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
+_OWN = f"{_WHOLE} AND mount = ? AND issuer = ? AND subject = ?"
 _SAME_KEY = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
     WHERE issuer = ? AND subject = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
@@ -125,6 +126,10 @@ class SQLiteJobStore:
         written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
         return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
 
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        """See `JobStore.standing`. A job of a terabyte has thousands of parts, so they are not read in a server's loop."""
+        return await self._database.aside(partial(self._standing, job_id, mount, owner))
+
     async def parts(self, job_id: str) -> Sequence[Part]:
         """See `JobStore.parts`. A job of a terabyte has thousands, so they are not read in a server's loop."""
         return await self._database.aside(partial(self._parts, job_id))
@@ -133,11 +138,6 @@ class SQLiteJobStore:
         """See `JobStore.part`."""
         record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
         return None if record is None else part_from_record(record)
-
-    async def unfinished(self, job_id: str) -> int | None:
-        """See `JobStore.unfinished`."""
-        (first,) = self._database.reader.execute(_UNFINISHED, (job_id,)).fetchone()
-        return None if first is None else int(first)
 
     # --- JobRetention ---
 
@@ -236,6 +236,18 @@ class SQLiteJobStore:
         """See `WorkQueue.cause`."""
         row = self._database.reader.execute("SELECT cause FROM job WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else row[0]
+
+    def _standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        reader = self._database.reader
+        reader.execute("BEGIN")  # what is read until the rollback is of one instant
+        try:
+            record = reader.execute(_OWN, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+            if record is None:
+                return None
+            (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
+            return Standing(job_from_record(record), tuple(self._parts(job_id)), unfinished)
+        finally:
+            reader.rollback()
 
     def _parts(self, job_id: str) -> list[Part]:
         return [part_from_record(record) for record in self._database.reader.execute(_PARTS, (job_id,)).fetchall()]

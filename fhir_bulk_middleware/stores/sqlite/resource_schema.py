@@ -13,6 +13,7 @@ reading anything.
 import sqlite3
 
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.sqlite import outbox
 
 __all__ = ["BLOCK_BITS", "CURRENT", "MIGRATIONS", "PAGE_SIZE", "clock_row", "first_after", "first_of", "next_of", "number_of"]
 
@@ -70,6 +71,11 @@ CREATE TABLE removal_batch (
     PRIMARY KEY (run, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
+    # Whether a cancel ended a run, and removals that observers may not know of yet.
+    f"""\
+ALTER TABLE removal_run ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+{outbox.SCHEMA}
 """.rstrip(),
 )
 

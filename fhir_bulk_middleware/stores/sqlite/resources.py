@@ -1,5 +1,6 @@
 """`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
 
+import copy
 import itertools
 import json
 import sqlite3
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Tally, Target
+from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Report, Tally, Target
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -20,7 +21,13 @@ from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading, resource_removal
+from fhir_bulk_middleware.stores.sqlite import (
+    outbox,
+    resource_blocks,
+    resource_provenance,
+    resource_reading,
+    resource_removal,
+)
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
@@ -73,6 +80,7 @@ class SQLiteResourceStore:
         self._base_urls = tuple(base_urls)
         self._compartments = Compartments(version, self._base_urls)
         self._idle: list[sqlite3.Connection] = []
+        self._note = ""
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
@@ -251,7 +259,7 @@ class SQLiteResourceStore:
 
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - none were noted
         """See `SupportsDelete`."""
-        return await self._removal(lambda removing: removing.one(type_, id_, if_version))
+        return await self._removal(lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
@@ -259,15 +267,35 @@ class SQLiteResourceStore:
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""
-        return await self._removal(lambda removing: removing.all(target, matches))
+        return await self._removal(lambda removing: removing.all(target, matches), self._note)
+
+    async def remove_matching(
+        self, target: Target, *, at_most: int, if_version: frozenset[str] | None
+    ) -> Sequence[Current] | Matches:
+        """See `SupportsLockedDelete`. While it looks at the type, unless `_id` is a criterion, others wait to write."""
+        return await self._removal(lambda removing: removing.matching(target, at_most, if_version), self._note)
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`."""
-        return await self._removal(lambda removing: removing.batch(batch))
+        return await self._removal(lambda removing: removing.batch(batch), batch.note)
 
-    async def end_run(self, run: str) -> Tally:
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `SupportsBatchDelete`."""
-        return await self._database.write(partial(resource_removal.end_run, run=run))
+        return await self._database.write(partial(resource_removal.end_run, run=run, cancelled=cancelled))
+
+    def recording(self, note: str) -> "SQLiteResourceStore":
+        """See `SupportsOutbox`; the same store on the same connections, but for the note."""
+        recording = copy.copy(self)
+        recording._note = note  # noqa: SLF001 - its own
+        return recording
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        return await outbox.unreported(self._database, teller, now, lease_seconds, limit)
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
+        await self._database.write(partial(outbox.forget, teller=teller, numbers=numbers))
 
     def recipe(self) -> Recipe:
         """How to open the file in another process. A clock other than the machine's stays here."""
@@ -312,12 +340,16 @@ class SQLiteResourceStore:
     async def _write(self, change: Callable[[Writing], T]) -> T:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
-    async def _removal(self, change: Callable[[Removing], T]) -> T:
-        return await self._database.write(
-            lambda connection: self._at_one_instant(
-                connection, lambda writing: change(Removing(connection, writing, self._compartments, self._base_urls))
-            )
-        )
+    async def _removal(self, change: Callable[[Removing], T], note: str) -> T:
+        def remove(connection: sqlite3.Connection) -> T:
+            writing = Writing(connection, self._clock)
+            removing = Removing(connection, writing, self._compartments, self._base_urls, note)
+            result = change(removing)
+            removing.finish()
+            writing.finish()
+            return result
+
+        return await self._database.write(remove)
 
     def _find_matches(self, target: Target, at_most: int) -> Matches:
         return resource_removal.find(self._database.reader, target, self._base_urls, at_most)
