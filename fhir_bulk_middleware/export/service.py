@@ -37,6 +37,7 @@ class ExportService:
         clock: what time it is.
         new_job_id: where job ids come from.
         observers: who is told what happens.
+        adapter: the identity of the adapter that its jobs are made for (law 32).
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class ExportService:
         clock: Clock,
         new_job_id: NewJobId,
         observers: Observers | None = None,
+        adapter: str = "",
     ) -> None:
         self._admission = admission
         self._jobs = jobs
         self._runner = runner
         self._mount = mount
+        self._adapter = adapter
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
@@ -82,6 +85,7 @@ class ExportService:
         job = Job(
             id=self._new_job_id(),
             mount=self._mount,
+            adapter=self._adapter,
             owner=principal.owner,
             request=request,
             created_at=now,
