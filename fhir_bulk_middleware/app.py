@@ -44,6 +44,7 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
+from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
@@ -98,7 +99,11 @@ class BulkData:
             all DELETE of resources is the host's.
         log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
             no journal for long remove-alls (`SupportsBatchDelete`).
-        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
+        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default,
+            behind that of the adapter if it was given.
+        adapter: the name of the storage adapter, where several share a job store, or where it is made in ways that change
+            (`fhir_bulk_middleware.identity`): jobs are worked on and swept only on behalf of the adapter that they were made for
+            (law 32). The same for all mounts of one adapter.
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
         new_job_id: where job ids come from.
@@ -107,6 +112,7 @@ class BulkData:
 
     Raises:
         TypeError: a collaborator lacks a method that it needs; the message names it.
+        ValueError: `adapter` is no name.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class BulkData:
         deletes: DeletePolicy | None = AIDBOX,
         log: DeletionLog | None = None,
         mount: str | None = None,
+        adapter: str | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
         new_job_id: NewJobId = new_job_id,
@@ -135,6 +142,7 @@ class BulkData:
         _require(outputs, OutputStore, "outputs")
         for observer in observers:
             _require(observer, Observer, "observers")
+        identity = identity_of(adapter, mount, resources=resources, groups=groups, log=log)
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
@@ -150,15 +158,30 @@ class BulkData:
             )
         outbox = Outbox(sources.outboxes, told, clock)
         runs = RemovalRuns(sources, outbox)
-        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
+        work = Exporter(
+            resources,
+            jobs,
+            outputs,
+            settings,
+            clock,
+            log=log,
+            fhir_version=fhir_version,
+            observers=told,
+            adapter=identity.name,
+        )
         runner = runner or _runner(work, settings)
-        self.mount = mount or dialect.name
+        self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
         self._guard = Guard(verifier, self._replies, self.mount, told, clock)
-        self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs)
+        self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs, adapter=identity.name)
         """What ends, forgets and gives back."""
-        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
+        self.registration = registration_of(
+            identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
+        )
+        """What this mount says of itself to its job store."""
+        place = Place(identity, self.registration, jobs, outputs)
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
@@ -180,6 +203,7 @@ class BulkData:
             new_job_id=new_job_id,
             observers=told,
             runs=runs,
+            adapter=identity.name,
         )
         addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(

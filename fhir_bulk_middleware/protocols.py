@@ -20,6 +20,7 @@ from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, P
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Owner, Principal
+from fhir_bulk_middleware.registration import Registration
 
 __all__ = [
     "DeletionLog",
@@ -384,10 +385,29 @@ class TokenVerifier(Protocol):
 
 
 class JobStore(Protocol):
-    """Where jobs are kept. A write that has returned is durable (law 30)."""
+    """Where jobs are kept. A write that has returned is durable (law 30).
+
+    Several adapters may share one store. Each job names its own (`Job.adapter`), and what is asked for on behalf of one
+    adapter never finds a job of another (law 32).
+    """
+
+    async def store_id(self) -> str:
+        """The store's own id: random, made once, the same however often the store is opened and by whichever process."""
+        ...
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        """Keep a registration in place of the one with the same mount, if there is one.
+
+        `look` is called with those that stand there, in the same transaction. What it raises passes, and nothing is kept.
+        """
+        ...
+
+    async def registrations(self) -> Sequence[Registration]:
+        """The registrations that stand there, by mount."""
+        ...
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
-        """Keep a new job; None, and nothing kept, when its owner already has that many jobs queued or running (KO-113).
+        """Keep a new job; None, and nothing kept, when its owner has that many queued or running for its adapter (KO-113).
 
         Where the owner has a live job of the same mount under the same idempotency key, that one is returned instead, whatever it
         asked for, and nothing is kept. All of this holds across all processes on the store.
@@ -422,21 +442,26 @@ class JobStore(Protocol):
 
 
 class JobRetention(Protocol):
-    """What a sweep needs of a job store. Each method can be called again after a crash and does no harm."""
+    """What a sweep needs of a job store. Each method can be called again after a crash and does no harm.
 
-    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+    A sweep is made on behalf of one adapter, and finds its jobs only (law 32).
+    """
+
+    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """Completed and failed jobs whose retention is over (`Job.expires_at` is not later than `now`), longest over first."""
         ...
 
-    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+    async def changed_before(
+        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
+    ) -> Sequence[Job]:
         """Jobs in one of these states whose state changed before the instant, oldest first."""
         ...
 
-    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """Jobs still queued or running that were created before the instant."""
         ...
 
-    async def reclaimable(self, limit: int) -> Sequence[str]:
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
         """Ids of jobs that were cancelled, expired or failed and whose files were not yet given back."""
         ...
 
@@ -444,8 +469,8 @@ class JobRetention(Protocol):
         """Forget the job's slices, parts and rows: its files are gone."""
         ...
 
-    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
-        """Which of these jobs have files or may still get some: all others' leftovers can go."""
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
+        """Which of these jobs have files or may still get some, or are another adapter's: all others' leftovers can go."""
         ...
 
     async def remove(self, job_id: str) -> None:
@@ -463,11 +488,12 @@ class WorkQueue(Protocol):
         *,
         lease_seconds: float,
         attempts: int,
+        adapter: str = "",
         failed: Callable[[Job], None] = lambda _: None,
     ) -> Lease | None:
-        """The next piece of work, None if there is none: a queued job to plan, or a slice that nobody holds.
+        """The next piece of work for this adapter, None if there is none: a queued job to plan, or a slice that nobody holds.
 
-        Work whose lease has run out, or reaches further ahead than a lease can (the clock was set back), is given out again.
+        Work whose lease has run out, or reaches further ahead than that lease can (the clock was set back), is given out again.
         Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
         cause that was kept. Owners take turns.
 
@@ -476,6 +502,7 @@ class WorkQueue(Protocol):
             now: what time it is.
             lease_seconds: how long the lease is good for.
             attempts: how often work may be begun.
+            adapter: whose jobs may be claimed, or failed on the way.
             failed: is told of each job that this call has ended, once that is durable.
         """
         ...
@@ -599,6 +626,13 @@ class OutputSink(Protocol):
 class OutputStore(Protocol):
     """Where parts lie, as bytes under keys of ours (`{job_id}/{name}`); it knows nothing of what is in them."""
 
+    async def bind(self, store: str) -> bool:
+        """Bind it to the job store with this id, for good and for all processes; False if it is bound to another (law 32).
+
+        A sweep removes what its job store does not know, so the parts of two job stores must never lie in one place.
+        """
+        ...
+
     def create(self, key: str) -> AbstractAsyncContextManager[OutputSink]:
         """Begin a part. Writing a key again replaces it, as a whole, when it is sealed."""
         ...
@@ -622,6 +656,11 @@ class OutputStore(Protocol):
 
 class Work(Protocol):
     """What a runner runs. It does not know what an export is."""
+
+    @property
+    def adapter(self) -> str:
+        """Whose work it is: workers are made for one adapter, and do the work of no other (law 32)."""
+        ...
 
     async def step(self, worker: str) -> bool:
         """Do one piece of work in the name of `worker`; False if there was none."""

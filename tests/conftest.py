@@ -11,7 +11,7 @@ import pytest
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
-from fhir_bulk_middleware.export.job import Failure, JobState
+from fhir_bulk_middleware.export.job import Failure, JobState, Lease
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import Instant, after, parse
@@ -183,7 +183,13 @@ class House:
 
     async def sweep(self) -> None:
         """Do what a server does now and then."""
-        await Retention(self.jobs, self.outputs, self.settings, self.clock).sweep()
+        adapter = self.bulk.registration.adapter
+        await Retention(self.jobs, self.outputs, self.settings, self.clock, adapter=adapter).sweep()
+
+    async def claim(self) -> Lease | None:
+        """Take the next piece of work, and do nothing with it."""
+        adapter = self.bulk.registration.adapter
+        return await self.jobs.claim("w", self.clock(), lease_seconds=30, attempts=4, adapter=adapter)
 
     async def turn(self, location: str, state: JobState) -> None:
         """Bring a job that was just kicked off into a state."""

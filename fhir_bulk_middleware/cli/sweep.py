@@ -8,8 +8,6 @@ import anyio
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
-from fhir_bulk_middleware.instant import system_clock
-from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -22,17 +20,18 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter  # noqa: PLC0415 - what the other commands need not wait for
-    from fhir_bulk_middleware.export.retention import Retention  # noqa: PLC0415
+    from fhir_bulk_middleware.cli.wiring import Stores, retention, settings_of  # noqa: PLC0415 - what the others need not wait for
 
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
     stores = Stores.of(state)
+
+    async def sweep() -> None:
+        await retention(state, stores, await settings_of(stores)).sweep()
+
     try:
-        settings = Settings()
-        runs = exporter(state, stores, settings).runs
-        anyio.run(Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state), runs=runs).sweep)
+        anyio.run(sweep)
     finally:
         stores.close()
     return 0

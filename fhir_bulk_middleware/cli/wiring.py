@@ -1,5 +1,6 @@
 """What the commands open of a STATE folder: the stores, the exporter, and the demo host with the middleware installed."""
 
+import hashlib
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -7,22 +8,28 @@ from starlette.routing import Mount
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
-from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.state import AUDIENCE, State
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
+from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import TokenVerifier
+from fhir_bulk_middleware.registration import agreed
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Stores", "application", "audit_of", "exporter"]
+__all__ = ["Stores", "application", "audit_of", "exporter", "retention", "settings_of"]
+
+_ADAPTER = "state"
+"""A STATE folder has one store of resources, wherever the folder is moved to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,8 @@ def application(
         settings=settings,
         dialect=dialect,
         observers=[AuditFile(state.audit)] if audit else [],
+        adapter=_ADAPTER,
+        mount=_mount(dialect, verifier),
     )
     bulk.install(host, base)
     if authorization is not None:
@@ -76,7 +85,27 @@ def application(
 
 def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
     """The work that the server's own workers do."""
-    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=audit_of(state))
+    observers = audit_of(state)
+    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
+
+
+def retention(state: State, stores: Stores, settings: Settings) -> Retention:
+    """What a server sweeps."""
+    runs = exporter(state, stores, settings).runs
+    return Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state), runs=runs, adapter=_ADAPTER)
+
+
+async def settings_of(stores: Stores) -> Settings:
+    """The settings that the servers of a STATE agreed on, for whoever helps them."""
+    return agreed(Settings(), _ADAPTER, await stores.jobs.registrations())
+
+
+def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:
+    """A name for each dialect and audience: tokens for one must not open the jobs of another, whatever port it was served at."""
+    audiences = sorted(verifier.audiences) if isinstance(verifier, TellsAudiences) else []
+    if audiences == [AUDIENCE]:
+        return dialect.name
+    return f"{dialect.name}-{hashlib.sha256(' '.join(audiences).encode()).hexdigest()[:8]}"
 
 
 def audit_of(state: State) -> Observers:

@@ -10,7 +10,6 @@ from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.show import screen
-from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -31,14 +30,17 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _work(state: State) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, exporter  # noqa: PLC0415 - what the other commands need not wait for
-    from fhir_bulk_middleware.export.runner import LoopRunner  # noqa: PLC0415
+    from fhir_bulk_middleware.cli.wiring import Stores, exporter, settings_of  # noqa: PLC0415 - the others need not wait for it
+    from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
-    settings = Settings()
     stores = Stores.of(state)
     try:
+        settings = await settings_of(stores)
+        work = exporter(state, stores, settings)
+        # It works itself, and stands by to keep the server's workers where no server does.
+        pool = ProcessRunner(state.runner, settings)
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner().running(exporter(state, stores, settings)):
+            async with LoopRunner().running(work), pool.running(work):
                 screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
                 async for _ in signals:
                     break

@@ -51,6 +51,7 @@ class Exporter:
         fhir_version: of the resources.
         beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
+        adapter: the identity of the adapter, whose work alone is claimed (law 32).
     """
 
     def __init__(
@@ -65,7 +66,10 @@ class Exporter:
         fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
         observers: Observers | None = None,
+        adapter: str = "",
     ) -> None:
+        self.adapter = adapter
+        """Whose work it is."""
         self._resources = resources
         self._jobs = jobs
         self._outputs = outputs
@@ -94,6 +98,7 @@ class Exporter:
             "settings": self._settings.model_dump(mode="json"),
             "fhir_version": self._fhir_version.value,
             "observers": self._observers.recipes(),
+            "adapter": self.adapter,
         }
         return Recipe(f"{__name__}:in_worker", arguments)
 
@@ -106,7 +111,12 @@ class Exporter:
         settings = self._settings
         ended: list[Job] = []
         lease = await self._jobs.claim(
-            worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
+            worker,
+            self._clock(),
+            lease_seconds=settings.lease_seconds,
+            attempts=settings.attempts,
+            adapter=self.adapter,
+            failed=ended.append,
         )
         for job in ended:
             await self.runs.end(job)
@@ -223,6 +233,7 @@ def in_worker(
     fhir_version: str,
     log: JsonValue = None,
     observers: JsonValue = None,
+    adapter: str = "",
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
     return Exporter(
@@ -234,6 +245,7 @@ def in_worker(
         fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
         observers=Observers.from_recipes(observers or []),
+        adapter=adapter,
     )
 
 

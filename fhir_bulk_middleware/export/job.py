@@ -282,6 +282,8 @@ class Job:
     Attributes:
         id: 128 random bits, written like a UUID (KO-115).
         mount: the mount that made it, and the only one that answers for it (law 10).
+        adapter: the identity of the adapter that it is about, on whose behalf alone it is worked on, swept and ended (law 32);
+            empty in a store that nobody shares.
         owner: whose it is.
         request: what to export.
         state: where it stands.
@@ -299,6 +301,7 @@ class Job:
 
     id: str
     mount: str
+    adapter: str = ""
     owner: Owner
     request: Request
     state: JobState = JobState.QUEUED

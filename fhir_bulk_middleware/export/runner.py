@@ -57,13 +57,15 @@ class LoopRunner:
 
 
 class ProcessRunner:
-    """A `JobRunner` in worker processes: one pool for each folder, however many server processes share it (law 19).
+    """A `JobRunner` in worker processes: one pool for each folder and adapter, however many server processes share it (law 19).
 
-    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, another takes over.
+    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, or falls silent,
+    another takes over (`fhir_bulk_middleware.export.pool` says how soon).
 
     Args:
         folder: the folder whose exports these are: where jobs and files are kept, or one beside them; on this machine.
-        settings: how many workers (`worker_processes`), and how nice they are (`worker_niceness`).
+        settings: how many workers (`worker_processes`), how nice they are (`worker_niceness`), and how long one may be silent
+            (`lease_seconds`).
 
     Raises:
         ValueError: no workers are wanted; `LoopRunner` is for that.
@@ -75,8 +77,7 @@ class ProcessRunner:
         self._folder = Path(folder).absolute()
         self._bells = self._folder / "workers"
         self._doorbell = Doorbell(self._bells)
-        self._size = settings.worker_processes
-        self._niceness = settings.worker_niceness
+        self._settings = settings
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
@@ -93,7 +94,7 @@ class ProcessRunner:
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
         self._doorbell.prepare()
-        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size, self._niceness)
+        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._settings)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
 

@@ -39,6 +39,7 @@ class ExportService:
         new_job_id: where job ids come from.
         observers: who is told what happens.
         runs: ends what a job removes; None where nothing removes.
+        adapter: the identity of the adapter that its jobs are made for (law 32).
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class ExportService:
         new_job_id: NewJobId,
         observers: Observers | None = None,
         runs: RemovalRuns | None = None,
+        adapter: str = "",
     ) -> None:
         self._admission = admission
         self._jobs = jobs
         self._runner = runner
         self._mount = mount
+        self._adapter = adapter
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
@@ -86,6 +89,7 @@ class ExportService:
         job = Job(
             id=self._new_job_id(),
             mount=self._mount,
+            adapter=self._adapter,
             owner=principal.owner,
             request=request,
             created_at=now,

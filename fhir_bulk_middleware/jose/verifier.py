@@ -55,6 +55,8 @@ class JoseTokenVerifier:
         if not (math.isfinite(leeway) and 0 <= leeway <= _LONGEST_LEEWAY):
             raise ValueError(f"leeway must be from 0 to {_LONGEST_LEEWAY} seconds")
         self._algorithms = _asymmetric(algorithms)
+        self.audiences = audiences
+        """What `aud` may name."""
         self._expected = Expectations(issuer=issuer, audiences=audiences, leeway=leeway)
         self._clock = clock
         self._source = key_source(jwks, clock)

@@ -30,14 +30,14 @@ from fhir_bulk_middleware.testing.job_values import (
 __all__ = ["JobRetentionSuite"]
 
 
-async def _in_state(store: CompleteJobStore, state: JobState, at: Instant = NOW) -> Job:
+async def _in_state(store: CompleteJobStore, state: JobState, at: Instant = NOW, adapter: str = "") -> Job:
     """A job that came into `state` at that instant; all but queued ones have a sealed part."""
-    job = a_job(at=at)
+    job = a_job(at=at, adapter=adapter)
     if state is JobState.QUEUED:
         return await added(store, job)
     job = await started(store, job=job)
     finished = state in {JobState.COMPLETED, JobState.EXPIRED}
-    await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], "c", at, done=1, finished=finished)
+    await store.checkpoint(await claimed(store, adapter=adapter), [a_part(job, 0, 0)], "c", at, done=1, finished=finished)
     job = await found(store, job)
     match state:
         case JobState.CANCELLED:
@@ -74,6 +74,24 @@ class JobRetentionSuite(Suite):
         both = await store.changed_before([*completed, JobState.CANCELLED], hour(3), 2)
         assert list(both) == [old[1], cancelled], "changed_before takes several states together, oldest first"
         assert list(await store.changed_before([], hour(9), 10)) == [], "no state asked for, no job"
+
+    async def test_a_sweep_finds_its_own_adapters_jobs_only(self, store: CompleteJobStore) -> None:
+        """Law 32."""
+        promise = "a sweep finds its own adapter's jobs only"
+        for state in [*(state for state in JobState if state is not JobState.QUEUED), JobState.QUEUED]:
+            await _in_state(store, state, adapter="b")
+        for adapter, count in (("a", 0), ("", 0), ("b", 1)):
+            assert len(await store.due(hour(9), 10, adapter=adapter)) == 2 * count, promise
+            assert len(await store.changed_before(list(JobState), hour(9), 10, adapter=adapter)) == 6 * count, promise
+            assert len(await store.overdue(hour(9), 10, adapter=adapter)) == 2 * count, promise
+            assert len(await store.reclaimable(10, adapter=adapter)) == 3 * count, promise
+
+    async def test_files_of_another_adapters_jobs_are_kept(self, store: CompleteJobStore) -> None:
+        """Law 32: they may lie in the same output store, and are their own sweep's to remove."""
+        theirs = await _in_state(store, JobState.CANCELLED, adapter="b")
+        asked = [theirs.id, new_job_id()]
+        assert await store.keeps_files(asked, adapter="a") == {theirs.id}, "files of another adapter's jobs are kept"
+        assert await store.keeps_files(asked, adapter="b") == frozenset(), "files of cancelled jobs are not kept"
 
     async def test_due_are_the_finished_jobs_whose_retention_is_over(self, store: CompleteJobStore) -> None:
         """ST-22: to the microsecond, and each job by its own."""

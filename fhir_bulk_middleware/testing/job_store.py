@@ -20,6 +20,7 @@ from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
 from fhir_bulk_middleware.testing.job_values import (
     CUT,
@@ -34,6 +35,7 @@ from fhir_bulk_middleware.testing.job_values import (
     Suite,
     a_job,
     a_part,
+    a_registration,
     a_slice,
     added,
     claimed,
@@ -67,7 +69,13 @@ def _filled(text: str) -> Job:
         precision=Precision.MICROSECONDS,
     )
     owner = Owner(f"{text}issuer", f"subject{text}")
-    return Job(id=new_job_id(), mount=text, owner=owner, request=request, created_at=NOW, changed_at=hour(1))
+    return Job(
+        id=new_job_id(), mount=text, adapter=f"{text}adapter", owner=owner, request=request, created_at=NOW, changed_at=hour(1)
+    )
+
+
+class _RefusedError(Exception):
+    """Raised by a look at the registrations."""
 
 
 class JobStoreSuite(Suite):
@@ -185,6 +193,50 @@ class JobStoreSuite(Suite):
         assert not await store.add(third, Rows(Everything()), working_at_most=2), "an owner's running jobs count to the limit"
         assert await store.replace((await found(store, first)).cancelled(NOW)), "a job can be cancelled"
         assert await store.add(third, Rows(Everything()), working_at_most=2), "jobs that ended do not count to the limit"
+
+    async def test_the_limit_is_an_adapters_own(self, store: CompleteJobStore) -> None:
+        """Law 32: what a client has running at one adapter says nothing about another."""
+        assert await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "the first job is below the limit"
+        assert await store.add(a_job(adapter="b"), ROWS, working_at_most=1), "jobs of another adapter do not count to the limit"
+        assert not await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "an owner's queued jobs count to the limit"
+
+    async def test_a_store_keeps_its_id(self, store: CompleteJobStore) -> None:
+        """Law 32: output stores are bound to it."""
+        assert len(await store.store_id()) >= 16, "a store's id is long enough to be its own"
+        assert await store.store_id() == await store.store_id(), "a store keeps its id"
+
+    async def test_registrations_stand_there_by_mount(self, store: CompleteJobStore) -> None:
+        """Law 32; a restart registers again."""
+        untold = replace(a_registration("a", adapter="".join(ODD)), audiences=None, named=False, settings={})
+        seen: list[list[Registration]] = []
+        for registration in (a_registration("b"), untold, a_registration("b", adapter="other")):
+            await store.register(registration, lambda standing: seen.append(list(standing)))
+        promise = "registrations stand there as they were given, by mount, the last of each"
+        assert list(await store.registrations()) == [untold, a_registration("b", adapter="other")], promise
+        assert seen == [[], [a_registration("b")], [untold, a_registration("b")]], "who registers is shown what stands there"
+
+    async def test_a_registration_that_is_not_admitted_is_not_kept(self, store: CompleteJobStore) -> None:
+        """Law 32."""
+        promise = "what the look at a store's registrations raises passes, and nothing is kept"
+
+        def refuse(_: object) -> None:
+            raise _RefusedError
+
+        await store.register(a_registration("a"), lambda _: None)
+        try:
+            await store.register(a_registration("b"), refuse)
+        except _RefusedError:
+            pass
+        else:
+            raise AssertionError(promise)
+        assert list(await store.registrations()) == [a_registration("a")], promise
+
+    async def test_of_several_who_register_at_once_each_sees_those_before_it(self, store: CompleteJobStore) -> None:
+        """Law 32: two owners that start together must not both be the first."""
+        seen: list[int] = []
+        names = [a_registration(str(number)) for number in range(8)]
+        await together(8, lambda number: store.register(names[number], lambda standing: seen.append(len(standing))))
+        assert sorted(seen) == list(range(8)), "a look and its registration are one step"
 
     async def test_the_limit_holds_for_requests_at_the_same_time(self, store: CompleteJobStore) -> None:
         """KO-113."""

@@ -34,6 +34,11 @@ class FolderWork:
         self._folder = Path(folder)
         self._folder.mkdir(exist_ok=True)
 
+    @property
+    def adapter(self) -> str:
+        """It is nobody's in particular."""
+        return ""
+
     def recipe(self) -> Recipe:
         """The same folder, in another process."""
         return Recipe(f"{__name__}:FolderWork", {"folder": str(self._folder)})

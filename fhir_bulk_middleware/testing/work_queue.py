@@ -59,6 +59,38 @@ class WorkQueueSuite(Suite):
         """An idle worker asks often."""
         assert await _nothing(store), "where there is no work nothing is given out"
 
+    async def test_work_is_given_out_for_its_own_adapter_only(self, store: CompleteJobStore) -> None:
+        """Law 32: planning and slices alike, whoever's turn it is."""
+        promise = "work is given out for its own adapter only"
+        jobs = {adapter: await added(store, a_job(adapter=adapter)) for adapter in ("b", "a", "")}
+        for adapter in ("a", "b", ""):
+            lease = await claimed(store, adapter=adapter)
+            assert lease.job.id == jobs[adapter].id, promise
+            assert await store.plan(lease, CUT, Codec.PLAIN, [a_slice(0)], NOW), "the holder of a job's planning can plan it"
+        assert await store.claim("stranger", hour(1), lease_seconds=LEASE, attempts=ATTEMPTS, adapter="c") is None, promise
+        for adapter in ("a", "b", ""):
+            lease = await claimed(store, adapter=adapter)
+            assert (lease.job.id, lease.slice) == (jobs[adapter].id, a_slice(0)), promise
+            assert await store.claim("w", NOW, lease_seconds=LEASE, attempts=ATTEMPTS, adapter=adapter) is None, promise
+
+    async def test_a_claim_ends_no_other_adapters_job(self, store: CompleteJobStore) -> None:
+        """Law 32: also not for its own idea of how often work may be begun."""
+        job = await added(store, a_job(adapter="b"))
+        await claimed(store, adapter="b")
+        ended: list[Job] = []
+        await store.claim("w", hour(1), lease_seconds=LEASE, attempts=1, adapter="a", failed=ended.append)
+        assert not ended, "a claim ends no other adapter's job"
+        assert await found(store, job) == job, "a claim ends no other adapter's job"
+
+    async def test_a_lease_is_judged_by_its_own_length(self, store: CompleteJobStore) -> None:
+        """A process that gives shorter leases does not take a longer one for what a clock that was set back left behind."""
+        await added(store)
+        lease = await claimed(store)
+        promise = "a lease is judged by its own length, not by that of whoever asks"
+        assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100, attempts=ATTEMPTS) is None, promise
+        assert await store.renew(lease, NOW, lease_seconds=LEASE * 10, done=0), "the holder of a lease can renew it"
+        assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100, attempts=ATTEMPTS) is None, promise
+
     async def test_a_new_job_is_given_out_to_be_planned(self, store: CompleteJobStore) -> None:
         """Law 18: the first attempt is 1."""
         job = await added(store)

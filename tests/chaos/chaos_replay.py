@@ -46,10 +46,10 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
     rows = rows_from_content(content)
     assert await calm.add(job, rows, working_at_most=1)
-    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1)
+    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1, adapter=job.adapter)
     assert lease is not None
     assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
-    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS)
+    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
     while await work.step("replay"):
         pass
     parts = await calm.parts(job_id)

@@ -19,7 +19,7 @@ from chaos_house import House
 from chaos_mirror import Mirror, mirrors
 from chaos_removals import Removals, served
 from chaos_replay import File, replayed
-from chaos_server import BRIEF_SECONDS, ISSUER, SETTINGS
+from chaos_server import ADAPTER, BRIEF_SECONDS, ISSUER, SETTINGS
 
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import Broken, verify
@@ -302,7 +302,7 @@ class Round:
         """After a sweep: what a worker that was stopped lets fall later goes with the next one."""
         stores = self.house.stores
         for _ in range(40):
-            await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+            await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
             left = self.house.files() - self.house.known_files()
             folders = [path.name for path in (self.house.state / "exports").glob("*") if not any(path.iterdir())]
             if not left and not folders:
@@ -434,7 +434,7 @@ async def _slow_reader(round_: Round) -> None:
         await halfway.wait()
         await round_._cancel(export)
         stores = round_.house.stores
-        await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+        await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
         go_on.set()
         await asyncio.wait_for(reading, END)
         return

@@ -41,6 +41,7 @@ from fhir_bulk_middleware.testing.tokens import TokenMint
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
 BRIEF_SECONDS = 1.5
 _PACE = 0.005
+ADAPTER = "chaos"
 SETTINGS = Settings(
     page_bytes=8 * 1024,
     part_bytes=400 * 1024,
@@ -112,6 +113,7 @@ def work(state: JsonValue) -> Exporter:
         stores.clock,
         beating=ThreadHeart(),
         observers=Observers([stores.audit]),
+        adapter=ADAPTER,
     )
 
 
@@ -120,7 +122,7 @@ class _Again:
 
     def __init__(self, inner: Work, state: Path) -> None:
         self._inner, self._state = inner, state
-        self.step, self.abandoned = inner.step, inner.abandoned
+        self.step, self.abandoned, self.adapter = inner.step, inner.abandoned, inner.adapter
 
     def recipe(self) -> Recipe:
         return Recipe("chaos_server:work", {"state": str(self._state)})
@@ -150,6 +152,7 @@ def application(state: Path) -> Starlette:
             runner=ChaosRunner(state),
             settings=SETTINGS.model_copy(update=changed),
             mount=mount,
+            adapter=ADAPTER,
             clock=stores.clock,
             observers=[stores.audit],
         )

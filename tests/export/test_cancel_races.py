@@ -59,7 +59,7 @@ class Arena:
         self.jobs = SQLiteJobStore(folder / "jobs.db")
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
         self.resources = Flaky({"Patient": [patient(str(number)) for number in range(20)]})
-        self.work = Exporter(self.resources, self.jobs, self.outputs, SETTINGS, self.clock)
+        self.work = Exporter(self.resources, self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena")
         self.clients = [self._client(), self._client()]
         self.random = Random(5)  # noqa: S311 - to be repeated
 
@@ -73,6 +73,8 @@ class Arena:
             jobs=self.jobs,
             outputs=self.outputs,
             runner=HandRunner(),
+            adapter="arena",
+            mount="standard",
             settings=SETTINGS,
             clock=self.clock,
         )
@@ -84,7 +86,7 @@ class Arena:
             pass
 
     async def sweep(self) -> None:
-        await Retention(self.jobs, self.outputs, SETTINGS, self.clock).sweep()
+        await Retention(self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena").sweep()
 
     async def state(self, location: str) -> JobState:
         job = await self.jobs.find(job_of(location), "standard", ALICE)

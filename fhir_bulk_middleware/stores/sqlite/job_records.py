@@ -25,15 +25,19 @@ from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.registration import Registration
 
 __all__ = [
     "JOB_COLUMNS",
     "PART_COLUMNS",
+    "REGISTRATION_COLUMNS",
     "SLICE_COLUMNS",
     "job_from_record",
     "job_record",
     "part_from_record",
     "part_record",
+    "registration_from_record",
+    "registration_record",
     "rows_content",
     "rows_from_content",
     "slice_from_record",
@@ -41,9 +45,10 @@ __all__ = [
 ]
 
 JOB_COLUMNS = (
-    "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
+    "id, mount, adapter, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
+REGISTRATION_COLUMNS = "mount, adapter, named, dialect, audiences, settings"
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
     "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
@@ -60,6 +65,7 @@ def job_record(job: Job) -> _Record:
     return (
         job.id,
         job.mount,
+        job.adapter,
         job.owner.issuer,
         job.owner.subject,
         request.url,
@@ -92,6 +98,7 @@ def job_from_record(record: _Record) -> Job:
     (
         job_id,
         mount,
+        adapter,
         issuer,
         subject,
         url,
@@ -120,6 +127,7 @@ def job_from_record(record: _Record) -> Job:
     return Job(
         id=job_id,
         mount=mount,
+        adapter=adapter,
         owner=Owner(issuer, subject),
         request=Request(
             url=url,
@@ -142,6 +150,31 @@ def job_from_record(record: _Record) -> Job:
         done=done,
         failure=None if reason is None else Failure(Reason[reason], detail),
         idempotency=None if key is None else Idempotency(key, fingerprint),
+    )
+
+
+def registration_record(registration: Registration) -> _Record:
+    """A registration as `REGISTRATION_COLUMNS`."""
+    return (
+        registration.mount,
+        registration.adapter,
+        registration.named,
+        registration.dialect,
+        None if registration.audiences is None else json.dumps(registration.audiences),
+        json.dumps(dict(registration.settings)),
+    )
+
+
+def registration_from_record(record: _Record) -> Registration:
+    """The registration of `REGISTRATION_COLUMNS`."""
+    mount, adapter, named, dialect, audiences, settings = record
+    return Registration(
+        mount=mount,
+        adapter=adapter,
+        named=bool(named),
+        dialect=dialect,
+        audiences=None if audiences is None else tuple(json.loads(audiences)),
+        settings=json.loads(settings),
     )
 
 

@@ -10,17 +10,21 @@ from pathlib import Path
 
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Rows
-from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.sqlite import work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.job_records import (
     JOB_COLUMNS,
     PART_COLUMNS,
+    REGISTRATION_COLUMNS,
     job_from_record,
     job_record,
     part_from_record,
+    registration_from_record,
+    registration_record,
     rows_content,
     rows_from_content,
 )
@@ -48,22 +52,25 @@ _REPLACE = """
 """
 _DUE = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
-    WHERE state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
+    WHERE adapter = ? AND state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
     ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
 """  # noqa: S608
 _CHANGED_BEFORE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
+    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN (SELECT value FROM json_each(?)) AND changed_at < ?
     ORDER BY changed_at, sequence LIMIT ?
 """  # noqa: S608
 _OVERDUE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE state IN ('queued', 'running') AND created_at < ? ORDER BY created_at, sequence LIMIT ?
+    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN ('queued', 'running') AND created_at < ?
+    ORDER BY created_at, sequence LIMIT ?
 """  # noqa: S608
 _RECLAIMABLE = """
-    SELECT id FROM job INDEXED BY job_reclaimable WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+    SELECT id FROM job INDEXED BY job_reclaimable
+    WHERE adapter = ? AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
     ORDER BY changed_at, sequence LIMIT ?
 """
 _KEEPS_FILES = """
-    SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?)) AND +state IN ('queued', 'running', 'completed')
+    SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
+        AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
 """
 
 
@@ -94,6 +101,18 @@ class SQLiteJobStore:
         self._database.close()
 
     # --- JobStore ---
+
+    async def store_id(self) -> str:
+        """See `JobStore.store_id`."""
+        return str(self._database.reader.execute("SELECT id FROM store").fetchone()[0])
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        """See `JobStore.register`."""
+        await self._database.write(partial(_register, registration=registration, look=look))
+
+    async def registrations(self) -> Sequence[Registration]:
+        """See `JobStore.registrations`."""
+        return _standing(self._database.reader)
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
@@ -141,29 +160,31 @@ class SQLiteJobStore:
 
     # --- JobRetention ---
 
-    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.due`."""
-        return self._jobs(_DUE, (now, limit))
+        return self._jobs(_DUE, (adapter, now, limit))
 
-    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+    async def changed_before(
+        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
+    ) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
-        return self._jobs(_CHANGED_BEFORE, (json.dumps([state.value for state in states]), instant, limit))
+        return self._jobs(_CHANGED_BEFORE, (adapter, json.dumps([state.value for state in states]), instant, limit))
 
-    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.overdue`."""
-        return self._jobs(_OVERDUE, (created_before, limit))
+        return self._jobs(_OVERDUE, (adapter, created_before, limit))
 
-    async def reclaimable(self, limit: int) -> Sequence[str]:
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
         """See `JobRetention.reclaimable`; oldest first."""
-        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (limit,)).fetchall()]
+        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (adapter, limit)).fetchall()]
 
     async def reclaimed(self, job_id: str) -> None:
         """See `JobRetention.reclaimed`."""
         await self._database.write(partial(_reclaimed, job_id=job_id))
 
-    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
         """See `JobRetention.keeps_files`."""
-        found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)),)).fetchall()
+        found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)), adapter)).fetchall()
         return frozenset(job_id for (job_id,) in found)
 
     async def remove(self, job_id: str) -> None:
@@ -179,12 +200,13 @@ class SQLiteJobStore:
         *,
         lease_seconds: float,
         attempts: int,
+        adapter: str = "",
         failed: Callable[[Job], None] = lambda _: None,
     ) -> Lease | None:
         """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
-        while work.anything(self._database.reader, now, lease_seconds):
+        while work.anything(self._database.reader, adapter, now):
             granted, ended = await self._database.write(
-                partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
+                partial(work.claim, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
             )
             for job in ended:
                 failed(job)
@@ -210,7 +232,7 @@ class SQLiteJobStore:
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `WorkQueue.renew`."""
-        return await self._database.write(partial(work.renew, lease=lease, until=after(now, lease_seconds), done=done))
+        return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
     async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
         """See `WorkQueue.plan`."""
@@ -256,6 +278,19 @@ class SQLiteJobStore:
         return [job_from_record(record) for record in self._database.reader.execute(query, values).fetchall()]
 
 
+def _register(connection: sqlite3.Connection, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+    look(_standing(connection))
+    connection.execute(
+        f"INSERT OR REPLACE INTO registration ({REGISTRATION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
+        registration_record(registration),
+    )
+
+
+def _standing(connection: sqlite3.Connection) -> list[Registration]:
+    records = connection.execute(f"SELECT {REGISTRATION_COLUMNS} FROM registration ORDER BY mount").fetchall()  # noqa: S608
+    return [registration_from_record(record) for record in records]
+
+
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
     if job.idempotency is not None:
         key = (job.owner.issuer, job.owner.subject, job.mount, job.idempotency.key)
@@ -263,8 +298,8 @@ def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_mo
         if record is not None:
             return job_from_record(record)
     (working,) = connection.execute(
-        "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND state IN ('queued', 'running')",
-        (job.owner.issuer, job.owner.subject),
+        "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND adapter = ? AND state IN ('queued', 'running')",
+        (job.owner.issuer, job.owner.subject, job.adapter),
     ).fetchone()
     if working >= working_at_most:
         return None
@@ -274,7 +309,7 @@ def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_mo
         record,
     )
     connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
-    work.open_planning(connection, job.id)
+    work.open_planning(connection, job)
     return job
 
 
