@@ -4,8 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.binding import bind
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Expired, Failed
 from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.instant import Clock, after, system_clock
