@@ -5,6 +5,7 @@ import os
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.stores.sqlite import forks
+from fhir_bulk_middleware.stores.sqlite.checkpoints import Checkpoints
 
 __all__ = ["Database", "DatabaseBusy"]
 
 T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
+_LOOK = 0.005
 _RETRY_AFTER = 5
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -32,7 +36,9 @@ class DatabaseBusy(Refused):
 class Database:
     """A file in WAL mode with one writing thread, unless it may block, and short reads from wherever they are needed.
 
-    Opening is lazy, so an instance can be made before a process forks and be used after it. A point read costs some
+    Opening is lazy, and a process may fork before an instance was used and after it: the parent closes its connections before it
+    forks, and both open new ones. Connections that other threads of the parent use at that moment stay open there, and in the
+    child are never touched: for the child's sake the parent should not fork while it serves. A point read costs some
     microseconds, less than handing it to a thread, so `reader` is used in the event loop directly; writes wait for the disk
     and go through `write`, one at a time.
 
@@ -59,10 +65,15 @@ class Database:
         self._synchronous = synchronous
         self._page_size = page_size
         self._blocking = blocking
+        self._begin()
+        forks.watch(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: list[tuple[sqlite3.Connection, threading.Thread]] = []
         self._executor: ThreadPoolExecutor | None = None
+        self._checkpoints = Checkpoints(self.path, self._page_size)
 
     @property
     def reader(self) -> sqlite3.Connection:
@@ -91,7 +102,8 @@ class Database:
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{self.path.stem}")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.write_here, change)
+            written = asyncio.get_running_loop().run_in_executor(self._executor, self.write_here, change)
+        return await written
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Do what takes a while, but for writing, where it keeps no event loop waiting: in a thread, unless this may block."""
@@ -104,15 +116,38 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
+        self._end_writing()
+        with self._lock:
+            for connection, _ in self._opened:
+                connection.close()
+            self._opened.clear()
+            self._local = threading.local()
+
+    def before_fork(self) -> None:
+        """Close what this thread uses, and what no thread uses any more.
+
+        SQLite counts the locks of a process in memory that a child inherits. A child that opens a file which its parent has open
+        believes to hold locks that it does not hold, and others may then remove the log under its feet.
+        """
+        self._end_writing()
+        with self._lock:
+            here = threading.current_thread()
+            unused = [(connection, thread) for connection, thread in self._opened if thread is here or not thread.is_alive()]
+            for connection, _ in unused:
+                connection.close()
+            self._opened = [opened for opened in self._opened if opened not in unused]
+            self._local.__dict__.pop("connection", None)
+
+    def after_fork(self) -> None:
+        """Begin anew in the child. What threads of the parent left open is kept as it is: closing it could harm the parent."""
+        forks.abandon([connection for connection, _ in self._opened])
+        self._begin()
+
+    def _end_writing(self) -> None:
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown()  # without the lock: its last write may be about to open its connection
-        with self._lock:
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
-            self._local = threading.local()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -124,6 +159,7 @@ class Database:
         except BaseException:
             connection.rollback()  # also after a commit that failed: a transaction left open would block every later one
             raise
+        self._checkpoints.after_commit(connection)
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -131,7 +167,7 @@ class Database:
             connection = self._open()
             self._local.connection = connection
             with self._lock:
-                self._opened.append(connection)
+                self._opened.append((connection, threading.current_thread()))
         return connection
 
     def _open(self) -> sqlite3.Connection:
@@ -141,7 +177,8 @@ class Database:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size={self._page_size}")
-            connection.execute("PRAGMA journal_mode=WAL")
+            _log_ahead(connection)
+            connection.execute("PRAGMA wal_autocheckpoint=0")
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
             connection.execute("PRAGMA foreign_keys=ON")
             self._migrate(connection)
@@ -185,6 +222,20 @@ def _make_private(path: Path) -> None:
             os.link(name, path)
         finally:
             Path(name).unlink()
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode. SQLite does not wait here: of several who switch a new file at once, it refuses some as locked."""
+    patience = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(_LOOK)
+        else:
+            return
 
 
 @contextmanager
