@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -60,6 +61,7 @@ from fhir_bulk_middleware.protocols import (
     SupportsGroups,
     SupportsJoining,
     SupportsSnapshot,
+    SupportsWorkerProcess,
     TokenVerifier,
     WorkQueue,
 )
@@ -69,6 +71,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
@@ -87,7 +91,8 @@ class BulkData:
         verifier: turns bearer tokens into principals.
         jobs: where jobs are kept.
         outputs: where files are kept.
-        groups: who knows the members of groups, if that is not the storage adapter.
+        groups: who knows the members of groups, if that is not the storage adapter. They are read again when an export begins, so
+            without a `recipe()` of its own exports run in the server's event loop.
         runner: where exports run; by default worker processes of their own, or the server's loop for adapters that cannot
             be made again in another process.
         settings: limits, sizes, times.
@@ -146,8 +151,10 @@ class BulkData:
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
                 "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
             )
-        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
-        runner = runner or _runner(work, settings)
+        work = Exporter(
+            resources, jobs, outputs, settings, clock, log=log, groups=groups, fhir_version=fhir_version, observers=told
+        )
+        runner = runner or _runner(work, settings, None if groups is resources else groups)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
@@ -302,9 +309,15 @@ def _require(value: object, protocol: type, name: str) -> None:
         raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
 
 
-def _runner(work: Exporter, settings: Settings) -> JobRunner:
+def _runner(work: Exporter, settings: Settings, groups: object | None) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
+    if settings.worker_processes and groups is not None and not isinstance(groups, SupportsWorkerProcess):
+        _log.warning(
+            "groups: %s cannot be made again in a worker process, where the members of a group are read, so exports run in the "
+            "server's event loop. Give it a recipe() (SupportsWorkerProcess) to export in worker processes.",
+            type(groups).__name__,
+        )
     if recipe is None or not settings.worker_processes:
         return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()

@@ -66,6 +66,9 @@ class SupportsExport(Protocol):
     async def authorise(self, principal: Principal) -> Authorisation:
         """What this principal may export from this storage, scopes aside.
 
+        The types are those that may be exported, whether or not there is a resource of them now: one that is first written
+        between this call and the cut belongs to this export (law 33).
+
         Raises:
             Refused: `SERVICE_INACTIVE`, where the export service is switched off for the principal (law 29).
         """
@@ -134,12 +137,17 @@ class SupportsTypes(Protocol):
 
 @runtime_checkable
 class SupportsGroups(Protocol):
-    """Who knows the members of groups; groups may live outside the FHIR server (law 29). Without it there is no Group level."""
+    """Who knows the members of groups; groups may live outside the FHIR server (law 29). Without it there is no Group level.
+
+    `members` is called at kick-off, in the server, and again when the job's cut has been fixed, wherever exports run: in a worker
+    process, if it can be made again there (`SupportsWorkerProcess`). Where it cannot, all exports run in the server's loop.
+    """
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
-        """References of the group's members (`Patient/123`), None for a group that is unknown to this principal.
+        """References of the group's members now (`Patient/123`), None for a group that is unknown to this principal.
 
-        A group without members is an empty set, and its export is empty.
+        A group without members is an empty set, and its export is empty. The adapter guarantees: whoever joined before the call
+        is among them, and whoever left is not (law 33); nothing is kept from an earlier call.
         """
         ...
 
@@ -426,10 +434,13 @@ class WorkQueue(Protocol):
         """Say that the holder is alive and that `done` resources of the slice have been read; False if the lease is lost."""
         ...
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """Turn a queued job into a running one with this plan, written once (law 5); False if the lease is lost.
 
-        A plan without slices completes the job.
+        A plan without slices completes the job. Where `rows` are given they take the place of the job's, in the same step: each
+        later lease has them.
         """
         ...
 

@@ -3,14 +3,23 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Associated, Options, Request
 from fhir_bulk_middleware.export.planner import PROVENANCE
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.query import (
+    Compartments,
+    EveryPatient,
+    Everything,
+    Filter,
+    Level,
+    Membership,
+    Rows,
+    Selection,
+    Window,
+)
 from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
@@ -21,7 +30,6 @@ from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
     SupportsExport,
     SupportsGroups,
-    SupportsJoining,
     SupportsOrganising,
     SupportsPatients,
     SupportsProvenance,
@@ -125,7 +133,10 @@ class Admission:
             granular=covered.granular,
             options=self._options(wish, associated, organised_by),
         )
-        return request, Rows(selection, authorisation.rights, filters, await self._joined(principal, wish, selection))
+        membership = self._membership(principal, wish)
+        if membership is not None:  # who is selected is read when the cut is fixed; until then it is nobody
+            selection = Compartments(frozenset())
+        return request, Rows(selection, authorisation.rights, filters, membership=membership)
 
     async def _selection(self, principal: Principal, wish: Wish) -> Selection:
         patients = wish.asked.patients
@@ -166,14 +177,12 @@ class Admission:
         if self._settings.group_scope and not scopes.may_read("Group"):
             raise Refused(Reason.SCOPE_MISSING, "The token's scopes do not cover Group, which an export of a group reads.")
 
-    async def _joined(self, principal: Principal, wish: Wish, selection: Selection) -> frozenset[str]:
-        """Those members whose older data is exported too, because they joined after `_since` (GR-01)."""
-        since, group_id, groups = wish.asked.since, wish.group_id, cast("object", self._groups)
-        if not self._settings.older_data_of_new_members or since is None or group_id is None:
-            return frozenset()
-        if not isinstance(selection, Compartments) or not isinstance(groups, SupportsJoining):
-            return frozenset()
-        return selection.references - await groups.members_at(group_id, principal, since)
+    def _membership(self, principal: Principal, wish: Wish) -> Membership | None:
+        """Whose members the job exports; read when its cut is fixed, for people join and leave while it is queued (law 33)."""
+        if wish.level is not Level.GROUP or wish.group_id is None:
+            return None
+        older = self._settings.older_data_of_new_members and wish.asked.since is not None
+        return Membership(wish.group_id, principal, wish.asked.patients, older)
 
     def _check_sizes(self, asked: Asked) -> None:
         """The client's sizes must lie within the operator's, for they bind us (KO-30)."""

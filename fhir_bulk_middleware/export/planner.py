@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fhir_bulk_middleware.export.job import FileKind, Job, Sizes, Slice
-from fhir_bulk_middleware.export.query import Compartments, Level, Query, Range, Rows, Window
+from fhir_bulk_middleware.export.query import Compartments, Level, Membership, Query, Range, Rows, Window
 from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.protocols import (
     SupportsDeletions,
     SupportsExport,
+    SupportsGroups,
+    SupportsJoining,
     SupportsProvenance,
     SupportsSlices,
     SupportsSnapshot,
@@ -29,10 +31,12 @@ class Plan:
     Attributes:
         cut: the manifest's `transactionTime`.
         slices: what is read, numbered from 0; none where nothing can be selected and nothing is to be reported.
+        rows: which rows the job may hold, with the members of its group; None where they are those of its kick-off.
     """
 
     cut: Instant
     slices: tuple[Slice, ...]
+    rows: Rows | None = None
 
 
 def by_target(job: Job, resources: SupportsExport) -> bool:
@@ -59,10 +63,19 @@ class Planner:
         settings: sizes and times.
         clock: what time it is, for storages without a clock of their own.
         deletions: who knows what was deleted, None if nobody does: the adapter, or our own log.
+        groups: who knows the members of groups, None if nobody does.
     """
 
-    def __init__(self, resources: SupportsExport, settings: Settings, clock: Clock, deletions: SupportsDeletions | None) -> None:
+    def __init__(
+        self,
+        resources: SupportsExport,
+        settings: Settings,
+        clock: Clock,
+        deletions: SupportsDeletions | None,
+        groups: SupportsGroups | None = None,
+    ) -> None:
         self._resources = resources
+        self._groups = groups
         self.deletions = deletions
         """Who knows what was deleted."""
         self._settings = settings
@@ -75,6 +88,9 @@ class Planner:
         """
         cut = await self._cut(job)
         job = replace(job, cut=cut)
+        resolved = None
+        if rows.membership is not None:
+            rows = resolved = await self._with_members(rows, rows.membership, job.request.window.since)
         planned: list[Slice] = []
         if ignored := job.request.options.ignored:
             # First, because a page of a manifest that was read cannot learn of errors later (law 20).
@@ -84,7 +100,7 @@ class Planner:
             if rows.joined and job.request.window.since is not None:
                 planned += await self._output(job, rows, joined=True)
             planned += [_slice(FileKind.DELETED, type_) for type_ in self._deleted_types(job)]
-        return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)))
+        return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)), resolved)
 
     def sizes(self, job: Job) -> Sizes:
         """The sizes for a job: those that were frozen when it was accepted, so that no later setting changes its files."""
@@ -136,6 +152,25 @@ class Planner:
         if isinstance(self._resources, SupportsSnapshot):
             return await self._resources.cut(precision)
         return floor(after(self._clock(), -self._settings.settle), precision)
+
+    async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None) -> Rows:
+        """The rows of a group's members as they are now, after the cut was fixed (law 33).
+
+        Whoever joined until now is in; whoever joins later is one who joined since, to the next export. Of a group that is gone
+        all members have left.
+        """
+        if self._groups is None:
+            raise TypeError(
+                "this job exports a group, and nobody knows its members: was the adapter changed while it was queued?"
+            )
+        members = await self._groups.members(membership.group_id, membership.principal) or frozenset[str]()
+        joined = frozenset[str]()
+        groups: object = self._groups
+        if membership.older and since is not None and isinstance(groups, SupportsJoining):
+            joined = members - await groups.members_at(membership.group_id, membership.principal, since)
+        if membership.patients is not None:
+            members, joined = members & membership.patients, joined & membership.patients
+        return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
     async def _output(self, job: Job, rows: Rows, *, joined: bool) -> list[Slice]:
         """The slices of the output; organised output is one slice, for it is read patient by patient."""

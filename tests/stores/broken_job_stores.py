@@ -129,8 +129,26 @@ class IgnoresAttemptInCheckpoint(_Fenceless):
 class IgnoresAttemptInPlan(_Fenceless):
     promise = "a holder whose lease was given on publishes nothing"
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
-        return await super().plan(self._current(lease), cut, codec, slices, now)
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
+        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows)
+
+
+class KeepsTheRowsOfTheKickOff(Broken):
+    promise = "a plan's rows take the place of the job's"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,  # noqa: ARG002
+    ) -> bool:
+        return await super().plan(lease, cut, codec, slices, now)
 
 
 class IgnoresAttemptInRelease(_Fenceless):
