@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -154,7 +154,7 @@ class BulkData:
         work = Exporter(
             resources, jobs, outputs, settings, clock, log=log, groups=groups, fhir_version=fhir_version, observers=told
         )
-        runner = runner or _runner(work, settings, None if groups is resources else groups)
+        runner = runner or _runner(work, settings, None if groups is cast("object", resources) else groups)
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)

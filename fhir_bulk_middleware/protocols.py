@@ -121,7 +121,9 @@ class SupportsDeletions(Protocol):
         """What was deleted within the query's window and does not live as of its cut, in one fixed order.
 
         The adapter guarantees: no reference twice; a resource that was created again is not among them (MF-22); a deletion whose
-        compartments are unknown is left out where the selection is not `Everything` (law 27).
+        compartments are unknown is left out where the selection is not `Everything` (law 27); where the selection is one, a
+        deletion is told if the resource lay in it at any moment since the window began, as its version of then or a later one:
+        also if it had moved to another patient before it was deleted (law 34).
         """
         ...
 

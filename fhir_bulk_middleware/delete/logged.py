@@ -25,7 +25,7 @@ from fhir_bulk_middleware.delete.removal import (
 )
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Everything, Query
 from fhir_bulk_middleware.fhir import compartments
-from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -42,7 +42,6 @@ from fhir_bulk_middleware.protocols import (
 
 __all__ = ["LoggedDeletes", "Sources", "sources_of"]
 
-_KINDS = tuple(sorted(MEMBER_TYPES))
 _PAGE = 1_000
 
 
@@ -204,7 +203,7 @@ class LoggedDeletes:
         return Mark(type=resource.type, id=resource.id, version=resource.version, owners=self._owners_of(resource), rights=rights)
 
     def _owners_of(self, resource: Current) -> frozenset[str]:
-        return self._compartments.of(json.loads(resource.json), _KINDS)
+        return self._compartments.of(json.loads(resource.json), MEMBER_KINDS)
 
     def _conditional(self) -> SupportsConditionalDelete:
         if self._several is None:

@@ -14,7 +14,7 @@ from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -198,7 +198,7 @@ class SQLiteResourceStore:
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
-        return self._stepped(resource_reading.deletions, query, after)
+        return self._stepped(partial(resource_reading.deletions, owners=self._owners), query, after)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
@@ -277,6 +277,10 @@ class SQLiteResourceStore:
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _owners(self, text: bytes) -> frozenset[str]:
+        """The compartments that a resource lies in."""
+        return self._compartments.of(json.loads(text), MEMBER_KINDS)
 
     def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
         """A Group as it is, or was at an instant; None if there was none then."""
