@@ -216,8 +216,8 @@ class Slice:
     Attributes:
         number: its place in the job's plan, from 0.
         kind: what its files hold.
-        type: the resource type.
-        range: which part of the type, in the adapter's words (`Range.range`).
+        type: what each line is: a resource type, `OperationOutcome`, or `Bundle` for the deletions of all types.
+        range: which part of the type, in the adapter's words (`Range.range`); for deletions the types that there are some of.
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.

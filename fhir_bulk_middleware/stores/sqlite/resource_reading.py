@@ -144,12 +144,18 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     is near enough what lived at a cut just made.
     """
     span = _span(connection, query, None)
-    if span is None:
+    if span is None or (query.window.since is not None and not _anything(connection, span, query)):
         return ()
     if not isinstance(query.rows.selection, Compartments):
         return _cut(span, _extents(connection, span, query), target_bytes)
     extents = _members_extents(connection, span, query.rows.selection, target_bytes)
     return _cut(span, extents, target_bytes) if extents else ()
+
+
+def _anything(connection: sqlite3.Connection, span: _Span, query: Query) -> bool:
+    """Whether a resource of the span lives; what has changed may all have been deleted, or belong to others."""
+    _want(connection, span, query)
+    return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
