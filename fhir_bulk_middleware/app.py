@@ -145,7 +145,7 @@ class BulkData:
             _require(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
-        sources = sources_of(resources, log, fhir_version, clock)
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None and sources.one is not None and sources.deletions is None:
             raise TypeError(
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "

@@ -5,7 +5,7 @@ doubt is settled by reading the resource: if it is gone, it was deleted, and who
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class LoggedDeletes:
         log: the log.
         version: the release that the resources are written in.
         clock: what time it is, for storages without a clock of their own.
+        base_urls: the base URLs under which an absolute reference leads to this storage (KO-85).
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class LoggedDeletes:
         log: DeletionLog,
         version: FhirVersion,
         clock: Clock,
+        *,
+        base_urls: Iterable[str] = (),
     ) -> None:
         self._resources = resources
         self._several = several
         self._log = log
-        self._compartments = compartments.Compartments(version)
+        self._compartments = compartments.Compartments(version, base_urls)
         self._clock = clock
 
     async def deletable(self, principal: Principal) -> Authorisation:
@@ -228,7 +231,9 @@ class Sources:
     deletions: SupportsDeletions | None
 
 
-def sources_of(resources: object, log: DeletionLog | None, version: FhirVersion, clock: Clock) -> Sources:
+def sources_of(
+    resources: object, log: DeletionLog | None, version: FhirVersion, clock: Clock, base_urls: Iterable[str] = ()
+) -> Sources:
     """The storage itself, as far as it keeps account of its deletions; else the log before it.
 
     Raises:
@@ -244,7 +249,7 @@ def sources_of(resources: object, log: DeletionLog | None, version: FhirVersion,
         return Sources(resources, several, journal, deletions)
     if not isinstance(resources, SupportsRead):
         raise TypeError(f"log: {type(resources).__name__} is no SupportsRead, which a log of its deletes needs; it lacks current")
-    logged = LoggedDeletes(resources, several, log, version, clock)
+    logged = LoggedDeletes(resources, several, log, version, clock, base_urls=base_urls)
     if deletions is not None:
         return Sources(resources, several, journal or logged, deletions)
     return Sources(logged, None if several is None else logged, logged, logged)

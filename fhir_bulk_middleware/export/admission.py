@@ -54,6 +54,7 @@ class Wish:
         leniency: what to do about those that cannot be used.
         url: as the manifest repeats it.
         base_url: of the host's FHIR API, for URLs within resources.
+        base_urls: under which an absolute reference is the host's own.
         separate_status: the client prefers the job's status in a header of its own.
         unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
@@ -65,6 +66,7 @@ class Wish:
     leniency: Leniency
     url: str
     base_url: str
+    base_urls: tuple[str, ...] = ()
     separate_status: bool = False
     unreadable: str = ""
     idempotency_key: str | None = None
@@ -257,6 +259,7 @@ class Admission:
             ignored=leniency.ignored,
             unreadable=wish.unreadable,
             base_url=wish.base_url,
+            base_urls=wish.base_urls,
             version=self._version,
         )
 

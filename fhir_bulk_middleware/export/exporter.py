@@ -75,7 +75,7 @@ class Exporter:
         self._observers = observers or Observers()
         self._log = log
         self._fhir_version = fhir_version
-        sources = sources_of(resources, log, fhir_version, clock)
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         self._journal = sources.journal
         of_resources = resources if isinstance(resources, SupportsGroups) else None
         self._groups = None if groups is None or groups is of_resources else groups

@@ -139,6 +139,7 @@ class Options:
         unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
             `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        base_urls: under which an absolute reference is this server's own (KO-85).
         version: the FHIR release of the resources, which knows their elements.
     """
 
@@ -153,6 +154,7 @@ class Options:
     ignored: tuple[Ignored, ...] = ()
     unreadable: str = ""
     base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
     version: FhirVersion = FhirVersion.R4
 
 

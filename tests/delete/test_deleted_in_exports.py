@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import House, people
+from conftest import BASE, House, people
 from hosts import HardHost
 
 from fhir_bulk_middleware import AIDBOX, BulkData
@@ -133,6 +133,19 @@ async def test_a_host_that_deletes_hard_gets_a_memory(hard: tuple[House, HardHos
     await host.put(json.dumps({"resourceType": "Patient", "id": "p1"}))
     assert await gone(house, f"/$export?_type=Patient&_since={start}") == [], "it lives again"
     assert await put_out(house, f"/$export?_type=Patient&_since={start}") == ["p1"]
+
+
+async def test_the_log_knows_whose_a_resource_was_that_names_its_patient_by_the_server_s_url(
+    hard: tuple[House, HardHost],
+) -> None:
+    """KO-85, law 27."""
+    house, host = hard
+    for id_, base in (("own", BASE), ("other", "https://other.example/fhir")):
+        await host.put(json.dumps({"resourceType": "Observation", "id": id_, "subject": {"reference": f"{base}/Patient/p1"}}))
+    start = await since(house)
+    for id_ in ("own", "other"):
+        assert (await house.ask("DELETE", f"/Observation/{id_}", scope=FULL)).status_code == 200
+    assert await gone(house, f"/Patient/$export?_type=Observation&_since={start}") == ["Observation/own"]
 
 
 async def test_what_the_log_knows_is_told_from_what_never_was(make_house: Any) -> None:

@@ -83,6 +83,10 @@ CREATE TABLE removal_batch (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
+    # The base URLs below which an absolute reference is one to this store; all compartments and targets are worked out with them.
+    """\
+CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
 )
 
 
