@@ -227,7 +227,9 @@ class SupportsRead(Protocol):
     async def current(self, type_: str, id_: str) -> Current | None:
         """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
 
-        The adapter guarantees: every write that was answered is seen.
+        The adapter guarantees: every write that was answered is seen; the `last_updated` of a deletion is the instant from which
+        on the storage, read as of an instant, does not hold the resource. Where it is not known, our own log takes the instant
+        at which it learns of it: a deletion that is under way while a cut is fixed may then be told one export late.
         """
         ...
 

@@ -27,7 +27,7 @@ from fhir_bulk_middleware.export.query import Authorisation, Compartments, Delet
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.instant import Clock, Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
@@ -132,7 +132,7 @@ class LoggedDeletes:
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """See `SupportsDeletions`. What lives again is left out, by reading it."""
-        await self._settle_doubts(query.type)
+        await self.settle_doubts(query.type)
         until = min((instant for instant in (query.window.until, query.as_of) if instant is not None), default=None)
         number = int(after or 0)
         while marks := await self._log.removed(query.type, query.window.since, until, number, _PAGE):
@@ -182,8 +182,16 @@ class LoggedDeletes:
         mark = await self._log.latest(type_, id_)
         return NeverExisted() if mark is None or mark.rights != rights else AlreadyDeleted(mark.version)
 
-    async def _settle_doubts(self, type_: str) -> None:
-        """Resources that are gone were deleted. Those that live stay in doubt: their removal may be under way just now."""
+    async def _lives(self, mark: Mark) -> bool:
+        current = await self._resources.current(mark.type, mark.id)
+        return current is not None and not current.deleted
+
+    async def settle_doubts(self, type_: str) -> None:
+        """Write down of each mark in doubt whose resource is gone that it was deleted.
+
+        Those that live stay in doubt: their removal may be under way just now. It is called before a cut is fixed, so that what a
+        crash left in doubt is told in the export that the resource is missing from.
+        """
         number = 0
         while marks := await self._log.doubtful(type_, number, _PAGE):
             number = marks[-1].number
@@ -191,16 +199,19 @@ class LoggedDeletes:
             if gone:
                 await self._log.settle(gone, [])
 
-    async def _lives(self, mark: Mark) -> bool:
-        current = await self._resources.current(mark.type, mark.id)
-        return current is not None and not current.deleted
-
     async def _gone(self, mark: Mark, resource: Current | None) -> Mark:
-        """The mark of a resource that is gone now; with what was really removed, where that is known."""
-        now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
-        if resource is None:
-            return replace(mark, at=now)
-        return replace(mark, at=now, version=resource.version, owners=self._owners_of(resource))
+        """The mark of a resource that is gone now; with what was really removed, where that is known.
+
+        It was gone when the storage says, for from then on exports as of an instant leave it out; else at the latest now.
+        """
+        mark = replace(mark, at=await self._gone_at(mark))
+        return mark if resource is None else replace(mark, version=resource.version, owners=self._owners_of(resource))
+
+    async def _gone_at(self, mark: Mark) -> Instant:
+        deletion = await self._resources.current(mark.type, mark.id)
+        if deletion is not None and deletion.deleted:
+            return deletion.last_updated
+        return await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
 
     def _mark(self, resource: Current, rights: str) -> Mark:
         return Mark(type=resource.type, id=resource.id, version=resource.version, owners=self._owners_of(resource), rights=rights)

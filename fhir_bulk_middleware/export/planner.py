@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.job import FileKind, Job, Sizes, Slice
@@ -50,6 +51,15 @@ class Plan:
     cut: Instant
     slices: tuple[Slice, ...]
     rows: Rows | None = None
+
+
+@runtime_checkable
+class SettlesDoubts(Protocol):
+    """Who knows what was deleted may be in doubt of some, after a crash; our own log is."""
+
+    async def settle_doubts(self, type_: str) -> None:
+        """Find out what became of all that is in doubt, of one type."""
+        ...
 
 
 def by_target(job: Job, resources: SupportsExport) -> bool:
@@ -100,6 +110,10 @@ class Planner:
         The order is fixed, so that slice numbers, and with them file ids, mean the same in every process. An export since an
         instant has no slice for a type without a change, for each slice costs some durable writes (law 44).
         """
+        deletions: object = self.deletions
+        if isinstance(deletions, SettlesDoubts):
+            for type_ in self._deleted_types(job):
+                await deletions.settle_doubts(type_)
         cut = await self._cut(job)
         job = replace(job, cut=cut)
         resolved = None
