@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -63,6 +64,7 @@ from fhir_bulk_middleware.protocols import (
     SupportsGroups,
     SupportsJoining,
     SupportsSnapshot,
+    SupportsWorkerProcess,
     TokenVerifier,
     WorkQueue,
 )
@@ -72,6 +74,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
@@ -90,7 +94,8 @@ class BulkData:
         verifier: turns bearer tokens into principals.
         jobs: where jobs are kept.
         outputs: where files are kept.
-        groups: who knows the members of groups, if that is not the storage adapter.
+        groups: who knows the members of groups, if that is not the storage adapter. They are read again when an export begins, so
+            without a `recipe()` of its own exports run in the server's event loop.
         runner: where exports run; by default worker processes of their own, or the server's loop for adapters that cannot
             be made again in another process.
         settings: limits, sizes, times.
@@ -150,7 +155,7 @@ class BulkData:
             _require(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
-        sources = sources_of(resources, log, fhir_version, clock)
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None and sources.one is not None and sources.deletions is None:
             raise TypeError(
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
@@ -165,11 +170,12 @@ class BulkData:
             settings,
             clock,
             log=log,
+            groups=groups,
             fhir_version=fhir_version,
             observers=told,
             adapter=identity.name,
         )
-        runner = runner or _runner(work, settings)
+        runner = runner or _runner(work, settings, None if groups is cast("object", resources) else groups)
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
@@ -331,9 +337,15 @@ def _require(value: object, protocol: type, name: str) -> None:
         raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
 
 
-def _runner(work: Exporter, settings: Settings) -> JobRunner:
+def _runner(work: Exporter, settings: Settings, groups: object | None) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
+    if settings.worker_processes and groups is not None and not isinstance(groups, SupportsWorkerProcess):
+        _log.warning(
+            "groups: %s cannot be made again in a worker process, where the members of a group are read, so exports run in the "
+            "server's event loop. Give it a recipe() (SupportsWorkerProcess) to export in worker processes.",
+            type(groups).__name__,
+        )
     if recipe is None or not settings.worker_processes:
         return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()

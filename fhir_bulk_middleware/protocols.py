@@ -69,6 +69,9 @@ class SupportsExport(Protocol):
     async def authorise(self, principal: Principal) -> Authorisation:
         """What this principal may export from this storage, scopes aside.
 
+        The types are those that may be exported, whether or not there is a resource of them now: one that is first written
+        between this call and the cut belongs to this export (law 33).
+
         Raises:
             Refused: `SERVICE_INACTIVE`, where the export service is switched off for the principal (law 29).
         """
@@ -121,7 +124,9 @@ class SupportsDeletions(Protocol):
         """What was deleted within the query's window and does not live as of its cut, in one fixed order.
 
         The adapter guarantees: no reference twice; a resource that was created again is not among them (MF-22); a deletion whose
-        compartments are unknown is left out where the selection is not `Everything` (law 27).
+        compartments are unknown is left out where the selection is not `Everything` (law 27); where the selection is one, a
+        deletion is told if the resource lay in it at any moment since the window began, as its version of then or a later one:
+        also if it had moved to another patient before it was deleted (law 34).
         """
         ...
 
@@ -137,12 +142,17 @@ class SupportsTypes(Protocol):
 
 @runtime_checkable
 class SupportsGroups(Protocol):
-    """Who knows the members of groups; groups may live outside the FHIR server (law 29). Without it there is no Group level."""
+    """Who knows the members of groups; groups may live outside the FHIR server (law 29). Without it there is no Group level.
+
+    `members` is called at kick-off, in the server, and again when the job's cut has been fixed, wherever exports run: in a worker
+    process, if it can be made again there (`SupportsWorkerProcess`). Where it cannot, all exports run in the server's loop.
+    """
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
-        """References of the group's members (`Patient/123`), None for a group that is unknown to this principal.
+        """References of the group's members now (`Patient/123`), None for a group that is unknown to this principal.
 
-        A group without members is an empty set, and its export is empty.
+        A group without members is an empty set, and its export is empty. The adapter guarantees: whoever joined before the call
+        is among them, and whoever left is not (law 33); nothing is kept from an earlier call.
         """
         ...
 
@@ -220,7 +230,9 @@ class SupportsRead(Protocol):
     async def current(self, type_: str, id_: str) -> Current | None:
         """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
 
-        The adapter guarantees: every write that was answered is seen.
+        The adapter guarantees: every write that was answered is seen; the `last_updated` of a deletion is the instant from which
+        on the storage, read as of an instant, does not hold the resource. Where it is not known, our own log takes the instant
+        at which it learns of it: a deletion that is under way while a cut is fixed may then be told one export late.
         """
         ...
 
@@ -511,10 +523,13 @@ class WorkQueue(Protocol):
         """Say that the holder is alive and that `done` resources of the slice have been read; False if the lease is lost."""
         ...
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """Turn a queued job into a running one with this plan, written once (law 5); False if the lease is lost.
 
-        A plan without slices completes the job.
+        A plan without slices completes the job. Where `rows` are given they take the place of the job's, in the same step: each
+        later lease has them.
         """
         ...
 

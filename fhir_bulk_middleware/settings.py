@@ -118,6 +118,11 @@ class Settings(BaseModel):
     """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
     Without it there is no such document (SE-20)."""
 
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The base URLs below which an absolute reference leads to the host's own resources (KO-85)."""
+        return tuple(dict.fromkeys(url for url in (self.public_base_url, self.fhir_base_url) if url is not None))
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         if self.renew_seconds * 3 > self.lease_seconds:

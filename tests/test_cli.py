@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -213,6 +214,27 @@ def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
 
     assert answer.status_code == 200
     assert sum(file["count"] for file in answer.json()["output"]) == len(list(population(patients=2)))
+
+
+def test_references_below_the_public_base_url_are_the_server_s_own(tmp_path: Path) -> None:
+    """KO-85: in a store that was filled before the server had that URL."""
+    base, state = "https://ehr.example/fhir", State(tmp_path / "state")
+    resources: list[dict[str, Any]] = [
+        {"resourceType": "Patient", "id": "p"},
+        {"resourceType": "Observation", "id": "own", "subject": {"reference": f"{base}/Patient/p"}},
+        {"resourceType": "Observation", "id": "other", "subject": {"reference": "https://other.example/fhir/Patient/p"}},
+        {"resourceType": "Group", "id": "g", "member": [{"entity": {"reference": f"{base}/Patient/p"}}]},
+    ]
+    state.load("four resources", (json.dumps(resource).encode() for resource in resources), lambda _: None)
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
+    options = ["--workers", "1", "--public-base-url", base]
+    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=30) as http:
+        for path in ("/Group/g/$export", "/Patient/$export", "/$export?_typeFilter=Observation%3Fsubject%3DPatient%2Fp"):
+            location = http.get(f"{server.url}{path}").headers["content-location"].replace(base, server.url)
+            while (answer := http.get(location)).status_code in {202, 429}:
+                pass
+            files = {item["type"]: item["url"].replace(base, server.url) for item in answer.json()["output"]}
+            assert [json.loads(line)["id"] for line in http.get(files["Observation"]).text.splitlines()] == ["own"], path
 
 
 def test_a_worker_helps_until_it_is_told_to_stop(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:

@@ -187,7 +187,8 @@ def _serve(
     signal.signal(signal.SIGTERM, _asked_to_stop)
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
-    stores = Stores.of(state)
+    stores = Stores.of(state, settings.base_urls)
+    stores.resources.open()
     app = application(
         state,
         stores,

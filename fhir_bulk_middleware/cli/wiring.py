@@ -1,6 +1,7 @@
 """What the commands open of a STATE folder: the stores, the exporter, and the demo host with the middleware installed."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -41,10 +42,16 @@ class Stores:
     outputs: FileOutputStore
 
     @classmethod
-    def of(cls, state: State) -> "Stores":
-        """Open them; those that are missing are made when they are first written to."""
+    def of(cls, state: State, base_urls: Collection[str] = ()) -> "Stores":
+        """Open them; those that are missing are made when they are first written to.
+
+        Args:
+            state: the folder.
+            base_urls: under which an absolute reference leads to the resources; the store remembers those of earlier calls.
+        """
         state.make()
-        return cls(SQLiteResourceStore(state.store), SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
+        resources = SQLiteResourceStore(state.store, base_urls=base_urls)
+        return cls(resources, SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
 
     def close(self) -> None:
         """Close the files."""

@@ -6,7 +6,7 @@ doubt is settled by reading the resource: if it is gone, it was deleted, and who
 
 import copy
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from fhir_bulk_middleware.delete.removal import (
 )
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Everything, Query
 from fhir_bulk_middleware.fhir import compartments
-from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -45,7 +45,6 @@ from fhir_bulk_middleware.protocols import (
 
 __all__ = ["LoggedDeletes", "Sources", "sources_of"]
 
-_KINDS = tuple(sorted(MEMBER_TYPES))
 _PAGE = 1_000
 
 
@@ -62,6 +61,7 @@ class LoggedDeletes:
         log: the log.
         version: the release that the resources are written in.
         clock: what time it is, for storages without a clock of their own.
+        base_urls: the base URLs under which an absolute reference leads to this storage (KO-85).
     """
 
     def __init__(
@@ -71,11 +71,13 @@ class LoggedDeletes:
         log: DeletionLog,
         version: FhirVersion,
         clock: Clock,
+        *,
+        base_urls: Iterable[str] = (),
     ) -> None:
         self._resources = resources
         self._several = several
         self._log = log
-        self._compartments = compartments.Compartments(version)
+        self._compartments = compartments.Compartments(version, base_urls)
         self._clock = clock
         self._note = ""
         self._knows = isinstance(resources, SupportsDeletions)
@@ -210,10 +212,15 @@ class LoggedDeletes:
         mark = await self._log.latest(type_, id_)
         return NeverExisted() if mark is None or mark.rights != rights else AlreadyDeleted(mark.version)
 
+    async def _lives(self, mark: Mark) -> bool:
+        current = await self._resources.current(mark.type, mark.id)
+        return current is not None and not current.deleted
+
     async def settle_doubts(self, type_: str | None = None) -> None:
         """Settle what is in doubt, of one type or of all: resources that are gone were deleted.
 
-        Those that live stay in doubt: their removal may be under way just now.
+        Those that live stay in doubt: their removal may be under way just now. It is called before a cut is fixed, so that what a
+        crash left in doubt is told in the export that the resource is missing from.
         """
         number = 0
         while marks := await self._log.doubtful(type_, number, _PAGE):
@@ -222,16 +229,19 @@ class LoggedDeletes:
             if gone:
                 await self._log.settle(gone, [])
 
-    async def _lives(self, mark: Mark) -> bool:
-        current = await self._resources.current(mark.type, mark.id)
-        return current is not None and not current.deleted
-
     async def _gone(self, mark: Mark, resource: Current | None) -> Mark:
-        """The mark of a resource that is gone now; with what was really removed, where that is known."""
-        now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
-        if resource is None:
-            return replace(mark, at=now)
-        return replace(mark, at=now, version=resource.version, owners=self._owners_of(resource))
+        """The mark of a resource that is gone now; with what was really removed, where that is known.
+
+        It was gone when the storage says, for from then on exports as of an instant leave it out; else at the latest now.
+        """
+        mark = replace(mark, at=await self._gone_at(mark))
+        return mark if resource is None else replace(mark, version=resource.version, owners=self._owners_of(resource))
+
+    async def _gone_at(self, mark: Mark) -> Instant:
+        deletion = await self._resources.current(mark.type, mark.id)
+        if deletion is not None and deletion.deleted:
+            return deletion.last_updated
+        return await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
 
     def _mark(self, resource: Current, rights: str, note: str) -> Mark:
         return Mark(
@@ -244,7 +254,7 @@ class LoggedDeletes:
         )
 
     def _owners_of(self, resource: Current) -> frozenset[str]:
-        return self._compartments.of(json.loads(resource.json), _KINDS)
+        return self._compartments.of(json.loads(resource.json), MEMBER_KINDS)
 
     def _conditional(self) -> SupportsConditionalDelete:
         if self._several is None:
@@ -273,7 +283,9 @@ class Sources:
     log: LoggedDeletes | None = None
 
 
-def sources_of(resources: object, log: DeletionLog | None, version: FhirVersion, clock: Clock) -> Sources:
+def sources_of(
+    resources: object, log: DeletionLog | None, version: FhirVersion, clock: Clock, base_urls: Iterable[str] = ()
+) -> Sources:
     """The storage itself, as far as it keeps account of its deletions and records them for observers; else the log before it.
 
     Raises:
@@ -290,7 +302,7 @@ def sources_of(resources: object, log: DeletionLog | None, version: FhirVersion,
         return Sources(resources, several, journal, deletions, () if outbox is None else (outbox,))
     if not isinstance(resources, SupportsRead):
         raise TypeError(f"log: {type(resources).__name__} is no SupportsRead, which a log of its deletes needs; it lacks current")
-    logged = LoggedDeletes(resources, several, log, version, clock)
+    logged = LoggedDeletes(resources, several, log, version, clock, base_urls=base_urls)
     if deletions is not None and outbox is not None:
         return Sources(resources, several, journal or logged, deletions, (outbox, logged), logged)
     return Sources(logged, None if several is None else logged, logged, deletions or logged, (logged,), logged)

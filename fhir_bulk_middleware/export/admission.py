@@ -3,14 +3,23 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Associated, Options, Request
 from fhir_bulk_middleware.export.planner import PROVENANCE
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.query import (
+    Compartments,
+    EveryPatient,
+    Everything,
+    Filter,
+    Level,
+    Membership,
+    Rows,
+    Selection,
+    Window,
+)
 from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
@@ -21,7 +30,6 @@ from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
     SupportsExport,
     SupportsGroups,
-    SupportsJoining,
     SupportsOrganising,
     SupportsPatients,
     SupportsProvenance,
@@ -46,6 +54,7 @@ class Wish:
         leniency: what to do about those that cannot be used.
         url: as the manifest repeats it.
         base_url: of the host's FHIR API, for URLs within resources.
+        base_urls: under which an absolute reference is the host's own.
         separate_status: the client prefers the job's status in a header of its own.
         unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
@@ -57,6 +66,7 @@ class Wish:
     leniency: Leniency
     url: str
     base_url: str
+    base_urls: tuple[str, ...] = ()
     separate_status: bool = False
     unreadable: str = ""
     idempotency_key: str | None = None
@@ -125,7 +135,10 @@ class Admission:
             granular=covered.granular,
             options=self._options(wish, associated, organised_by),
         )
-        return request, Rows(selection, authorisation.rights, filters, await self._joined(principal, wish, selection))
+        membership = self._membership(principal, wish)
+        if membership is not None:  # who is selected is read when the cut is fixed; until then it is nobody
+            selection = Compartments(frozenset())
+        return request, Rows(selection, authorisation.rights, filters, membership=membership)
 
     async def _selection(self, principal: Principal, wish: Wish) -> Selection:
         patients = wish.asked.patients
@@ -166,14 +179,12 @@ class Admission:
         if self._settings.group_scope and not scopes.may_read("Group"):
             raise Refused(Reason.SCOPE_MISSING, "The token's scopes do not cover Group, which an export of a group reads.")
 
-    async def _joined(self, principal: Principal, wish: Wish, selection: Selection) -> frozenset[str]:
-        """Those members whose older data is exported too, because they joined after `_since` (GR-01)."""
-        since, group_id, groups = wish.asked.since, wish.group_id, cast("object", self._groups)
-        if not self._settings.older_data_of_new_members or since is None or group_id is None:
-            return frozenset()
-        if not isinstance(selection, Compartments) or not isinstance(groups, SupportsJoining):
-            return frozenset()
-        return selection.references - await groups.members_at(group_id, principal, since)
+    def _membership(self, principal: Principal, wish: Wish) -> Membership | None:
+        """Whose members the job exports; read when its cut is fixed, for people join and leave while it is queued (law 33)."""
+        if wish.level is not Level.GROUP or wish.group_id is None:
+            return None
+        older = self._settings.older_data_of_new_members and wish.asked.since is not None
+        return Membership(wish.group_id, principal, wish.asked.patients, older)
 
     def _check_sizes(self, asked: Asked) -> None:
         """The client's sizes must lie within the operator's, for they bind us (KO-30)."""
@@ -248,6 +259,7 @@ class Admission:
             ignored=leniency.ignored,
             unreadable=wish.unreadable,
             base_url=wish.base_url,
+            base_urls=wish.base_urls,
             version=self._version,
         )
 

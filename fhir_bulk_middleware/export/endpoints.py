@@ -165,6 +165,7 @@ class ExportEndpoints:
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
         base = self._addresses.base(request)
         host = self._settings.fhir_base_url or base
+        own = tuple(dict.fromkeys((base, host)))
         preferences = self._kick_off_preferences(request)
         leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
         sent = await self._sent(request)
@@ -172,10 +173,11 @@ class ExportEndpoints:
         wish = Wish(
             level=level,
             group_id=group_id,
-            asked=Reader(self._dialect.parameters, self._dialect.lists, [base, host]).read(sent, leniency),
+            asked=Reader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency),
             leniency=leniency,
             url=self._addresses.kick_off(request),
             base_url=host,
+            base_urls=own,
             separate_status=separate,
             unreadable=self._replies.unreadable(),
             idempotency_key=idempotency_key(request),

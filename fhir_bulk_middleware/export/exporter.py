@@ -22,7 +22,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
+from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Exporter", "in_worker"]
@@ -48,6 +48,7 @@ class Exporter:
         settings: sizes and times.
         clock: what time it is.
         log: our own log of deletes, for adapters that need one.
+        groups: who knows the members of groups; by default the storage adapter, if it does.
         fhir_version: of the resources.
         beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
@@ -63,6 +64,7 @@ class Exporter:
         clock: Clock = system_clock,
         *,
         log: DeletionLog | None = None,
+        groups: SupportsGroups | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
         observers: Observers | None = None,
@@ -79,18 +81,21 @@ class Exporter:
         self._observers = observers or Observers()
         self._log = log
         self._fhir_version = fhir_version
-        sources = sources_of(resources, log, fhir_version, clock)
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         self._journal = sources.journal
         # A worker without observers leaves reports to those processes that have some.
         self._outbox = Outbox(sources.outboxes if self._observers else (), self._observers, clock)
         self.runs = RemovalRuns(sources, self._outbox)
         """Ends what jobs remove."""
-        self._planner = Planner(resources, settings, clock, sources.deletions)
+        of_resources = resources if isinstance(resources, SupportsGroups) else None
+        self._groups = None if groups is None or groups is of_resources else groups
+        self._planner = Planner(resources, settings, clock, sources.deletions, groups or of_resources)
 
     def recipe(self) -> Recipe | None:
-        """How to make this in a worker process; None where adapter, a store or the clock exists in this process only."""
-        logs = {} if self._log is None else {"log": self._log}
-        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **logs)
+        """How to make this in a worker process; None where adapter, groups, a store or the clock exist in this process only."""
+        optional = {"log": self._log, "groups": self._groups}
+        given = {name: part for name, part in optional.items() if part is not None}
+        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **given)
         if recipes is None or self._clock is not system_clock:
             return None
         arguments = {
@@ -167,7 +172,7 @@ class Exporter:
         else:
             plan = await self._planner.plan(job, lease.rows)
             now = self._clock()
-        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now):
+        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows):
             raise LeaseLost
         estimate = sum(piece.estimate for piece in plan.slices)
         event = Started(
@@ -232,6 +237,7 @@ def in_worker(
     *,
     fhir_version: str,
     log: JsonValue = None,
+    groups: JsonValue = None,
     observers: JsonValue = None,
     adapter: str = "",
 ) -> Exporter:
@@ -242,6 +248,7 @@ def in_worker(
         cast("OutputStore", make(from_json(outputs))),
         Settings.model_validate(settings),
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
+        groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
         observers=Observers.from_recipes(observers or []),

@@ -140,6 +140,7 @@ class Options:
         unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
             `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        base_urls: under which an absolute reference is this server's own (KO-85).
         version: the FHIR release of the resources, which knows their elements.
     """
 
@@ -154,6 +155,7 @@ class Options:
     ignored: tuple[Ignored, ...] = ()
     unreadable: str = ""
     base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
     version: FhirVersion = FhirVersion.R4
 
 
@@ -217,8 +219,8 @@ class Slice:
     Attributes:
         number: its place in the job's plan, from 0.
         kind: what its files hold.
-        type: the resource type.
-        range: which part of the type, in the adapter's words (`Range.range`).
+        type: what each line is: a resource type, `OperationOutcome`, or `Bundle` for the deletions of all types.
+        range: which part of the type, in the adapter's words (`Range.range`); for deletions the types that there are some of.
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.

@@ -1,7 +1,8 @@
 """Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
 
+import json
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.deletions import deletion_pages
@@ -63,12 +64,12 @@ class Portions:
             if piece.cursor is None:
                 yield _reports(item.outcome for item in self._job.request.options.ignored)
             return
-        pages, selection = self._source()
         if piece.kind is FileKind.DELETED:
-            async with closing(pages) as source:
+            async with closing(self._deleted()) as source:
                 async for page in source:
                     yield page, page.count
             return
+        pages, selection = self._source()
         firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
         async with closing(pages) as source:
             async for page in source:
@@ -80,14 +81,23 @@ class Portions:
         """The adapter's pages, and whose resources must be in them."""
         piece, rows = self.piece, self.lease.rows
         query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
-        if piece.kind is FileKind.DELETED:
-            if self.planner.deletions is None:
-                raise TypeError(_CHANGED)
-            return deletion_pages(piece.type, self.planner.deletions.deletions(query, piece.cursor)), query.rows.selection
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # It speaks of the job's patients by way of what it is about; its own lines need not name one.
             return self._provenance(query), Everything()
         return self.resources.pages(query, piece.cursor), query.rows.selection
+
+    async def _deleted(self) -> AsyncIterator[Page]:
+        """The deletions of the types that the plan found some of, type after type; a cursor names the type."""
+        if self.planner.deletions is None:
+            raise TypeError(_CHANGED)
+        types: list[str] = json.loads(self.piece.range)
+        begun, after = (types[0], None) if self.piece.cursor is None else json.loads(self.piece.cursor)
+        for type_ in types[types.index(begun) :]:
+            deletions = self.planner.deletions.deletions(self.planner.query(self._job, self.lease.rows, type_), after)
+            async with closing(deletion_pages(type_, deletions)) as pages:
+                async for page in pages:
+                    yield replace(page, cursor=json.dumps([type_, page.cursor]))
+            after = None
 
     def _provenance(self, query: Query) -> AsyncIterator[Page]:
         if not isinstance(self.resources, SupportsProvenance):

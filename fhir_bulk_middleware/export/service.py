@@ -282,7 +282,9 @@ def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency |
     """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
     if key is None:
         return None
-    selection = rows.selection
-    whose = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    selection, group = rows.selection, rows.membership
+    whose: object = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    if group is not None:
+        whose = (group.group_id, None if group.patients is None else sorted(group.patients), group.older)
     fingerprint = repr((request, whose, rows.rights, rows.filters))
     return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

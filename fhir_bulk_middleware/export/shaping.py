@@ -38,7 +38,7 @@ class Shaping:
         if options.elements and resource_type in definitions(version).resource_types:  # of others it may be more (EL-04)
             keys = ElementSelection(version, options.elements).keys(resource_type)
         return cls(
-            filters=Filters(rows.filters, resource_type, () if base is None else (base,)),
+            filters=Filters(rows.filters, resource_type, options.base_urls),
             subset=None if keys is None else subsetter(keys),
             base_url=base if may_attach(resource_type, version) else None,
         )

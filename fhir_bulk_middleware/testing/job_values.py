@@ -106,6 +106,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapte
             sizes=Sizes(4, 3, 2, 1),
             ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
             base_url="https://ehr.example/fhir",
+            base_urls=("https://ehr.example/bulk", "https://ehr.example/fhir"),
         ),
     )
     return Job(id=new_job_id(), mount=mount, adapter=adapter, owner=owner, request=request, created_at=at, changed_at=at)

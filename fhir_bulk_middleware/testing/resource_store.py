@@ -17,15 +17,22 @@ does not have is skipped, by the capability's name.
 
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
 
-from fhir_bulk_middleware.export.query import EveryPatient, Everything
+from fhir_bulk_middleware.export.query import EveryPatient, Everything, Selection
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
+from fhir_bulk_middleware.protocols import (
+    SupportsDeletions,
+    SupportsExport,
+    SupportsGroups,
+    SupportsJoining,
+    SupportsSlices,
+    SupportsSnapshot,
+)
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
 from fhir_bulk_middleware.testing.related_resources import JoiningSuite, OrganisingSuite, PatientsSuite, ProvenanceSuite
 from fhir_bulk_middleware.testing.resource_values import (
@@ -60,6 +67,22 @@ class ExportSuite(StorageSuite):
         """Its types are authorised."""
         await writer.put(patient("1"), organization("1"))
         assert {"Patient", "Organization"} <= (await store.authorise(principal)).types, "authorise names each type that is held"
+
+    async def test_a_type_that_is_first_written_while_the_job_is_queued_is_not_lost(
+        self, store: SupportsExport, reader: Reader, writer: Writer, principal: Principal
+    ) -> None:
+        """Law 33: `authorise` says what may be exported, not what there is."""
+        await writer.put(patient("1"))
+        kicked_off = (await store.authorise(principal)).types
+        await writer.put(organization("first"))
+        cut = await reader.cut()
+        found: list[str] = []
+        if "Organization" in kicked_off:
+            found += await reader.ids(await reader.query("Organization", as_of=cut))
+        if "Organization" in (await store.authorise(principal)).types:
+            written = (await reader.instants(await reader.query("Organization"))).get("first")
+            found += await reader.ids(await reader.query("Organization", since=cut or written))
+        assert found == ["first"], "a type that is first written between kick-off and cut is in this export or in the next"
 
     async def test_a_query_gives_each_resource_of_its_type_once(self, reader: Reader, writer: Writer) -> None:
         """No resource twice, none left out, none of another type."""
@@ -206,6 +229,35 @@ class SnapshotSuite(StorageSuite):
             await writer.put(patient(f"p{number}"))
             before = cut
 
+    @pytest.mark.parametrize("precision", Precision)
+    async def test_a_clock_that_is_set_back_delays_nothing(
+        self,
+        store: SupportsExport,
+        reader: Reader,
+        writer: Writer,
+        set_clock: Callable[[float], None] | None,
+        precision: Precision,
+    ) -> None:
+        """Law 45: what was answered before a cut is in it, though the machine takes minutes to catch up with the storage."""
+        needs(store, SupportsSnapshot)
+        if set_clock is None:
+            pytest.skip("the storage's clock cannot be set")
+        await writer.put(patient("before"))
+        assert isinstance(store, SupportsSnapshot)
+        since = await reader.cut(precision)
+        set_clock(-100)
+        for number in range(3):
+            await writer.put(patient(f"p{number}"))
+            cut = await reader.cut(precision)
+            found = await reader.ids(await reader.query("Patient", since=since, as_of=cut))
+            assert f"p{number}" in found, "what was written before a cut is in it while the clock is set back"
+            assert since is not None
+            assert cut is not None
+            assert cut % precision.value == 0, "a cut is taken at the precision that is shown"
+            assert since <= cut <= await store.now(), "cuts and the storage's clock never go back"
+            since = cut
+        set_clock(0)
+
     @pytest.mark.parametrize("page_bytes", [1, 700, 1_000_000])
     async def test_a_cut_gives_the_same_bytes_whatever_is_written_after_it(
         self, store: SupportsExport, reader: Reader, writer: Writer, page_bytes: int
@@ -334,6 +386,40 @@ class DeletionsSuite(StorageSuite):
         whole = await reader.gone(await reader.query("Observation"))
         assert len(whole) == 4, "deletions are what was deleted and does not live"
 
+    async def test_a_deletion_is_told_to_all_whose_the_resource_was(
+        self, store: SupportsExport, reader: Reader, writer: Writer
+    ) -> None:
+        """Law 34: also if it moved before it was deleted. An adapter that knows no compartments of what is gone tells nobody."""
+        needs(store, SupportsDeletions)
+        needs(store, SupportsSnapshot)
+        await _two_patients(writer)
+        await writer.put(observation("moves", "Patient/1"), observation("leaves", "Patient/1"), observation("stays", "Patient/1"))
+        await writer.put(observation("back", "Patient/1"))
+        since = await reader.cut()
+        await writer.put(observation("moves", "Patient/10"), observation("leaves", "Location/1"))
+        await writer.delete("Observation", "back")
+        await writer.put(observation("back", "Patient/10"))
+        between = await reader.cut()
+        for id_ in ("moves", "leaves", "stays", "back"):
+            await writer.delete("Observation", id_)
+        cut = await reader.cut()
+
+        async def told(selection: Selection, after: Instant | None = since) -> set[str]:
+            gone = await reader.gone(await reader.query("Observation", selection, since=after, as_of=cut))
+            assert len(gone) == len(set(gone)), "no deletion is told twice"
+            return {reference.partition("/")[2] for reference in gone}
+
+        if not await told(members_of("Patient/1")):
+            pytest.skip("the storage does not know whose a deleted resource was (law 27)")
+        everything = {"moves", "leaves", "stays", "back"}
+        assert await told(members_of("Patient/1")) == everything, "a deletion is told to each whose the resource was since then"
+        assert await told(members_of("Patient/10")) == {"moves", "back"}, "a deletion is told only to whom the resource belonged"
+        assert await told(EveryPatient()) == everything, "a deletion is told to each whose the resource was since then"
+        assert await told(members_of("Patient/10"), between) == {"moves", "back"}, (
+            "a deletion is told to whom the resource belonged"
+        )
+        assert await told(members_of("Patient/3")) == set(), "a deletion is told only to whom the resource belonged"
+
     async def test_reading_deletions_on_from_a_cursor_gives_the_rest(
         self, store: SupportsExport, reader: Reader, writer: Writer
     ) -> None:
@@ -369,6 +455,30 @@ class GroupsSuite(StorageSuite):
         assert await store.members("g", principal) == frozenset({"Patient/1", "Patient/2"}), "members are the group's members"
         await self.put_group(writer, "g", ["Patient/2"])
         assert await store.members("g", principal) == frozenset({"Patient/2"}), "members are those of now"
+
+    async def test_members_are_read_again_when_the_job_begins(
+        self, store: SupportsExport, reader: Reader, writer: Writer, principal: Principal
+    ) -> None:
+        """Law 33: between kick-off and cut some join, and some leave."""
+        needs(store, SupportsGroups)
+        assert isinstance(store, SupportsGroups)
+        await self.put_group(writer, "g", ["Patient/1", "Patient/2"])
+        since = await reader.cut()
+        await store.authorise(principal)
+        await store.members("g", principal)
+        await self.put_group(writer, "g", ["Patient/2", "Patient/3"])
+        cut = await reader.cut()
+        members = await store.members("g", principal)
+        assert members == frozenset({"Patient/2", "Patient/3"}), (
+            "who joined before the cut is a member at it, and who left is not"
+        )
+        if isinstance(store, SupportsJoining) and since is not None and cut is not None:
+            joined = members - await store.members_at("g", principal, since)
+            assert joined == {"Patient/3"}, "who joined while the job was queued is one who joined since"
+            await self.put_group(writer, "g", ["Patient/2", "Patient/3", "Patient/4"])
+            later = await store.members("g", principal) or frozenset[str]()
+            joined = later - await store.members_at("g", principal, cut)
+            assert joined == {"Patient/4"}, "who joined after the cut is one who joined since, to the next export"
 
     async def test_a_group_without_members_is_not_an_unknown_one(
         self, store: SupportsExport, writer: Writer, principal: Principal

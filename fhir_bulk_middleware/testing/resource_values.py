@@ -1,7 +1,7 @@
 """What the suites of a storage adapter are made of: resources, queries, and ways to read all of one."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -175,6 +175,11 @@ class StorageSuite(Suite):
         return Principal(
             owner=Owner("https://issuer.example", "exporter"), scopes=("system/*.read",), expires_at=after(system_clock(), 3600)
         )
+
+    @pytest.fixture
+    def set_clock(self) -> Callable[[float], None] | None:
+        """Sets the clock that the storage stamps its writes by, in seconds from the machine's; None where that cannot be done."""
+        return None
 
     @pytest.fixture
     def reader(self, store: SupportsExport, principal: Principal) -> Reader:

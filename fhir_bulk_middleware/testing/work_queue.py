@@ -3,9 +3,10 @@
 import pytest
 
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded, Standing
+from fhir_bulk_middleware.export.query import Compartments, Membership, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.testing.job_values import (
     ATTEMPTS,
     CUT,
@@ -14,6 +15,7 @@ from fhir_bulk_middleware.testing.job_values import (
     ODD,
     OTHER,
     OWNER,
+    ROWS,
     CompleteJobStore,
     Suite,
     a_job,
@@ -123,6 +125,31 @@ class WorkQueueSuite(Suite):
         assert await store.plan(await claimed(store), CUT, codec, [a_slice(0)], hour(1)), "a queued job can be planned"
         assert (await found(store, job)).codec is codec, "a job keeps the codec of its plan"
         assert (await claimed(store)).job.codec is codec, "a lease has the codec of the plan"
+
+    async def test_a_plan_may_bring_its_own_rows(self, store: CompleteJobStore) -> None:
+        """Law 33: the members of a group are read when the cut is fixed."""
+        principal = Principal(
+            owner=OWNER,
+            scopes=("system/*.rs", "".join(ODD)),
+            expires_at=NOW,
+            client_id="client",
+            claims={"wards": ["7"]},
+        )
+        asked = Rows(
+            Compartments(frozenset()), "ward=7", membership=Membership("g", principal, frozenset({"Patient/1"}), older=True)
+        )
+        await added(store, rows=asked)
+        await added(store, rows=asked)
+        for rows in (ROWS, None):
+            lease = await claimed(store)
+            assert lease.rows == asked, "rows come back as they were added, and no selection becomes another"
+            membership = lease.rows.membership
+            assert membership is not None
+            assert membership.principal.claims == principal.claims, "rows come back as they were added"
+            assert await store.plan(lease, CUT, Codec.PLAIN, [a_slice(0), a_slice(1)], NOW, rows=rows)
+            for _ in range(2):
+                planned_rows = (await claimed(store)).rows
+                assert planned_rows == (rows or asked), "a plan's rows take the place of the job's, for each later lease"
 
     async def test_a_plan_without_slices_completes_the_job(self, store: CompleteJobStore) -> None:
         """An empty export is a result."""

@@ -122,6 +122,38 @@ async def test_a_group_without_members_completes_without_files() -> None:
     assert house.resources.asked == []
 
 
+class Stumbling(Complete):
+    """Fails in the middle of a type's deletions, once, at the page that it is told."""
+
+    stumbles_at = 0
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        async for page in super().deletions(query, after):
+            self.stumbles_at -= 1
+            if self.stumbles_at == 0:
+                raise OSError("gone for a moment")
+            yield page
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stumbles_at", [0, 40, 50, 63])
+async def test_deletions_of_all_types_go_on_where_a_worker_left_off(stumbles_at: int) -> None:
+    """Laws 5 and 44: they are one slice, in parts, and each part is a checkpoint."""
+    types = ("Encounter", "Observation", "Patient")
+    deleted = [f"{type_}/{number:02}" for type_ in types for number in range(40)]
+    adapter = Stumbling({type_: [] for type_ in types}, deleted=deleted)
+    adapter.stumbles_at = stumbles_at
+    house = House(adapter)
+    made = await house.add(*types, window=Window(after(NOW, -60)))
+    await house.run()
+    assert adapter.stumbles_at < 0, "it came past the page at which it fails, if there is one"
+    parts = await house.jobs.parts(made.id)
+    assert {(part.kind, part.type) for part in parts} == {(FileKind.DELETED, "Bundle")}
+    assert [part.count for part in parts] == [36, 36, 36, 12]
+    lines = b"".join([await house.text(part) for part in parts]).splitlines()
+    assert [json.loads(line)["entry"][0]["request"]["url"] for line in lines] == deleted
+
+
 @pytest.mark.anyio
 async def test_each_deletion_is_a_transaction_of_one_entry() -> None:
     house = House(Complete({"Patient": []}, deleted=["Patient/a", "Patient/b", "Patient/c"]))

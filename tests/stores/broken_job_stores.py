@@ -131,8 +131,26 @@ class IgnoresAttemptInCheckpoint(_Fenceless):
 class IgnoresAttemptInPlan(_Fenceless):
     promise = "a holder whose lease was given on publishes nothing"
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
-        return await super().plan(self._current(lease), cut, codec, slices, now)
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
+        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows)
+
+
+class KeepsTheRowsOfTheKickOff(Broken):
+    promise = "a plan's rows take the place of the job's"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,  # noqa: ARG002
+    ) -> bool:
+        return await super().plan(lease, cut, codec, slices, now)
 
 
 class IgnoresAttemptInRelease(_Fenceless):
@@ -397,11 +415,13 @@ class GivesWorkToAnyAdapter(Broken):
 class PlansForItsAdapterOnly(Broken):
     promise = "work is given out for its own adapter only"
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         entry = self._entries.get(lease.job.id)
         if entry:
             entry.job = replace(entry.job, adapter="")
-        return await super().plan(lease, cut, codec, slices, now)
+        return await super().plan(lease, cut, codec, slices, now, rows=rows)
 
 
 class FailsAnybodysJob(Broken):

@@ -248,7 +248,9 @@ class MemoryJobStore:
             _advance(entry, work, done)
             return True
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """See `WorkQueue.plan`."""
         with self._lock:
             held = self._held(lease)
@@ -256,6 +258,7 @@ class MemoryJobStore:
                 return False
             entry, _ = held
             entry.slices = {piece.number: piece for piece in slices}
+            entry.rows = rows or entry.rows
             entry.work = {number: _Work() for number in sorted(entry.slices)}
             entry.job = replace(entry.job, cut=cut, codec=codec, estimate=sum(piece.estimate for piece in slices))
             entry.turn(JobState.RUNNING if slices else JobState.COMPLETED, now)

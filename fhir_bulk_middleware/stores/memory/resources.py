@@ -1,6 +1,7 @@
 """Resources with their history in memory: what a storage adapter does, without how it is made fast and durable."""
 
 import copy
+import itertools
 import json
 import threading
 import uuid
@@ -29,9 +30,9 @@ from fhir_bulk_middleware.export.query import Authorisation, Block, Compartments
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory import related
@@ -40,7 +41,6 @@ from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionCon
 
 __all__ = ["MemoryResourceStore"]
 
-_KINDS = tuple(sorted(MEMBER_TYPES))
 _DELETIONS_PER_PAGE = 1_000
 
 
@@ -65,6 +65,12 @@ class _Version:
         if as_of is None:
             return self.valid_to is None
         return self.stored.last_updated <= as_of and (self.valid_to is None or self.valid_to > as_of)
+
+    def was_held_after(self, since: Instant) -> bool:
+        """Whether the resource lived as this version at some moment after the instant; one that is current still does."""
+        if self.stored.deleted:
+            return False
+        return self.valid_to is None or self.valid_to > max(since, self.stored.last_updated)
 
 
 @dataclass(slots=True)
@@ -257,7 +263,7 @@ class MemoryResourceStore:
     async def cut(self, precision: Precision) -> Instant:
         """Fix a cut; see `SupportsSnapshot`."""
         with self._lock:
-            found = floor(max(self._clock(), self._last.given), precision)
+            found = latest_cut(self._clock(), self._last.given, precision)
             self._last.given = max(self._last.given, found)  # the next write is later than both
             return found
 
@@ -386,7 +392,7 @@ class MemoryResourceStore:
         form, content = canonical_and_content(resource, resource_id=id_)
         if type_ not in {None, form.type}:
             raise ValueError(f"resourceType: must be {type_}")
-        return _Draft(form, self._compartments.of(content, _KINDS))
+        return _Draft(form, self._compartments.of(content, MEMBER_KINDS))
 
     def _put(self, new: _Draft, instant: Instant) -> Stored:
         form = new.canonical
@@ -436,6 +442,14 @@ class MemoryResourceStore:
         history.append(_Version(stored, owners))
         self._versions.append(history[-1])
 
+    def _owners(self, query: Query, version: _Version) -> frozenset[str]:
+        """The compartments that a version is in; a deletion is in all that the resource was in since `since` (law 34)."""
+        if not version.stored.deleted:
+            return version.owners
+        since = query.window.since or Instant(0)
+        former = itertools.takewhile(lambda other: other is not version, self._history[version.stored.type, version.stored.id])
+        return frozenset[str]().union(*(other.owners for other in former if other.was_held_after(since)))
+
     def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
         """The versions of a query with their positions, in the order in which they were written."""
         low, high = map(int, query.range.split("-")) if query.range else (0, len(self._versions) - 1)
@@ -448,7 +462,7 @@ class MemoryResourceStore:
                 and version.held(query.as_of)
                 and (query.window.since is None or stored.last_updated > query.window.since)
                 and (query.window.until is None or stored.last_updated <= query.window.until)
-                and _selected(query, version.owners)
+                and _selected(query, self._owners(query, version))
             ):
                 yield position, version
 

@@ -20,7 +20,17 @@ from fhir_bulk_middleware.export.job import (
     Request,
     Slice,
 )
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.query import (
+    Compartments,
+    EveryPatient,
+    Everything,
+    Filter,
+    Level,
+    Membership,
+    Rows,
+    Selection,
+    Window,
+)
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
@@ -57,6 +67,7 @@ PART_COLUMNS = (
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
+_MEMBERSHIP = TypeAdapter(Membership)
 
 
 def job_record(job: Job) -> _Record:
@@ -268,6 +279,7 @@ def rows_content(rows: Rows) -> bytes:
         "filters": filters,
         "joined": sorted(rows.joined),
         "versions": rows.versions,
+        "membership": None if rows.membership is None else _MEMBERSHIP.dump_python(rows.membership, mode="json"),
     }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
@@ -287,4 +299,12 @@ def rows_from_content(content: bytes) -> Rows:
             raise ValueError(f"unknown selection {unknown!r}")
     filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
     versions = tuple((id_, version) for id_, version in said["versions"])
-    return Rows(selection, said["rights"], filters, frozenset(said["joined"]), versions)
+    membership = said.get("membership")
+    return Rows(
+        selection,
+        said["rights"],
+        filters,
+        frozenset(said["joined"]),
+        versions,
+        None if membership is None else _MEMBERSHIP.validate_python(membership, strict=False),
+    )

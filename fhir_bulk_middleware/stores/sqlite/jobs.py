@@ -89,7 +89,7 @@ class SQLiteJobStore:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
         self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
         self._known: dict[str, Job] = {}
-        self._rows: tuple[str, Rows] | None = None
+        self._rows: tuple[tuple[str, JobState], Rows] | None = None
 
     def recipe(self) -> Recipe:
         """How to open the same file in a worker process."""
@@ -212,31 +212,39 @@ class SQLiteJobStore:
                 failed(job)
             if granted is None:
                 return None
-            rows = await self._rows_of(granted.job.id)
+            rows = await self._rows_of(granted.job)
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
                 return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
         self._rows = None
         return None
 
-    async def _rows_of(self, job_id: str) -> Rows | None:
-        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices."""
-        remembered = self._rows
-        if remembered is not None and remembered[0] == job_id:
+    async def _rows_of(self, job: Job) -> Rows | None:
+        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices.
+
+        They are remembered by the job's state too, for its plan may have changed them.
+        """
+        remembered, key = self._rows, (job.id, job.state)
+        if remembered is not None and remembered[0] == key:
             return remembered[1]
-        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
+        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
         if record is None:
             return None
         rows = await self._database.aside(partial(rows_from_content, record[0]))
-        self._rows = job_id, rows
+        self._rows = key, rows
         return rows
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `WorkQueue.renew`."""
         return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """See `WorkQueue.plan`."""
-        return await self._database.write(partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now))
+        content = None if rows is None else await self._database.aside(partial(rows_content, rows))
+        return await self._database.write(
+            partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content)
+        )
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool

@@ -15,7 +15,18 @@ import sqlite3
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite import outbox
 
-__all__ = ["BLOCK_BITS", "CURRENT", "MIGRATIONS", "PAGE_SIZE", "clock_row", "first_after", "first_of", "next_of", "number_of"]
+__all__ = [
+    "BLOCK_BITS",
+    "COUNTER_BITS",
+    "CURRENT",
+    "MIGRATIONS",
+    "PAGE_SIZE",
+    "clock_row",
+    "first_after",
+    "first_of",
+    "next_of",
+    "number_of",
+]
 
 CURRENT = (1 << 63) - 1
 """`valid_to` of a version that was not superseded."""
@@ -26,7 +37,8 @@ BLOCK_BITS = 8
 PAGE_SIZE = 16_384
 """Bytes of a page of the file: resources are read a quarter faster than from pages of 4 kB, and the file is smaller."""
 
-_COUNTER_BITS = 40
+COUNTER_BITS = 40
+"""Bits of a `seq` below its type's number."""
 
 MIGRATIONS = (
     """\
@@ -77,6 +89,10 @@ CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 ALTER TABLE removal_run ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 {outbox.SCHEMA}
 """.rstrip(),
+    # The base URLs below which an absolute reference is one to this store; all compartments and targets are worked out with them.
+    """\
+CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
 )
 
 
@@ -93,7 +109,7 @@ def clock_row(connection: sqlite3.Connection) -> Instant:
 
 def first_of(number: int) -> int:
     """Below every `seq` of the type."""
-    return number << _COUNTER_BITS
+    return number << COUNTER_BITS
 
 
 def next_of(connection: sqlite3.Connection, number: int) -> int:

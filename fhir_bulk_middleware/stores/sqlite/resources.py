@@ -7,7 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -23,6 +23,7 @@ from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.stores.sqlite import (
     outbox,
+    resource_bases,
     resource_blocks,
     resource_provenance,
     resource_reading,
@@ -63,7 +64,9 @@ class SQLiteResourceStore:
         path: the file; its folder is made if it is missing.
         version: the FHIR release that the resources are written in.
         clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
-        base_urls: the base URLs under which an absolute reference leads to this store.
+        base_urls: the base URLs under which an absolute reference leads to this store. The file keeps all that it was ever given;
+            a new one is indexed when the file is opened (`open`), while others wait to write. A process that was started before
+            does without it.
     """
 
     def __init__(
@@ -77,8 +80,7 @@ class SQLiteResourceStore:
         self._database = Database(path, MIGRATIONS, synchronous="FULL", page_size=PAGE_SIZE)
         self._version = version
         self._clock = clock
-        self._base_urls = tuple(base_urls)
-        self._compartments = Compartments(version, self._base_urls)
+        self._given_base_urls = tuple(url.rstrip("/") for url in base_urls)
         self._idle: list[sqlite3.Connection] = []
         self._note = ""
 
@@ -127,7 +129,8 @@ class SQLiteResourceStore:
         Raises:
             VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
         """
-        return await self._write(lambda writing: writing.delete(type_, id_, self._compartments, if_match))
+        compartments = self._compartments
+        return await self._write(lambda writing: writing.delete(type_, id_, compartments, if_match))
 
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
         """Current resources of a type, by the instant of their last change.
@@ -180,6 +183,10 @@ class SQLiteResourceStore:
                 progress(kept)
         return kept
 
+    def open(self) -> None:
+        """Open the file now, and index a base URL that is new to it; otherwise the first use does that. Blocks."""
+        _ = self._base_urls
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         while self._idle:
@@ -206,7 +213,7 @@ class SQLiteResourceStore:
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
-        return self._stepped(resource_reading.deletions, query, after)
+        return self._stepped(partial(resource_reading.deletions, owners=self._owners), query, after)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
@@ -301,10 +308,26 @@ class SQLiteResourceStore:
         """How to open the file in another process. A clock other than the machine's stays here."""
         return Recipe(
             f"{__name__}:{resource_store.__name__}",
-            {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._base_urls]},
+            {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._given_base_urls]},
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _base_urls(self) -> tuple[str, ...]:
+        """The base URLs of the file, with those that this store was given; not to be asked for first within a transaction."""
+        missing = frozenset(self._given_base_urls).difference(resource_bases.bases(self._database.reader))
+        if missing:
+            self._database.write_here(partial(resource_bases.adopt, urls=sorted(missing), version=self._version))
+        return resource_bases.bases(self._database.reader)
+
+    @cached_property
+    def _compartments(self) -> Compartments:
+        return Compartments(self._version, self._base_urls)
+
+    def _owners(self, text: bytes) -> frozenset[str]:
+        """The compartments that a resource lies in."""
+        return self._compartments.of(json.loads(text), MEMBER_KINDS)
 
     def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
         """A Group as it is, or was at an instant; None if there was none then."""
@@ -341,9 +364,11 @@ class SQLiteResourceStore:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
     async def _removal(self, change: Callable[[Removing], T], note: str) -> T:
+        compartments, base_urls = self._compartments, self._base_urls
+
         def remove(connection: sqlite3.Connection) -> T:
             writing = Writing(connection, self._clock)
-            removing = Removing(connection, writing, self._compartments, self._base_urls, note)
+            removing = Removing(connection, writing, compartments, base_urls, note)
             result = change(removing)
             removing.finish()
             writing.finish()

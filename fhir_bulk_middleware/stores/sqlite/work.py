@@ -106,12 +106,21 @@ def renew(connection: sqlite3.Connection, lease: Lease, now: Instant, lease_seco
 
 
 def plan(
-    connection: sqlite3.Connection, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], *, now: Instant
+    connection: sqlite3.Connection,
+    lease: Lease,
+    cut: Instant,
+    codec: Codec,
+    slices: Sequence[Slice],
+    *,
+    now: Instant,
+    content: bytes | None = None,
 ) -> bool:
-    """Write the plan and open its slices, or complete a job that has none."""
+    """Write the plan and open its slices, or complete a job that has none; with `content`, write its rows anew."""
     if lease.slice is not None or _mark(connection, lease) is None:
         return False
     job_id = lease.job.id
+    if content is not None:
+        connection.execute("UPDATE job_rows SET content = ? WHERE job_id = ?", (content, job_id))
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
         f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
