@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
@@ -199,7 +198,7 @@ class Admission:
             alternatives = []
             for query in (query for granted, query in covered.granular if granted == type_):
                 try:
-                    alternatives.append(Criteria.parse(self._version, type_, unquote(query)))
+                    alternatives.append(Criteria.parse(self._version, type_, query))
                 except CriteriaError:
                     continue
             if not alternatives:

@@ -21,7 +21,7 @@ _FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"}
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}", re.ASCII)
 _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\])?", re.ASCII)
 _PATIENT = re.compile(r"Patient/[A-Za-z0-9\-.]{1,64}", re.ASCII)
-_NEXT_QUERY = re.compile(r",(?=[A-Z][A-Za-z]{1,63}\?)")
+_NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _ORGANISABLE = frozenset({"Patient"})  # law 22
 
@@ -32,7 +32,7 @@ class TypeQuery:
 
     Attributes:
         type: the resource type before it.
-        query: what follows it.
+        query: what follows it, its names and values percent-encoded (law 39).
         part: where it stood.
     """
 
@@ -176,10 +176,14 @@ class Reader:
         return self._matching(parameters, _ELEMENT, "id or Patient.name (root elements only)")
 
     def _filters(self, parameters: Sequence[Parameter]) -> tuple[TypeQuery, ...]:
-        split: Callable[[str], list[str]] = _NEXT_QUERY.split if self._lists is Lists.COMMA_EVERYWHERE else lambda text: [text]
+        """The queries of all values; a comma that another query follows separates, as real clients send it (law 39, KO-62)."""
         queries: list[TypeQuery] = []
         for parameter in parameters:
-            for text in split(parameter.value):
+            texts = _NEXT_QUERY.split(parameter.value)
+            if len(texts) > 1 and self._lists is Lists.REPETITION:
+                detail = "_typeFilter must be repeated, one query each; a comma before a type and ? is written %2C."
+                raise Refused(Reason.VALUE_MALFORMED, detail, part=parameter.part)
+            for text in texts:
                 type_, mark, query = text.partition("?")
                 if not mark or not query or _TYPE.fullmatch(type_) is None:
                     detail = "_typeFilter must be a resource type and a query, such as Observation?status=final."
