@@ -5,11 +5,11 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.instant import system_clock
-from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -18,6 +18,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
     parser.set_defaults(run=_run)
 
 
@@ -28,9 +29,10 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+    settings = settings_option.settings_of(given)
     stores = Stores.of(state)
     try:
-        anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
+        anyio.run(Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state)).sweep)
     finally:
         stores.close()
     return 0

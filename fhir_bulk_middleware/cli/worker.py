@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
@@ -19,6 +20,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
     parser.set_defaults(run=_run)
 
 
@@ -26,15 +28,14 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    anyio.run(_work, state)
+    anyio.run(_work, state, settings_option.settings_of(given))
     return 0
 
 
-async def _work(state: State) -> None:
+async def _work(state: State, settings: Settings) -> None:
     from fhir_bulk_middleware.cli.wiring import Stores, exporter  # noqa: PLC0415 - what the other commands need not wait for
     from fhir_bulk_middleware.export.runner import LoopRunner  # noqa: PLC0415
 
-    settings = Settings()
     stores = Stores.of(state)
     try:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

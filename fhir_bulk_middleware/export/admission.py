@@ -158,7 +158,7 @@ class Admission:
         return members
 
     def _check_group_scope(self, scopes: Scopes) -> None:
-        """Who exports a group learns who is in it (GR-03). The refusal is the same for every group, there or not.
+        """By setting, refuse who may not read groups (GR-03). The refusal is the same for every group, there or not.
 
         A granular scope on Group does not do: it would have to be applied to the group, which may live elsewhere (law 8).
         """
