@@ -5,8 +5,8 @@ Nothing is silently ignored. A parameter that is unknown or unsupported refuses 
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.dialects.model import Lists
@@ -23,6 +23,7 @@ _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\]
 _PATIENT = re.compile(r"Patient/[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_LONGEST_NAME = 80
 _ORGANISABLE = frozenset({"Patient"})  # law 22
 
 
@@ -57,6 +58,7 @@ class Asked:
         partial_manifests: `allowPartialManifests`.
         smallest_file: `_minimumFileSize` in bytes.
         largest_file: `_maximumFileSize` in bytes.
+        places: where each parameter stood first, by its name.
     """
 
     types: tuple[str, ...] | None = None
@@ -70,6 +72,11 @@ class Asked:
     partial_manifests: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, name: str) -> str:
+        """Where a parameter stood; of one that was not sent, where it would stand in a query string."""
+        return self.places.get(name, f"http.{name}")
 
 
 class Leniency:
@@ -90,12 +97,19 @@ class Leniency:
         """What was set aside so far."""
         return tuple(self._ignored)
 
-    def unusable(self, reason: Reason, detail: str, part: str | None) -> None:
-        """Refuse, or remember.
+    def unusable(self, reason: Reason, name: str, problem: str, part: str) -> None:
+        """Refuse a parameter, or remember that it was ignored; both name it, for a place in a body alone does not (KO-102).
+
+        Args:
+            reason: in the domain's words.
+            name: of the parameter.
+            problem: why it cannot be used, a sentence.
+            part: where it stood.
 
         Raises:
             Refused: if the client did not ask for leniency.
         """
+        detail = f"{name[:_LONGEST_NAME]}: {problem}"
         if not self._lenient:
             raise Refused(reason, detail, part=part)
         self._ignored.append(Ignored(reason, detail, part, self._report(reason, detail, part)))
@@ -146,11 +160,13 @@ class Reader:
             partial_manifests=_flag(_only(given.get("allowPartialManifests", ()))),
             smallest_file=smallest,
             largest_file=largest,
+            places={name: several[0].part for name, several in given.items()},
         )
 
     def _unknown(self, parameter: Parameter, leniency: Leniency) -> None:
         known = ", ".join(sorted(self._known))
-        leniency.unusable(Reason.PARAMETER_UNKNOWN, f"There is no such export parameter here; known are {known}.", parameter.part)
+        problem = f"There is no such export parameter here; known are {known}."
+        leniency.unusable(Reason.PARAMETER_UNKNOWN, parameter.name, problem, parameter.part)
 
     def _values(self, parameters: Sequence[Parameter]) -> list[tuple[str, Parameter]]:
         """The union of all values, each of which may be a comma list where the version has those (KO-60, KO-61)."""
@@ -210,8 +226,8 @@ class Reader:
             try:
                 wanted.add(Associated(value))
             except ValueError:
-                detail = f"includeAssociatedData knows {', '.join(Associated)} here."
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, parameter.part)
+                problem = f"Known here are {', '.join(Associated)}."
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, problem, parameter.part)
         if Associated.RELEVANT_PROVENANCE in wanted:
             return Associated.RELEVANT_PROVENANCE
         return Associated.LATEST_PROVENANCE if wanted else None
@@ -267,6 +283,6 @@ def _organised(parameter: Parameter | None, leniency: Leniency) -> str | None:
     if parameter is None:
         return None
     if parameter.value not in _ORGANISABLE:
-        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy knows Patient here.", parameter.part)
+        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, "Only Patient is known here.", parameter.part)
         return None
     return parameter.value

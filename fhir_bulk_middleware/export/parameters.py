@@ -89,8 +89,8 @@ def _from_entry(entry: _Entry, part: str) -> Parameter:
     key, value = values.popitem()
     text = _text(value)
     if text is None:
-        raise Refused(Reason.VALUE_MALFORMED, f"The {key} of the parameter {entry.name} has no text form.", part=f"{part}.{key}")
-    return Parameter(entry.name, text, f"{part}.{key}")
+        raise Refused(Reason.VALUE_MALFORMED, f"The {key} of the parameter {entry.name} has no text form.", part=part)
+    return Parameter(entry.name, text, part)
 
 
 def _text(value: Any) -> str | None:
