@@ -14,6 +14,8 @@ _MIB = 1024 * 1024
 
 def _absolute(url: str) -> str:
     parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be printable ASCII: percent-encode the path, and write the host as punycode")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError("must be an absolute http or https URL without query, fragment or user")
     return url.rstrip("/")

@@ -1,6 +1,5 @@
 """What a kick-off comes to: everything that can be checked is checked here, and what the principal may see is frozen (law 8)."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +13,7 @@ from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Clock, Precision
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
@@ -30,8 +30,6 @@ from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Admission", "Wish"]
-
-_FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +153,7 @@ class Admission:
 
     async def _members(self, principal: Principal, group_id: str | None) -> frozenset[str]:
         members = None
-        if self._groups is not None and group_id is not None and _FHIR_ID.fullmatch(group_id):
+        if self._groups is not None and group_id is not None and is_resource_id(group_id):
             members = await self._groups.members(group_id, principal)
         if members is None:
             raise Refused(Reason.GROUP_UNKNOWN)

@@ -12,6 +12,7 @@ from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.export.job import Associated, Ignored
 from fhir_bulk_middleware.export.parameters import Parameter
+from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
@@ -20,7 +21,6 @@ __all__ = ["Asked", "Leniency", "Reader", "TypeQuery"]
 _FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})  # KO-70
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}", re.ASCII)
 _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\])?", re.ASCII)
-_PATIENT = re.compile(r"Patient/[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _LONGEST_NAME = 80
@@ -215,7 +215,8 @@ class Reader:
             value = parameter.value
             for base in self._base_urls:
                 value = value.removeprefix(f"{base}/")
-            if _PATIENT.fullmatch(value) is None:
+            type_, _, id_ = value.partition("/")
+            if type_ != "Patient" or not is_resource_id(id_):
                 raise Refused(Reason.VALUE_MALFORMED, "patient must be a reference such as Patient/123.", part=parameter.part)
             references.add(value)
         return frozenset(references)
