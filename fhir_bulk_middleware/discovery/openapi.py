@@ -67,7 +67,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "SMART `system/` scopes."}},
             "schemas": {
-                "Manifest": schemas.manifest(offer.dialect.manifest),
+                "Manifest": schemas.manifest(offer.dialect),
                 "OperationOutcome": schemas.operation_outcome(offer.dialect),
                 "ResourceType": {"enum": sorted(definitions(offer.version).resource_types)},
             },

@@ -46,11 +46,12 @@ def operation_outcome(dialect: Dialect) -> dict[str, Any]:
     )
 
 
-def manifest(shape: ManifestShape) -> dict[str, Any]:
+def manifest(dialect: Dialect) -> dict[str, Any]:
     """The body of a poll that carries files (section 2.4)."""
-    extension = {"type": "array" if shape.extension_array else "object"}
-    item = _item(shape, extension, typed=True)
-    reports = {"type": "array", "items": _item(shape, extension, typed=shape.typed_items)}
+    shape, organises = dialect.manifest, "organizeOutputBy" in dialect.parameters
+    extension = {"type": "array", "minItems": 1} if shape.extension_array else {"type": "object"}
+    item = _item(shape, extension, typed=not organises)
+    reports = {"type": "array", "items": _item(shape, extension, typed=shape.typed_items, severity=shape.file_size)}
     required: dict[str, Any] = {
         "transactionTime": {"type": "string", "format": "date-time"},
         "requiresAccessToken": {"type": "boolean"},
@@ -67,7 +68,13 @@ def manifest(shape: ManifestShape) -> dict[str, Any]:
         optional["deleted"] = reports
     if shape.empty_message is not None:
         optional["message"] = {"type": "string"}
-    return _object(required, optional)
+    if not organises:
+        return _object(required, optional)
+    item["properties"] |= {"type": {"type": "string"}, "continuesInFile": _URL}
+    optional["outputOrganizedBy"] = {"const": "Patient"}
+    # Files of whole patients have no type, all others have one (MF-05).
+    typed = {"properties": {"output": {"items": {"required": ["type"]}}}}
+    return {**_object(required, optional), "if": {"required": ["outputOrganizedBy"]}, "then": {}, "else": typed}
 
 
 def parameters(taken: Iterable[ExportParameter], codings: Container[str]) -> dict[str, Any]:
@@ -92,13 +99,17 @@ def parameters(taken: Iterable[ExportParameter], codings: Container[str]) -> dic
     }
 
 
-def _item(shape: ManifestShape, extension: dict[str, Any], *, typed: bool) -> dict[str, Any]:
+def _item(shape: ManifestShape, extension: dict[str, Any], *, typed: bool, severity: bool = False) -> dict[str, Any]:
     required: dict[str, Any] = {"url": _URL, "count": _COUNT, "extension": extension}
+    optional: dict[str, Any] = {}
     if typed:
         required["type"] = {"type": "string"}
     if shape.file_size:
         required["fileSize"] = _COUNT
-    return {"type": "object", "required": sorted(required), "properties": required}
+    if severity:
+        counted = _object({"code": {"type": "string"}, "count": _COUNT})
+        optional["countSeverity"] = {"type": "array", "minItems": 1, "items": counted}
+    return _object(required, optional)
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
