@@ -16,15 +16,21 @@ from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["Asked", "Leniency", "Reader", "TypeQuery"]
+__all__ = ["FORMATS", "ORGANISABLE", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
 
-_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})  # KO-70
+FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
+"""Values of `_outputFormat` (KO-70)."""
+
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}", re.ASCII)
 _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\])?", re.ASCII)
 _NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _LONGEST_NAME = 80
-_ORGANISABLE = frozenset({"Patient"})  # law 22
+ORGANISABLE = frozenset({"Patient"})
+"""Values of `organizeOutputBy` (law 22)."""
+
+SHAPES = {"_type": _TYPE, "_elements": _ELEMENT}
+"""What one value of a parameter looks like, whatever the resource types there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +249,7 @@ def _only(several: Sequence[Parameter]) -> Parameter | None:
 
 def _check_format(parameter: Parameter | None) -> None:
     # A blank is a "+" that was not percent-encoded (KO-64).
-    if parameter is not None and parameter.value.replace(" ", "+").lower() not in _FORMATS:
+    if parameter is not None and parameter.value.replace(" ", "+").lower() not in FORMATS:
         raise Refused(
             Reason.FORMAT_UNSUPPORTED,
             "The output format must be application/fhir+ndjson (or application/ndjson, or ndjson).",
@@ -283,7 +289,7 @@ def _flag(parameter: Parameter | None) -> bool:
 def _organised(parameter: Parameter | None, leniency: Leniency) -> str | None:
     if parameter is None:
         return None
-    if parameter.value not in _ORGANISABLE:
+    if parameter.value not in ORGANISABLE:
         leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, "Only Patient is known here.", parameter.part)
         return None
     return parameter.value
