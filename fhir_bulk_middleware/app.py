@@ -47,7 +47,7 @@ from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
+from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
@@ -295,7 +295,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether that answer is amended on its way.
         """
-        front: list[BaseRoute] = [SelectiveMount(base, self.app)]
+        front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
         if amend_metadata:
             front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
         smart = self.offer.settings.smart

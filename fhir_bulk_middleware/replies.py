@@ -29,6 +29,11 @@ _CHALLENGES = {
 }
 """RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
 
+_LONGEST_PLACE = 120
+_NO_FHIR_TEXT = {code: "\ufffd" for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if chr(code) not in "\t\n\r"}
+_CONTROLS = _NO_FHIR_TEXT | dict.fromkeys(map(ord, "\t\n\r"), "\ufffd")
+"""What must not come back out of a request: a terminal or a log viewer would obey it (FHIR allows but three of them besides)."""
+
 _NOT_STORED = (b"cache-control", b"no-store")
 _numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
@@ -95,7 +100,7 @@ class Replies:
             headers["Content-Range"] = f"bytes */{refused.size}"
         if refused.retry_after is not None:
             headers["Retry-After"] = self.retry_after(refused.retry_after)
-        outcome = self.outcome(answer, answer.text or refused.detail, None if answer.text else refused.part)
+        outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else _place(refused.part))
         return self._response(answer.status, _dump(outcome), headers)
 
     def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
@@ -106,6 +111,7 @@ class Replies:
             text: what was wrong and what would be right.
             part: the part of the request that it is about.
         """
+        text = text.translate(_NO_FHIR_TEXT)
         issue: dict[str, Any] = {"severity": answer.severity, "code": answer.code}
         if self._dialect.text is not TextElement.DIAGNOSTICS:
             issue["details"] = {"text": text}
@@ -119,7 +125,8 @@ class Replies:
     def report(self, reason: Reason, detail: str, part: str | None) -> str:
         """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
         answer = self._dialect.answer(Operation.KICK_OFF, reason)
-        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
+        warning = replace(answer, severity="warning", identified=False)
+        return _dump(self.outcome(warning, answer.text or detail.translate(_CONTROLS), _place(part))).decode()
 
     def unreadable(self) -> str:
         """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
@@ -152,6 +159,16 @@ class _Reply(Response):
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         if self.status_code != HTTPStatus.NO_CONTENT:
             self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
+
+
+def _echoed(refused: Refused) -> str:
+    """What was wrong, for the client; never empty, for FHIR knows no empty text."""
+    detail = refused.detail or f"The request was refused: {refused.reason.name.lower().replace('_', ' ')}."
+    return detail.translate(_CONTROLS)
+
+
+def _place(part: str | None) -> str | None:
+    return None if part is None else part.translate(_CONTROLS)[:_LONGEST_PLACE]
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

@@ -19,14 +19,15 @@ from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.guard import Endpoint, Guard, Open
-from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
+from fhir_bulk_middleware.identifiers import is_file_id, is_job_id, is_resource_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["KICK_OFF_PATHS", "Row", "has_head", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "table", "whole"]
 
-_RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_LAST = re.compile(r"/\(\?P<(\w+)>\[\^/\]\+\)\\Z\Z")
+"""The last place of a pattern, if it ends with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,14 @@ def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset(
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
-    found = [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
-    return [*sorted(found, key=_Turn.of)]
+    found = [PathRoute(path, several, guard, types) for path, several in by_path.items()]
+    # Within a turn the longer path comes first, for what lies below a shorter one is its own as well.
+    return [*sorted(found, key=lambda route: (_Turn.of(route), -len(route.path)))]
+
+
+def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Starlette's pattern of a path, made to mean all of the path: its own ends before a final newline, and stops at one."""
+    return re.compile(pattern.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 class _Turn(IntEnum):
@@ -118,7 +125,7 @@ class _Turn(IntEnum):
     SHARED = 3
 
     @classmethod
-    def of(cls, route: "_PathRoute") -> "_Turn":
+    def of(cls, route: "PathRoute") -> "_Turn":
         if route.shared:
             return cls.SHARED
         operations = {row.operation for row in route.rows.values()}
@@ -127,11 +134,12 @@ class _Turn(IntEnum):
         return cls.FILES if Operation.FILE in operations else cls.OTHERS
 
 
-class _PathRoute(Route):
+class PathRoute(Route):
     """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
 
     On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
-    (law 14). Paths with a `$` are operations, and ours altogether. On a shared path only our own methods match.
+    (law 14). Paths with a `$` are operations, and ours altogether: whatever stands where an id belongs, and nothing at all, is
+    as an id that never was (law 7). On a shared path only our own methods match.
     """
 
     def __init__(self, path: str, rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> None:
@@ -146,6 +154,9 @@ class _PathRoute(Route):
             if (placeholder := _PLACEHOLDER.fullmatch(value))
         }
         super().__init__(split.path, self._dispatch_class())
+        self.path_regex = whole(self.path_regex)
+        if "$" in self.path and (last := _LAST.search(self.path_regex.pattern)):
+            self.path_regex = re.compile(f"{self.path_regex.pattern[: last.start()]}(?:/(?P<{last[1]}>.*))?\\Z", re.DOTALL)
         self.mark = _mark(split.path)
         """A piece that is in each path of the route, empty where that would tell it from nothing."""
         self.methods_of_ours = frozenset(self.rows) if self.shared else None
@@ -153,12 +164,19 @@ class _PathRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette has it; but a path that could be the host's must hold an id of ours."""
+        if self.shared and (scope["type"] != "http" or scope["method"] not in self.rows):
+            return Match.NONE, {}
+        return self.lies_on(scope)
+
+    def lies_on(self, scope: Scope) -> tuple[Match, Scope]:
+        """The same for the path alone, whatever the method."""
         match, child = super().matches(scope)
-        if match is Match.FULL and "$" not in self.path and not all(map(self._ours, child["path_params"].items())):
-            return Match.NONE, {}
-        if self.shared and scope["method"] not in self.rows:
-            return Match.NONE, {}
-        return match, child
+        if match is Match.NONE:
+            return match, {}
+        places = child["path_params"]
+        if "$" not in self.path:
+            return (match, child) if all(map(self._ours, places.items())) else (Match.NONE, {})
+        return match, {**child, "path_params": {name: value or "" for name, value in places.items()}}
 
     def _dispatch_class(self) -> Callable[[Scope, Receive, Send], object]:
         return _Dispatch(self.rows, self._query, self._guard)
@@ -173,7 +191,7 @@ class _PathRoute(Route):
             case "type":
                 return value in self._types
             case "id":  # neither an operation nor a file of ours is a resource (law 14)
-                return _RESOURCE_ID.fullmatch(value) is not None and not is_file_id(value)
+                return is_resource_id(value) and not is_file_id(value)
             case _:
                 return True
 

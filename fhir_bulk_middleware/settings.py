@@ -14,6 +14,8 @@ _MIB = 1024 * 1024
 
 def _absolute(url: str) -> str:
     parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be printable ASCII: percent-encode the path, and write the host as punycode")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError("must be an absolute http or https URL without query, fragment or user")
     return url.rstrip("/")
@@ -22,7 +24,7 @@ def _absolute(url: str) -> str:
 class Settings(BaseModel):
     """Limits, sizes and times. All durations are in seconds, all sizes in bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     public_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
     """The URL under which clients reach the mount, path included (`https://ehr.example/fhir`). Without it URLs are built from the
@@ -60,8 +62,10 @@ class Settings(BaseModel):
     """How small a file may be, plain, that is not the last of its slice (law 15); and the least that a client may ask for as the
     largest (KO-30). A file never becomes larger than it may for the sake of this."""
 
-    group_scope: bool = True
-    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03)."""
+    group_scope: bool = False
+    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03). Who may export which
+    group is for the adapter to say (`SupportsGroups.members`); clients that ask for a fixed list of scopes often leave Group
+    out."""
 
     older_data_of_new_members: bool = False
     """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).

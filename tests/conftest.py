@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import hypothesis
+import official
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
@@ -141,7 +142,10 @@ class House:
             token = self.token(subject, scope)
         authorization = {"Authorization": f"Bearer {token}"} if token else {}
         path = url.removeprefix(BASE)
-        return await self.http.request(method, path, headers={**authorization, **(headers or {})}, **more)
+        answer = await self.http.request(method, path, headers={**authorization, **(headers or {})}, **more)
+        if answer.content and answer.headers.get("Content-Type") == "application/fhir+json":
+            official.check_body(answer.content)  # whatever a test is about: what we emit is valid
+        return answer
 
     async def kick_off(self, path: str | None = None, **more: Any) -> str:
         """The polling location of an export that was accepted; by default at the first level that the dialect has."""

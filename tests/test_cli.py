@@ -17,6 +17,7 @@ from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.population import population
+from fhir_bulk_middleware.settings import Settings
 
 COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "", "COLUMNS": "120"}
@@ -274,6 +275,13 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
         (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
         (["serve", "--workers", "1000"], "--workers: "),
         (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
+        (["serve", "--set", "group_scope"], "--set group_scope: NAME=VALUE is required"),
+        (["serve", "--set", "group_scop=true"], "--set group_scop: there is no such setting; known are "),
+        (["serve", "--set", "smart=x"], "--set smart: there is no such setting"),
+        (["serve", "--set", "group_scope=perhaps"], "--set group_scope: Input should be a valid boolean"),
+        (["serve", "--set", "retry_after=5", "--set", "retry_after=6"], "--set retry_after: give it once"),
+        (["serve", "--set", "lease_seconds=2"], "--set: lease_seconds must be at least three times renew_seconds"),
+        (["serve", "--set", "worker_processes=2"], "--set worker_processes: use --workers"),
         (["demo", "--patients", "-1"], "--patients: "),
         (["sweep"], "holds no jobs"),
         (["worker"], "holds no jobs"),
@@ -287,6 +295,39 @@ def test_what_a_person_can_mend_is_one_sentence(
     told = capsys.readouterr().err
     assert says in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "sweep"])
+def test_the_help_describes_every_setting_that_text_can_say(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+
+    told = capsys.readouterr().out
+    own = {"public_base_url", "worker_processes"} if command == "serve" else set[str]()
+    for name, field in Settings.model_fields.items():
+        assert field.description, f"{name} has no description"
+        assert (f"\n  {name}\n" in told) == (name not in {*own, "smart"})
+    assert "KO-" not in told
+    assert "(law" not in told
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 202), (["--set", "group_scope=true"], 403)])
+def test_a_setting_on_the_command_line_holds(tmp_path: Path, options: list[str], status: int) -> None:
+    state = State(tmp_path / "state")
+    lines = [
+        {"resourceType": "Patient", "id": "p"},
+        {
+            "resourceType": "Group",
+            "id": "g",
+            "type": "person",
+            "actual": True,
+            "member": [{"entity": {"reference": "Patient/p"}}],
+        },
+    ]
+    state.load("a test", (json.dumps(line).encode() for line in lines), lambda _: None)
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/Patient.rs')}", "prefer": "respond-async"}
+    with server_process(state, 0, ["--workers", "0", *options]) as server, httpx2.Client(timeout=30) as http:
+        assert http.get(f"{server.url}/Group/g/$export", headers=headers).status_code == status
 
 
 def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,10 @@ async def test_stu2_requires_accept_too_and_knows_fewer_parameters(make_house: A
     [
         (STU2, "Observation?status=final,Patient?active=true", 2),
         (STU2, "Observation?status=final,amended,Patient?active=true", 2),
+        (None, "Observation?status=final,Patient?active=true", 2),
+        (None, "Observation?status=final, Patient?active=true", 2),
         (None, "Observation?status=final,amended", 1),
+        (None, "Observation?identifier=final%2CPatient?active=true", 1),
     ],
 )
 async def test_a_comma_in_a_type_filter_separates_only_before_another_query(

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from pydantic import ValidationError
-
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
@@ -28,8 +27,8 @@ from fhir_bulk_middleware.smart.server import AuthorizationServer
 
 __all__ = ["add_to", "load_folder"]
 
-_RETRY_AFTER: Final = 1
-"""Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
+_OWN: Final = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}
+"""Settings that have an option of their own."""
 
 _EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to tell them apart from an address that clients can use
 
@@ -72,6 +71,7 @@ def add_to(commands: Commands) -> None:
         default=True,
         help="keep a hash-chained record of what happens in STATE/audit.jsonl (default: yes)",
     )
+    settings_option.add_to(parser, _OWN)
     # For the demo, which starts this command as its server: a socket that is open already, and whose end ends the server.
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -114,12 +114,8 @@ def load_folder(state: State, folder: Path, out: Screen) -> None:
 def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
-    try:
-        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
-        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+    values = {"public_base_url": given.public_base_url, "worker_processes": given.workers}
+    return settings_option.settings_of(given, {name: (_OWN[name], value) for name, value in values.items()})
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:

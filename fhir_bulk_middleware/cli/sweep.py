@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
@@ -16,6 +17,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
     parser.set_defaults(run=_run)
 
 
@@ -25,10 +27,11 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+    settings = settings_option.settings_of(given)
     stores = Stores.of(state)
 
     async def sweep() -> None:
-        await retention(state, stores, await settings_of(stores)).sweep()
+        await retention(state, stores, await settings_of(stores, settings)).sweep()
 
     try:
         anyio.run(sweep)

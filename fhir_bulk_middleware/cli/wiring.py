@@ -102,9 +102,9 @@ def retention(state: State, stores: Stores, settings: Settings) -> Retention:
     return Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state), runs=runs, adapter=_ADAPTER)
 
 
-async def settings_of(stores: Stores) -> Settings:
-    """The settings that the servers of a STATE agreed on, for whoever helps them."""
-    return agreed(Settings(), _ADAPTER, await stores.jobs.registrations())
+async def settings_of(stores: Stores, given: Settings) -> Settings:
+    """The settings for a process that helps the servers of a STATE: as given, but for those that the servers agreed on."""
+    return agreed(given, _ADAPTER, await stores.jobs.registrations())
 
 
 def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.show import screen
+from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -18,6 +20,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
     parser.set_defaults(run=_run)
 
 
@@ -25,17 +28,17 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    anyio.run(_work, state)
+    anyio.run(_work, state, settings_option.settings_of(given))
     return 0
 
 
-async def _work(state: State) -> None:
+async def _work(state: State, given: Settings) -> None:
     from fhir_bulk_middleware.cli.wiring import Stores, exporter, settings_of  # noqa: PLC0415 - the others need not wait for it
     from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
     stores = Stores.of(state)
     try:
-        settings = await settings_of(stores)
+        settings = await settings_of(stores, given)
         work = exporter(state, stores, settings)
         # It works itself, and stands by to keep the server's workers where no server does.
         pool = ProcessRunner(state.runner, settings)

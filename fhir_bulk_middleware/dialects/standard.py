@@ -73,7 +73,6 @@ STU2 = replace(
     # The public test kits of this version expect a kick-off without either header to be refused.
     required_headers=frozenset({RequiredHeader.ACCEPT, RequiredHeader.PREFER}),
     parameters=_STU2_PARAMETERS,
-    lists=Lists.COMMA_EVERYWHERE,
     separate_export_status=False,
 )
 """Bulk Data Access 2.0.0."""

@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.routes import whole
 
 __all__ = ["MetadataRoute"]
 
@@ -53,6 +54,7 @@ class MetadataRoute(Route):
 
     def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
         super().__init__(path, _Amending(host, capability), methods=["GET"])
+        self.path_regex = whole(self.path_regex)
         self._ending = path[path.rindex("/") :]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

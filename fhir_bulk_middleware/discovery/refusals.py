@@ -68,7 +68,9 @@ def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
         yield Reason.GROUP_UNKNOWN
     if row.shared:
         yield Reason.PATH_UNKNOWN  # where no host stands behind the mount
+    else:
+        yield Reason.METHOD_NOT_ALLOWED  # of another method on the path, which has no operation to say so
     if row.path == offer.dialect.page_path:
         yield Reason.FILE_UNKNOWN
-    if "?" in row.path:
+    if row.operation in {Operation.STATUS, Operation.CANCEL}:
         yield Reason.JOB_ID_MISSING

@@ -1,9 +1,7 @@
 """What a kick-off comes to: everything that can be checked is checked here, and what the principal may see is frozen (law 8)."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
@@ -24,7 +22,8 @@ from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, Instant, Precision
+from fhir_bulk_middleware.identifiers import is_resource_id
+from fhir_bulk_middleware.instant import Clock, Precision
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
@@ -39,8 +38,6 @@ from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Admission", "Wish"]
-
-_FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +115,8 @@ class Admission:
         if wish.level is Level.GROUP:
             self._check_group_scope(scopes)
         selection = await self._selection(principal, wish)
-        covered = self._coverage.of(scopes, selection, authorisation, asked.types, leniency)
-        await self._check_since(asked.since)
+        covered = self._coverage.of(scopes, selection, authorisation, asked.types, leniency, place=asked.place("_type"))
+        await self._check_since(asked)
         self._check_sizes(asked)
         associated, organised_by = self._arranged(wish, selection)
         if associated is not None:
@@ -145,7 +142,9 @@ class Admission:
         if wish.level is Level.SYSTEM:
             if patients is not None:
                 # Never set aside, however lenient: everybody's data instead of some patients' is no lesser wish (PT-02).
-                raise Refused(Reason.PARAMETER_UNSUPPORTED, "patient has no meaning at system level.", part="http.patient")
+                raise Refused(
+                    Reason.PARAMETER_UNSUPPORTED, "patient has no meaning at system level.", part=wish.asked.place("patient")
+                )
             return Everything()
         if wish.level is Level.GROUP:
             members = await self._members(principal, wish.group_id)
@@ -160,19 +159,21 @@ class Admission:
             known = patients
         if known != patients:
             # Which of them is not said: a caller must not learn of patients that it may not see (PT-04).
-            raise Refused(Reason.PATIENT_UNKNOWN, "A patient of the list cannot be exported here.", part="http.patient")
+            raise Refused(
+                Reason.PATIENT_UNKNOWN, "A patient of the list cannot be exported here.", part=wish.asked.place("patient")
+            )
         return Compartments(known)
 
     async def _members(self, principal: Principal, group_id: str | None) -> frozenset[str]:
         members = None
-        if self._groups is not None and group_id is not None and _FHIR_ID.fullmatch(group_id):
+        if self._groups is not None and group_id is not None and is_resource_id(group_id):
             members = await self._groups.members(group_id, principal)
         if members is None:
             raise Refused(Reason.GROUP_UNKNOWN)
         return members
 
     def _check_group_scope(self, scopes: Scopes) -> None:
-        """Who exports a group learns who is in it (GR-03). The refusal is the same for every group, there or not.
+        """By setting, refuse who may not read groups (GR-03). The refusal is the same for every group, there or not.
 
         A granular scope on Group does not do: it would have to be applied to the group, which may live elsewhere (law 8).
         """
@@ -191,18 +192,18 @@ class Admission:
         least, most = self._settings.smallest_part_bytes, self._settings.part_bytes
         if asked.largest_file is not None and asked.largest_file < least:
             detail = f"_maximumFileSize must be at least {least} bytes here."
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._maximumFileSize")
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=asked.place("_maximumFileSize"))
         if asked.smallest_file is not None and asked.smallest_file > most:
             detail = f"_minimumFileSize must be at most {most} bytes here."
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._minimumFileSize")
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=asked.place("_minimumFileSize"))
 
-    async def _check_since(self, since: Instant | None) -> None:
+    async def _check_since(self, asked: Asked) -> None:
         """A change after an instant that has not come cannot be asked for; by the storage's own clock (law 2, KO-76)."""
-        if since is None:
+        if asked.since is None:
             return
         now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
-        if since > now:
-            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part="http._since")
+        if asked.since > now:
+            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part=asked.place("_since"))
 
     def _granted(self, covered: Covered) -> Iterable[Filter]:
         """Granular scopes as filters; one that cannot be applied exactly grants nothing (law 8)."""
@@ -210,11 +211,11 @@ class Admission:
             alternatives = []
             for query in (query for granted, query in covered.granular if granted == type_):
                 try:
-                    alternatives.append(Criteria.parse(self._version, type_, unquote(query)))
+                    alternatives.append(Criteria.parse(self._version, type_, query))
                 except CriteriaError:
                     continue
             if not alternatives:
-                raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.", part="http._type")
+                raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
             yield Filter(type_, tuple(alternatives))
 
     def _asked_filters(self, queries: Iterable[TypeQuery], covered: Covered, leniency: Leniency) -> Iterable[Filter]:
@@ -222,16 +223,15 @@ class Admission:
         alternatives: dict[str, list[Criteria]] = {}
         for query in queries:
             if query.type not in covered.types:
-                detail = f"_typeFilter names {query.type}, which is not among the exported types."
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, query.part)
+                problem = f"It names {query.type}, which is not among the exported types."
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", problem, query.part)
                 continue
             try:
                 criteria = Criteria.parse(self._version, query.type, query.query)
             except CriteriaError as error:
-                detail = f"_typeFilter: {error}."
                 if error.malformed:
-                    raise Refused(Reason.VALUE_MALFORMED, detail, part=query.part) from None
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, query.part)
+                    raise Refused(Reason.VALUE_MALFORMED, f"_typeFilter: {error}.", part=query.part) from None
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", f"{error}.", query.part)
                 continue
             alternatives.setdefault(query.type, []).append(criteria)
         return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
@@ -244,7 +244,7 @@ class Admission:
             try:
                 ElementSelection(self._version, [entry])
             except ElementsError as error:
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"_elements: {error}.", "http._elements")
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_elements", f"{error}.", asked.place("_elements"))
                 continue
             elements.append(entry)
         return Options(
@@ -267,20 +267,24 @@ class Admission:
         """Which Provenance comes along, and by what the output is organised, as far as this storage can do it."""
         leniency, associated, organised_by = wish.leniency, wish.asked.associated, wish.asked.organised_by
         if associated is not None and not isinstance(self._resources, SupportsProvenance):
-            detail = "This server cannot tell which Provenance belongs to what."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            problem = "This server cannot tell which Provenance belongs to what."
+            leniency.unusable(
+                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, wish.asked.place("includeAssociatedData")
+            )
             associated = None
         if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
-            detail = "This server does not organise this export's output by resource."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            problem = "This server does not organise this export's output by resource."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, wish.asked.place("organizeOutputBy"))
             organised_by = None
         if organised_by is not None and not _of_patients(selection):
-            detail = "Output is organised by patient, and this group has other members too."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.organizeOutputBy")
+            problem = "Output is organised by patient, and this group has other members too."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, wish.asked.place("organizeOutputBy"))
             organised_by = None
         if organised_by is not None and associated is not None:
-            detail = "This server does not organise associated data by resource; ask for one or the other."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, "http.includeAssociatedData")
+            problem = "This server does not organise associated data by resource; ask for one or the other."
+            leniency.unusable(
+                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, wish.asked.place("includeAssociatedData")
+            )
             associated = None
         return associated, organised_by
 

@@ -241,8 +241,8 @@ def _accepted(lines: tuple[bytes, ...]) -> frozenset[str]:
 
 def _job_id(request: Request) -> str:
     """The job id of a poll or a cancel: in the path, or in the query string (AS-07)."""
-    if "job" in request.path_params:
-        return str(request.path_params["job"])
+    if job_id := request.path_params.get("job"):
+        return str(job_id)
     raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")
 
 

@@ -249,7 +249,7 @@ class Part:
         type: what each line is: a resource type, `Bundle` or `OperationOutcome`.
         key: where the output store keeps it; carries the attempt that wrote it.
         codec: how it lies there.
-        count: lines.
+        count: its resources, a line each; the headers of organised blocks are lines too, and not counted (law 22).
         size: bytes of the plain NDJSON.
         sha256: of the plain NDJSON, in hex.
         stored_size: bytes as it lies.

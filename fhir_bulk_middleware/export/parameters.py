@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fhir_bulk_middleware.fhir.percent import check_encoded
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["Parameter", "from_body", "from_query"]
@@ -42,10 +43,12 @@ def from_query(query: bytes) -> list[Parameter]:
     """The parameters of a query string, decoded once (TF-10).
 
     Raises:
-        Refused: `VALUE_MALFORMED`, if it is not UTF-8 or has too many parameters.
+        Refused: `VALUE_MALFORMED`, if it is not percent-encoded UTF-8 or has too many parameters.
     """
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST)
+        text = query.decode("ascii")
+        check_encoded(text)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST)
     except ValueError:
         raise Refused(
             Reason.VALUE_MALFORMED,
@@ -86,8 +89,8 @@ def _from_entry(entry: _Entry, part: str) -> Parameter:
     key, value = values.popitem()
     text = _text(value)
     if text is None:
-        raise Refused(Reason.VALUE_MALFORMED, f"The {key} of the parameter {entry.name} has no text form.", part=f"{part}.{key}")
-    return Parameter(entry.name, text, f"{part}.{key}")
+        raise Refused(Reason.VALUE_MALFORMED, f"The {key} of the parameter {entry.name} has no text form.", part=part)
+    return Parameter(entry.name, text, part)
 
 
 def _text(value: Any) -> str | None:

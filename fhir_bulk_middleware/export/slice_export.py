@@ -128,7 +128,7 @@ class SliceExport:
             while True:
                 lines = portion.lines
                 if portion.block != block:
-                    block, lines, count = portion.block, header(portion.block or "") + lines, count + 1
+                    block, lines = portion.block, header(portion.block or "") + lines  # no resource, so not counted (law 22)
                 if data := encoder.encode(lines):
                     await sink.write(data)
                 count += portion.count

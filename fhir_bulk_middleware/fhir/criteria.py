@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
+from fhir_bulk_middleware.fhir.percent import decoded
 from fhir_bulk_middleware.fhir.reading import BadValueError, leads_to, read_value
 from fhir_bulk_middleware.fhir.values import Value
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -105,22 +106,27 @@ class Criteria:
 
     @classmethod
     def parse(cls, version: FhirVersion, type_: str, query: str) -> Self:
-        """The criteria of a query string that has been decoded already, and is not decoded again (TF-10).
+        """The criteria of a query as it stands in a URL: split first, then each name and value decoded (TF-10, law 39).
+
+        An encoded comma separates search values, as a plain one does; an encoded ampersand stands within its value.
 
         Raises:
-            CriteriaError: As `of`; and for a part without a name or an equals sign.
+            CriteriaError: As `of`; and for a part without a name or an equals sign, or whose percent-encoding is broken.
         """
         pairs = []
         for part in query.split("&"):
             name, equals, value = part.partition("=")
             if not equals or not name:
                 raise CriteriaError(name or type_, "every part of a query must be name=value", malformed=True)
-            pairs.append((name, value))
+            try:
+                pairs.append((decoded(name), decoded(value)))
+            except ValueError as error:
+                raise CriteriaError(name, f"has {error}", malformed=True) from None
         return cls.of(version, type_, pairs)
 
     @classmethod
     def from_filter(cls, version: FhirVersion, text: str) -> Self:
-        """The criteria of one decoded `_typeFilter`, such as `Observation?category=laboratory` (TF-01, TF-07).
+        """The criteria of one `_typeFilter`, such as `Observation?category=laboratory` (TF-01, TF-07).
 
         Raises:
             CriteriaError: As `parse`; and if there is no question mark.

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-__all__ = ["OAuthError", "OAuthRefused", "document", "refusal", "token"]
+__all__ = ["OAuthError", "OAuthRefused", "document", "elsewhere", "refusal", "token"]
 
 _NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -55,6 +55,12 @@ def refusal(refused: OAuthRefused) -> Response:
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
     return JSONResponse({"error": code, "error_description": refused.description}, status, headers)
+
+
+def elsewhere(status: int, description: str, headers: Mapping[str, str]) -> Response:
+    """There is nothing here for that path or method; a 405 says in `Allow` what there is."""
+    content = {"error": "invalid_request", "error_description": f"{description}."}
+    return JSONResponse(content, status, {**_NOT_STORED, **headers})
 
 
 def document(content: Mapping[str, Any]) -> Response:

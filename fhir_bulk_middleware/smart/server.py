@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -89,7 +90,10 @@ class AuthorizationServer:
             token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         )
         """What `.well-known/smart-configuration` says of it; for `Settings.smart`."""
-        self.app = Starlette(routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)])
+        self.app = Starlette(
+            routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)],
+            exception_handlers={HTTPException: _no_route},
+        )
         """The token endpoint and the key set, to be mounted at the URL."""
         self._url = url
         self._audience = audience
@@ -164,6 +168,13 @@ class AuthorizationServer:
             "jti": secrets.token_urlsafe(16),
         }
         return self._key.sign(claims, {"typ": "at+jwt"})
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
+    """A path or a method that there is not, in OAuth's form (RFC 6749, section 5.2)."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return replies.elsewhere(error.status_code, error.detail, error.headers or {})
 
 
 async def _form(request: Request) -> dict[str, str]:

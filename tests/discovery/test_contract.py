@@ -27,7 +27,10 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
-_EXAMPLES = 8
+_EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "8"))
+"""How many cases the fuzzer makes up for each operation, besides those that it derives; 300 are some thousands for a dialect."""
+
+_SECONDS = 75 * _EXAMPLES
 _CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -89,6 +92,7 @@ def with_examples(document: dict[str, Any], examples: dict[str, str]) -> dict[st
     return document
 
 
+@pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: TokenMint, dialect: Dialect, tmp_path: Path) -> None:
@@ -103,6 +107,7 @@ def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: Tok
     assert "No issues found" in ran.stdout
 
 
+@pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
 @pytest.mark.parametrize("dialect", [SUBJECT_BOUND], ids=["subject-bound"])
 def test_a_document_that_lacks_an_answer_is_found_out(
@@ -132,7 +137,7 @@ def fuzz(document: Path, base: str, token: str, *, heads: bool) -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=_SECONDS,
         cwd=document.parent,
         env=os.environ | {"NO_COLOR": "1", "COLUMNS": "130"},
     )

@@ -5,6 +5,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from jose import jws
 from registered import ASSERTION_TYPE, AUDIENCE, KEYS, OTHER, SECONDS, SERVER, URL, Endpoint, assertion, form
@@ -324,3 +325,25 @@ async def test_two_clients_of_one_name_are_refused() -> None:
 
 def test_the_type_of_assertion_is_that_of_the_standard() -> None:
     assert ASSERTION_TYPE == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+async def asked(method: str, path: str) -> httpx2.Response:
+    """The answer to a request that is no request for a token."""
+    transport = httpx2.ASGITransport(Endpoint().server.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://ehr.example") as http:
+        return await http.request(method, path)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+async def test_another_method_is_refused_in_the_words_of_oauth_too(method: str) -> None:
+    answer = await asked(method, "/token")
+
+    assert (answer.status_code, answer.headers["Allow"], answer.headers["Content-Type"]) == (405, "POST", "application/json")
+    assert answer.json() == {"error": "invalid_request", "error_description": "Method Not Allowed."}
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_another_path_is_refused_in_the_words_of_oauth_too() -> None:
+    answer = await asked("GET", "/tokens")
+
+    assert (answer.status_code, answer.json()["error"]) == (404, "invalid_request")
