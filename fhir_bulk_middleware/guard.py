@@ -91,6 +91,7 @@ class Guard:
         scheme, _, token = values[0].decode("latin-1").partition(" ")
         token = token.strip()
         if len(values) > 1 or scheme.lower() != "bearer" or not token:
+            _log.info("token rejected: the Authorization header is not given once, as `Bearer` and a token")
             raise Refused(Reason.TOKEN_INVALID)
         try:
             return await self._verifier.verify(token)
