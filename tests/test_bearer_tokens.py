@@ -53,7 +53,8 @@ def verifier(mint: TokenMint, clock: HandClock, **options: Any) -> JoseTokenVeri
 
 
 # Of a token as most issuers make it: what an operator may require, and the reason in the log where it is not so.
-REQUIRED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str | None]] = {
+Case = tuple[dict[str, Any], dict[str, Any], dict[str, Any], str | None]
+REQUIRED: dict[str, Case] = {
     "typ says access token": ({"require_at_jwt": True}, {"typ": "at+jwt"}, {}, None),
     "typ in its long form": ({"require_at_jwt": True}, {"typ": "application/AT+JWT"}, {}, None),
     "typ says JWT": ({"require_at_jwt": True}, {"typ": "JWT"}, {}, "its typ is that of another kind of token"),
@@ -70,16 +71,11 @@ REQUIRED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str | 
 }
 
 
-@pytest.mark.parametrize(("options", "header", "claims", "reason"), REQUIRED.values(), ids=REQUIRED)
+@pytest.mark.parametrize("case", REQUIRED.values(), ids=REQUIRED)
 async def test_what_an_operator_requires_of_tokens_is_required(
-    make_house: Any,
-    mint: TokenMint,
-    caplog: pytest.LogCaptureFixture,
-    options: dict[str, Any],
-    header: dict[str, Any],
-    claims: dict[str, Any],
-    reason: str | None,
+    make_house: Any, mint: TokenMint, caplog: pytest.LogCaptureFixture, case: Case
 ) -> None:
+    options, header, claims, reason = case
     caplog.set_level(logging.INFO, "fhir_bulk_middleware")
     clock = HandClock()
     async with make_house(parts={"verifier": verifier(mint, clock, **options)}) as house:
