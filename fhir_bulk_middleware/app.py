@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -43,6 +44,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observing import Observers
@@ -69,6 +71,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
@@ -145,6 +149,10 @@ class BulkData:
             raise TypeError(
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
                 "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+            )
+        if plain_beyond_loopback(settings.public_base_url):
+            _log.warning(
+                "public_base_url is %s: without TLS tokens and patient data can be read on their way", settings.public_base_url
             )
         work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
         runner = runner or _runner(work, settings)

@@ -7,6 +7,7 @@ import anyio
 
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.settings import Settings
@@ -18,6 +19,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
@@ -30,7 +32,8 @@ def _run(given: argparse.Namespace) -> int:
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
     stores = Stores.of(state)
     try:
-        anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
+        with logging_to_stderr(given.log_level):
+            anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
     finally:
         stores.close()
     return 0

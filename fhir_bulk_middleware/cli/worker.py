@@ -8,6 +8,7 @@ import anyio
 
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
@@ -19,6 +20,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
@@ -26,7 +28,8 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    anyio.run(_work, state)
+    with logging_to_stderr(given.log_level):
+        anyio.run(_work, state)
     return 0
 
 

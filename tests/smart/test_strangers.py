@@ -1,4 +1,4 @@
-"""The token endpoint works as long on a stranger's assertion as on a client's, so that its time does not tell who is registered."""
+"""The token endpoint does the same work for a stranger's assertion as for a client's, so that its time tells nothing."""
 
 import secrets
 from collections import Counter
