@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.protective import NOT_STORED, PROTECTIVE
 
 __all__ = ["FileStatus", "Replies"]
 
@@ -29,7 +30,6 @@ _CHALLENGES = {
 }
 """RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
 
-_NOT_STORED = (b"cache-control", b"no-store")
 _numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
@@ -45,7 +45,8 @@ class FileStatus(IntEnum):
 class Replies:
     """Makes responses in one dialect.
 
-    Every response says that it must not be stored: it depends on who asks and on when (ST-25).
+    Every response says that it must not be stored, since it depends on who asks and on when (ST-25), and has the headers of
+    `fhir_bulk_middleware.protective`.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -131,7 +132,8 @@ class Replies:
         return str(seconds * self._dialect.retry_after.value)
 
     def stamp(self, response: Response, request: Request) -> Response:
-        """Give the response its id, and the client's own id back (RD-19)."""
+        """Give the response its protective headers and its id, and the client's own id back (RD-19)."""
+        response.raw_headers += PROTECTIVE
         request_id = b"%032x" % _numbers.getrandbits(128)
         response.raw_headers += [(name, request_id) for name in self._request_ids]
         theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
@@ -148,7 +150,7 @@ class _Reply(Response):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """As Starlette's, for what it does here."""
-        self.raw_headers = [_NOT_STORED]
+        self.raw_headers = [NOT_STORED]
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         if self.status_code != HTTPStatus.NO_CONTENT:
             self.raw_headers.append((b"content-length", b"%d" % len(self.body)))

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.verifier import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.protective import ProtectiveHeaders
 from fhir_bulk_middleware.smart import replies
 from fhir_bulk_middleware.smart.assertions import ALGORITHMS, Assertions
 from fhir_bulk_middleware.smart.clients import Client
@@ -101,7 +103,10 @@ class AuthorizationServer:
             token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         )
         """What `.well-known/smart-configuration` says of it; for `Settings.smart`."""
-        self.app = Starlette(routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)])
+        self.app = Starlette(
+            routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)],
+            middleware=[Middleware(ProtectiveHeaders)],
+        )
         """The token endpoint and the key set, to be mounted at the URL."""
         self._url = url
         self._audience = audience
