@@ -159,7 +159,7 @@ class BulkData:
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock, client_owns=settings.owner_includes_client)
         self.retention = Retention(jobs, outputs, settings, clock, told)
         """What ends, forgets and gives back."""
         self.engine = Engine(runner, work, self.retention, settings.sweep_interval)

@@ -32,6 +32,7 @@ __all__ = [
     "SLICE_COLUMNS",
     "job_from_record",
     "job_record",
+    "owner_record",
     "part_from_record",
     "part_record",
     "rows_content",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 JOB_COLUMNS = (
-    "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
+    "id, mount, issuer, subject, client, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
@@ -54,14 +55,18 @@ _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
 
 
+def owner_record(owner: Owner) -> tuple[str, str, str]:
+    """An owner as the columns `issuer, subject, client`."""
+    return owner.issuer, owner.subject, owner.client or ""
+
+
 def job_record(job: Job) -> _Record:
     """A job as `JOB_COLUMNS`."""
     request, failure = job.request, job.failure
     return (
         job.id,
         job.mount,
-        job.owner.issuer,
-        job.owner.subject,
+        *owner_record(job.owner),
         request.url,
         request.level.value,
         json.dumps(request.types),
@@ -94,6 +99,7 @@ def job_from_record(record: _Record) -> Job:
         mount,
         issuer,
         subject,
+        client,
         url,
         level,
         types,
@@ -120,7 +126,7 @@ def job_from_record(record: _Record) -> Job:
     return Job(
         id=job_id,
         mount=mount,
-        owner=Owner(issuer, subject),
+        owner=Owner(issuer, subject, client or None),
         request=Request(
             url=url,
             level=Level(level),
