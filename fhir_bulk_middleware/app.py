@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
-from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.logged import Sources, sources_of
 from fhir_bulk_middleware.delete.outbox import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.results import RemovalResults
@@ -47,6 +47,7 @@ from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observing import Observers
@@ -156,11 +157,9 @@ class BulkData:
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
-        if deletes is not None and sources.one is not None and sources.deletions is None:
-            raise TypeError(
-                f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
-                "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
-            )
+        if deletes is not None:
+            _check_deletions_are_told(sources, resources)
+        _warn_of_plain_http(settings)
         outbox = Outbox(sources.outboxes, told, clock)
         runs = RemovalRuns(sources, outbox)
         work = Exporter(
@@ -179,7 +178,7 @@ class BulkData:
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock, client_owns=settings.owner_includes_client)
         self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs, adapter=identity.name)
         """What ends, forgets and gives back."""
         self.registration = registration_of(
@@ -327,6 +326,21 @@ class BulkData:
 
 async def _nothing_here(*_: object) -> Response:
     raise Refused(Reason.PATH_UNKNOWN)
+
+
+def _check_deletions_are_told(sources: Sources, resources: SupportsExport) -> None:
+    if sources.one is not None and sources.deletions is None:
+        raise TypeError(
+            f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
+            "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+        )
+
+
+def _warn_of_plain_http(settings: Settings) -> None:
+    if plain_beyond_loopback(settings.public_base_url):
+        _log.warning(
+            "public_base_url is %s: without TLS tokens and patient data can be read on their way", settings.public_base_url
+        )
 
 
 def _require(value: object, protocol: type, name: str) -> None:

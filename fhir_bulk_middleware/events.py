@@ -237,8 +237,9 @@ def content(event: Event) -> dict[str, JsonValue]:
 
 def _as_json(value: object) -> JsonValue:
     match value:
-        case Owner(issuer, subject):
-            return {"issuer": issuer, "subject": subject}
+        case Owner(issuer, subject, client):
+            known: dict[str, JsonValue] = {"issuer": issuer, "subject": subject}
+            return known if client is None else known | {"client": client}
         case Enum():
             return value.value if isinstance(value.value, str) else value.name.lower().replace("_", "-")
         case tuple():

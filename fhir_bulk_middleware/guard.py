@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,6 +43,7 @@ class Guard:
         mount: the name of the mount whose door this is.
         observers: who is told of refusals.
         clock: what time it is.
+        client_owns: whether the OAuth client is a part of ownership (`Settings.owner_includes_client`).
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class Guard:
         mount: str = "",
         observers: Observers | None = None,
         clock: Clock = system_clock,
+        *,
+        client_owns: bool = False,
     ) -> None:
+        self._client_owns = client_owns
         self._verifier = verifier
         self._replies = replies
         self._mount = mount
@@ -91,9 +95,22 @@ class Guard:
         scheme, _, token = values[0].decode("latin-1").partition(" ")
         token = token.strip()
         if len(values) > 1 or scheme.lower() != "bearer" or not token:
+            _log.info("token rejected: the Authorization header is not given once, as `Bearer` and a token")
             raise Refused(Reason.TOKEN_INVALID)
         try:
-            return await self._verifier.verify(token)
+            principal = await self._verifier.verify(token)
+            return _owned_with_client(principal) if self._client_owns else principal
         except TokenRejected as rejected:
             _log.info("token rejected: %s", rejected)
             raise Refused(Reason.TOKEN_INVALID) from None
+
+
+def _owned_with_client(principal: Principal) -> Principal:
+    """The principal with its client as a part of its owner.
+
+    Raises:
+        TokenRejected: the token names no client, so that all clients of its subject would be one.
+    """
+    if not principal.client_id:
+        raise TokenRejected("it names no client, which is a part of ownership here (owner_includes_client)")
+    return replace(principal, owner=replace(principal.owner, client=principal.client_id))

@@ -14,10 +14,12 @@ class Owner:
     Attributes:
         issuer: the token's `iss`.
         subject: the token's `sub`.
+        client: the OAuth client, where `Settings.owner_includes_client` makes it a part of ownership; else None.
     """
 
     issuer: str
     subject: str
+    client: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class Principal:
     """What a verified token says about its bearer.
 
     Attributes:
-        owner: issuer and subject; the only part of a principal that a job keeps for ownership.
+        owner: issuer and subject, and the client where a setting says so; all that a job keeps for ownership.
         scopes: the granted SMART scopes, one string each, as the token spells them.
         client_id: the OAuth client, when the token names one.
         expires_at: when the token stops being good (`exp`).

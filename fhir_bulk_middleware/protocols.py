@@ -384,13 +384,19 @@ class SupportsWorkerProcess(Protocol):
 
 
 class TokenVerifier(Protocol):
-    """Turns a bearer token into a principal."""
+    """Turns a bearer token into a principal.
+
+    It is given the token alone, and not the request, so it cannot check a proof of possession. An implementation of one's own
+    must therefore refuse a token that is bound to a key: a JWT, or an answer to token introspection, with the claim `cnf`
+    (RFC 8705 and RFC 9449, section 6) or with `token_type` `DPoP`. To accept it as a plain bearer token would make a stolen
+    token as good as the client's own.
+    """
 
     async def verify(self, token: str) -> Principal:
         """Who the token speaks for.
 
         Raises:
-            TokenRejected: it is not good, for whatever reason.
+            TokenRejected: it is not good, for whatever reason; the message goes to the log, so it must not quote the token.
             Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
         """
         ...

@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.protective import NOT_STORED, PROTECTIVE
 
 __all__ = ["FileStatus", "Replies"]
 
@@ -34,7 +35,6 @@ _NO_FHIR_TEXT = {code: "\ufffd" for code in (*range(32), *range(127, 160), *rang
 _CONTROLS = _NO_FHIR_TEXT | dict.fromkeys(map(ord, "\t\n\r"), "\ufffd")
 """What must not come back out of a request: a terminal or a log viewer would obey it (FHIR allows but three of them besides)."""
 
-_NOT_STORED = (b"cache-control", b"no-store")
 _numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
@@ -50,7 +50,8 @@ class FileStatus(IntEnum):
 class Replies:
     """Makes responses in one dialect.
 
-    Every response says that it must not be stored: it depends on who asks and on when (ST-25).
+    Every response says that it must not be stored, since it depends on who asks and on when (ST-25), and has the headers of
+    `fhir_bulk_middleware.protective`.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -138,7 +139,8 @@ class Replies:
         return str(seconds * self._dialect.retry_after.value)
 
     def stamp(self, response: Response, request: Request) -> Response:
-        """Give the response its id, and the client's own id back (RD-19)."""
+        """Give the response its protective headers and its id, and the client's own id back (RD-19)."""
+        response.raw_headers += PROTECTIVE
         request_id = b"%032x" % _numbers.getrandbits(128)
         response.raw_headers += [(name, request_id) for name in self._request_ids]
         theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
@@ -155,7 +157,7 @@ class _Reply(Response):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """As Starlette's, for what it does here."""
-        self.raw_headers = [_NOT_STORED]
+        self.raw_headers = [NOT_STORED]
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         if self.status_code != HTTPStatus.NO_CONTENT:
             self.raw_headers.append((b"content-length", b"%d" % len(self.body)))

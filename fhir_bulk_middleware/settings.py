@@ -67,6 +67,11 @@ class Settings(BaseModel):
     group is for the adapter to say (`SupportsGroups.members`); clients that ask for a fixed list of scopes often leave Group
     out."""
 
+    owner_includes_client: bool = False
+    """Whether a job belongs to the OAuth client that began it, beside issuer and subject: then another client of the same subject
+    gets what a stranger gets, and a token that names no client is refused. For issuers whose subject is a person or an
+    organisation with several clients. Jobs keep the owner that they began with, so a change hides the jobs there are."""
+
     older_data_of_new_members: bool = False
     """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).
     Needs an adapter that knows when somebody joined (`SupportsJoining`)."""

@@ -1,12 +1,14 @@
 """`fhir-bulk serve`: the demo host with bulk data installed, on data of one's own."""
 
 import argparse
+import logging
 import os
 import shlex
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -15,6 +17,8 @@ from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
+from fhir_bulk_middleware.cli.exposure import warnings
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.loading import NdjsonFolder
@@ -24,8 +28,11 @@ from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 from fhir_bulk_middleware.smart.server import AuthorizationServer
+from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_written_by_others
 
 __all__ = ["add_to", "load_folder"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 _OWN: Final = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}
 """Settings that have an option of their own."""
@@ -62,9 +69,7 @@ def add_to(commands: Commands) -> None:
         "--client-scope", default=EVERYTHING, metavar="SCOPES", help="what clients may get (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
-    parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
-    )
+    add_log_level(parser)
     parser.add_argument(
         "--audit",
         action=argparse.BooleanOptionalAction,
@@ -80,7 +85,11 @@ def add_to(commands: Commands) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     need("serve", "uvicorn")
-    state = State(given.dir)
+    with logging_to_stderr(given.log_level):
+        return _started(given, State(given.dir))
+
+
+def _started(given: argparse.Namespace, state: State) -> int:
     settings = _settings(given)
     out = screen()
     with authorization_server(state, _url(given), given.client, given.client_scope) as authorization:
@@ -89,8 +98,11 @@ def _run(given: argparse.Namespace) -> int:
             settings = settings.model_copy(update={"smart": authorization.configuration})
         if given.data is not None:
             load_folder(state, given.data, out)
+        cautions = warnings(given, state)
+        for caution in cautions:
+            _log.warning("%s", caution)
         if given.fd is None:
-            _greet(given, state, out)
+            _greet(given, state, out, cautions)
         return _serve(given, state, settings, verifier, authorization)
 
 
@@ -123,13 +135,22 @@ def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
         if given.issuer or given.audience:
             raise Complaint("--issuer and --audience belong to --jwks: development tokens have their own")
         return JoseTokenVerifier(jwks=state.mint().jwks, issuer=ISSUER, audience=AUDIENCE)
-    if not given.jwks.startswith(("https://", "http://")) and not Path(given.jwks).is_file():
-        raise Complaint(f"--jwks: there is no file {given.jwks}")
+    if not given.jwks.startswith(("https://", "http://")):
+        _check_file(Path(given.jwks))
     if not given.issuer or not given.audience:
         raise Complaint("--jwks needs --issuer and --audience: a key alone does not say for whom a token was made")
     try:
         return JoseTokenVerifier(jwks=given.jwks, issuer=given.issuer, audience=given.audience)
     except (ValueError, ImportError) as error:
+        raise Complaint(f"--jwks: {error}") from error
+
+
+def _check_file(jwks: Path) -> None:
+    if not jwks.is_file():
+        raise Complaint(f"--jwks: there is no file {jwks}")
+    try:
+        check_not_written_by_others(jwks, jwks.stat())
+    except UntrustedFileError as error:
         raise Complaint(f"--jwks: {error}") from error
 
 
@@ -152,9 +173,11 @@ def _url(given: argparse.Namespace) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{given.base}"
 
 
-def _greet(given: argparse.Namespace, state: State, out: Screen) -> None:
+def _greet(given: argparse.Namespace, state: State, out: Screen, cautions: Sequence[str]) -> None:
     url = _url(given)
     out.say(f"FHIR server with bulk data at {url} (Ctrl-C ends it)")
+    for caution in cautions:
+        out.say(f"WARNING: {caution}")
     if given.client:
         out.say(f"Clients get their tokens at {url}{AUTHORIZATION_PATH}/token; {url}{SMART_PATH} says so.")
     elif given.jwks is None:

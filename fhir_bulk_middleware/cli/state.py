@@ -1,7 +1,8 @@
 """The STATE folder: all that the command line keeps between two runs."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fhir_bulk_middleware.demo.loading import load
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.trusted_files import check_folder
 
 __all__ = ["AUDIENCE", "ISSUER", "State"]
 
@@ -84,26 +86,34 @@ class State:
         return self.folder / "source.json"
 
     def mint(self) -> TokenMint:
-        """The issuer of development tokens; its key is made at the first call."""
-        if self.key.exists():
-            return TokenMint.load(self.key, ISSUER, AUDIENCE)
+        """The issuer of development tokens; its key is made at the first call, in whichever process that is.
+
+        Raises:
+            Complaint: other users of the machine have a hand in the key or the folder.
+        """
         self.make()
-        mint = TokenMint(ISSUER, AUDIENCE)
-        mint.save(self.key)
-        return mint
+        with _told():
+            return TokenMint.kept_in(self.key, ISSUER, AUDIENCE)
 
     def signing_key(self) -> SigningKey:
-        """The key of the authorization server on this folder, made at the first call."""
-        if self._signing_key.exists():
-            return SigningKey.load(self._signing_key)
+        """The key of the authorization server on this folder, made at the first call.
+
+        Raises:
+            Complaint: other users of the machine have a hand in the key or the folder.
+        """
         self.make()
-        key = SigningKey()
-        key.save(self._signing_key)
-        return key
+        with _told():
+            return SigningKey.kept_in(self._signing_key)
 
     def make(self) -> None:
-        """Make the folder; only its owner may look into it, there may be patients in it."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the folder; only its owner may look into it, there may be patients in it.
+
+        Raises:
+            Complaint: there is one, and it belongs to another user, or others may write it.
+        """
+        with _told():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            check_folder(self.folder)
 
     def loaded(self, source: str) -> bool:
         """Whether the store was filled from this source.
@@ -113,6 +123,7 @@ class State:
         """
         if not self.store.exists():
             return False
+        self.make()
         there = json.loads(self._source.read_text())["source"] if self._source.exists() else "somewhere else"
         if there != source:
             raise Complaint(f"{self.folder} already holds {there}, not {source}. Name another --dir, or remove that folder.")
@@ -138,3 +149,12 @@ class State:
         self._source.write_text(json.dumps({"source": source}))
         part.rename(self.store)
         return count
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what is wrong with the folder or a key in it in one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise Complaint(f"--dir: {error}") from error

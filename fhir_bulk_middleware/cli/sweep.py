@@ -8,6 +8,7 @@ import anyio
 from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State
 
 __all__ = ["add_to"]
@@ -18,6 +19,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
     settings_option.add_to(parser)
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
@@ -34,7 +36,8 @@ def _run(given: argparse.Namespace) -> int:
         await retention(state, stores, await settings_of(stores, settings)).sweep()
 
     try:
-        anyio.run(sweep)
+        with logging_to_stderr(given.log_level):
+            anyio.run(sweep)
     finally:
         stores.close()
     return 0

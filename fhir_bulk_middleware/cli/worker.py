@@ -9,6 +9,7 @@ import anyio
 from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
@@ -21,6 +22,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
     settings_option.add_to(parser)
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
@@ -28,7 +30,8 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    anyio.run(_work, state, settings_option.settings_of(given))
+    with logging_to_stderr(given.log_level):
+        anyio.run(_work, state, settings_option.settings_of(given))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.protective import ProtectiveHeaders
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -59,6 +61,7 @@ def fhir_host(
             Route(f"{base}/{{type}}/{{id}}", host.update, methods=["PUT"]),
             Route(f"{base}/{{type}}/{{id}}/_history/{{version}}", host.vread, methods=["GET"]),
         ],
+        middleware=[Middleware(ProtectiveHeaders)],
         exception_handlers={Refusal: _refused, Refused: _busy, HTTPException: _no_route, Exception: _broken},
     )
     # A redirect would have a client repeat a DELETE at an address that it did not choose.

@@ -39,7 +39,7 @@ class Assignment:
         worker: its name.
         bells: the folder of the doorbell.
         recipe: how to make the work.
-        log_level: from which level on it logs, to stderr.
+        log_level: from which level on the package's own log goes to stderr; that of other packages does from warnings on.
         niceness: how much it gives way to other processes.
     """
 
@@ -77,7 +77,7 @@ def main() -> int:
         return 0
     assignment = Assignment.parse(line)
     _give_way(assignment.niceness)
-    logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
+    _configure_logging(assignment)
     asyncio.run(_serve(assignment))
     return 0
 
@@ -92,6 +92,12 @@ async def _serve(assignment: Assignment) -> None:
         doorbell = Doorbell(assignment.bells)
         with doorbell.hung_up(assignment.worker) as bell:
             await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+
+
+def _configure_logging(assignment: Assignment) -> None:
+    """Log to stderr: what is ours from the assigned level on, of all others warnings, for HTTP clients log patients' URLs."""
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
+    logging.getLogger("fhir_bulk_middleware").setLevel(assignment.log_level)
 
 
 def _give_way(niceness: int) -> None:

@@ -31,13 +31,15 @@ class OAuthRefused(Exception):  # noqa: N818 - a refusal is an outcome, not an e
     Attributes:
         error: why.
         description: what was wrong and what would be right; never which check of an assertion failed.
+        reason: which check failed, for our log only; the description where that says all there is.
         retry_after: seconds after which the same request may succeed, where that is known.
     """
 
-    def __init__(self, error: OAuthError, description: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, error: OAuthError, description: str, *, reason: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(error.name, description)
         self.error = error
         self.description = description
+        self.reason = description if reason is None else reason
         self.retry_after = retry_after
 
 

@@ -157,6 +157,7 @@ class JobStoreSuite(Suite):
             Owner(OWNER.issuer.upper(), OWNER.subject),
             Owner(OWNER.issuer, OWNER.subject + " "),
             Owner(OWNER.issuer, OWNER.subject + "\x00"),
+            Owner(OWNER.issuer, OWNER.subject, "another client of the same subject"),
             Owner("%", "%"),
             Owner("", ""),
         ],
@@ -166,6 +167,17 @@ class JobStoreSuite(Suite):
         """Law 7."""
         job = await added(store)
         assert await store.find(job.id, MOUNT, stranger) is None, "find gives a job only to its owner, issuer and subject"
+
+    async def test_a_job_of_one_client_is_not_that_of_another(self, store: CompleteJobStore) -> None:
+        """Law 7, where the client is a part of ownership; limits and keys count by the same owner."""
+        mine, theirs = (replace(OWNER, client=client) for client in ("app-1", "app-2"))
+        job = await added(store, a_job(mine))
+        assert await store.find(job.id, MOUNT, mine) == job, "a job comes back as it was added, its owner's client too"
+        for stranger in (theirs, OWNER, replace(OWNER, client="APP-1")):
+            assert await store.find(job.id, MOUNT, stranger) is None, "find gives a job only to its owner, the client included"
+        other = a_job(theirs)
+        assert await store.add(other, ROWS, working_at_most=1) == other, "each owner has its own limit of jobs"
+        assert await store.add(a_job(theirs), ROWS, working_at_most=1) is None, "each owner has its own limit of jobs"
 
     async def test_a_job_answers_through_its_mount_only(self, store: CompleteJobStore) -> None:
         """Law 10."""

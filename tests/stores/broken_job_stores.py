@@ -43,6 +43,16 @@ class IgnoresIssuer(Broken):
         return entry.job if entry and (entry.job.mount, entry.job.owner.subject) == (mount, owner.subject) else None
 
 
+class IgnoresClient(Broken):
+    promise = "find gives a job only to its owner, the client included"
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
+        entry = self._entries.get(job_id)
+        return (
+            entry.job if entry and entry.job.mount == mount and replace(entry.job.owner, client=owner.client) == owner else None
+        )
+
+
 class IgnoresMount(Broken):
     promise = "find gives a job only through the mount that made it"
 

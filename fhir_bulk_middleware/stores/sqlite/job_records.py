@@ -44,6 +44,7 @@ __all__ = [
     "SLICE_COLUMNS",
     "job_from_record",
     "job_record",
+    "owner_record",
     "part_from_record",
     "part_record",
     "registration_from_record",
@@ -55,7 +56,8 @@ __all__ = [
 ]
 
 JOB_COLUMNS = (
-    "id, mount, adapter, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
+    "id, mount, adapter, issuer, subject, client, url, level, types, since, until, precision, state, revision, created_at, "
+    "changed_at, "
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
 REGISTRATION_COLUMNS = "mount, adapter, named, dialect, audiences, settings"
@@ -70,6 +72,11 @@ _OPTIONS = TypeAdapter(Options)
 _MEMBERSHIP = TypeAdapter(Membership)
 
 
+def owner_record(owner: Owner) -> tuple[str, str, str]:
+    """An owner as the columns `issuer, subject, client`."""
+    return owner.issuer, owner.subject, owner.client or ""
+
+
 def job_record(job: Job) -> _Record:
     """A job as `JOB_COLUMNS`."""
     request, failure = job.request, job.failure
@@ -77,8 +84,7 @@ def job_record(job: Job) -> _Record:
         job.id,
         job.mount,
         job.adapter,
-        job.owner.issuer,
-        job.owner.subject,
+        *owner_record(job.owner),
         request.url,
         request.level.value,
         json.dumps(request.types),
@@ -112,6 +118,7 @@ def job_from_record(record: _Record) -> Job:
         adapter,
         issuer,
         subject,
+        client,
         url,
         level,
         types,
@@ -139,7 +146,7 @@ def job_from_record(record: _Record) -> Job:
         id=job_id,
         mount=mount,
         adapter=adapter,
-        owner=Owner(issuer, subject),
+        owner=Owner(issuer, subject, client or None),
         request=Request(
             url=url,
             level=Level(level),

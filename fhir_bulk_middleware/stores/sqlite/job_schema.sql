@@ -1,4 +1,5 @@
--- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names.
+-- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names. An owner is issuer,
+-- subject and client; the client is empty where it is no part of ownership.
 
 -- The store's own id, and who works on it (law 32): one row for each mount. `audiences` and `settings` are JSON.
 CREATE TABLE store (id TEXT NOT NULL);
@@ -22,6 +23,7 @@ CREATE TABLE job (
     adapter TEXT NOT NULL,
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
+    client TEXT NOT NULL,
     url TEXT NOT NULL,
     level TEXT NOT NULL,
     types TEXT NOT NULL,
@@ -48,10 +50,10 @@ CREATE TABLE job (
     cause TEXT
 );
 
-CREATE INDEX job_owner ON job (issuer, subject, state, adapter);
+CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
 
 -- A client's key counts as long as its job can be polled (law 12).
-CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, mount, idempotency_key)
+CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, client, mount, idempotency_key)
     WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');
 
 CREATE INDEX job_due ON job (adapter, changed_at + CAST(round(retention * 1000000) AS INTEGER)) WHERE state IN ('completed', 'failed');
@@ -127,8 +129,9 @@ CREATE TRIGGER job_ended AFTER UPDATE OF state ON job WHEN new.state NOT IN ('qu
 CREATE TABLE turn (
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
+    client TEXT NOT NULL,
     served INTEGER NOT NULL,
-    PRIMARY KEY (issuer, subject)
+    PRIMARY KEY (issuer, subject, client)
 ) WITHOUT ROWID;
 
 CREATE INDEX turn_served ON turn (served);

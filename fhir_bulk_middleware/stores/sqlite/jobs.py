@@ -22,6 +22,7 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
     REGISTRATION_COLUMNS,
     job_from_record,
     job_record,
+    owner_record,
     part_from_record,
     registration_from_record,
     registration_record,
@@ -34,12 +35,12 @@ __all__ = ["SQLiteJobStore"]
 _KNOWN = 512
 """Jobs that are remembered, at most; one has some kB."""
 
-_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"
+_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
-_OWN = f"{_WHOLE} AND mount = ? AND issuer = ? AND subject = ?"
+_OWN = f"{_WHOLE} AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _SAME_KEY = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
-    WHERE issuer = ? AND subject = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
+    WHERE issuer = ? AND subject = ? AND client = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
         AND state NOT IN ('cancelled', 'expired')
 """  # noqa: S608
 _PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
@@ -125,7 +126,7 @@ class SQLiteJobStore:
         All but its progress is as it was while the revision is, so of a job that is polled again and again no more is read.
         """
         reader = self._database.reader
-        standing = reader.execute(_STANDS, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+        standing = reader.execute(_STANDS, (job_id, mount, *owner_record(owner))).fetchone()
         if standing is None:
             return None
         revision, done, estimate = standing
@@ -271,7 +272,7 @@ class SQLiteJobStore:
         reader = self._database.reader
         reader.execute("BEGIN")  # what is read until the rollback is of one instant
         try:
-            record = reader.execute(_OWN, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+            record = reader.execute(_OWN, (job_id, mount, *owner_record(owner))).fetchone()
             if record is None:
                 return None
             (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
@@ -301,13 +302,14 @@ def _standing(connection: sqlite3.Connection) -> list[Registration]:
 
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
     if job.idempotency is not None:
-        key = (job.owner.issuer, job.owner.subject, job.mount, job.idempotency.key)
+        key = (*owner_record(job.owner), job.mount, job.idempotency.key)
         record = connection.execute(_SAME_KEY, key).fetchone()
         if record is not None:
             return job_from_record(record)
     (working,) = connection.execute(
-        "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND adapter = ? AND state IN ('queued', 'running')",
-        (job.owner.issuer, job.owner.subject, job.adapter),
+        "SELECT count(*) FROM job "
+        "WHERE issuer = ? AND subject = ? AND client = ? AND adapter = ? AND state IN ('queued', 'running')",
+        (*owner_record(job.owner), job.adapter),
     ).fetchone()
     if working >= working_at_most:
         return None
@@ -332,9 +334,9 @@ def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
 
 
 def _remove(connection: sqlite3.Connection, job_id: str) -> None:
-    owner = connection.execute("SELECT issuer, subject FROM job WHERE id = ?", (job_id,)).fetchone()
+    owner = connection.execute("SELECT issuer, subject, client FROM job WHERE id = ?", (job_id,)).fetchone()
     if owner is None:
         return
     connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # its rows in all other tables go with it
-    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ?", owner).fetchone() is None:
-        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ?", owner)
+    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ? AND client = ?", owner).fetchone() is None:
+        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ? AND client = ?", owner)

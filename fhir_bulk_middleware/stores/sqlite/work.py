@@ -16,6 +16,7 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
     PART_COLUMNS,
     SLICE_COLUMNS,
     job_from_record,
+    owner_record,
     part_record,
     slice_from_record,
     slice_record,
@@ -30,7 +31,8 @@ _FREE = f"(leased_until IS NULL OR leased_until <= :now OR leased_until > :now +
 # Owners take turns; within an owner the oldest job comes first.
 _NEXT_JOB = f"""
     SELECT {", ".join(f"job.{column}" for column in JOB_COLUMNS.split(", "))}
-    FROM job LEFT JOIN turn ON turn.issuer = job.issuer AND turn.subject = job.subject
+    FROM job LEFT JOIN turn
+        ON turn.issuer = job.issuer AND turn.subject = job.subject AND turn.client = job.client
     WHERE job.adapter = :adapter AND job.state IN ('queued', 'running')
         AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
     ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
@@ -87,8 +89,9 @@ def claim(
             (attempt + 1, worker, *_span(now, lease_seconds), cause, job.id, number),
         )
         connection.execute(
-            "INSERT OR REPLACE INTO turn (issuer, subject, served) SELECT ?, ?, coalesce(max(served), 0) + 1 FROM turn",
-            (job.owner.issuer, job.owner.subject),
+            "INSERT OR REPLACE INTO turn (issuer, subject, client, served) "
+            "SELECT ?, ?, ?, coalesce(max(served), 0) + 1 FROM turn",
+            owner_record(job.owner),
         )
         return Granted(job, _slice(connection, job.id, number), attempt + 1), ended
     return None, ended
