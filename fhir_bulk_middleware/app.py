@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.audit_detail import AuditDetail
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.logged import sources_of
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
@@ -44,7 +45,9 @@ from fhir_bulk_middleware.guard import Guard
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
+from fhir_bulk_middleware.observers.audit_chain import Key, read_key
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
@@ -104,6 +107,7 @@ class BulkData:
             AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
+        OSError: there is no key where `Settings.audit_key` says.
         TypeError: a collaborator lacks a method that it needs; the message names it.
     """
 
@@ -139,7 +143,12 @@ class BulkData:
         if groups is not None and settings.older_data_of_new_members:
             _require(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
-        told = Observers([*observers, *own])
+        told = Observers(
+            [*observers, *own],
+            on_audit_failure=settings.on_audit_failure,
+            detail=_detail(observers, settings),
+            clock=clock,
+        )
         sources = sources_of(resources, log, fhir_version, clock)
         if deletes is not None and sources.one is not None and sources.deletions is None:
             raise TypeError(
@@ -154,7 +163,7 @@ class BulkData:
         self._guard = Guard(verifier, self._replies, self.mount, told, clock)
         self.retention = Retention(jobs, outputs, settings, clock, told)
         """What ends, forgets and gives back."""
-        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, told)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
@@ -300,6 +309,20 @@ def _require(value: object, protocol: type, name: str) -> None:
     missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
     if missing:
         raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
+
+
+def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
+    """How events name patients and criteria: with the key that the settings name, or that of the audit file."""
+    clear = settings.audit_detail == "clear"
+    if settings.audit_key is not None:
+        key = read_key(settings.audit_key)  # now, so that a missing key is told at start (law 43)
+
+        async def given() -> Key:
+            return key
+
+        return AuditDetail(given, clear=clear)
+    file = next((observer for observer in observers if isinstance(observer, AuditFile)), None)
+    return AuditDetail(None if file is None else file.key, clear=clear)
 
 
 def _runner(work: Exporter, settings: Settings) -> JobRunner:

@@ -115,7 +115,13 @@ def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
     try:
-        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
+        return Settings(
+            public_base_url=given.public_base_url,
+            worker_processes=given.workers,
+            retry_after=_RETRY_AFTER,
+            on_audit_failure="refuse",
+            audit_key=State.audit_key(),
+        )
     except ValidationError as error:
         (first, *_) = error.errors()
         option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]

@@ -1,6 +1,7 @@
 """The STATE folder: all that the command line keeps between two runs."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ ISSUER = "https://fhir-bulk.example/development"
 
 AUDIENCE = "https://fhir-bulk.example/development/fhir"
 """Their audience."""
+
+_AUDIT_KEY = "FHIR_BULK_AUDIT_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class State:
     def audit(self) -> Path:
         """What happened, in a chain of hashes."""
         return self.folder / "audit.jsonl"
+
+    @staticmethod
+    def audit_key() -> str | None:
+        """Where the key of that chain is kept: in the environment variable `FHIR_BULK_AUDIT_KEY`; None for beside the file."""
+        return f"env:{_AUDIT_KEY}" if os.environ.get(_AUDIT_KEY) else None
 
     @property
     def runner(self) -> Path:

@@ -28,9 +28,10 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+    settings = Settings(on_audit_failure="refuse", audit_key=state.audit_key())
     stores = Stores.of(state)
     try:
-        anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
+        anyio.run(Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state, settings)).sweep)
     finally:
         stores.close()
     return 0

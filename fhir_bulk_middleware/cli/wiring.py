@@ -22,7 +22,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Stores", "application", "audit_of", "exporter"]
+__all__ = ["Stores", "application", "audit_file", "audit_of", "exporter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def application(
         runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
-        observers=[AuditFile(state.audit)] if audit else [],
+        observers=[audit_file(state, settings)] if audit else [],
     )
     bulk.install(host, base)
     if authorization is not None:
@@ -76,9 +76,15 @@ def application(
 
 def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
     """The work that the server's own workers do."""
-    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=audit_of(state))
+    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=audit_of(state, settings))
 
 
-def audit_of(state: State) -> Observers:
+def audit_file(state: State, settings: Settings) -> AuditFile:
+    """The audit file of the folder, under the key that the settings name or one beside it."""
+    return AuditFile(state.audit, key=settings.audit_key)
+
+
+def audit_of(state: State, settings: Settings) -> Observers:
     """Who is told by helpers of a server: its audit file, if it keeps one."""
-    return Observers([AuditFile(state.audit)] if state.audit.exists() else [])
+    file = audit_file(state, settings)
+    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure)

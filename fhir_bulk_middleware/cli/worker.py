@@ -34,7 +34,7 @@ async def _work(state: State) -> None:
     from fhir_bulk_middleware.cli.wiring import Stores, exporter  # noqa: PLC0415 - what the other commands need not wait for
     from fhir_bulk_middleware.export.runner import LoopRunner  # noqa: PLC0415
 
-    settings = Settings()
+    settings = Settings(on_audit_failure="refuse", audit_key=state.audit_key())
     stores = Stores.of(state)
     try:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -6,7 +6,7 @@ import anyio
 
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Batch, Version
-from fhir_bulk_middleware.events import Completed, Deleted, Removal
+from fhir_bulk_middleware.events import Completed, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
 from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Recorded, Slice
 from fhir_bulk_middleware.export.part import PartEncoder
@@ -67,6 +67,7 @@ class BatchRemoval:
         job, rows = self._lease.job, self._lease.rows
         first, end = map(int, self._slice.range.split("-"))
         versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
+        await self._intend(job, versions)
         outcomes = await self._journal.remove_batch(
             Batch(run=job.id, number=self._slice.number, type=self._slice.type, versions=versions, rights=rows.rights)
         )
@@ -87,6 +88,20 @@ class BatchRemoval:
         # Finished work has no lease, which the heartbeat may notice at any moment from here on.
         with anyio.CancelScope(shield=True):
             await self._tell(recorded, removed, now)
+
+    async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
+        """Have the batch recorded before it removes anything (law 37); where that is refused it is tried again later."""
+        await self._observers.require(
+            DeleteIntended(
+                at=self._clock(),
+                mount=job.mount,
+                owner=job.owner,
+                removal=Removal.ALL,
+                type=self._slice.type,
+                references=tuple(f"{self._slice.type}/{version.id}" for version in versions),
+                job_id=job.id,
+            )
+        )
 
     async def _tell(self, recorded: Recorded, removed: Sequence[Record], now: Instant) -> None:
         job = self._lease.job

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware import events
+from fhir_bulk_middleware.delete.account import DeleteAccount
 from fhir_bulk_middleware.delete.conditions import criteria_refused
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy
@@ -21,7 +22,7 @@ from fhir_bulk_middleware.delete.removal import (
 from fhir_bulk_middleware.delete.rights import DeleteRights
 from fhir_bulk_middleware.export.job import Job, JobKind, Request
 from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
-from fhir_bulk_middleware.export.service import ExportService
+from fhir_bulk_middleware.export.service import ExportService, KickOffDetail
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Precision
@@ -128,18 +129,20 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy stand against it.
         """
-        return await self._told(principal, events.Removal.BY_ID, await self._by_its_id(principal, type_, id_, wish))
+        account = self._account(principal, events.Removal.BY_ID, type_)
+        return await self._told(account, await self._by_its_id(principal, type_, id_, wish, account))
 
-    async def _by_its_id(self, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
+    async def _by_its_id(self, principal: Principal, type_: str, id_: str, wish: DeleteWish, account: DeleteAccount) -> Result:
         rights = self._rights(principal, type_, search=wish.dry_run)
         note = await self._note(principal, type_)
         if self._policy.if_match_required and wish.if_match is None:
             raise Refused(Reason.HEADER_MISSING, "Send If-Match with the version that is to be deleted.", part="http.If-Match")
         if rights.granted or wish.dry_run:
             return await self._delete_found(
-                Target(criteria=self._by_id(type_, id_), granted=rights.granted, rights=note), wish, rights
+                Target(criteria=self._by_id(type_, id_), granted=rights.granted, rights=note), wish, rights, account
             )
         asked = None if wish.if_match is None else wish.if_match.versions
+        await account.intend([id_])
         removal = await self._one.remove(type_, id_, asked, note)
         return _result(removal if wish.if_match is None else wish.if_match.judge(removal), rights)
 
@@ -151,12 +154,14 @@ class DeleteService:
         """
         rights, target = await self._target(principal, criteria, wish)
         cap = self._settings.removals_at_most if wish.remove_all else 1
+        removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
+        account = self._account(principal, removal, criteria.type, criteria)
+        attempt = self._all if wish.remove_all else self._single
         for _ in range(_TRIES):
             matches = await self._find(target, cap)
-            result = await (self._all(target, matches, wish) if wish.remove_all else self._single(target, matches, wish))
+            result = await attempt(target, matches, wish, account)
             if result is not None:
-                removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
-                return await self._told(principal, removal, _shown(result, rights))
+                return await self._told(account, _shown(result, rights))
         raise _unsettled()
 
     async def begin(
@@ -187,24 +192,32 @@ class DeleteService:
             kind=JobKind.REMOVE_ALL,
         )
         frozen = tuple((match.id, match.version) for match in matches.versions)
-        return await self._jobs.accept(principal, request, Rows(Everything(), target.rights, versions=frozen), idempotency_key)
+        rows = Rows(Everything(), target.rights, versions=frozen)
+        return await self._jobs.accept(principal, request, rows, idempotency_key, KickOffDetail(criteria=(criteria,)))
 
     def cap(self, *, asynchronous: bool) -> int:
         """How many a remove-all may remove."""
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
 
-    async def _told(self, principal: Principal, removal: events.Removal, result: Result) -> Result:
-        """The result, once observers know what is gone."""
+    def _account(
+        self, principal: Principal, removal: events.Removal, type_: str, criteria: Criteria | None = None
+    ) -> DeleteAccount:
+        return DeleteAccount(
+            self._observers,
+            self._clock,
+            mount=self._mount,
+            principal=principal,
+            removal=removal,
+            type_=type_,
+            criteria=criteria,
+        )
+
+    async def _told(self, account: DeleteAccount, result: Result) -> Result:
+        """The result, once observers know what is gone, or that nothing is."""
         if result.removed:
-            event = events.Deleted(
-                at=self._clock(),
-                mount=self._mount,
-                owner=principal.owner,
-                removal=removal,
-                type=result.removed[0].type,
-                references=tuple(resource.reference for resource in result.removed),
-            )
-            await self._observers.tell(event)
+            await account.removed(result.removed)
+        else:
+            await account.left(result.outcome, [version.id for version in result.versions])
         return result
 
     async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> tuple[DeleteRights, Target]:
@@ -215,7 +228,7 @@ class DeleteService:
         note = await self._note(principal, criteria.type)
         return rights, Target(criteria=criteria, granted=rights.granted, rights=note)
 
-    async def _delete_found(self, target: Target, wish: DeleteWish, rights: DeleteRights) -> Result:
+    async def _delete_found(self, target: Target, wish: DeleteWish, rights: DeleteRights, account: DeleteAccount) -> Result:
         """Delete one resource that must be seen first: for a dry run, or because scopes cover part of its type only.
 
         Outside of that part nothing is told apart: neither what lives there, nor what was deleted, nor what never was.
@@ -226,12 +239,12 @@ class DeleteService:
                 raise Refused(Reason.SCOPE_MISSING, f"The token's scopes cover no such resource of type {target.type}.")
             if not matches.count:
                 return Result(outcome=DeleteOutcome.WOULD_DELETE, shows_content=rights.shows_content)
-            result = await self._single(target, matches, wish)
+            result = await self._single(target, matches, wish, account)
             if result is not None:
                 return _shown(result, rights)
         raise _unsettled()
 
-    async def _single(self, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _single(self, target: Target, matches: Matches, wish: DeleteWish, account: DeleteAccount) -> Result | None:
         """An ordinary delete of the one match, at the version that matched; None if it has changed meanwhile."""
         if not matches.count:
             return Result(outcome=DeleteOutcome.NO_MATCH)
@@ -242,10 +255,11 @@ class DeleteService:
             return Result(outcome=DeleteOutcome.VERSION_MISMATCH)
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=1)
+        await account.intend([match.id])
         removal = await self._one.remove(target.type, match.id, frozenset({match.version}), target.rights)
         return _result(removal) if isinstance(removal, Deleted | Protected) else None
 
-    async def _all(self, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _all(self, target: Target, matches: Matches, wish: DeleteWish, account: DeleteAccount) -> Result | None:
         """A remove-all; None if the matches have changed meanwhile."""
         if not matches.count:
             return Result(outcome=DeleteOutcome.NO_MATCH)
@@ -253,6 +267,7 @@ class DeleteService:
             return Result(outcome=DeleteOutcome.TOO_MANY_MATCHES, count=matches.count)
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=matches.count)
+        await account.intend([match.id for match in matches.versions])
         removed = await self._conditional().remove_all(target, matches)
         if removed is None:
             return None

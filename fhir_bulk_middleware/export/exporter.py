@@ -217,15 +217,16 @@ def in_worker(
     observers: JsonValue = None,
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
+    limits = Settings.model_validate(settings)
     return Exporter(
         cast("SupportsExport", make(from_json(resources))),
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
-        Settings.model_validate(settings),
+        limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
-        observers=Observers.from_recipes(observers or []),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
     )
 
 
