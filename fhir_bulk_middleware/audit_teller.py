@@ -41,6 +41,7 @@ class AuditTeller:
         self._first: Instant | None = None
         self._last: Instant | None = None
         self._mount = ""
+        self._failing = False
         self._filling = asyncio.Lock()
 
     @property
@@ -98,8 +99,11 @@ class AuditTeller:
             with anyio.fail_after(self._patience, shield=True):
                 await self.audit.observe(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, the event is not recorded
-            _log.exception("%s could not be told of %s", self.name, name(event))
+            # A disk can be full for hours: where it began is logged whole, the rest in a line each.
+            _log.error("%s could not be told of %s: %s", self.name, name(event), error, exc_info=not self._failing)
+            self._failing = True
             if isinstance(error, TimeoutError):
                 self._resting_until = self._monotonic() + _PAUSE
             return False
+        self._failing = False
         return True

@@ -16,7 +16,7 @@ from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.protocols import Audit, Observer, SupportsWorkerProcess
 from fhir_bulk_middleware.refusal_tally import RefusalTally
 
-__all__ = ["Observers"]
+__all__ = ["Observers", "Unrecorded"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -25,6 +25,15 @@ _INTERVAL = 60.0
 _RETRY_AFTER = 5
 
 OnAuditFailure = Literal["refuse", "go_on"]
+
+
+class Unrecorded(Refused):
+    """An audit cannot record what is about to happen, so it must not happen; a moment later it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Reason.BUSY, "This server cannot write its audit record just now, so nothing was done.", retry_after=_RETRY_AFTER
+        )
 
 
 class Observers:
@@ -80,12 +89,10 @@ class Observers:
         """Have what is about to happen recorded before it happens, and tell everybody (law 37).
 
         Raises:
-            Refused: `BUSY`, if an audit could not record it and `on_audit_failure` is `refuse`; it must not happen then.
+            Unrecorded: an audit could not record it and `on_audit_failure` is `refuse`; it must not happen then.
         """
         if not await self._record(event, gap=not self._refuses) and self._refuses:
-            raise Refused(
-                Reason.BUSY, "This server cannot record just now what it does, and so does nothing.", retry_after=_RETRY_AFTER
-            )
+            raise Unrecorded
         await self._tell_others(event)
 
     async def deliver(self, event: Event) -> bool:

@@ -21,6 +21,7 @@ __all__ = [
     "keep_key",
     "key_beside",
     "new_key",
+    "nothing_there",
     "read_key",
     "rotated",
     "sync_folder",
@@ -185,6 +186,14 @@ class Head:
                 return file.read(_LONGEST_HEAD)
         except FileNotFoundError:
             return None
+
+
+def nothing_there(path: Path) -> bool:
+    """Whether no line of an audit file was ever written, as far as its folder tells; its key aside."""
+    try:
+        return not path.stat().st_size and not rotated(path, 1).exists() and Head.empty(path)
+    except FileNotFoundError:
+        return not rotated(path, 1).exists() and Head.empty(path)
 
 
 def sync_folder(folder: Path) -> None:

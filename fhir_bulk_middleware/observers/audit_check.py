@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhir_bulk_middleware.observers.audit_chain import FIRST, Head, Key, hash_of, key_beside, read_key, rotated
+from fhir_bulk_middleware.observers.audit_chain import FIRST, Head, Key, hash_of, key_beside, nothing_there, read_key, rotated
 
 __all__ = ["Broken", "Verified", "anchor", "audit_key", "verify"]
 
@@ -79,7 +79,7 @@ def verify(path: Path, *expected: str, key: str | None = None, after: str | None
     Raises:
         OSError: a file cannot be read; FileNotFoundError if there is nothing of an audit at all.
     """
-    if key is None and not key_beside(path).exists() and (path.exists() or Head.place(path).exists()):
+    if key is None and not key_beside(path).exists() and not nothing_there(path):
         return Broken(1, "the key is missing", key_beside(path).name)
     secret = audit_key(path, key)
     try:

@@ -34,6 +34,7 @@ from fhir_bulk_middleware.observers.audit_chain import (
     keep_key,
     key_beside,
     new_key,
+    nothing_there,
     read_key,
     rotated,
     sync_folder,
@@ -186,8 +187,8 @@ class AuditFile:
         place = key_beside(self._path)
         if self._where is not None or place.exists():
             return read_key(self._where or str(place))
-        with self._locked() as descriptor:
-            return self._found_key(descriptor)[0]
+        with self._locked():
+            return self._found_key()[0]
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -207,13 +208,13 @@ class AuditFile:
             finally:
                 os.close(descriptor)
 
-    def _found_key(self, descriptor: int) -> tuple[Key, str | None]:
+    def _found_key(self) -> tuple[Key, str | None]:
         """The key; and what is wrong where there should have been one."""
         place = key_beside(self._path)
         if self._where is not None or place.exists():
             return read_key(self._where or str(place)), None
         key = new_key()
-        begins = not os.fstat(descriptor).st_size and not rotated(self._path, 1).exists() and Head.empty(self._path)
+        begins = nothing_there(self._path)
         if begins:  # the head comes first, so that a key without a head is one whose head was taken away
             Head(1, 0, FIRST, self._today()).write(self._path, key, durable=True)
         keep_key(key, place)
@@ -222,10 +223,10 @@ class AuditFile:
     def _settled(self, descriptor: int) -> "tuple[Key, _End]":
         """Where the chain ends, with what a crash left; and what is wrong if that is not where the head says."""
         known = self._key
-        key, broken = (known, None) if known is not None else self._found_key(descriptor)
+        key, broken = (known, None) if known is not None else self._found_key()
         if broken is None:
             try:
-                head = Head.read(self._path, key) or self._first_head(descriptor)
+                head = Head.read(self._path, key) or self._first_head()
                 return key, self._checked(descriptor, key, head)
             except ValueError as error:
                 broken = str(error)
@@ -233,9 +234,9 @@ class AuditFile:
         last, torn = _last_line(descriptor, size)
         return key, _End(_count_rotated(self._path) + 1, size - torn, last or FIRST, self._today(), torn, broken)
 
-    def _first_head(self, descriptor: int) -> Head:
+    def _first_head(self) -> Head:
         """What a chain begins from, under a key that came from outside; with a key of ours a head is always there."""
-        if self._where is None or os.fstat(descriptor).st_size or rotated(self._path, 1).exists():
+        if self._where is None or not nothing_there(self._path):
             raise ValueError("the head is missing")
         return Head(1, 0, FIRST, self._today())
 

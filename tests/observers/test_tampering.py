@@ -50,7 +50,7 @@ def key(path: Path) -> Path:
     return path.with_name("audit.jsonl.key")
 
 
-def lines(change: Callable[[Lines], Lines], of: Callable[[Path], Path] = lambda path: path) -> Callable[[Path], None]:
+def lines(change: Callable[[Lines], Lines], of: Callable[[Path], Path] = lambda path: path) -> Callable[[Path], object]:
     def tamper(path: Path) -> None:
         found = of(path).read_bytes().splitlines(keepends=True)
         changed = change(list(found))
@@ -74,7 +74,7 @@ def mac_of(line: bytes) -> bytes:
     return bytes(json.loads(line)["mac"], "ascii")
 
 
-def together(*tampers: Callable[[Path], None]) -> Callable[[Path], None]:
+def together(*tampers: Callable[[Path], object]) -> Callable[[Path], object]:
     def tamper(path: Path) -> None:
         for each in tampers:
             each(path)
@@ -82,7 +82,7 @@ def together(*tampers: Callable[[Path], None]) -> Callable[[Path], None]:
     return tamper
 
 
-def remove(of: Callable[[Path], Path]) -> Callable[[Path], None]:
+def remove(of: Callable[[Path], Path]) -> Callable[[Path], object]:
     return lambda path: of(path).unlink()
 
 
@@ -114,7 +114,7 @@ def new_chain(path: Path) -> None:
 
 
 cut_last = lines(lambda found: found[:-1])
-TAMPERINGS: dict[str, Callable[[Path], None]] = {
+TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "edit a line": lines(lambda found: [found[0], edited(found[1]), *found[2:]]),
     "edit a line of a full file": lines(lambda found: [found[0], edited(found[1]), *found[2:]], second),
     "edit the last line": lines(lambda found: [*found[:-1], edited(found[-1])]),
