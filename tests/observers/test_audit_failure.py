@@ -49,10 +49,10 @@ FAILURES: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
 each_failure = pytest.mark.parametrize("failure", FAILURES)
 
 
-@asynccontextmanager
 Policy = Literal["refuse", "go_on"]
 
 
+@asynccontextmanager
 async def audited(
     folder: Path,
     mint: TokenMint,
