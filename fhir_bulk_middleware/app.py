@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.audit_detail import AuditDetail
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.logged import Sources, sources_of
 from fhir_bulk_middleware.delete.outbox import Outbox
@@ -49,7 +50,9 @@ from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
+from fhir_bulk_middleware.observers.audit_chain import Key, read_key
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.protocols import (
@@ -117,6 +120,7 @@ class BulkData:
             AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
+        OSError: there is no key where `Settings.audit_key` says.
         TypeError: a collaborator lacks a method that it needs; the message names it.
         ValueError: `adapter` is no name.
     """
@@ -155,7 +159,12 @@ class BulkData:
         if groups is not None and settings.older_data_of_new_members:
             _require(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
-        told = Observers([*observers, *own])
+        told = Observers(
+            [*observers, *own],
+            on_audit_failure=settings.on_audit_failure,
+            detail=_detail(observers, settings),
+            clock=clock,
+        )
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None:
             _check_deletions_are_told(sources, resources)
@@ -186,7 +195,7 @@ class BulkData:
         )
         """What this mount says of itself to its job store."""
         place = Place(identity, self.registration, jobs, outputs)
-        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place)
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place, observers=told)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
@@ -349,6 +358,20 @@ def _require(value: object, protocol: type, name: str) -> None:
     missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
     if missing:
         raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
+
+
+def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
+    """How events name patients and criteria: with the key that the settings name, or that of the audit file."""
+    clear = settings.audit_detail == "clear"
+    if settings.audit_key is not None:
+        key = read_key(settings.audit_key)  # now, so that a missing key is told at start (law 43)
+
+        async def given() -> Key:
+            return key
+
+        return AuditDetail(given, clear=clear)
+    file = next((observer for observer in observers if isinstance(observer, AuditFile)), None)
+    return AuditDetail(None if file is None else file.key, clear=clear)
 
 
 def _runner(work: Exporter, settings: Settings, groups: object | None) -> JobRunner:

@@ -11,7 +11,7 @@ from fhir_bulk_middleware.events import RequestRefused
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
+from fhir_bulk_middleware.principal import Caller, Owner, Principal, TokenRejected
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.replies import Replies
 
@@ -69,22 +69,25 @@ class Guard:
         Refusals are told by the dialect, faults are logged whole and told as little as possible.
         """
         owner: Owner | None = None
+        caller = Caller(address=_address(request), request_id=self._replies.new_request_id())
         try:
             if isinstance(endpoint, Open):
                 response = await endpoint.respond(request)
             else:
                 principal = await self._principal(request)
-                owner = principal.owner
-                response = await endpoint(request, principal)
+                owner, caller = principal.owner, replace(caller, client_id=principal.client_id)
+                response = await endpoint(request, replace(principal, caller=caller))
         except Refused as refused:
-            response = await self._refused(operation, refused, owner)
+            response = await self._refused(operation, refused, owner, caller)
         except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing
             _log.exception("%s failed", operation.name)
-            response = await self._refused(operation, Refused(Reason.FAULT), owner)
-        return self._replies.stamp(response, request)
+            response = await self._refused(operation, Refused(Reason.FAULT), owner, caller)
+        return self._replies.stamp(response, request, caller.request_id or "")
 
-    async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None) -> Response:
-        event = RequestRefused(at=self._clock(), mount=self._mount, owner=owner, operation=operation, reason=refused.reason)
+    async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None, caller: Caller) -> Response:
+        event = RequestRefused(
+            at=self._clock(), mount=self._mount, owner=owner, caller=caller, operation=operation, reason=refused.reason
+        )
         await self._observers.tell(event)
         return self._replies.refusal(operation, refused)
 
@@ -114,3 +117,7 @@ def _owned_with_client(principal: Principal) -> Principal:
     if not principal.client_id:
         raise TokenRejected("it names no client, which is a part of ownership here (owner_includes_client)")
     return replace(principal, owner=replace(principal.owner, client=principal.client_id))
+
+
+def _address(request: Request) -> str | None:
+    return None if request.client is None else request.client.host

@@ -9,7 +9,7 @@ The storage adapter itself is one object with `SupportsExport` and as many of th
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -23,6 +23,7 @@ from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.registration import Registration
 
 __all__ = [
+    "Audit",
     "DeletionLog",
     "JobRetention",
     "JobRunner",
@@ -717,4 +718,19 @@ class Observer(Protocol):
 
     async def observe(self, event: Event) -> None:
         """Take note. What it raises is logged and harms nobody; when it takes too long it is cancelled."""
+        ...
+
+
+@runtime_checkable
+class Audit(Observer, Protocol):
+    """An observer that must have every disclosure and every removal (law 37), such as `AuditFile` and `AuditEvents`.
+
+    What becomes of a request whose event it cannot record says `Settings.on_audit_failure`: it is refused, or it goes on and the
+    audit is told of the gap (`AuditGap`) before anything else once it records again. An event that was told to it may come again.
+    It is not told of single refusals that anybody can cause in any number, but of their sum (`RefusalsSummed`).
+    """
+
+    @property
+    def essential(self) -> Literal[True]:
+        """Says that this is an audit; when `observe` returns the event is durable."""
         ...

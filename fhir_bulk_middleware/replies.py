@@ -138,11 +138,15 @@ class Replies:
         """The value of a `Retry-After` header."""
         return str(seconds * self._dialect.retry_after.value)
 
-    def stamp(self, response: Response, request: Request) -> Response:
+    def new_request_id(self) -> str:
+        """The id of a request and of its response, by which support and audit find it."""
+        return f"{_numbers.getrandbits(128):032x}"
+
+    def stamp(self, response: Response, request: Request, request_id: str) -> Response:
         """Give the response its protective headers and its id, and the client's own id back (RD-19)."""
         response.raw_headers += PROTECTIVE
-        request_id = b"%032x" % _numbers.getrandbits(128)
-        response.raw_headers += [(name, request_id) for name in self._request_ids]
+        value = request_id.encode()
+        response.raw_headers += [(name, value) for name in self._request_ids]
         theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
         if theirs is not None and _CORRELATION.fullmatch(theirs):
             response.raw_headers.append((b"x-correlation-id", theirs))

@@ -1,6 +1,6 @@
 """What an operator may set, validated once; every value has a sane default."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -122,6 +122,19 @@ class Settings(BaseModel):
     worker_niceness: Annotated[int, Field(ge=0, le=19)] = 10
     """How much worker processes give way to others on their machine, the server first of all (`nice`). A worker that has a core
     for itself loses nothing by it."""
+
+    on_audit_failure: Literal["refuse", "go_on"] = "go_on"
+    """What becomes of a kick-off, a file or a delete that an audit (`AuditFile`, `AuditEvents`) cannot record: `refuse` answers
+    503 before anything is served or removed; `go_on` carries it out, and the audit is told how many events it missed, and when,
+    once it records again."""
+
+    audit_detail: Literal["digest", "clear"] = "digest"
+    """How events name the patients and the values of criteria that clients ask for: as keyed digests, which
+    `fhir-bulk audit digest` makes of an identifier that one looks for, or in clear."""
+
+    audit_key: str | None = None
+    """The key of those digests: the path of a file that only the server can read, or `env:NAME`. Without it that of the audit
+    file is used; where there is none either, digests can be compared as long as one server process lives."""
 
     smart: SmartConfiguration | None = None
     """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
 from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State
+from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State, audit_settings
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.loading import NdjsonFolder
 from fhir_bulk_middleware.demo.show import Screen, screen
@@ -127,7 +127,8 @@ def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
     values = {"public_base_url": given.public_base_url, "worker_processes": given.workers}
-    return settings_option.settings_of(given, {name: (_OWN[name], value) for name, value in values.items()})
+    own = {name: (_OWN[name], value) for name, value in values.items()}
+    return settings_option.settings_of(given, own, audit_settings())
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:

@@ -40,12 +40,17 @@ def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None
     )
 
 
-def settings_of(given: argparse.Namespace, own: Mapping[str, tuple[str, object]] | None = None) -> Settings:
+def settings_of(
+    given: argparse.Namespace,
+    own: Mapping[str, tuple[str, object]] | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> Settings:
     """The settings that a command was given.
 
     Args:
         given: what stood on the command line.
         own: settings that have an option of their own: name to option and value; None is not given.
+        defaults: what the command uses instead of the default of `Settings`.
 
     Raises:
         Complaint: a setting is unknown, given twice, or has a value that it cannot have.
@@ -64,7 +69,7 @@ def settings_of(given: argparse.Namespace, own: Mapping[str, tuple[str, object]]
             raise Complaint(f"--set {name}: give it once")
         texts[name] = value
     try:
-        return Settings.model_validate_strings(texts)
+        return Settings.model_validate_strings({**(defaults or {}), **texts})
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         place = str(first["loc"][0]) if first["loc"] else ""

@@ -1,6 +1,7 @@
 """The STATE folder: all that the command line keeps between two runs."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 from fhir_bulk_middleware.trusted_files import check_folder
 
-__all__ = ["AUDIENCE", "ISSUER", "State"]
+__all__ = ["AUDIENCE", "ISSUER", "State", "audit_settings"]
 
 ISSUER = "https://fhir-bulk.example/development"
 """The issuer of tokens made with a development key."""
 
 AUDIENCE = "https://fhir-bulk.example/development/fhir"
 """Their audience."""
+
+_AUDIT_KEY = "FHIR_BULK_AUDIT_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class State:
     def audit(self) -> Path:
         """What happened, in a chain of hashes."""
         return self.folder / "audit.jsonl"
+
+    @staticmethod
+    def audit_key() -> str | None:
+        """Where the key of that chain is kept: in the environment variable `FHIR_BULK_AUDIT_KEY`; None for beside the file."""
+        return f"env:{_AUDIT_KEY}" if os.environ.get(_AUDIT_KEY) else None
 
     @property
     def runner(self) -> Path:
@@ -158,3 +166,9 @@ def _told() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise Complaint(f"--dir: {error}") from error
+
+
+def audit_settings() -> dict[str, str]:
+    """What the commands that work on a STATE use of `Settings` by default: without its record nothing is served or removed."""
+    key = State.audit_key()
+    return {"on_audit_failure": "refuse"} | ({} if key is None else {"audit_key": key})

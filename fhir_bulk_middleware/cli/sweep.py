@@ -9,7 +9,7 @@ from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.state import State, audit_settings
 
 __all__ = ["add_to"]
 
@@ -29,7 +29,7 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    settings = settings_option.settings_of(given)
+    settings = settings_option.settings_of(given, defaults=audit_settings())
     stores = Stores.of(state)
 
     async def sweep() -> None:

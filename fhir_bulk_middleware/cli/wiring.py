@@ -27,7 +27,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Stores", "application", "audit_of", "exporter", "retention", "settings_of"]
+__all__ = ["Stores", "application", "audit_file", "audit_of", "exporter", "retention", "settings_of"]
 
 _ADAPTER = "state"
 """A STATE folder has one store of resources, wherever the folder is moved to."""
@@ -80,7 +80,7 @@ def application(
         runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
-        observers=[AuditFile(state.audit)] if audit else [],
+        observers=[audit_file(state, settings)] if audit else [],
         adapter=_ADAPTER,
         mount=_mount(dialect, verifier),
     )
@@ -92,14 +92,14 @@ def application(
 
 def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
     """The work that the server's own workers do."""
-    observers = audit_of(state)
+    observers = audit_of(state, settings)
     return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
 
 
 def retention(state: State, stores: Stores, settings: Settings) -> Retention:
     """What a server sweeps."""
     runs = exporter(state, stores, settings).runs
-    return Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state), runs=runs, adapter=_ADAPTER)
+    return Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state, settings), runs=runs, adapter=_ADAPTER)
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:
@@ -115,6 +115,12 @@ def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:
     return f"{dialect.name}-{hashlib.sha256(' '.join(audiences).encode()).hexdigest()[:8]}"
 
 
-def audit_of(state: State) -> Observers:
+def audit_file(state: State, settings: Settings) -> AuditFile:
+    """The audit file of the folder, under the key that the settings name or one beside it."""
+    return AuditFile(state.audit, key=settings.audit_key)
+
+
+def audit_of(state: State, settings: Settings) -> Observers:
     """Who is told by helpers of a server: its audit file, if it keeps one."""
-    return Observers([AuditFile(state.audit)] if state.audit.exists() else [])
+    file = audit_file(state, settings)
+    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure)

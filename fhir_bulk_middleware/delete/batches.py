@@ -7,7 +7,7 @@ import anyio
 from fhir_bulk_middleware.delete.outbox import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Batch, Version
-from fhir_bulk_middleware.events import Cancelled, Completed, Deleted, Removal
+from fhir_bulk_middleware.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
 from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Recorded, Slice
 from fhir_bulk_middleware.export.part import PartEncoder
@@ -71,6 +71,7 @@ class BatchRemoval:
         job, rows = self._lease.job, self._lease.rows
         first, end = map(int, self._slice.range.split("-"))
         versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
+        await self._intend(job, versions)
         batch = Batch(
             run=job.id,
             number=self._slice.number,
@@ -102,6 +103,20 @@ class BatchRemoval:
                 await self._observers.tell(self._event(removed))
             if recorded is Recorded.COMPLETED:
                 await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+
+    async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
+        """Have the batch recorded before it removes anything (law 37); where that is refused it is tried again later."""
+        await self._observers.require(
+            DeleteIntended(
+                at=self._clock(),
+                mount=job.mount,
+                owner=job.owner,
+                removal=Removal.ALL,
+                type=self._slice.type,
+                references=tuple(f"{self._slice.type}/{version.id}" for version in versions),
+                job_id=job.id,
+            )
+        )
 
     def _event(self, removed: Sequence[Record]) -> Deleted:
         job = self._lease.job

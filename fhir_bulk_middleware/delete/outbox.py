@@ -85,7 +85,8 @@ class Outbox:
             told: list[int] = []
             try:
                 for report in reports:
-                    await self._tell(report)
+                    if not await self._delivered(report):
+                        return
                     told.append(report.number)
             finally:
                 with anyio.CancelScope(shield=True):
@@ -94,9 +95,10 @@ class Outbox:
     async def _leased(self, storage: SupportsOutbox, teller: str) -> Sequence[Report] | None:
         return await storage.unreported(teller, self._clock(), lease_seconds=_LEASE_SECONDS, limit=_AT_ONCE)
 
-    async def _tell(self, report: Report) -> None:
+    async def _delivered(self, report: Report) -> bool:
+        """Tell observers; False if an audit could not record it, so that it must be told again before any other."""
         event = _event(report)
-        await self._observers.tell(
+        delivered = await self._observers.deliver(
             replace(
                 event,
                 at=report.at,
@@ -105,7 +107,9 @@ class Outbox:
                 record_id=f"{event.record_id}.{report.number}",
             )
         )
-        self._told.append(event.record_id)
+        if delivered:
+            self._told.append(event.record_id)
+        return delivered
 
 
 def _event(report: Report) -> Deleted:

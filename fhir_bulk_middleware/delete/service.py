@@ -1,10 +1,10 @@
 """What happens to deletes on behalf of a caller. It speaks outcomes and reasons, not HTTP; in doubt nothing is deleted."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware import events
+from fhir_bulk_middleware.delete.account import DeleteAccount
 from fhir_bulk_middleware.delete.conditions import criteria_refused
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.outbox import Outbox, as_note
@@ -24,7 +24,7 @@ from fhir_bulk_middleware.delete.removal import (
 from fhir_bulk_middleware.delete.rights import DeleteRights
 from fhir_bulk_middleware.export.job import Job, JobKind, Request
 from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
-from fhir_bulk_middleware.export.service import ExportService
+from fhir_bulk_middleware.export.service import ExportService, KickOffDetail
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Precision
@@ -89,12 +89,14 @@ class _Through:
     Attributes:
         one: removes one resource.
         several: removes by criteria; None if the storage cannot.
+        account: has the delete recorded before anything is removed.
         event: who is doing what, as observers will be told.
         recorded: whether the storage records what is removed under that event.
     """
 
     one: SupportsDelete
     several: SupportsConditionalDelete | None
+    account: DeleteAccount
     event: events.Deleted
     recorded: bool
 
@@ -157,7 +159,7 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy stand against it.
         """
-        through = self._through(principal, events.Removal.BY_ID, type_)
+        through = await self._through(principal, events.Removal.BY_ID, type_)
         return await self._told(through, await self._by_its_id(through, principal, type_, id_, wish))
 
     async def _by_its_id(self, through: _Through, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
@@ -169,6 +171,7 @@ class DeleteService:
             target = Target(criteria=self._by_id(type_, id_), granted=rights.granted, rights=note)
             return await self._delete_found(through, target, wish, rights)
         asked = None if wish.if_match is None else wish.if_match.versions
+        await through.account.intend([id_])
         removal = await through.one.remove(type_, id_, asked, note)
         return _result(removal if wish.if_match is None else wish.if_match.judge(removal), rights)
 
@@ -180,7 +183,7 @@ class DeleteService:
         """
         rights, target = await self._target(principal, criteria, wish)
         removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
-        through = self._through(principal, removal, target.type)
+        through = await self._through(principal, removal, target.type, criteria)
         return await self._told(through, _shown(await self._settled(through, target, wish), rights))
 
     async def begin(
@@ -211,34 +214,41 @@ class DeleteService:
             kind=JobKind.REMOVE_ALL,
         )
         frozen = tuple((match.id, match.version) for match in matches.versions)
-        return await self._jobs.accept(principal, request, Rows(Everything(), target.rights, versions=frozen), idempotency_key)
+        rows = Rows(Everything(), target.rights, versions=frozen)
+        return await self._jobs.accept(principal, request, rows, idempotency_key, KickOffDetail(criteria=(criteria,)))
 
     def cap(self, *, asynchronous: bool) -> int:
         """How many a remove-all may remove."""
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
 
-    def _through(self, principal: Principal, removal: events.Removal, type_: str) -> _Through:
+    async def _through(
+        self, principal: Principal, removal: events.Removal, type_: str, criteria: Criteria | None = None
+    ) -> _Through:
         """The storage, which records what is removed through it if it can (law 37)."""
-        event = events.Deleted(
-            at=self._clock(),
+        account = DeleteAccount(
+            self._observers,
+            self._clock,
             mount=self._mount,
-            owner=principal.owner,
+            principal=principal,
             removal=removal,
-            type=type_,
-            references=(),
-            record_id=uuid.uuid4().hex,
+            type_=type_,
+            criteria=criteria,
         )
+        event = await account.event()
         if not isinstance(self._one, SupportsOutbox):
-            return _Through(self._one, self._several, event, recorded=False)
+            return _Through(self._one, self._several, account, event, recorded=False)
         one = self._one.recording(as_note(event))
-        return _Through(one, one if isinstance(one, SupportsConditionalDelete) else self._several, event, recorded=True)
+        several = one if isinstance(one, SupportsConditionalDelete) else self._several
+        return _Through(one, several, account, event, recorded=True)
 
     async def _told(self, through: _Through, result: Result) -> Result:
-        """The result, once observers know what is gone."""
-        if result.removed:
-            references = tuple(resource.reference for resource in result.removed)
-            event = replace(through.event, at=self._clock(), references=references)
-            await (self._outbox.told(event) if through.recorded else self._observers.tell(event))
+        """The result, once observers know what is gone, or that nothing is."""
+        if not result.removed:
+            await through.account.left(result.outcome, [version.id for version in result.versions])
+            return result
+        references = tuple(resource.reference for resource in result.removed)
+        event = replace(through.event, at=self._clock(), references=references)
+        await (self._outbox.told(event) if through.recorded else self._observers.tell(event))
         return result
 
     async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> tuple[DeleteRights, Target]:
@@ -261,6 +271,7 @@ class DeleteService:
         if locked is None:
             raise _unsettled()
         if_version = None if wish.if_match is None else wish.if_match.versions
+        await through.account.intend([match.id for match in matches.versions])
         removed = await locked.remove_matching(target, at_most=cap, if_version=if_version)
         if isinstance(removed, Matches):
             return _left(removed, wish)
@@ -287,6 +298,7 @@ class DeleteService:
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=1)
         (match,) = matches.versions
+        await through.account.intend([match.id])
         removal = await through.one.remove(target.type, match.id, frozenset({match.version}), target.rights)
         return _result(removal) if isinstance(removal, Deleted | Protected) else None
 
@@ -296,6 +308,7 @@ class DeleteService:
             return _left(matches, wish)
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=matches.count)
+        await through.account.intend([match.id for match in matches.versions])
         removed = await (through.several or self._conditional()).remove_all(target, matches)
         if removed is None:
             return None

@@ -159,7 +159,11 @@ class ExportEndpoints:
         part = await self._service.file(principal, request.path_params["file"])
         response = await self._delivery.response(request, part)
         if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:
-            await self._service.served(principal, part, int(response.headers["Content-Length"]))
+            try:
+                await self._service.served(principal, part, int(response.headers["Content-Length"]))
+            except Refused:
+                await self._delivery.abandon(response)
+                raise
         return response
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:

@@ -20,7 +20,7 @@ from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
 from fhir_bulk_middleware.settings import Settings
@@ -132,6 +132,9 @@ class Exporter:
             await self._carry_out(lease)
         except LeaseLost:
             _log.info("%s: the lease was lost, and the work with it", _name(lease))
+        except Unrecorded:
+            _log.warning("%s: waits until an audit can record it", _name(lease))
+            await self._give_back(lease, "an audit could not record it", excused=True)
         except FirewallBreach as breach:
             _log.error("%s: the job fails: %s", _name(lease), breach)
             await self._fail(lease.job, _STOPPED, str(breach))
@@ -202,15 +205,15 @@ class Exporter:
             piece=piece,
         ).run()
 
-    async def _give_back(self, lease: Lease, cause: str) -> None:
+    async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
         """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
         try:
-            if lease.attempt < self._settings.attempts:
-                pause = self._settings.renew_seconds * 2 ** (lease.attempt - 1)
+            if excused or lease.attempt < self._settings.attempts:
+                pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
                 await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
         finally:
             with anyio.move_on_after(_GRACE, shield=True):
-                await self._jobs.release(lease, cause, self._clock())
+                await self._jobs.release(lease, cause, self._clock(), excused=excused)
 
     async def _fail(self, job: Job, failure: Failure, cause: str) -> None:
         """End a job, unless it has ended otherwise meanwhile."""
@@ -242,16 +245,17 @@ def in_worker(
     adapter: str = "",
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
+    limits = Settings.model_validate(settings)
     return Exporter(
         cast("SupportsExport", make(from_json(resources))),
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
-        Settings.model_validate(settings),
+        limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
-        observers=Observers.from_recipes(observers or []),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
         adapter=adapter,
     )
 

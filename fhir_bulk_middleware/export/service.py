@@ -1,7 +1,8 @@
 """What happens to exports on behalf of a caller: begin, look, cancel, fetch. It speaks reasons, not HTTP."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from fhir_bulk_middleware.delete.rights import check_covered
@@ -12,6 +13,7 @@ from fhir_bulk_middleware.export.coverage import listed
 from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
+from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.observing import Observers
@@ -21,9 +23,24 @@ from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportService"]
+__all__ = ["ExportService", "KickOffDetail"]
 
 _CANCEL_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class KickOffDetail:
+    """What a client named when it kicked a job off, for its audit record.
+
+    Attributes:
+        group_id: the group, if it named one.
+        patients: the patients that it listed.
+        criteria: what rows have to meet, by its wish or by its scopes.
+    """
+
+    group_id: str | None = None
+    patients: frozenset[str] = frozenset()
+    criteria: tuple[Criteria, ...] = ()
 
 
 class ExportService:
@@ -77,13 +94,17 @@ class ExportService:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
         request, rows = await self._admission.decide(principal, wish)
-        return await self.accept(principal, request, rows, wish.idempotency_key)
+        asked = KickOffDetail(wish.group_id, wish.asked.patients or frozenset(), tuple(_criteria(rows)))
+        return await self.accept(principal, request, rows, wish.idempotency_key, asked)
 
-    async def accept(self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None) -> Job:
-        """Keep a job that was decided on, and set it going.
+    async def accept(
+        self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None, asked: "KickOffDetail"
+    ) -> Job:
+        """Keep a job that was decided on, have its kick-off recorded, and set it going.
 
         Raises:
-            Refused: too many run already, or the key came with another request.
+            Refused: too many run already, or the key came with another request; or an audit cannot record the kick-off: then the
+                job has ended before anybody learnt its id.
         """
         now = self._clock()
         job = Job(
@@ -110,20 +131,38 @@ class ExportService:
                 "Another request came under this Idempotency-Key; use a new key for a new request.",
                 part="http.Idempotency-Key",
             )
-        self._runner.wake()
         if kept.id == job.id:
-            await self._observers.tell(
-                KickedOff(
-                    at=now,
-                    mount=job.mount,
-                    owner=job.owner,
-                    job_id=job.id,
-                    kind=request.kind,
-                    level=request.level,
-                    types=request.types,
-                )
-            )
+            await self._record(principal, kept, asked)
+        self._runner.wake()
         return kept
+
+    async def _record(self, principal: Principal, job: Job, asked: "KickOffDetail") -> None:
+        detail = self._observers.detail
+        event = KickedOff(
+            at=job.created_at,
+            mount=job.mount,
+            owner=job.owner,
+            caller=principal.caller,
+            job_id=job.id,
+            kind=job.request.kind,
+            level=job.request.level,
+            types=job.request.types,
+            group=asked.group_id,
+            patients=await detail.patients(asked.patients),
+            criteria=await detail.criteria(asked.criteria),
+        )
+        try:
+            await self._observers.require(event)
+        except Refused:
+            await self._end(principal, job.id)
+            raise
+
+    async def _end(self, principal: Principal, job_id: str) -> None:
+        """End a job that nobody was told of."""
+        for _ in range(_CANCEL_TRIES):
+            job = await self._jobs.find(job_id, self._mount, principal.owner)
+            if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
+                return
 
     async def look(self, principal: Principal, job_id: str) -> Standing:
         """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
@@ -162,7 +201,9 @@ class ExportService:
             ended = await self._end_run(job)
             cancelled = job.cancelled(self._clock())
             if await self._jobs.replace(cancelled):
-                await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
+                await self._observers.tell(
+                    Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, caller=principal.caller, job_id=job.id)
+                )
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
@@ -204,12 +245,17 @@ class ExportService:
         return part
 
     async def served(self, principal: Principal, part: Part, size: int) -> None:
-        """Say that this file is about to be handed over, `size` bytes of it as they go over the wire."""
-        await self._observers.tell(
+        """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.
+
+        Raises:
+            Refused: an audit cannot record it, so not a byte may leave (law 37).
+        """
+        await self._observers.require(
             FileServed(
                 at=self._clock(),
                 mount=self._mount,
                 owner=principal.owner,
+                caller=principal.caller,
                 job_id=job_of_file(part.file_id) or "",
                 file_id=part.file_id,
                 type=part.type,
@@ -270,6 +316,11 @@ class ExportService:
         missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
         if missing:
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
+
+
+def _criteria(rows: Rows) -> Iterator[Criteria]:
+    for each in rows.filters:
+        yield from each.alternatives
 
 
 @lru_cache(maxsize=256)
