@@ -22,16 +22,21 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of  # noqa: PLC0415 - what the other commands need not wait for
-    from fhir_bulk_middleware.export.retention import Retention  # noqa: PLC0415
-
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    settings = Settings(on_audit_failure="refuse", audit_key=state.audit_key())
-    stores = Stores.of(state)
-    try:
-        anyio.run(Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state, settings)).sweep)
-    finally:
-        stores.close()
+    anyio.run(_sweep, state)
     return 0
+
+
+async def _sweep(state: State) -> None:
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of  # noqa: PLC0415 - what the other commands need not wait for
+    from fhir_bulk_middleware.export.retention import Retention  # noqa: PLC0415
+
+    settings = Settings(on_audit_failure="refuse", audit_key=state.audit_key())
+    stores, observers = Stores.of(state), audit_of(state, settings)
+    try:
+        await Retention(stores.jobs, stores.outputs, settings, system_clock, observers).sweep()
+    finally:
+        await observers.close()
+        stores.close()
