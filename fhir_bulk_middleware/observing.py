@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Literal, cast
 
 import anyio
@@ -142,10 +143,12 @@ class Observers:
             except Exception:  # noqa: BLE001 - an observer that is out of order must not put anybody else out of order
                 _log.exception("%s could not be told of %s", type(observer).__name__, name(event))
 
+    @cached_property
     def only_here(self) -> "Observers":
         """Those that no other process has: they hear of this process alone."""
-        own = (observer for observer in self._observers if not isinstance(observer, SupportsWorkerProcess))
-        return Observers(own, patience=self._patience)
+        own = [observer for observer in self._observers if not isinstance(observer, SupportsWorkerProcess)]
+        policy: OnAuditFailure = "refuse" if self._refuses else "go_on"
+        return Observers(own, patience=self._patience, on_audit_failure=policy, clock=self._clock)
 
     def recipes(self) -> list[JsonValue]:
         """How to make those again who can be, for a worker process; the others hear of this process only."""

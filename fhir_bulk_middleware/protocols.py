@@ -215,8 +215,9 @@ class SupportsAudit(Protocol):
     async def record(self, audit_event: bytes) -> None:
         """Keep an AuditEvent of the mount's FHIR release, one compact JSON object without an id.
 
-        What it raises is logged, and harms neither the request nor the job that the event is about. Called in worker processes
-        too, where the adapter can be made again there.
+        The adapter guarantees: it is durable when this returns. What it raises says that it is not kept, and
+        `Settings.on_audit_failure` decides what becomes of the request. Called in worker processes too, where the adapter can
+        be made again there.
         """
         ...
 

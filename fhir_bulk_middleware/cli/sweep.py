@@ -10,6 +10,7 @@ from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -24,20 +25,25 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.cli.wiring import Stores, retention, settings_of  # noqa: PLC0415 - what the others need not wait for
-
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
     settings = settings_option.settings_of(given, defaults=audit_settings())
+    with logging_to_stderr(given.log_level):
+        anyio.run(_sweep, state, settings)
+    return 0
+
+
+async def _sweep(state: State, given: Settings) -> None:
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of  # noqa: PLC0415 - others need not wait
+
     stores = Stores.of(state)
-
-    async def sweep() -> None:
-        await retention(state, stores, await settings_of(stores, settings)).sweep()
-
     try:
-        with logging_to_stderr(given.log_level):
-            anyio.run(sweep)
+        settings = await settings_of(stores, given)
+        observers = audit_of(state, settings)
+        try:
+            await retention(stores, settings, observers).sweep()
+        finally:
+            await observers.close()
     finally:
         stores.close()
-    return 0

@@ -90,16 +90,15 @@ def application(
     return host
 
 
-def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
+def exporter(stores: Stores, settings: Settings, observers: Observers) -> Exporter:
     """The work that the server's own workers do."""
-    observers = audit_of(state, settings)
     return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
 
 
-def retention(state: State, stores: Stores, settings: Settings) -> Retention:
+def retention(stores: Stores, settings: Settings, observers: Observers) -> Retention:
     """What a server sweeps."""
-    runs = exporter(state, stores, settings).runs
-    return Retention(stores.jobs, stores.outputs, settings, system_clock, audit_of(state, settings), runs=runs, adapter=_ADAPTER)
+    runs = exporter(stores, settings, observers).runs
+    return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, runs=runs, adapter=_ADAPTER)
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:

@@ -36,19 +36,23 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _work(state: State, given: Settings) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, exporter, settings_of  # noqa: PLC0415 - the others need not wait for it
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter, settings_of  # noqa: PLC0415 - others need not wait
     from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
     stores = Stores.of(state)
     try:
         settings = await settings_of(stores, given)
-        work = exporter(state, stores, settings)
+        observers = audit_of(state, settings)
+        work = exporter(stores, settings, observers)
         # It works itself, and stands by to keep the server's workers where no server does.
         pool = ProcessRunner(state.runner, settings)
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner().running(work), pool.running(work):
-                screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
-                async for _ in signals:
-                    break
+        try:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async with LoopRunner().running(work), pool.running(work):
+                    screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
+                    async for _ in signals:
+                        break
+        finally:
+            await observers.close()
     finally:
         stores.close()

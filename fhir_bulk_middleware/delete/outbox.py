@@ -71,7 +71,7 @@ class Outbox:
         """
         await self.empty()
         if event.record_id not in self._told:
-            await self._observers.only_here().tell(event)
+            await self._observers.only_here.tell(event)
 
     async def _empty(self, storage: SupportsOutbox) -> None:
         teller = uuid.uuid4().hex

@@ -271,7 +271,7 @@ class DeleteService:
         if locked is None:
             raise _unsettled()
         if_version = None if wish.if_match is None else wish.if_match.versions
-        await through.account.intend([match.id for match in matches.versions])
+        await through.account.intend([])  # which ones they are is found under the lock; the criteria name them until then
         removed = await locked.remove_matching(target, at_most=cap, if_version=if_version)
         if isinstance(removed, Matches):
             return _left(removed, wish)

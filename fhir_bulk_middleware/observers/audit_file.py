@@ -41,6 +41,7 @@ from fhir_bulk_middleware.observers.audit_chain import (
 )
 from fhir_bulk_middleware.observers.audit_check import Broken, Verified, verify
 from fhir_bulk_middleware.observers.group_commit import GroupCommit
+from fhir_bulk_middleware.observers.line_file import last_line, lock, read, same, write
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import Recipe
 
@@ -48,7 +49,6 @@ __all__ = ["AuditFile", "Broken", "Verified", "verify"]
 
 Record = Mapping[str, JsonValue]
 
-_TAIL = 64 * 1024
 _PATIENCE = 3.0
 _PAUSE = 0.002
 _ROTATE_BYTES = 64 * 1024 * 1024
@@ -172,7 +172,7 @@ class AuditFile:
             text = b"".join(lines)
             durable = self._sync == "always"
             try:
-                _write(descriptor, text)
+                write(descriptor, text)
                 if durable:
                     os.fsync(descriptor)
                     if not end.size:
@@ -198,11 +198,11 @@ class AuditFile:
         while True:
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                while not _lock(descriptor):
+                while not lock(descriptor):
                     if time.monotonic() > patience:
                         raise TimeoutError(f"{self._path.name} stayed locked for {self._patience:g} seconds")
                     time.sleep(_PAUSE)
-                if _same(descriptor, self._path):  # else it was rotated while we waited
+                if same(descriptor, self._path):  # else it was rotated while we waited
                     yield descriptor
                     return
             finally:
@@ -231,7 +231,7 @@ class AuditFile:
             except ValueError as error:
                 broken = str(error)
         size = os.fstat(descriptor).st_size
-        last, torn = _last_line(descriptor, size)
+        last, torn = last_line(descriptor, size)
         return key, _End(_count_rotated(self._path) + 1, size - torn, last or FIRST, self._today(), torn, broken)
 
     def _first_head(self) -> Head:
@@ -248,20 +248,20 @@ class AuditFile:
         """
         full = rotated(self._path, head.file)
         if full.exists():
-            if _same(descriptor, full):  # a crash left the file both names
+            if same(descriptor, full):  # a crash left the file both names
                 full.unlink()
             elif _ends(full, head):
                 head = Head(head.file + 1, 0, head.hash, self._today())
             else:
                 raise ValueError(f"{full.name} does not end with the line that the head names")
         size = os.fstat(descriptor).st_size
-        torn = _last_line(descriptor, size)[1]
+        torn = last_line(descriptor, size)[1]
         if size - torn < head.size:
             raise ValueError(f"the file ends {head.size - size + torn} bytes before the line that the head names")
-        if head.size and _last_line(descriptor, head.size) != (head.hash, 0):
+        if head.size and last_line(descriptor, head.size) != (head.hash, 0):
             raise ValueError("the last line is not the one that the head names")
         hash_ = head.hash
-        for line in _read(descriptor, head.size, size - torn).splitlines():
+        for line in read(descriptor, head.size, size - torn).splitlines():
             record = key.opened("line", line)
             if record is None or record.get("previous") != hash_:
                 raise ValueError("behind the line that the head names there is one that was not written here")
@@ -286,7 +286,7 @@ class AuditFile:
         open_files.callback(os.close, following)
         fcntl.flock(following, fcntl.LOCK_EX | fcntl.LOCK_NB)
         line = key.signed("line", {"previous": end.hash, **self._own("chain-continued", file=end.file + 1)})
-        _write(following, line + b"\n")
+        write(following, line + b"\n")
         if self._sync == "always":
             os.fsync(descriptor)
             os.fsync(following)
@@ -324,28 +324,12 @@ class _End:
     broken: str | None = None
 
 
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    """Whether the path names the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
 def _ends(path: Path, head: Head) -> bool:
     """Whether a full file ends with the line that the head names."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
-        return size == head.size and _last_line(descriptor, size) == (head.hash, 0)
+        return size == head.size and last_line(descriptor, size) == (head.hash, 0)
     finally:
         os.close(descriptor)
 
@@ -356,32 +340,3 @@ def _count_rotated(path: Path) -> int:
     while rotated(path, count + 1).exists():
         count += 1
     return count
-
-
-def _last_line(descriptor: int, size: int) -> tuple[str | None, int]:
-    """The hash of the last whole line before `size`, None if there is none; and how many bytes come after it."""
-    reach = _TAIL
-    while True:
-        begin = max(size - reach, 0)
-        data = _read(descriptor, begin, size)
-        last = data.rfind(b"\n")
-        before = data.rfind(b"\n", 0, max(last, 0))
-        if begin == 0 or before >= 0:
-            break
-        reach *= 4
-    if last < 0:
-        return None, size
-    return hash_of(data[before + 1 : last]), len(data) - last - 1
-
-
-def _read(descriptor: int, begin: int, end: int) -> bytes:
-    chunks = []
-    while begin < end and (chunk := os.pread(descriptor, end - begin, begin)):
-        chunks.append(chunk)
-        begin += len(chunk)
-    return b"".join(chunks)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

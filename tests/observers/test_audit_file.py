@@ -139,3 +139,30 @@ def test_an_event_is_a_line(tmp_path: Path, *, blocking: bool) -> None:
 def test_verifying_what_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "verify", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_line_is_durable_before_its_head_and_both_before_the_event_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    written(path, 1)
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")  # noqa: PTH115 - no path names it otherwise
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        done.append(f"replace {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    AuditFile(path).append({"event": "test"})
+
+    beside = f".audit.jsonl.head.{os.getpid()}"
+    assert done == ["sync audit.jsonl", f"sync {beside}", "replace audit.jsonl.head", f"sync {tmp_path.name}"]
+    done.clear()
+    AuditFile(path, sync="never").append({"event": "test"})
+    assert done == ["replace audit.jsonl.head"]
