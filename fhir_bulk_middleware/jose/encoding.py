@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-__all__ = ["from_base64url", "json_object"]
+__all__ = ["from_base64url", "json_object", "to_base64url"]
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 
@@ -22,9 +22,14 @@ def from_base64url(text: str) -> bytes:
     if _ALPHABET.fullmatch(text) is None:
         raise ValueError("not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii") != text:
+    if to_base64url(data) != text:
         raise ValueError("base64url with stray bits")
     return data
+
+
+def to_base64url(data: bytes) -> str:
+    """The one text that `from_base64url` reads as these bytes."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def json_object(data: bytes) -> dict[str, Any]:

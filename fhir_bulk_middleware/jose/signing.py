@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import tempfile
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwk, jws
 from jose.exceptions import JOSEError
 
+from fhir_bulk_middleware.jose.encoding import to_base64url
 from fhir_bulk_middleware.trusted_files import UntrustedFileError, make_private, read_private
 
 __all__ = ["SigningKey"]
@@ -141,4 +141,4 @@ def _new_key(algorithm: str) -> dict[str, str]:
 def _thumbprint(key: Mapping[str, str]) -> str:
     members = {name: key[name] for name in _THUMBPRINT[key["kty"]]}
     canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
-    return urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode("ascii")
+    return to_base64url(hashlib.sha256(canonical.encode()).digest())

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fhir_bulk_middleware.instant import Clock, Instant, after
 from fhir_bulk_middleware.jose.claims import moment, name_in
+from fhir_bulk_middleware.jose.encoding import to_base64url
 from fhir_bulk_middleware.jose.keys import KeySet, VerificationKey
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.sources import FixedKeys
@@ -29,6 +30,7 @@ ALGORITHMS: Final = ("RS384", "ES384")
 _TYPES: Final = frozenset({"jwt", "client-authentication+jwt"})  # an access token calls itself otherwise, and is none
 _LIFETIME: Final = 300
 _LEEWAY: Final = 60
+_RSA_BITS: Final = 2048
 
 
 class Assertions:
@@ -139,8 +141,14 @@ async def _check_signature(token: UnverifiedToken, client: Client) -> None:
 
 @cache
 def _decoys() -> dict[str, list[dict[str, str]]]:
-    """Public keys of the kinds that clients have, whose private halves nobody kept."""
-    return {"keys": [key for algorithm in ALGORITHMS for key in SigningKey(algorithm).jwks["keys"]]}
+    """Public keys of the kinds that clients have, one for each algorithm, whose private halves nobody kept.
+
+    The RSA modulus is a random odd number and no product of two primes: to verify with it takes as long, and to make it does not
+    delay the start. Its high bits are set, so that a signature is a number below it, as with a client's key.
+    """
+    modulus = (1 << _RSA_BITS) - 2 * secrets.randbits(_RSA_BITS - 64) - 1
+    rsa = {"kty": "RSA", "alg": "RS384", "e": "AQAB", "n": to_base64url(modulus.to_bytes(_RSA_BITS // 8))}
+    return {"keys": [*SigningKey("ES384").jwks["keys"], rsa]}
 
 
 @cache
