@@ -7,9 +7,11 @@ The *adapter* is what jobs are made for: its identity stands on each of them, an
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.binding import bind
@@ -76,12 +78,21 @@ def identity_of(name: str | None, mount: str | None, **parts: object) -> Identit
     for key, part in parts.items():
         if part is not None and not any(part is other for other in there.values()):
             there[key] = part
-    kinds = [f"{type(part).__module__}.{type(part).__qualname__}" for part in there.values()]
+    kinds = [_kind(part) for part in there.values()]
     recipes = recipes_of(**there)
     if recipes is None:
         return Identity("+".join(kinds) + (f"@{mount}" if mount else ""), given=False, parts=tuple(there.values()))
     digest = hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
     return Identity(f"{kinds[0]}-{digest[:12]}", given=False)
+
+
+def _kind(part: object) -> str:
+    """The class, by the same name whether its module is imported or run as a script."""
+    module = type(part).__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        module = main.__spec__.name if main.__spec__ is not None else Path(getattr(main, "__file__", None) or module).stem
+    return f"{module}.{type(part).__qualname__}"
 
 
 def registration_of(
