@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 from fhir_bulk_middleware.binding import bind
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.recipes import recipes_of
-from fhir_bulk_middleware.protocols import JobStore, OutputStore, TokenVerifier
+from fhir_bulk_middleware.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
 from fhir_bulk_middleware.registration import AGREED, NotAdmitted, Registration, admit, disagreements
 from fhir_bulk_middleware.settings import Settings
 
@@ -117,13 +117,22 @@ class Place:
         registration: what it says of itself.
         jobs: the job store.
         outputs: the output store.
+        log: our own log of deletes, if there is one.
     """
 
-    def __init__(self, identity: Identity, registration: Registration, jobs: JobStore, outputs: OutputStore) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        registration: Registration,
+        jobs: JobStore,
+        outputs: OutputStore,
+        log: DeletionLog | None = None,
+    ) -> None:
         self._identity = identity
         self._registration = registration
         self._jobs = jobs
         self._outputs = outputs
+        self._log = log
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -147,7 +156,7 @@ class Place:
                 self._registration.mount,
                 line,
             )
-        with _alone(await self._jobs.store_id(), self._identity):
+        with _alone(await self._jobs.store_id(), self._identity), _logging(self._log, self._identity):
             yield
 
 
@@ -172,6 +181,32 @@ def _alone(store: str, identity: Identity) -> Iterator[None]:
         if not others:
             del _present[key]
 
+
+@contextmanager
+def _logging(log: DeletionLog | None, identity: Identity) -> Iterator[None]:
+    """While the context is open, no other adapter in this process has this log: its deletions would be told in our exports."""
+    if log is None:
+        yield
+        return
+    recipes = recipes_of(log=log)
+    key = id(log) if recipes is None else json.dumps(recipes, sort_keys=True)
+    users = _logs.setdefault(key, [])
+    if not all(user == identity.name for user in users):
+        raise NotAdmitted(
+            f"the log of deletes is already that of the adapter {users[0]!r}: its exports would tell what was deleted in this "
+            "one; give each adapter a log of its own"
+        )
+    users.append(identity.name)
+    try:
+        yield
+    finally:
+        users.pop()  # all of them are the same
+        if not users:
+            del _logs[key]
+
+
+_logs: dict[int | str, list[str]] = {}
+"""By log of deletes, the adapters in this process that have it, one entry for each place taken."""
 
 _present: dict[tuple[str, str], list[tuple[object, ...]]] = {}
 """By job store and adapter, the objects of adapters that are known by their class alone, one entry for each place taken."""

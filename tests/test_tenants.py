@@ -22,6 +22,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
@@ -229,6 +230,19 @@ async def test_a_second_job_store_over_one_output_folder_is_refused_and_sweeps_n
             await second.retention.sweep()
         await bulk.retention.sweep()
         assert (await client.get(file)).status_code == 200
+
+
+async def test_two_adapters_with_one_log_of_deletes_are_refused(place: Place) -> None:
+    """What was deleted in one would be told in the exports of the other."""
+    north, south = (SQLiteResourceStore(place.folder / f"{tenant}.db") for tenant in TENANTS)
+
+    def log() -> SQLiteDeletionLog:
+        return SQLiteDeletionLog(place.folder / "log.db")
+
+    async with place.bulk(north, adapter="north", log=log()).running():
+        await started(place.bulk(north, adapter="north", log=log()))
+        with pytest.raises(NotAdmitted, match="a log of its own"):
+            await started(place.bulk(south, adapter="south", log=log()))
 
 
 async def test_adapters_that_share_a_folder_for_files_sweep_their_own(place: Place) -> None:
