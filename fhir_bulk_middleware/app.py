@@ -194,7 +194,7 @@ class BulkData:
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
         )
         """What this mount says of itself to its job store."""
-        place = Place(identity, self.registration, jobs, outputs)
+        place = Place(identity, self.registration, jobs, outputs, log)
         self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place, observers=told)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention

@@ -7,15 +7,17 @@ The *adapter* is what jobs are made for: its identity stands on each of them, an
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.binding import bind
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.recipes import recipes_of
-from fhir_bulk_middleware.protocols import JobStore, OutputStore, TokenVerifier
+from fhir_bulk_middleware.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
 from fhir_bulk_middleware.registration import AGREED, NotAdmitted, Registration, admit, disagreements
 from fhir_bulk_middleware.settings import Settings
 
@@ -76,12 +78,21 @@ def identity_of(name: str | None, mount: str | None, **parts: object) -> Identit
     for key, part in parts.items():
         if part is not None and not any(part is other for other in there.values()):
             there[key] = part
-    kinds = [f"{type(part).__module__}.{type(part).__qualname__}" for part in there.values()]
+    kinds = [_kind(part) for part in there.values()]
     recipes = recipes_of(**there)
     if recipes is None:
         return Identity("+".join(kinds) + (f"@{mount}" if mount else ""), given=False, parts=tuple(there.values()))
     digest = hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
     return Identity(f"{kinds[0]}-{digest[:12]}", given=False)
+
+
+def _kind(part: object) -> str:
+    """The class, by the same name whether its module is imported or run as a script."""
+    module = type(part).__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        module = main.__spec__.name if main.__spec__ is not None else Path(getattr(main, "__file__", None) or module).stem
+    return f"{module}.{type(part).__qualname__}"
 
 
 def registration_of(
@@ -106,13 +117,22 @@ class Place:
         registration: what it says of itself.
         jobs: the job store.
         outputs: the output store.
+        log: our own log of deletes, if there is one.
     """
 
-    def __init__(self, identity: Identity, registration: Registration, jobs: JobStore, outputs: OutputStore) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        registration: Registration,
+        jobs: JobStore,
+        outputs: OutputStore,
+        log: DeletionLog | None = None,
+    ) -> None:
         self._identity = identity
         self._registration = registration
         self._jobs = jobs
         self._outputs = outputs
+        self._log = log
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -136,7 +156,7 @@ class Place:
                 self._registration.mount,
                 line,
             )
-        with _alone(await self._jobs.store_id(), self._identity):
+        with _alone(await self._jobs.store_id(), self._identity), _logging(self._log, self._identity):
             yield
 
 
@@ -161,6 +181,32 @@ def _alone(store: str, identity: Identity) -> Iterator[None]:
         if not others:
             del _present[key]
 
+
+@contextmanager
+def _logging(log: DeletionLog | None, identity: Identity) -> Iterator[None]:
+    """While the context is open, no other adapter in this process has this log: its deletions would be told in our exports."""
+    if log is None:
+        yield
+        return
+    recipes = recipes_of(log=log)
+    key = id(log) if recipes is None else json.dumps(recipes, sort_keys=True)
+    users = _logs.setdefault(key, [])
+    if not all(user == identity.name for user in users):
+        raise NotAdmitted(
+            f"the log of deletes is already that of the adapter {users[0]!r}: its exports would tell what was deleted in this "
+            "one; give each adapter a log of its own"
+        )
+    users.append(identity.name)
+    try:
+        yield
+    finally:
+        users.pop()  # all of them are the same
+        if not users:
+            del _logs[key]
+
+
+_logs: dict[int | str, list[str]] = {}
+"""By log of deletes, the adapters in this process that have it, one entry for each place taken."""
 
 _present: dict[tuple[str, str], list[tuple[object, ...]]] = {}
 """By job store and adapter, the objects of adapters that are known by their class alone, one entry for each place taken."""

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import httpx2
 import pytest
 
 from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.population import population
@@ -72,6 +75,48 @@ def test_a_folder_that_holds_something_else_is_left_alone(demo: tuple[State, sub
 
     assert ran.returncode == 2
     assert "already holds a population of 5 patients, not a population of 6 patients" in ran.stderr
+
+
+@pytest.mark.timeout(600)
+def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Path) -> None:
+    """Ten rounds: one loads, the others wait and find it loaded."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = list(population(patients=20))
+    (data / "all.ndjson").write_bytes(b"".join(line + b"\n" for line in lines))
+    program = (
+        "import sys; from pathlib import Path; from fhir_bulk_middleware.cli.serve import load_folder;"
+        "from fhir_bulk_middleware.cli.state import State; from fhir_bulk_middleware.demo.show import screen;"
+        "sys.stdin.readline(); load_folder(State(Path(sys.argv[1])), Path(sys.argv[2]), screen())"
+    )
+    for number in range(10):
+        state = State(tmp_path / f"state {number}")
+        command = [sys.executable, "-c", program, str(state.folder), str(data)]
+        pipe = subprocess.PIPE
+        loads = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) for _ in range(3)]
+        for load in loads:
+            assert load.stdin is not None
+            load.stdin.write("now\n")
+            load.stdin.flush()
+        said = [load.communicate(timeout=60) for load in loads]
+        assert [load.returncode for load in loads] == [0, 0, 0], said
+        assert state.loaded(f"the files of {data}")
+        with closing(sqlite3.connect(state.store)) as store:
+            kept = store.execute("SELECT count(*), count(DISTINCT json) FROM resource").fetchone()
+        assert kept == (len(lines), len(lines)), "each resource is there, and once"
+        assert {path.name for path in state.folder.iterdir()} == {"store.db", "source.json", "loading.lock"}
+
+
+def test_a_load_takes_no_running_servers_store_away(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+
+    def while_a_server_starts() -> Iterator[bytes]:
+        yield from population(patients=1)
+        state.store.write_bytes(b"")
+
+    with pytest.raises(Complaint, match="a server was started"):
+        state.load("somewhere", while_a_server_starts(), lambda _: None)
+    assert state.store.read_bytes() == b""
 
 
 def test_a_server_that_breaks_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:

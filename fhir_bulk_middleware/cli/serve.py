@@ -30,7 +30,7 @@ from fhir_bulk_middleware.smart.configuration import SMART_PATH
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_written_by_others
 
-__all__ = ["add_to", "load_folder"]
+__all__ = ["add_to", "load_folder", "waits"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -119,8 +119,15 @@ def load_folder(state: State, folder: Path, out: Screen) -> None:
         return
     lines = NdjsonFolder(folder)
     with out.bar(f"Loading {folder}", lines.size, "bytes") as advance:
-        state.load(source, lines, lambda _: advance(lines.read))
+        loaded = state.load(source, lines, lambda _: advance(lines.read), lambda: out.say(waits(state)))
         advance(lines.size)
+    if loaded is None:
+        out.say(f"{state.folder} was filled with {source} by another process.")
+
+
+def waits(state: State) -> str:
+    """What is said while another process loads."""
+    return f"Another process is loading {state.folder}; waiting for it."
 
 
 def _settings(given: argparse.Namespace) -> Settings:

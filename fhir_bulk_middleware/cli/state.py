@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.exclusive import exclusive
 from fhir_bulk_middleware.demo.loading import load
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -137,15 +138,29 @@ class State:
             raise Complaint(f"{self.folder} already holds {there}, not {source}. Name another --dir, or remove that folder.")
         return True
 
-    def load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> int:
-        """Fill the store; how many resources there were.
+    def load(
+        self, source: str, lines: Iterable[bytes], seen: Callable[[int], None], waiting: Callable[[], None] = lambda: None
+    ) -> int | None:
+        """Fill the store; how many resources there were, None if another process filled it from the same source meanwhile.
 
-        It appears under its name when it is complete, so that a load cut short leaves nothing behind.
+        It appears under its name when it is complete, so that a load cut short leaves nothing behind. One process loads at a
+        time; others wait for it.
+
+        Args:
+            source: where the lines come from.
+            lines: the resources.
+            seen: called now and then with the number of resources so far.
+            waiting: called once if another process loads.
 
         Raises:
             LoadError: a line is no resource.
+            Complaint: the store was filled from elsewhere, or a server began one, meanwhile.
         """
         self.make()
+        with exclusive(self.folder / "loading.lock", waiting):
+            return None if self.loaded(source) else self._load(source, lines, seen)
+
+    def _load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> int:
         part = self.store.with_name("loading.db")
         for left in self.folder.glob("loading.db*"):
             left.unlink()
@@ -155,7 +170,14 @@ class State:
         finally:
             store.close()
         self._source.write_text(json.dumps({"source": source}))
-        part.rename(self.store)
+        try:
+            self.store.hardlink_to(part)  # unlike a rename it takes nobody's place
+        except FileExistsError:
+            raise Complaint(
+                f"a server was started on {self.folder} while it was loaded; stop it and remove {self.store}"
+            ) from None
+        finally:
+            part.unlink()
         return count
 
 
