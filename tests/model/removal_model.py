@@ -1,4 +1,4 @@
-"""A model of a long remove-all (job, leases, journal, outbox, cancel, deadline, sweep, poll), and a search of all that can happen.
+"""A model of a long remove-all (job, leases, journal, outbox, cancel, deadline, sweep, poll), and a search of all it can do.
 
 Each step below is one durable transaction, or one read, of the real thing; between any two of them every other process may do any
 of its steps, and each process can be killed. The search visits every state that can be reached that way and checks the laws at
