@@ -12,9 +12,10 @@ Each test is a promise; its failure names it.
 
 from dataclasses import replace
 
+import anyio
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
@@ -137,6 +138,45 @@ class JobStoreSuite(Suite):
             await store.checkpoint(lease, parts, None, NOW, done=1, finished=True)
         places = [(part.slice, part.number) for part in await store.parts(job.id)]
         assert places == [(s, n) for s in range(12) for n in range(11)], "parts stand by slice and number, as numbers"
+
+    async def test_a_job_stands_as_of_one_instant(self, store: CompleteJobStore) -> None:
+        """Law 35: job, parts and progress of its plan together."""
+        job = await started(store, 2)
+        await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
+        standing = await store.standing(job.id, job.mount, job.owner)
+        assert standing == Standing(await found(store, job), tuple(await store.parts(job.id)), 1), (
+            "a standing is the job, its parts and how far its plan is done"
+        )
+        assert await store.standing(job.id, job.mount, OTHER) is None, "a standing is its owner's alone"
+        assert await store.standing(job.id, "/other", job.owner) is None, "a standing answers through its mount only"
+        assert await store.standing(new_job_id(), job.mount, job.owner) is None, "an unknown id has no standing"
+        assert await store.replace((await found(store, job)).cancelled(NOW)), "a job can be cancelled"
+        await store.reclaimed(job.id)
+        again = await store.standing(job.id, job.mount, job.owner)
+        assert again is not None, "a cancelled job still stands"
+        assert (again.job.state, again.parts) == (JobState.CANCELLED, ()), "a standing is that of now"
+
+    async def test_a_standing_never_lists_less_than_its_state_says(self, store: CompleteJobStore) -> None:
+        """Law 35: a cancel and a reclaiming come between."""
+        for _ in range(20):
+            job = await started(store)
+            await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
+            whole = await found(store, job)
+            seen: list[Standing | None] = []
+
+            async def end(whole: Job = whole) -> None:
+                await store.replace(whole.cancelled(NOW))
+                await store.reclaimed(whole.id)
+
+            async def look(job: Job = job, seen: list[Standing | None] = seen) -> None:
+                seen.extend([await store.standing(job.id, job.mount, job.owner) for _ in range(10)])
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(look)
+                tasks.start_soon(end)
+            for standing in seen:
+                assert standing is not None, "a cancelled job still stands"
+                assert standing.parts or standing.job.state is JobState.CANCELLED, "a completed job stands with all its parts"
 
     async def test_a_part_is_found_in_its_own_job_only(self, store: CompleteJobStore) -> None:
         """Law 7: an id of one job opens nothing in another."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import anyio.lowlevel
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
@@ -59,6 +59,25 @@ class IgnoresMount(Broken):
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:  # noqa: ARG002
         entry = self._entries.get(job_id)
         return entry.job if entry and entry.job.owner == owner else None
+
+
+class ReadsJobThenParts(Broken):
+    """As two reads."""
+
+    promise = "a completed job stands with all its parts"
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        standing = await super().standing(job_id, mount, owner)
+        await anyio.lowlevel.checkpoint()
+        return None if standing is None else replace(standing, parts=tuple(await self.parts(job_id)))
+
+
+class StandsForAnybody(Broken):
+    promise = "a standing is its owner's alone"
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:  # noqa: ARG002
+        job = self._entries[job_id].job if job_id in self._entries else None
+        return None if job is None else await super().standing(job_id, mount, job.owner)
 
 
 class TrimsStrings(Broken):
