@@ -34,6 +34,7 @@ __all__ = [
     "SupportsBatchDelete",
     "SupportsConditionalDelete",
     "SupportsDelete",
+    "SupportsDeletionHorizon",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
@@ -124,6 +125,20 @@ class SupportsDeletions(Protocol):
         compartments are unknown is left out where the selection is not `Everything` (law 27); where the selection is one, a
         deletion is told if the resource lay in it at any moment since the window began, as its version of then or a later one:
         also if it had moved to another patient before it was deleted (law 34).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDeletionHorizon(Protocol):
+    """A storage that forgets deletions after some time. Without it `deletions` is taken to tell all that there ever were."""
+
+    async def deletions_known_since(self) -> Instant | None:
+        """The earliest `_since` for which `deletions` tells all; None if nothing was forgotten yet.
+
+        An export since an earlier instant says so in its manifest, or is refused (`Settings.refuse_forgotten_deletions`). It is asked at
+        kick-off. The adapter guarantees that what it says holds as long as a job can run (`Settings.deadline`): it forgets
+        deletions, and the versions that say whose they were, only that much later than it says so.
         """
         ...
 
