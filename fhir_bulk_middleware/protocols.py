@@ -109,7 +109,8 @@ class SupportsSlices(Protocol):
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """Ranges that together hold each resource of the query exactly once, in the order of `pages`.
 
-        The adapter guarantees: for a query with `as_of`, the ranges hold the same resources whenever they are read.
+        The adapter guarantees: for a query with `as_of`, the ranges hold the same resources whenever they are read. For a query
+        that holds nothing it should give none: it is asked for each type, and a range costs some durable writes (law 44).
         """
         ...
 
@@ -136,9 +137,9 @@ class SupportsDeletionHorizon(Protocol):
     async def deletions_known_since(self) -> Instant | None:
         """The earliest `_since` for which `deletions` tells all; None if nothing was forgotten yet.
 
-        An export since an earlier instant says so in its manifest, or is refused (`Settings.refuse_forgotten_deletions`). It is asked at
-        kick-off. The adapter guarantees that what it says holds as long as a job can run (`Settings.deadline`): it forgets
-        deletions, and the versions that say whose they were, only that much later than it says so.
+        Asked at kick-off. An export since an earlier instant says so in its manifest, or is refused, by setting
+        (`refuse_forgotten_deletions`). The adapter guarantees that what it says holds as long as a job can run
+        (`Settings.deadline`): it forgets deletions, and the versions that say whose they were, only that much later.
         """
         ...
 
