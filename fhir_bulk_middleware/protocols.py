@@ -36,6 +36,7 @@ __all__ = [
     "SupportsBatchDelete",
     "SupportsConditionalDelete",
     "SupportsDelete",
+    "SupportsDeletionHorizon",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsGroups",
@@ -112,7 +113,8 @@ class SupportsSlices(Protocol):
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """Ranges that together hold each resource of the query exactly once, in the order of `pages`.
 
-        The adapter guarantees: for a query with `as_of`, the ranges hold the same resources whenever they are read.
+        The adapter guarantees: for a query with `as_of`, the ranges hold the same resources whenever they are read. For a query
+        that holds nothing it should give none: it is asked for each type, and a range costs some durable writes (law 44).
         """
         ...
 
@@ -128,6 +130,20 @@ class SupportsDeletions(Protocol):
         compartments are unknown is left out where the selection is not `Everything` (law 27); where the selection is one, a
         deletion is told if the resource lay in it at any moment since the window began, as its version of then or a later one:
         also if it had moved to another patient before it was deleted (law 34).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDeletionHorizon(Protocol):
+    """A storage that forgets deletions after some time. Without it `deletions` is taken to tell all that there ever were."""
+
+    async def deletions_known_since(self) -> Instant | None:
+        """The earliest `_since` for which `deletions` tells all; None if nothing was forgotten yet.
+
+        Asked at kick-off. An export since an earlier instant says so in its manifest, or is refused, by setting
+        (`refuse_forgotten_deletions`). The adapter guarantees that what it says holds as long as a job can run
+        (`Settings.deadline`): it forgets deletions, and the versions that say whose they were, only that much later.
         """
         ...
 

@@ -76,6 +76,10 @@ class Settings(BaseModel):
     """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).
     Needs an adapter that knows when somebody joined (`SupportsJoining`)."""
 
+    refuse_forgotten_deletions: bool = False
+    """Whether an export is refused since an instant from which on the storage does not know all deletions any more
+    (`SupportsDeletionHorizon`); otherwise its manifest says since when they are complete."""
+
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
 

@@ -192,7 +192,8 @@ class Chain:
         path = {Level.SYSTEM: "/$export", Level.PATIENT: "/Patient/$export", Level.GROUP: "/Group/g/$export"}[level]
         method = self.dialect.kick_off[level][0]
         query = "&".join(f"{name}={quote(value)}" for name, value in sent.items())
-        answer = await client.request(method, f"{path}?{query}" if query else path, headers=headers)
+        types = "&".join(f"_type={type_}" for type_ in (*TYPES, "Group"))  # to plan all others would take most of the time
+        answer = await client.request(method, f"{path}?{types}&{query}" if query else f"{path}?{types}", headers=headers)
         assert answer.status_code == 202, answer.text
         location = _path(answer.headers["Content-Location"])
         for place, change in enumerate(between):
@@ -232,6 +233,9 @@ class Chain:
         since = None if self.since is None else parse(self.since)
         bound = cut if until is None else min(cut, parse(until))
         newest = self.world.newest(cut)
+        if self.level is Level.PATIENT:  # in no patient's compartment as long as it has no members
+            newest.pop(GROUP, None)
+            output.pop(GROUP, None)
         within = {key: text for key, (at, text) in newest.items() if (since is None or at > since) and at <= bound}
         lives = {key: text for key, text in within.items() if text is not None}
         assert output == lives, "the output is the net change that lives"
@@ -260,7 +264,8 @@ class Cohort(Chain):
         self.exports += 1
         cut = parse(shown)
         since = Instant(0) if self.since is None else parse(self.since)
-        world, members = self.world, self.members
+        world = self.world
+        members = self.members | world.members(cut)
         joined = frozenset[str]() if self.since is None else members - world.members(since)
         newest = world.newest(cut)
         held = {key: (at, text) for key, (at, text) in newest.items() if text is not None}

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx2
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.dialects import SOARIAN
 from fhir_bulk_middleware.export.query import Authorisation, Page, Query
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.instant import Instant
@@ -309,6 +311,7 @@ async def test_a_group_that_is_deleted_while_the_job_is_queued_has_no_members(ho
     await house.resources.create("Group", group("g", "Patient/p1"), "g")
     location = await house.kick_off("/Group/g/$export?_type=Patient")
     await house.resources.delete("Group", "g")
+    house.clock.advance(1)
     await house.runner.finish()
     assert (await house.ask("GET", location)).json()["output"] == []
 
@@ -340,6 +343,41 @@ async def test_the_older_data_of_who_joins_comes_whenever_that_is(make_house: An
         _, third = await ask_while_queued(house, f"{path}&_since={then}")
         history = {"Observation": ["b2", "b4"], "Patient": ["p2"]}
         assert (second, third) == (({}, history) if when == "after the cut" else (history, {}))
+
+
+async def test_who_leaves_after_the_cut_is_in_the_export_of_that_cut(make_house: Any) -> None:
+    """Law 33, GR-01: else who is back before the next export would be in neither. SOARIAN shows seconds."""
+    async with make_house(dialect=SOARIAN, older_data_of_new_members=True) as house:
+        await populate(house)
+        await house.resources.create("Group", group("g", "Patient/p1", "Patient/p2"), "g")
+        house.clock.advance(10.2)
+        await house.resources.update("Group", "g", group("g", "Patient/p1"))
+        house.clock.advance(0.3)
+        found: list[list[str]] = []
+        query = "?_type=Patient"
+        for _ in range(2):
+            location = await house.kick_off(f"/Group/g/$export{query}")
+            await house.runner.finish()
+            manifest = (await house.ask("GET", location, headers=KICK_OFF)).json()
+            lines = await house.lines(manifest)
+            found.append(sorted(json.loads(line)["id"] for line in lines.get("Patient", [])))
+            query = f"?_type=Patient&_since={quote(manifest['transactionTime'])}"
+            house.clock.advance(10)
+            await house.resources.update("Group", "g", group("g", "Patient/p1", "Patient/p2"))
+            house.clock.advance(10)
+        assert found == [["p1", "p2"], []]
+
+
+async def test_a_group_that_is_made_after_the_cut_is_exported_with_its_members(make_house: Any) -> None:
+    """Law 33: made and exported within the second that the cut shows."""
+    async with make_house(dialect=SOARIAN) as house:
+        await populate(house)
+        house.clock.advance(10.2)
+        await house.resources.create("Group", group("g", "Patient/p1"), "g")
+        location = await house.kick_off("/Group/g/$export?_type=Patient")
+        await house.runner.finish()
+        lines = await house.lines((await house.ask("GET", location, headers=KICK_OFF)).json())
+        assert [json.loads(line)["id"] for line in lines["Patient"]] == ["p1"]
 
 
 class Roster:

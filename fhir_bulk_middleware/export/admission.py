@@ -1,7 +1,7 @@
 """What a kick-off comes to: everything that can be checked is checked here, and what the principal may see is frozen (law 8)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
@@ -23,10 +23,11 @@ from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.identifiers import is_resource_id
-from fhir_bulk_middleware.instant import Clock, Precision
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, render
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import (
+    SupportsDeletionHorizon,
     SupportsExport,
     SupportsGroups,
     SupportsOrganising,
@@ -130,7 +131,9 @@ class Admission:
             retention=self._retention,
             precision=self._precision,
             granular=covered.granular,
-            options=self._options(wish, associated, organised_by),
+            options=replace(
+                self._options(wish, associated, organised_by), deletions_since=await self._deletions_since(asked.since)
+            ),
         )
         membership = self._membership(principal, wish)
         if membership is not None:  # who is selected is read when the cut is fixed; until then it is nobody
@@ -204,6 +207,22 @@ class Admission:
         now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
         if asked.since > now:
             raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part=asked.place("_since"))
+
+    async def _deletions_since(self, since: Instant | None) -> Instant | None:
+        """Since when all deletions are known, where that is later than the client's `_since`.
+
+        Raises:
+            Refused: it is later, and the operator wants such an export to be refused.
+        """
+        if since is None or not isinstance(self._resources, SupportsDeletionHorizon):
+            return None
+        known = await self._resources.deletions_known_since()
+        if known is None or known <= since:
+            return None
+        if self._settings.refuse_forgotten_deletions:
+            detail = f"What was deleted before {render(known, self._precision)} is not known any more: export without _since."
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._since")
+        return known
 
     def _granted(self, covered: Covered) -> Iterable[Filter]:
         """Granular scopes as filters; one that cannot be applied exactly grants nothing (law 8)."""

@@ -141,6 +141,7 @@ class Options:
             `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
         base_urls: under which an absolute reference is this server's own (KO-85).
+        deletions_since: since when all deletions are known, where that is later than `_since`; else None.
         version: the FHIR release of the resources, which knows their elements.
     """
 
@@ -156,6 +157,7 @@ class Options:
     unreadable: str = ""
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
+    deletions_since: Instant | None = None
     version: FhirVersion = FhirVersion.R4
 
 

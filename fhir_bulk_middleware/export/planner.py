@@ -118,7 +118,7 @@ class Planner:
         job = replace(job, cut=cut)
         resolved = None
         if rows.membership is not None:
-            rows = resolved = await self._with_members(rows, rows.membership, job.request.window.since)
+            rows = resolved = await self._with_members(rows, rows.membership, job.request.window.since, cut)
         planned: list[Slice] = []
         if ignored := job.request.options.ignored:
             # First, because a page of a manifest that was read cannot learn of errors later (law 20).
@@ -181,21 +181,24 @@ class Planner:
             return await self._resources.cut(precision)
         return floor(after(self._clock(), -self._settings.settle), precision)
 
-    async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None) -> Rows:
-        """The rows of a group's members as they are now, after the cut was fixed (law 33).
+    async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None, cut: Instant) -> Rows:
+        """The rows of a group's members (law 33): those of now, just after the cut was fixed, and those of the cut.
 
-        Whoever joined until now is in; whoever joins later is one who joined since, to the next export. Of a group that is gone
-        all members have left.
+        Those of the cut are needed because to the next export whoever was not a member at it is one who joined since, and nobody
+        else is (GR-01). Those of now, because a cut that shows seconds can lie before the group was made. Where the past of
+        groups is not known, those of now have to do. Of a group that is gone all members have left.
         """
         if self._groups is None:
             raise TypeError(
                 "this job exports a group, and nobody knows its members: was the adapter changed while it was queued?"
             )
-        members = await self._groups.members(membership.group_id, membership.principal) or frozenset[str]()
-        joined = frozenset[str]()
+        group, principal = membership.group_id, membership.principal
+        members, joined = await self._groups.members(group, principal) or frozenset[str](), frozenset[str]()
         groups: object = self._groups
-        if membership.older and since is not None and isinstance(groups, SupportsJoining):
-            joined = members - await groups.members_at(membership.group_id, membership.principal, since)
+        if isinstance(groups, SupportsJoining):
+            members |= await groups.members_at(group, principal, cut)
+            if membership.older and since is not None:
+                joined = members - await groups.members_at(group, principal, since)
         if membership.patients is not None:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)

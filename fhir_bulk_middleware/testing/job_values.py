@@ -107,6 +107,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapte
             ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
             base_url="https://ehr.example/fhir",
             base_urls=("https://ehr.example/bulk", "https://ehr.example/fhir"),
+            deletions_since=Instant(NOW - 1),
         ),
     )
     return Job(id=new_job_id(), mount=mount, adapter=adapter, owner=owner, request=request, created_at=at, changed_at=at)

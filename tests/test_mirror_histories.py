@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HandClock, House
+from conftest import KICK_OFF, HandClock, House
 
+from fhir_bulk_middleware.instant import Instant, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
@@ -58,6 +59,33 @@ async def test_a_deletion_reaches_the_cohort_that_the_resource_had_left(kept: tu
         found[patient] = await gone(house, manifest)
     assert found == {"p1": ["Observation/o"], "p2": ["Observation/o"], "p3": []}
     assert await gone(house, await house.export(f"/Patient/$export?_since={since}")) == ["Observation/o"]
+
+
+class Forgetting(MemoryResourceStore):
+    """Knows what was deleted since an instant."""
+
+    since = parse("2026-03-01T12:00:00.500Z")
+
+    async def deletions_known_since(self) -> Instant | None:
+        return self.since
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+async def test_deletions_that_were_forgotten_are_not_lost_in_silence(make_house: Any, refuse: bool) -> None:
+    """The manifest says since when `deleted` is complete, or the kick-off is refused and says what to do."""
+    async with make_house(store=Forgetting, refuse_forgotten_deletions=refuse) as house:
+        house.clock.advance(60)
+        for since in (None, "2026-03-01T12:00:00.500Z"):
+            path = "/$export" if since is None else f"/$export?_since={since}"
+            assert "extension" not in await house.export(path), "nothing was forgotten of what was asked"
+        path = "/$export?_since=2026-03-01T12:00:00.499Z"
+        if not refuse:
+            manifest = await house.export(path)
+            assert manifest["extension"] == {"deletedComplete": False, "deletedCompleteSince": "2026-03-01T12:00:00.500Z"}
+        else:
+            refused = await house.ask("GET", path, headers=KICK_OFF)
+            assert refused.status_code == 400
+            assert "before 2026-03-01T12:00:00.500Z is not known any more: export without _since." in refused.text
 
 
 async def test_a_clock_that_is_set_back_hides_nothing_that_was_answered(kept: tuple[House, Store]) -> None:
