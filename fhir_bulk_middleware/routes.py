@@ -174,7 +174,7 @@ class PathRoute(Route):
         places = child["path_params"]
         if "$" not in self.path:
             return (match, child) if all(map(self._ours, places.items())) else (Match.NONE, {})
-        return match, {**child, "path_params": {name: value or "" for name, value in places.items()}}
+        return match, {**child, "path_params": {name: "" if value is None else value for name, value in places.items()}}
 
     def _pattern(self) -> re.Pattern[str]:
         """All of the path; and all below it, where a `$` path ends with a place or has its places in the query string."""
