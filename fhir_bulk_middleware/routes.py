@@ -153,10 +153,8 @@ class PathRoute(Route):
             for name, (value,) in parse_qs(split.query, strict_parsing=bool(split.query)).items()
             if (placeholder := _PLACEHOLDER.fullmatch(value))
         }
-        super().__init__(split.path, self._dispatch_class())
-        self.path_regex = whole(self.path_regex)
-        if "$" in self.path and (last := _LAST.search(self.path_regex.pattern)):
-            self.path_regex = re.compile(f"{self.path_regex.pattern[: last.start()]}(?:/(?P<{last[1]}>.*))?\\Z", re.DOTALL)
+        super().__init__(split.path, self._dispatch_class(split.path))
+        self.path_regex = self._pattern()
         self.mark = _mark(split.path)
         """A piece that is in each path of the route, empty where that would tell it from nothing."""
         self.methods_of_ours = frozenset(self.rows) if self.shared else None
@@ -176,10 +174,19 @@ class PathRoute(Route):
         places = child["path_params"]
         if "$" not in self.path:
             return (match, child) if all(map(self._ours, places.items())) else (Match.NONE, {})
-        return match, {**child, "path_params": {name: value or "" for name, value in places.items()}}
+        return match, {**child, "path_params": {name: "" if value is None else value for name, value in places.items()}}
 
-    def _dispatch_class(self) -> Callable[[Scope, Receive, Send], object]:
-        return _Dispatch(self.rows, self._query, self._guard)
+    def _pattern(self) -> re.Pattern[str]:
+        """All of the path; and all below it, where a `$` path ends with a place or has its places in the query string."""
+        exact = whole(self.path_regex)
+        if "$" not in self.path:
+            return exact
+        if last := _LAST.search(exact.pattern):
+            return re.compile(f"{exact.pattern[: last.start()]}(?:/(?P<{last[1]}>.*))?\\Z", re.DOTALL)
+        return re.compile(exact.pattern.removesuffix(r"\Z") + r"(?:/.*)?\Z", re.DOTALL) if self._query else exact
+
+    def _dispatch_class(self, path: str) -> Callable[[Scope, Receive, Send], object]:
+        return _Dispatch(path, self.rows, self._query, self._guard)
 
     def _ours(self, parameter: tuple[str, str]) -> bool:
         name, value = parameter
@@ -210,7 +217,8 @@ def _mark(path: str) -> str:
 class _Dispatch:
     """An ASGI application for one path: chooses by method."""
 
-    def __init__(self, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
+    def __init__(self, path: str, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
+        self._path = path
         self._rows = rows
         self._query = query
         self._guard = guard
@@ -228,7 +236,12 @@ class _Dispatch:
         await response(scope, receive, send)
 
     def _take_from_query(self, request: Request) -> None:
-        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07)."""
+        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07).
+
+        Only on the path itself: below it nothing has an id.
+        """
+        if not request.scope["path"].endswith(self._path):
+            return
         for name, placeholder in self._query.items():
             values = request.query_params.getlist(name)
             if len(values) == 1:

@@ -121,7 +121,8 @@ async def test_a_poll_path_without_a_job_id_is_ours_too(make_house: Any, dialect
         headers = {"Authorization": f"Bearer {house.token(scope='system/*.cruds')}", **KICK_OFF}
         async with client_of(attach(host(seen), house.bulk)) as client:
             path = f"/fhir{dialect.status_path.partition('?')[0].removesuffix('/{job}')}"
-            for each in (path, f"{path}/") if dialect.name in IN_PATHS else (path,):
+            below = [f"{path}/x", f"{path}/%0A", f"{path}/a/b", f"{path}/x?_jobId={NEVER}"]
+            for each in (path, f"{path}/", *([] if dialect.name in IN_PATHS else below)):
                 answer = await client.request(method, each, headers=headers)
                 assert answer.status_code == 400
                 assert answer.json()["issue"][0]["code"] == "required"
@@ -177,6 +178,7 @@ async def test_no_id_that_consists_of_dots_reaches_an_adapter(make_house: Any, d
             "parameter": [{"name": "patient", "valueReference": {"reference": f"Patient/{dots}"}}],
         }
         assert (await house.ask("POST", "/Patient/$export", headers=KICK_OFF, json=body)).status_code == 400
+        assert (await house.ask("DELETE", f"/Patient?_id={encoded}", scope="system/*.cruds")).status_code == 400
 
 
 # --- What is not HTTP -----------------------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
 
 def outcome(status: int, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> Response:
     """An OperationOutcome with one issue; its text where clients of either habit look for it."""
-    issue = {"severity": "error", "code": code, "details": {"text": diagnostics}, "diagnostics": diagnostics}
+    text = "".join(character if character.isprintable() else "\ufffd" for character in diagnostics)
+    issue = {"severity": "error", "code": code, "details": {"text": text}, "diagnostics": text}
     return document({"resourceType": "OperationOutcome", "issue": [issue]}, status=status, headers=headers)
 
 

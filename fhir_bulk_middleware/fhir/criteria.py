@@ -158,6 +158,8 @@ def _criterion(known: Definitions, type_: str, written: str, text: str) -> Crite
         if text not in {"true", "false"}:
             raise CriteriaError(written, "must be true or false", malformed=True)
         return Criterion(name, modifier, (), missing=text == "true")
+    if name == "_id" and any(part and not part.strip(".") for part in text.split(",")):
+        raise CriteriaError(written, "an id does not consist of dots", malformed=True)  # law 42: none reaches a storage
     return Criterion(name, modifier or None, _values(parameter, written, modifier or None, text))
 
 

@@ -53,6 +53,7 @@ def issue(response: httpx2.Response) -> str:
     assert outcome["resourceType"] == "OperationOutcome"
     (only,) = outcome["issue"]
     assert only["details"]["text"] == only["diagnostics"]
+    assert only["diagnostics"].isprintable()
     code: str = only["code"]
     return code
 
@@ -132,6 +133,7 @@ async def test_what_was_deleted_is_gone_and_what_never_was_is_not_found(
         ("POST", "/Patient", '{"resourceType":"Group"}', "application/fhir+json", 400),
         ("PUT", "/Patient/a", '{"resourceType":"Patient","id":"b"}', "application/fhir+json", 400),
         ("PUT", "/Patient/a", '{"resourceType":"Patient","id":"a","meta":7}', "application/fhir+json", 422),
+        ("PUT", "/Patient/a%1B%0A", '{"resourceType":"Patient","id":"b"}', "application/fhir+json", 400),
         ("POST", "/Patient", '{"resourceType":"Patient","active":true,"active":false}', "application/fhir+json", 422),
     ],
 )

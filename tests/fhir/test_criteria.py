@@ -122,6 +122,8 @@ REFUSED = [
     ("Observation", "code-value-quantity=a$", "code-value-quantity", "not a composite of 2 parts"),
     ("Observation", "code-value-quantity=a$5$6", "code-value-quantity", "not a composite of 2 parts"),
     ("Observation", "code-value-quantity=a$b", "code-value-quantity", "not a number"),
+    ("Patient", "_id=..", "_id", "does not consist of dots"),
+    ("Patient", "_id=a,.", "_id", "does not consist of dots"),
     # the query itself
     ("Patient", "", "Patient", "name=value"),
     ("Patient", "&", "Patient", "name=value"),
