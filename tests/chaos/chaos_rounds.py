@@ -304,7 +304,9 @@ class Round:
         for _ in range(40):
             await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
             left = self.house.files() - self.house.known_files()
-            folders = [path.name for path in (self.house.state / "exports").glob("*") if not any(path.iterdir())]
+            folders = [
+                path.name for path in (self.house.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
+            ]
             if not left and not folders:
                 return
             await asyncio.sleep(0.25)
