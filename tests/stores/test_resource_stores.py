@@ -7,7 +7,7 @@ import pytest
 
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 
 
 class Host:
@@ -23,7 +23,7 @@ class Host:
         await self.store.delete(type_, id_)
 
 
-class TestMemoryResourceStore(ResourceStoreSuite):
+class TestMemoryResourceStore(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def store(self) -> MemoryResourceStore:
         return MemoryResourceStore()
@@ -33,7 +33,7 @@ class TestMemoryResourceStore(ResourceStoreSuite):
         return Host(store)
 
 
-class TestSQLiteResourceStore(ResourceStoreSuite):
+class TestSQLiteResourceStore(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SQLiteResourceStore]:
         store = SQLiteResourceStore(tmp_path / "resources.db")
