@@ -26,7 +26,7 @@ from dataclasses import replace
 import pytest
 
 from fhir_bulk_middleware.export.query import EveryPatient, Everything
-from fhir_bulk_middleware.instant import Instant, Precision, seconds_between, system_clock
+from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
@@ -387,6 +387,23 @@ class DeletionsSuite(StorageSuite):
             assert sorted(found) == expected, "deletions are those after since and up to the cut"
             found = await reader.gone(await reader.query("Patient", since=cuts[first], until=cuts[last]))
             assert sorted(found) == expected, "deletions are those after since and up to until"
+
+    async def test_deletions_keep_to_the_window(
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
+    ) -> None:
+        """Law 2, also without snapshots: what was deleted before `_since`, or after `_until`, is in another export."""
+        needs(store, SupportsDeletions)
+        await put(writer, samples.patient("kept"), samples.patient("gone"), samples.record("gone", "Patient/kept"))
+        await writer.delete("Patient", "gone")
+        await writer.delete(samples.record_type, "gone")
+        (written,) = (await reader.instants(await reader.query("Patient"))).values()
+        before, later = Instant(written - 1), after(written, 3_600)
+        for type_ in ("Patient", samples.record_type):
+            assert await reader.gone(await reader.query(type_, since=before)) == [f"{type_}/gone"], (
+                "deletions are those after since and up to until"
+            )
+            for query in (await reader.query(type_, since=later), await reader.query(type_, until=before)):
+                assert await reader.gone(query) == [], "deletions are those after since and up to until"
 
     async def test_a_deletion_keeps_its_compartments(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
