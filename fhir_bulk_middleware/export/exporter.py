@@ -12,6 +12,7 @@ from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
+from fhir_bulk_middleware.export.page_form import MalformedPage
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
@@ -30,14 +31,18 @@ _log = logging.getLogger("fhir_bulk_middleware")
 _STOPPED = Failure(
     Reason.FAULT, "The export was stopped because it would have held data that was not asked for. None of it was published."
 )
+_MALFORMED = Failure(
+    Reason.FAULT,
+    "The export was stopped because this server's storage handed over data that is malformed; its operator is told how.",
+)
 _GRACE = 5.0
 
 
 class Exporter:
     """The work of exports: claims a job to plan or a slice to export, and does it.
 
-    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave ends the job, and
-    anything else gives the work back to be tried again.
+    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave or is
+    malformed ends the job, and anything else gives the work back to be tried again.
 
     Args:
         resources: what is exported.
@@ -113,6 +118,9 @@ class Exporter:
         except FirewallBreach as breach:
             _log.error("%s: the job fails: %s", _name(lease), breach)
             await self._fail(lease.job, _STOPPED, str(breach))
+        except MalformedPage as malformed:
+            _log.error("%s: the job fails: %s", _name(lease), malformed)
+            await self._fail(lease.job, _MALFORMED, str(malformed))
         except Exception as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
