@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fhir_bulk_middleware.abilities import tell_abilities
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.contract_check import check, check_parts
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.logged import sources_of
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
@@ -126,18 +128,12 @@ class BulkData:
         new_job_id: NewJobId = new_job_id,
         observers: Sequence[Observer] = (),
     ) -> None:
-        _require(resources, SupportsExport, "resources")
-        _require(verifier, TokenVerifier, "verifier")
-        for protocol in (JobStore, JobRetention, WorkQueue):
-            _require(jobs, protocol, "jobs")
-        _require(outputs, OutputStore, "outputs")
-        for observer in observers:
-            _require(observer, Observer, "observers")
+        abilities = check_parts(resources, verifier, jobs, outputs, observers=observers, groups=groups, log=log, runner=runner)
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
         if groups is not None and settings.older_data_of_new_members:
-            _require(groups, SupportsJoining, "groups")
+            check(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
         sources = sources_of(resources, log, fhir_version, clock)
@@ -147,6 +143,14 @@ class BulkData:
                 "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
             )
         work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
+        tell_abilities(
+            type(resources).__name__,
+            abilities,
+            parts={"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})},
+            settings=settings,
+            system_time=clock is system_clock,
+            runner=runner,
+        )
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
         """The name of this mount."""
@@ -292,14 +296,6 @@ class BulkData:
 
 async def _nothing_here(*_: object) -> Response:
     raise Refused(Reason.PATH_UNKNOWN)
-
-
-def _require(value: object, protocol: type, name: str) -> None:
-    """Refuse a collaborator that lacks a method of its protocol, naming it."""
-    methods: set[str] = {member for member in vars(protocol) if not member.startswith("_")}
-    missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
-    if missing:
-        raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
 
 
 def _runner(work: Exporter, settings: Settings) -> JobRunner:
