@@ -22,7 +22,6 @@ from functools import partial
 from typing import Protocol
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.delete.removal import (
     AlreadyDeleted,
@@ -52,6 +51,7 @@ from fhir_bulk_middleware.protocols import (
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.testing.job_values import Suite, together
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, observation, patient, put
 
 __all__ = ["BatchDeleteSuite", "ConditionalDeleteSuite", "DeleteSuite", "DeletionLogSuite", "OneDeleteSuite", "ReadSuite"]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-import pytest
-
 from fhir_bulk_middleware.export.query import Block, EveryPatient, Filter, Page, Query, Selection
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -21,6 +19,7 @@ from fhir_bulk_middleware.protocols import (
     SupportsProvenance,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import (
     Reader,
     Samples,

@@ -23,14 +23,13 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
-import pytest
-
 from fhir_bulk_middleware.export.query import EveryPatient, Everything
 from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsGroups, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.related_resources import JoiningSuite, OrganisingSuite, PatientsSuite, ProvenanceSuite
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, members_of, needs, put
 from fhir_bulk_middleware.testing.stored_text import StoredTextSuite

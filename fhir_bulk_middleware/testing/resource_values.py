@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import pytest
-
 from fhir_bulk_middleware.export.query import Compartments, Everything, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision, after, system_clock
 from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.testing.job_values import Suite
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.samples import Samples, condition, observation, organization, patient
 
 __all__ = [

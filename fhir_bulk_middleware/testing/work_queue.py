@@ -1,7 +1,5 @@
 """What workers may rely on, and what is relied on in spite of workers."""
 
-import pytest
-
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
@@ -28,6 +26,7 @@ from fhir_bulk_middleware.testing.job_values import (
     started,
     together,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["WorkQueueSuite"]
 
