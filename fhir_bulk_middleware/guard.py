@@ -74,7 +74,9 @@ class Guard:
                 response = await endpoint(request, principal)
         except Refused as refused:
             response = await self._refused(operation, refused, owner)
-        except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing
+        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - as follows
+            # The one place where adapter faults end; the log has all of it, the client nothing. An adapter that asks the
+            # interpreter to exit would end the loop, and leave a server that is alive and deaf.
             _log.exception("%s failed", operation.name)
             response = await self._refused(operation, Refused(Reason.FAULT), owner)
         return self._replies.stamp(response, request)

@@ -450,8 +450,8 @@ class WorkQueue(Protocol):
         """
         ...
 
-    async def release_worker(self, worker: str, now: Instant) -> None:
-        """Give back all that a worker held who is known to be gone."""
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:
+        """Give back all that a worker held who is known to be gone, and keep the cause; in general words where none is given."""
         ...
 
     async def cause(self, job_id: str) -> str | None:
@@ -559,8 +559,12 @@ class Work(Protocol):
         """Do one piece of work in the name of `worker`; False if there was none."""
         ...
 
-    async def abandoned(self, worker: str) -> None:
-        """Give back what a worker held who is known to be gone."""
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """Give back what a worker held who is known to be gone, and keep the cause."""
+        ...
+
+    async def give_up(self, cause: str) -> None:
+        """No worker can start: end what has waited for one, so that nobody waits for ever. Called again as long as it is so."""
         ...
 
     def recipe(self) -> Recipe | None:

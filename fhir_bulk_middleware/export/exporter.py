@@ -1,6 +1,7 @@
 """Carrying out exports, one piece of work at a time; what a runner runs."""
 
 import logging
+import os
 from typing import cast
 
 import anyio
@@ -18,7 +19,7 @@ from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
@@ -35,14 +36,16 @@ _MALFORMED = Failure(
     Reason.FAULT,
     "The export was stopped because this server's storage handed over data that is malformed; its operator is told how.",
 )
+_NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
 _GRACE = 5.0
 
 
 class Exporter:
     """The work of exports: claims a job to plan or a slice to export, and does it.
 
-    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave or is
-    malformed ends the job, and anything else gives the work back to be tried again.
+    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave or is malformed ends
+    the job, and anything else gives the work back to be tried again; an adapter that asks the interpreter to exit is at fault
+    like any other.
 
     Args:
         resources: what is exported.
@@ -96,19 +99,23 @@ class Exporter:
         }
         return Recipe(f"{__name__}:in_worker", arguments)
 
-    async def abandoned(self, worker: str) -> None:
-        """Give back what a worker held who is known to be gone."""
-        await self._jobs.release_worker(worker, self._clock())
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """See `Work`."""
+        await self._jobs.release_worker(worker, self._clock(), cause)
+
+    async def give_up(self, cause: str) -> None:
+        """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
+        nobody, now = f"nobody-{os.getpid()}", self._clock()
+        while (lease := await self._claimed(nobody)) is not None:
+            if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
+                await self._jobs.release(lease, cause, now, excused=True)
+                return
+            _log.error("%s: the job fails: %s", _name(lease), cause)
+            await self._fail(lease.job, _NO_WORKER, cause)
 
     async def step(self, worker: str) -> bool:
         """Plan one job or export one slice; False if there was neither."""
-        settings = self._settings
-        ended: list[Job] = []
-        lease = await self._jobs.claim(
-            worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
-        )
-        for job in ended:
-            await self._tell_failed(job, await self._jobs.cause(job.id))
+        lease = await self._claimed(worker)
         if lease is None:
             return False
         try:
@@ -121,7 +128,7 @@ class Exporter:
         except MalformedPage as malformed:
             _log.error("%s: the job fails: %s", _name(lease), malformed)
             await self._fail(lease.job, _MALFORMED, str(malformed))
-        except Exception as error:  # noqa: BLE001 - logged whole, and the work is tried again
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
         except BaseException:
@@ -129,6 +136,19 @@ class Exporter:
                 await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
+
+    async def _claimed(self, worker: str) -> Lease | None:
+        """The next piece of work; jobs that have failed on the way are told."""
+        settings = self._settings
+        ended: list[Job] = []
+        lease = await self._jobs.claim(
+            worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
+        )
+        for job in ended:
+            cause = await self._jobs.cause(job.id)
+            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, settings.attempts, cause)
+            await self._tell_failed(job, cause)
+        return lease
 
     async def _carry_out(self, lease: Lease) -> None:
         pulse = Pulse(lease)

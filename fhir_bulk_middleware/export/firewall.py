@@ -110,6 +110,6 @@ class Firewall:
         else:  # some element stands between type and id; only a parse tells the resource's id from an element's
             try:
                 own = str(json.loads(line).get("id", "")).encode()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return False
         return bool(own) and self._wanted(self._type.encode() + b"/" + own)

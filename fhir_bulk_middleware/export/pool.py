@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import Process
 
 from fhir_bulk_middleware.export.doorbell import Doorbell
+from fhir_bulk_middleware.export.starts import StartReport, Starts, how_it_ended
 from fhir_bulk_middleware.export.worker import GRACE, Assignment
 from fhir_bulk_middleware.protocols import Recipe, Work
 
@@ -40,14 +41,16 @@ class WorkerPool:
         bells: the doorbell's folder.
         size: how many workers.
         niceness: how much they give way to other processes.
+        starts: takes note of workers that cannot start.
     """
 
-    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, size: int, niceness: int = 0) -> None:
+    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, size: int, niceness: int, *, starts: Starts) -> None:
         self._lock = folder / "workers.lock"
         self._doorbell = doorbell
         self._bells = bells
         self._size = size
         self._niceness = niceness
+        self._starts = starts
 
     async def keep(self, work: Work, recipe: Recipe) -> None:
         """Wait for the lock, then keep the workers running until cancelled; they have ended when this returns."""
@@ -83,34 +86,43 @@ class WorkerPool:
     async def _run_one(self, work: Work, recipe: Recipe) -> None:
         """Run one worker process to its end, give back what it held, and tell the others of that."""
         try:
-            process = await _spawn()
-            worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
-            try:
-                assignment = Assignment(worker, self._bells, recipe, _log.getEffectiveLevel(), self._niceness)
-                await _send(process, assignment.line())
-                _log.warning("worker %s ended with status %d", worker, await process.wait())
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _stop(process)
-                    self._doorbell.take_down(worker)
-                    await work.abandoned(worker)
+            with self._starts.watched() as report:
+                process = await _spawn(report)
+                worker = f"{socket.gethostname()}-{process.pid}-{secrets.token_hex(4)}"
+                how = "was stopped"
+                try:
+                    level = _log.getEffectiveLevel()
+                    assignment = Assignment(worker, self._bells, recipe, level, self._niceness, report.descriptor)
+                    await _send(process, assignment.line())
+                    status = await process.wait()
+                    how = how_it_ended(status)
+                    await self._starts.ended(worker, status, report, work)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await _stop(process)
+                        self._doorbell.take_down(worker)
+                        await work.abandoned(worker, f"worker {worker} {how}")
         except Exception:  # noqa: BLE001 - no process to be had, or a store that is away: neither must end the pool
             _log.exception("a worker could not be kept")
         self._doorbell.ring()
 
 
-async def _spawn() -> Process:
+async def _spawn(report: StartReport) -> Process:
     # Found where this process finds it, whatever the folder that it was started in; and in a session of its own, so that
     # Ctrl-C in a terminal reaches the server alone, which then stops its workers in good order.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return await anyio.open_process(
-        [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker"],
-        stdin=subprocess.PIPE,
-        stdout=None,
-        stderr=None,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
+    try:
+        return await anyio.open_process(
+            [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker"],
+            stdin=subprocess.PIPE,
+            stdout=None,
+            stderr=None,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+            pass_fds=(report.descriptor,),
+        )
+    finally:
+        report.handed_over()
 
 
 async def _send(process: Process, line: bytes) -> None:

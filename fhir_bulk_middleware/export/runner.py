@@ -13,6 +13,7 @@ import anyio
 
 from fhir_bulk_middleware.export.doorbell import Doorbell
 from fhir_bulk_middleware.export.pool import WorkerPool
+from fhir_bulk_middleware.export.starts import Starts
 from fhir_bulk_middleware.export.working import keep_working
 from fhir_bulk_middleware.protocols import Work
 from fhir_bulk_middleware.settings import Settings
@@ -77,6 +78,7 @@ class ProcessRunner:
         self._doorbell = Doorbell(self._bells)
         self._size = settings.worker_processes
         self._niceness = settings.worker_niceness
+        self._starts = Starts(settings.attempts, settings.lease_seconds)
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
@@ -93,7 +95,7 @@ class ProcessRunner:
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
         self._doorbell.prepare()
-        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size, self._niceness)
+        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size, self._niceness, starts=self._starts)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
 
