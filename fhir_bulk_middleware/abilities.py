@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from fhir_bulk_middleware.contract_check import capabilities, without
-from fhir_bulk_middleware.protocols import JobRunner, SupportsWorkerProcess
+from fhir_bulk_middleware.protocols import JobRunner, SupportsDelete, SupportsWorkerProcess
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["tell_abilities"]
@@ -20,6 +20,7 @@ def tell_abilities(
     settings: Settings,
     system_time: bool,
     runner: JobRunner | None,
+    deletes: bool,
 ) -> None:
     """Log what the adapter can do and what not, and where exports run.
 
@@ -32,10 +33,13 @@ def tell_abilities(
         settings: how many workers there are to be.
         system_time: whether time is the machine's, as it is in worker processes.
         runner: what the host chose, None for the default.
+        deletes: whether the host said that DELETE of resources is ours.
     """
     can = ", ".join(each.__name__ for each in abilities)
     cannot = "".join(f"\n  no {each.__name__}: {without(each)}" for each in capabilities() if each not in abilities)
     _log.info("%s has %s.%s", adapter, can, cannot)
+    if SupportsDelete in abilities and not deletes:
+        _log.info("%s can delete, and DELETE of resources stays the host's: deletes=AIDBOX makes it ours.", adapter)
     remade = {name: isinstance(part, SupportsWorkerProcess) for name, part in parts.items()}
     lacking = [f"{name} ({type(parts[name]).__name__}) has no recipe()" for name, there in remade.items() if not there]
     if not system_time:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -43,6 +44,7 @@ from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
+from fhir_bulk_middleware.host_routes import own_deletes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
@@ -57,6 +59,7 @@ from fhir_bulk_middleware.protocols import (
     Observer,
     OutputStore,
     SupportsAudit,
+    SupportsDelete,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -71,6 +74,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
@@ -94,8 +99,9 @@ class BulkData:
             be made again in another process.
         settings: limits, sizes, times.
         dialect: how it speaks.
-        deletes: how deletes are told, where the storage adapter can delete (`SupportsDelete`); None for no such routes: then
-            all DELETE of resources is the host's.
+        deletes: how deletes are told, such as `AIDBOX`: says that DELETE of resources is ours, and takes an adapter that can
+            delete (`SupportsDelete`). Without it there are no such routes, whatever the adapter can do: all DELETE of resources
+            is the host's (law 42).
         log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
             no journal for long remove-alls (`SupportsBatchDelete`).
         mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
@@ -120,7 +126,7 @@ class BulkData:
         runner: JobRunner | None = None,
         settings: Settings | None = None,
         dialect: Dialect = STANDARD,
-        deletes: DeletePolicy | None = AIDBOX,
+        deletes: DeletePolicy | None = None,
         log: DeletionLog | None = None,
         mount: str | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
@@ -137,6 +143,8 @@ class BulkData:
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers([*observers, *own])
         sources = sources_of(resources, log, fhir_version, clock)
+        if deletes is not None:
+            check(resources, SupportsDelete, "resources (for deletes=)")
         if deletes is not None and sources.one is not None and sources.deletions is None:
             raise TypeError(
                 f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
@@ -150,6 +158,7 @@ class BulkData:
             settings=settings,
             system_time=clock is system_clock,
             runner=runner,
+            deletes=deletes is not None,
         )
         runner = runner or _runner(work, settings)
         self.mount = mount or dialect.name
@@ -264,6 +273,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether that answer is amended on its way.
         """
+        self._tell_shadowed(host, base)
         front: list[BaseRoute] = [SelectiveMount(base, self.app)]
         if amend_metadata:
             front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
@@ -272,6 +282,18 @@ class BulkData:
             at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
             front.extend(routes([at_root], self._guard))
         return front
+
+    def _tell_shadowed(self, host: ASGIApp, base: str) -> None:
+        """Say which of the host's own routes are not reached any more, because the host said `deletes=` (law 42)."""
+        table = getattr(host, "routes", None)
+        if self.offer.deletes is None or not isinstance(table, list):
+            return
+        if shadowed := own_deletes(table, base, self.types):
+            _log.warning(
+                "DELETE of resources below %s is ours, as deletes= says, and the host's own is not reached any more: %s.",
+                base,
+                ", ".join(shadowed),
+            )
 
     def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
@@ -283,6 +305,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
         """
+        self._tell_shadowed(app, base)
         app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 

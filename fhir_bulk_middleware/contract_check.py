@@ -19,6 +19,10 @@ _RECIPE_LARGEST = 16 * 1024
 """Bytes of a recipe's arguments as JSON: each worker is handed them through a pipe at its start."""
 
 
+_COMPARED = 5
+"""Letters of a method's name that is compared for slips of the pen; shorter ones (`cut`, `put`) are alike by chance."""
+
+
 def capabilities() -> tuple[type, ...]:
     """The protocols that a storage adapter can have, in the order of `protocols`."""
     return tuple(value for name, value in vars(protocols).items() if name.startswith("Supports") and isinstance(value, type))
@@ -208,7 +212,7 @@ def _plain(call: Callable[..., Any]) -> bool:
 
 def _slip(own: str, wanted: str) -> bool:
     """Whether one letter too many, too few, or wrong, or two that changed places, make one name the other."""
-    if own == wanted or abs(len(own) - len(wanted)) > 1:
+    if own == wanted or abs(len(own) - len(wanted)) > 1 or len(wanted) < _COMPARED:
         return False
     same = next((place for place, (a, b) in enumerate(zip(own, wanted, strict=False)) if a != b), min(len(own), len(wanted)))
     mine, other = own[same:], wanted[same:]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import unquote
 
+from fhir_bulk_middleware.export.answers import authorised, references
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Associated, Options, Request
@@ -103,7 +104,7 @@ class Admission:
         Raises:
             Refused: for the first thing that stands against it.
         """
-        authorisation = await self._resources.authorise(principal)
+        authorisation = authorised(await self._resources.authorise(principal))
         asked, leniency, scopes = wish.asked, wish.leniency, Scopes.parse(principal.scopes)
         if wish.level is Level.GROUP:
             self._check_group_scope(scopes)
@@ -142,7 +143,7 @@ class Admission:
         elif patients is None:
             return EveryPatient()
         elif isinstance(self._resources, SupportsPatients):
-            known = patients & await self._resources.patients(patients, principal)
+            known = patients & references(await self._resources.patients(patients, principal), "patients")
         else:
             known = patients
         if known != patients:
@@ -156,7 +157,7 @@ class Admission:
             members = await self._groups.members(group_id, principal)
         if members is None:
             raise Refused(Reason.GROUP_UNKNOWN)
-        return members
+        return references(members, "members")
 
     def _check_group_scope(self, scopes: Scopes) -> None:
         """Who exports a group learns who is in it (GR-03). The refusal is the same for every group, there or not.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from fhir_bulk_middleware.export.answers import answered
 from fhir_bulk_middleware.export.job import FileKind, Job, Sizes, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Query, Range, Rows, Window
 from fhir_bulk_middleware.export.sizes import sizes_of
@@ -134,7 +135,7 @@ class Planner:
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision
         if isinstance(self._resources, SupportsSnapshot):
-            return await self._resources.cut(precision)
+            return Instant(answered(await self._resources.cut(precision), int, "cut"))
         return floor(after(self._clock(), -self._settings.settle), precision)
 
     async def _output(self, job: Job, rows: Rows, *, joined: bool) -> list[Slice]:
@@ -167,7 +168,8 @@ class Planner:
         chosen_otherwise = resource_type == PROVENANCE and by_target(job, self._resources)
         if isinstance(self._resources, SupportsSlices) and not chosen_otherwise:
             query = self.query(job, rows, resource_type, joined=joined)
-            return await self._resources.slices(query, self.sizes(job).slice)
+            ranges = await self._resources.slices(query, self.sizes(job).slice)
+            return [answered(each, Range, "slices (an entry)") for each in ranges]
         return [Range("", 0)]
 
 

@@ -216,6 +216,9 @@ class Unusual(Plain):
         """The host's own, of another meaning than `SupportsConditionalDelete.find`."""
         return id_
 
+    async def put(self, *resources: str) -> None:
+        """The host's own; only short names are so near to `cut`."""
+
     def patient(self, id_: str) -> str:
         """All but `SupportsPatients.patients` by its name, and not by its arguments."""
         return id_
