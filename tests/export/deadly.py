@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
+import anyio
 from listed import Listed, observation, patient
 
 from fhir_bulk_middleware.export.query import Authorisation, Page, Query
@@ -72,6 +74,28 @@ class Deadly(Listed):
             (folder / f"attempt-{self.attempts}").touch()
             WAYS[self._arguments["way"]]()
         async for page in super().pages(query, after):
+            yield page
+
+
+class Blocking(Deadly):
+    """Blocks the loop that it works in, until it is let go."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, "")
+        self.let_go = threading.Event()
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        assert self.let_go.wait(60), "nobody noticed"
+        async for page in Listed.pages(self, query, after):
+            yield page
+
+
+class Waiting(Deadly):
+    """Waits for ever, and blocks nobody."""
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        await anyio.sleep_forever()
+        async for page in Listed.pages(self, query, after):
             yield page
 
 

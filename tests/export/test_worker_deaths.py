@@ -12,7 +12,7 @@ import anyio
 import httpx2
 import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF
-from deadly import WAYS, Deadly
+from deadly import WAYS, Blocking, Deadly, Waiting
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
@@ -36,6 +36,9 @@ class Client:
 
     async def kick_off(self, types: str) -> httpx2.Response:
         return await self.http.get("/$export", params={"_type": types}, headers={**self._headers, **KICK_OFF})
+
+    async def cancel(self, accepted: httpx2.Response) -> httpx2.Response:
+        return await self.http.delete(accepted.headers["Content-Location"], headers=self._headers)
 
     async def ended(self, accepted: httpx2.Response) -> tuple[int, Any]:
         """How an export ended."""
@@ -115,6 +118,45 @@ async def test_an_adapter_that_exits_in_the_servers_loop_leaves_a_server_that_an
 
     assert len(errors(caplog, containing="its work was begun 3 times and never finished")) == 1
     assert len(errors(caplog, containing="KICK_OFF failed")) == 1
+
+
+async def test_an_adapter_that_blocks_the_servers_loop_is_told_with_the_place_where_it_stands(
+    tmp_path: Path, mint: TokenMint, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = Blocking(str(tmp_path))
+
+    class Noticed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "stood still" in record.getMessage():
+                adapter.let_go.set()
+
+    handler = Noticed()
+    logging.getLogger("fhir_bulk_middleware").addHandler(handler)
+    try:
+        async with serving(tmp_path, adapter, LoopRunner(patience=0.5), mint) as client:
+            assert await client.export("Patient") == (200, "[1]")
+    finally:
+        logging.getLogger("fhir_bulk_middleware").removeHandler(handler)
+
+    told = next(record for record in caplog.records if "stood still" in record.getMessage())
+    assert told.levelno == logging.CRITICAL
+    assert "deadly.py" in told.getMessage()
+    assert "give it a recipe (SupportsWorkerProcess)" in told.getMessage()
+
+
+async def test_an_adapter_that_never_answers_is_told_once(
+    tmp_path: Path, mint: TokenMint, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path, Waiting(str(tmp_path), ""), LoopRunner(), mint) as client:
+        accepted = await client.kick_off("Patient")
+        deadline = time.monotonic() + PATIENCE
+        while not (told := [each for each in caplog.records if "does the adapter hang?" in each.getMessage()]):
+            assert time.monotonic() < deadline, "nobody noticed"
+            await anyio.sleep(0.05)
+        assert (await client.cancel(accepted)).status_code == 202
+
+    assert len(told) == 1
+    assert "nothing was read for slice 0 (Patient) of job" in told[0].getMessage()
 
 
 @pytest.mark.parametrize(
