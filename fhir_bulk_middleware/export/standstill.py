@@ -40,6 +40,7 @@ def _standstill(seconds: float, ident: int) -> str:
     frame = sys._current_frames().get(ident)  # noqa: SLF001 - as faulthandler and debuggers do
     where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
     return (
-        f"the server's loop has stood still for {seconds:g} seconds and answers nobody. Exports run in it, and an adapter that"
-        f" blocks holds it up: give it a recipe (SupportsWorkerProcess), and it works in a process of its own. It stands at\n{where}"
+        f"the server's loop has stood still for {seconds:g} seconds. Exports run in it, and an adapter that blocks"
+        " holds it up: give it a recipe (SupportsWorkerProcess), so that it works in a process of its own."
+        f" It stands at\n{where}"
     )
