@@ -16,8 +16,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fhir_bulk_middleware.abilities import tell_abilities
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.audit_detail import AuditDetail
+from fhir_bulk_middleware.contract_check import check, check_parts
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.logged import Sources, sources_of
 from fhir_bulk_middleware.delete.outbox import Outbox
@@ -45,6 +47,7 @@ from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
+from fhir_bulk_middleware.host_routes import own_deletes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
@@ -63,6 +66,7 @@ from fhir_bulk_middleware.protocols import (
     Observer,
     OutputStore,
     SupportsAudit,
+    SupportsDelete,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -104,8 +108,9 @@ class BulkData:
             be made again in another process.
         settings: limits, sizes, times.
         dialect: how it speaks.
-        deletes: how deletes are told, where the storage adapter can delete (`SupportsDelete`); None for no such routes: then
-            all DELETE of resources is the host's.
+        deletes: how deletes are told, such as `AIDBOX`: says that DELETE of resources is ours, and takes an adapter that can
+            delete (`SupportsDelete`). Without it there are no such routes, whatever the adapter can do: all DELETE of resources
+            is the host's (law 42).
         log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
             no journal for long remove-alls (`SupportsBatchDelete`).
         mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default,
@@ -136,7 +141,7 @@ class BulkData:
         runner: JobRunner | None = None,
         settings: Settings | None = None,
         dialect: Dialect = STANDARD,
-        deletes: DeletePolicy | None = AIDBOX,
+        deletes: DeletePolicy | None = None,
         log: DeletionLog | None = None,
         mount: str | None = None,
         adapter: str | None = None,
@@ -145,19 +150,13 @@ class BulkData:
         new_job_id: NewJobId = new_job_id,
         observers: Sequence[Observer] = (),
     ) -> None:
-        _require(resources, SupportsExport, "resources")
-        _require(verifier, TokenVerifier, "verifier")
-        for protocol in (JobStore, JobRetention, WorkQueue):
-            _require(jobs, protocol, "jobs")
-        _require(outputs, OutputStore, "outputs")
-        for observer in observers:
-            _require(observer, Observer, "observers")
+        abilities = check_parts(resources, verifier, jobs, outputs, observers=observers, groups=groups, log=log, runner=runner)
         identity = identity_of(adapter, mount, resources=resources, groups=groups, log=log)
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
         if groups is not None and settings.older_data_of_new_members:
-            _require(groups, SupportsJoining, "groups")
+            check(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         told = Observers(
             [*observers, *own],
@@ -167,6 +166,7 @@ class BulkData:
         )
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None:
+            check(resources, SupportsDelete, "resources (for deletes=)")
             _check_deletions_are_told(sources, resources)
         _warn_of_plain_http(settings)
         outbox = Outbox(sources.outboxes, told, clock)
@@ -182,6 +182,15 @@ class BulkData:
             fhir_version=fhir_version,
             observers=told,
             adapter=identity.name,
+        )
+        tell_abilities(
+            type(resources).__name__,
+            abilities,
+            parts={"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})},
+            settings=settings,
+            system_time=clock is system_clock,
+            runner=runner,
+            deletes=deletes is not None,
         )
         runner = runner or _runner(work, settings, None if groups is cast("object", resources) else groups)
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
@@ -303,6 +312,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether that answer is amended on its way.
         """
+        self._tell_shadowed(host, base)
         front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
         if amend_metadata:
             front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
@@ -311,6 +321,18 @@ class BulkData:
             at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
             front.extend(routes([at_root], self._guard))
         return front
+
+    def _tell_shadowed(self, host: ASGIApp, base: str) -> None:
+        """Say which of the host's own routes are not reached any more, because the host said `deletes=` (law 42)."""
+        table = getattr(host, "routes", None)
+        if self.offer.deletes is None or not isinstance(table, list):
+            return
+        if shadowed := own_deletes(table, base, self.types):
+            _log.warning(
+                "DELETE of resources below %s is ours, as deletes= says, and the host's own is not reached any more: %s.",
+                base,
+                ", ".join(shadowed),
+            )
 
     def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
@@ -322,6 +344,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
         """
+        self._tell_shadowed(app, base)
         app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 
@@ -350,14 +373,6 @@ def _warn_of_plain_http(settings: Settings) -> None:
         _log.warning(
             "public_base_url is %s: without TLS tokens and patient data can be read on their way", settings.public_base_url
         )
-
-
-def _require(value: object, protocol: type, name: str) -> None:
-    """Refuse a collaborator that lacks a method of its protocol, naming it."""
-    methods: set[str] = {member for member in vars(protocol) if not member.startswith("_")}
-    missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
-    if missing:
-        raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
 
 
 def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:

@@ -79,7 +79,9 @@ class Guard:
                 response = await endpoint(request, replace(principal, caller=caller))
         except Refused as refused:
             response = await self._refused(operation, refused, owner, caller)
-        except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing
+        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - as follows
+            # The one place where adapter faults end; the log has all of it, the client nothing. An adapter that asks the
+            # interpreter to exit would end the loop, and leave a server that is alive and deaf.
             _log.exception("%s failed", operation.name)
             response = await self._refused(operation, Refused(Reason.FAULT), owner, caller)
         return self._replies.stamp(response, request, caller.request_id or "")

@@ -1,5 +1,9 @@
 """Everything that a host may implement, and nothing else.
 
+"Runs in a worker" means: in a worker process where the adapter, the job store and the output store can be made again there
+(`SupportsWorkerProcess`), else in the server's loop. A method that runs in a worker process may block; one that runs in the
+server must not, for all requests wait for it.
+
 A capability is an implemented protocol: routes, CapabilityStatement and documentation follow from what an adapter has. Each
 protocol says who guarantees what; `fhir_bulk_middleware.testing` has a suite for each.
 
@@ -64,6 +68,8 @@ __all__ = [
 class SupportsExport(Protocol):
     """A storage that can be exported. Without it there is nothing to install.
 
+    Runs in: `authorise` in the server, with each kick-off; `pages` in a worker.
+
     We guarantee: the principal is verified; each `Query` names a type that `authorise` allowed; `pages` is called in any process,
     several at a time, and may be called again for what was read before.
     """
@@ -91,7 +97,10 @@ class SupportsExport(Protocol):
 
 @runtime_checkable
 class SupportsSnapshot(Protocol):
-    """A storage that can be read as of an instant. Without it exports may hold changes that came after their cut (law 6)."""
+    """A storage that can be read as of an instant. Without it exports may hold changes that came after their cut (law 6).
+
+    Runs in: `now` in the server, with a kick-off that has `_since`, `cut` in a worker.
+    """
 
     async def now(self) -> Instant:
         """The storage's own clock, by which a `_since` is in the future or not (law 2)."""
@@ -108,7 +117,10 @@ class SupportsSnapshot(Protocol):
 
 @runtime_checkable
 class SupportsSlices(Protocol):
-    """A storage that can cut a query into parts of about the same size. Without it each type is one slice."""
+    """A storage that can cut a query into parts of about the same size. Without it each type is one slice.
+
+    Runs in a worker.
+    """
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """Ranges that together hold each resource of the query exactly once, in the order of `pages`.
@@ -121,7 +133,10 @@ class SupportsSlices(Protocol):
 
 @runtime_checkable
 class SupportsDeletions(Protocol):
-    """A storage that knows what was deleted. Without it the manifest has no `deleted` list (DR-02, DR-07)."""
+    """A storage that knows what was deleted. Without it the manifest has no `deleted` list (DR-02, DR-07).
+
+    Runs in a worker.
+    """
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """What was deleted within the query's window and does not live as of its cut, in one fixed order.
@@ -150,7 +165,10 @@ class SupportsDeletionHorizon(Protocol):
 
 @runtime_checkable
 class SupportsTypes(Protocol):
-    """A storage that tells anybody which types it exports. Without it the CapabilityStatement does not list them (CS-06)."""
+    """A storage that tells anybody which types it exports. Without it the CapabilityStatement does not list them (CS-06).
+
+    Runs in the server.
+    """
 
     def exportable_types(self) -> frozenset[str]:
         """The types that `authorise` allows to somebody; it is published, and asked for once."""
@@ -176,7 +194,10 @@ class SupportsGroups(Protocol):
 
 @runtime_checkable
 class SupportsJoining(Protocol):
-    """Whoever knows the members of groups also knows their past. Without it GR-01 is not to be had."""
+    """Whoever knows the members of groups also knows their past. Without it GR-01 is not to be had.
+
+    Runs in the server, with a kick-off at Group level that has `_since`.
+    """
 
     async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:
         """References of those who were the group's members at that instant; nobody, if there was no such group then."""
@@ -185,7 +206,10 @@ class SupportsJoining(Protocol):
 
 @runtime_checkable
 class SupportsPatients(Protocol):
-    """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04)."""
+    """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04).
+
+    Runs in the server, with a kick-off that names patients.
+    """
 
     async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:
         """Those of the references (`Patient/123`) that name a patient whom this principal may see."""
@@ -194,7 +218,10 @@ class SupportsPatients(Protocol):
 
 @runtime_checkable
 class SupportsProvenance(Protocol):
-    """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported."""
+    """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported.
+
+    Runs in a worker.
+    """
 
     def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
         """The Provenance of the resources that `targets` select, each once, in one fixed order (KO-86 to KO-88).
@@ -213,7 +240,10 @@ class SupportsProvenance(Protocol):
 
 @runtime_checkable
 class SupportsOrganising(Protocol):
-    """A storage that can read patient by patient. Without it `organizeOutputBy` is not supported (law 22)."""
+    """A storage that can read patient by patient. Without it `organizeOutputBy` is not supported (law 22).
+
+    Runs in a worker.
+    """
 
     def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
         """What the queries select, grouped by the patient whose compartment it lies in, patients in one fixed order (FR-17).
@@ -226,7 +256,10 @@ class SupportsOrganising(Protocol):
 
 @runtime_checkable
 class SupportsAudit(Protocol):
-    """A storage that keeps FHIR AuditEvent resources. Without it there are none; logs, metrics and the audit file are for all."""
+    """A storage that keeps FHIR AuditEvent resources. Without it none are kept; logs, metrics and the audit file are for all.
+
+    Runs in both: wherever the event happens.
+    """
 
     async def record(self, audit_event: bytes) -> None:
         """Keep an AuditEvent of the mount's FHIR release, one compact JSON object without an id.
@@ -243,6 +276,8 @@ class SupportsRead(Protocol):
     """A storage that can read one resource.
 
     Without it our own log of deletes cannot be used: it could not tell what became of a delete that a crash cut short.
+
+    Runs in the server, with deletes, and with a log of ours also in a worker.
     """
 
     async def current(self, type_: str, id_: str) -> Current | None:
@@ -257,7 +292,10 @@ class SupportsRead(Protocol):
 
 @runtime_checkable
 class SupportsDelete(Protocol):
-    """A storage that can remove one resource. Without it there is no DELETE route: the host keeps its own."""
+    """A storage that can remove one resource. Without it there is no DELETE route: the host keeps its own.
+
+    Runs in the server; with a log of ours `remove` also in a worker, for remove-alls that are jobs.
+    """
 
     async def deletable(self, principal: Principal) -> Authorisation:
         """What this principal may delete, scopes aside: types, and a note about rows that comes back with each removal.
@@ -279,7 +317,10 @@ class SupportsDelete(Protocol):
 
 @runtime_checkable
 class SupportsConditionalDelete(Protocol):
-    """A storage that can find what to delete, and remove all of it in one go. Without it there is no conditional route."""
+    """A storage that can find what to delete, and remove all of it in one go. Without it there is no conditional route.
+
+    Runs in the server.
+    """
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         """The current resources that the target means: how many, and the first `at_most` of them.
@@ -356,6 +397,8 @@ class SupportsBatchDelete(Protocol):
     """A storage that journals removals in the transaction that makes them, so that a long remove-all is exact after a crash.
 
     Without it our own log is the journal, and one resource is removed at a time.
+
+    Runs in: `remove_batch` in a worker, `end_run` in the server.
     """
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
@@ -391,7 +434,10 @@ class Recipe:
 
 @runtime_checkable
 class SupportsWorkerProcess(Protocol):
-    """An adapter or store that can be made again in a worker process. Without it slices are read in the server's loop."""
+    """An adapter or store that can be made again in a worker process. Without it slices are read in the server's loop.
+
+    Runs in the server, when `BulkData` is made and when the engine starts. What it names must be importable; `__main__` is not.
+    """
 
     def recipe(self) -> Recipe:
         """How to make it again there."""
@@ -574,8 +620,8 @@ class WorkQueue(Protocol):
         """
         ...
 
-    async def release_worker(self, worker: str, now: Instant) -> None:
-        """Give back all that a worker held who is known to be gone."""
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:
+        """Give back all that a worker held who is known to be gone, and keep the cause; in general words where none is given."""
         ...
 
     async def cause(self, job_id: str) -> str | None:
@@ -705,8 +751,12 @@ class Work(Protocol):
         """Do one piece of work in the name of `worker`; False if there was none."""
         ...
 
-    async def abandoned(self, worker: str) -> None:
-        """Give back what a worker held who is known to be gone."""
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """Give back what a worker held who is known to be gone, and keep the cause."""
+        ...
+
+    async def give_up(self, cause: str) -> None:
+        """No worker can start: end what has waited for one, so that nobody waits for ever. Called again as long as it is so."""
         ...
 
     def recipe(self) -> Recipe | None:

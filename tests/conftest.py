@@ -11,6 +11,7 @@ import official
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.export.job import Failure, JobState, Lease
 from fhir_bulk_middleware.export.query import Level
@@ -19,7 +20,7 @@ from fhir_bulk_middleware.instant import Instant, after, parse
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import Work
+from fhir_bulk_middleware.protocols import SupportsDelete, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -108,15 +109,17 @@ class House:
         self.resources = store(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
+        self.verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock)
         own: dict[str, Any] = {
             "resources": self.resources,
-            "verifier": JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
+            "verifier": self.verifier,
             "jobs": self.jobs,
             "outputs": self.outputs,
             "runner": self.runner,
             "settings": settings,
             "dialect": dialect,
             "clock": self.clock,
+            "deletes": AIDBOX if isinstance(parts.get("resources", self.resources), SupportsDelete) else None,
         }
         self.bulk = BulkData(**{**own, **parts})
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")

@@ -21,7 +21,7 @@ from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.instant import after, system_clock
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 from fhir_bulk_middleware.testing.resource_values import observation, patient
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -50,7 +50,7 @@ def dsn(server: str) -> Iterator[str]:
         connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
 
 
-class TestPostgresStorage(ResourceStoreSuite):
+class TestPostgresStorage(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def store(self, dsn: str) -> Iterator[PostgresStorage]:
         store = PostgresStorage(dsn)

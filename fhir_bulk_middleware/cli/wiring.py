@@ -10,6 +10,7 @@ from starlette.routing import Mount
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
 from fhir_bulk_middleware.cli.state import AUDIENCE, State
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
@@ -80,6 +81,7 @@ def application(
         runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
+        deletes=AIDBOX,
         observers=[audit_file(state, settings)] if audit else [],
         adapter=_ADAPTER,
         mount=_mount(dialect, verifier),

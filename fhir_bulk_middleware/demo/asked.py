@@ -9,6 +9,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal
+from fhir_bulk_middleware.fhir.canonical import DEPTH
+from fhir_bulk_middleware.fhir.nesting import deeper_than
 
 __all__ = ["after_of", "body_of", "count_of", "if_match_of", "query_of"]
 
@@ -33,8 +35,11 @@ async def body_of(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
         if len(body) > _BODY_BYTES:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", f"at most {_BODY_BYTES} bytes are taken")
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        text = body.decode()
+        if deeper_than(text, DEPTH):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "structure", f"the body is nested deeper than {DEPTH}")
+        content = json.loads(text)
+    except ValueError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, "structure", "the body is not JSON") from error
     if not isinstance(content, dict) or content.get("resourceType") != type_:
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the body must be a resource of type {type_}")

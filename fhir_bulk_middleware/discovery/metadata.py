@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.routes import whole
 
 __all__ = ["MetadataRoute"]
@@ -29,6 +30,7 @@ _LARGEST: Final = 8 * 1024 * 1024
 
 _CACHED: Final = 4
 _JSON: Final = frozenset({b"application/fhir+json", b"application/json", b"application/json+fhir"})
+_DEPTH: Final = 200
 _STALE: Final = frozenset(
     {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
 )
@@ -87,11 +89,13 @@ class _Amending:
         try:
             plain = _unpacked(body) if gzipped else body
             text = plain.decode("utf-8-sig")
+            if deeper_than(text, _DEPTH):
+                raise ValueError(f"it is nested deeper than {_DEPTH}")
             statement = json.loads(text, parse_float=lambda digits: _MARK + digits, parse_constant=_no_constant)
             if not isinstance(statement, dict) or statement.get("resourceType") != "CapabilityStatement":
                 return None
             amended = _text(self._capability.amend(statement), text).encode()
-        except (ValueError, RecursionError, zlib.error) as error:
+        except (ValueError, zlib.error) as error:
             _log.warning("the host's CapabilityStatement goes out as it is: %s", error)
             return None
         return gzip.compress(amended, compresslevel=6, mtime=0) if gzipped else amended

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from fhir_bulk_middleware.export.answers import authorised, references
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
 from fhir_bulk_middleware.export.job import Associated, Options, Request
@@ -111,7 +112,7 @@ class Admission:
         Raises:
             Refused: for the first thing that stands against it.
         """
-        authorisation = await self._resources.authorise(principal)
+        authorisation = authorised(await self._resources.authorise(principal))
         asked, leniency, scopes = wish.asked, wish.leniency, Scopes.parse(principal.scopes)
         if wish.level is Level.GROUP:
             self._check_group_scope(scopes)
@@ -157,7 +158,7 @@ class Admission:
         elif patients is None:
             return EveryPatient()
         elif isinstance(self._resources, SupportsPatients):
-            known = patients & await self._resources.patients(patients, principal)
+            known = patients & references(await self._resources.patients(patients, principal), "patients")
         else:
             known = patients
         if known != patients:
@@ -173,7 +174,7 @@ class Admission:
             members = await self._groups.members(group_id, principal)
         if members is None:
             raise Refused(Reason.GROUP_UNKNOWN)
-        return members
+        return references(members, "members")
 
     def _check_group_scope(self, scopes: Scopes) -> None:
         """By setting, refuse who may not read groups (GR-03). The refusal is the same for every group, there or not.

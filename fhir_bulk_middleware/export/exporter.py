@@ -1,6 +1,7 @@
 """Carrying out exports, one piece of work at a time; what a runner runs."""
 
 import logging
+import os
 from typing import cast
 
 import anyio
@@ -14,12 +15,13 @@ from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
+from fhir_bulk_middleware.export.page_form import MalformedPage
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
 from fhir_bulk_middleware.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
@@ -32,14 +34,20 @@ _log = logging.getLogger("fhir_bulk_middleware")
 _STOPPED = Failure(
     Reason.FAULT, "The export was stopped because it would have held data that was not asked for. None of it was published."
 )
+_MALFORMED = Failure(
+    Reason.FAULT,
+    "The export was stopped because this server's storage handed over data that is malformed; its operator is told how.",
+)
+_NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
 _GRACE = 5.0
 
 
 class Exporter:
     """The work of exports: claims a job to plan or a slice to export, and does it.
 
-    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave ends the job, and
-    anything else gives the work back to be tried again.
+    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave or is malformed ends
+    the job, and anything else gives the work back to be tried again; an adapter that asks the interpreter to exit is at fault
+    like any other.
 
     Args:
         resources: what is exported.
@@ -107,25 +115,23 @@ class Exporter:
         }
         return Recipe(f"{__name__}:in_worker", arguments)
 
-    async def abandoned(self, worker: str) -> None:
-        """Give back what a worker held who is known to be gone."""
-        await self._jobs.release_worker(worker, self._clock())
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """See `Work`."""
+        await self._jobs.release_worker(worker, self._clock(), cause)
+
+    async def give_up(self, cause: str) -> None:
+        """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
+        nobody, now = f"nobody-{os.getpid()}", self._clock()
+        while (lease := await self._claimed(nobody)) is not None:
+            if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
+                await self._jobs.release(lease, cause, now, excused=True)
+                return
+            _log.error("%s: the job fails: %s", _name(lease), cause)
+            await self._fail(lease.job, _NO_WORKER, cause)
 
     async def step(self, worker: str) -> bool:
         """Plan one job or export one slice; False if there was neither."""
-        settings = self._settings
-        ended: list[Job] = []
-        lease = await self._jobs.claim(
-            worker,
-            self._clock(),
-            lease_seconds=settings.lease_seconds,
-            attempts=settings.attempts,
-            adapter=self.adapter,
-            failed=ended.append,
-        )
-        for job in ended:
-            await self.runs.end(job)
-            await self._tell_failed(job, await self._jobs.cause(job.id))
+        lease = await self._claimed(worker)
         if lease is None:
             return False
         try:
@@ -138,7 +144,10 @@ class Exporter:
         except FirewallBreach as breach:
             _log.error("%s: the job fails: %s", _name(lease), breach)
             await self._fail(lease.job, _STOPPED, str(breach))
-        except Exception as error:  # noqa: BLE001 - logged whole, and the work is tried again
+        except MalformedPage as malformed:
+            _log.error("%s: the job fails: %s", _name(lease), malformed)
+            await self._fail(lease.job, _MALFORMED, str(malformed))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
         except BaseException:
@@ -146,6 +155,25 @@ class Exporter:
                 await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
+
+    async def _claimed(self, worker: str) -> Lease | None:
+        """The next piece of work; jobs that have failed on the way are told."""
+        settings = self._settings
+        ended: list[Job] = []
+        lease = await self._jobs.claim(
+            worker,
+            self._clock(),
+            lease_seconds=settings.lease_seconds,
+            attempts=settings.attempts,
+            adapter=self.adapter,
+            failed=ended.append,
+        )
+        for job in ended:
+            await self.runs.end(job)
+            cause = await self._jobs.cause(job.id)
+            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, settings.attempts, cause)
+            await self._tell_failed(job, cause)
+        return lease
 
     async def _carry_out(self, lease: Lease) -> None:
         pulse = Pulse(lease)
@@ -219,6 +247,7 @@ class Exporter:
         """End a job, unless it has ended otherwise meanwhile."""
         current: Job | None = job
         while current is not None and current.state.working:
+            await self.runs.end(current)  # before its state says so (law 36)
             failed = current.failed(failure, self._clock())
             if await self._jobs.replace(failed):
                 await self._tell_failed(failed, cause)

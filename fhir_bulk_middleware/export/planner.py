@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from fhir_bulk_middleware.export.answers import answered
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.job import FileKind, Job, Sizes, Slice
 from fhir_bulk_middleware.export.query import (
@@ -178,7 +179,7 @@ class Planner:
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision
         if isinstance(self._resources, SupportsSnapshot):
-            return await self._resources.cut(precision)
+            return Instant(answered(await self._resources.cut(precision), int, "cut"))
         return floor(after(self._clock(), -self._settings.settle), precision)
 
     async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None, cut: Instant) -> Rows:
@@ -252,7 +253,8 @@ class Planner:
     async def _parts(self, job: Job, query: Query) -> Sequence[Range]:
         """The ranges of a query; none where nothing has changed."""
         if isinstance(self._resources, SupportsSlices):
-            return await self._resources.slices(query, self.sizes(job).slice)
+            ranges = await self._resources.slices(query, self.sizes(job).slice)
+            return [answered(each, Range, "slices (an entry)") for each in ranges]
         if job.request.window.since is not None and not await _any(self._resources.pages(query, None)):
             return []
         return [Range("", 0)]

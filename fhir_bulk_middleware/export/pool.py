@@ -32,6 +32,7 @@ from anyio.abc import Process, TaskGroup
 from fhir_bulk_middleware.export.doorbell import Doorbell
 from fhir_bulk_middleware.export.fencing import fence, is_stopped
 from fhir_bulk_middleware.export.pool_lease import Holding, PoolLease, Predecessor
+from fhir_bulk_middleware.export.starts import StartReport, Starts, how_it_ended
 from fhir_bulk_middleware.export.worker import GRACE, Assignment
 from fhir_bulk_middleware.protocols import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
@@ -53,13 +54,15 @@ class WorkerPool:
         doorbell: what its workers listen to.
         bells: the doorbell's folder.
         settings: how many workers, how nice they are, and how long silence is put up with.
+        starts: takes note of workers that cannot start.
     """
 
-    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, settings: Settings, *, starts: Starts) -> None:
         self._folder = folder
         self._doorbell = doorbell
         self._bells = bells
         self._settings = settings
+        self._starts = starts
         self._patience = settings.lease_seconds / 2
         self._workers: list[str] = []
 
@@ -114,7 +117,7 @@ class WorkerPool:
     async def _give_back(self, work: Work, worker: str) -> None:
         self._doorbell.take_down(worker)
         try:
-            await work.abandoned(worker)
+            await work.abandoned(worker, f"worker {worker} was ended: its server fell silent")
         except Exception:  # noqa: BLE001 - a store that is away; its leases run out
             _log.exception("what worker %s held could not be given back", worker)
 
@@ -129,24 +132,31 @@ class WorkerPool:
     async def _run_one(self, work: Work, recipe: Recipe, holding: Holding) -> None:
         """Run one worker process to its end, give back what it held, and tell the others of that."""
         try:
-            token = secrets.token_hex(8)
-            process = await _spawn(token)
-            worker = f"{socket.gethostname()}-{process.pid}-{token}"
-            self._workers.append(worker)
-            holding.renew(self._workers)
-            try:
-                assignment = Assignment(worker, self._bells, recipe, _log.getEffectiveLevel(), self._settings.worker_niceness)
-                await _send(process, assignment.line())
-                _log.warning("worker %s ended with status %d", worker, await self._ended(process, worker))
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _stop(process)
-                    self._workers.remove(worker)
-                    self._doorbell.take_down(worker)
-                    await work.abandoned(worker)
+            with self._starts.watched() as report:
+                await self._run_started(report, work, recipe, holding)
         except Exception:  # noqa: BLE001 - no process to be had, or a store that is away: neither must end the pool
             _log.exception("a worker could not be kept")
         self._doorbell.ring()
+
+    async def _run_started(self, report: StartReport, work: Work, recipe: Recipe, holding: Holding) -> None:
+        token = secrets.token_hex(8)
+        process = await _spawn(token, report)
+        worker = f"{socket.gethostname()}-{process.pid}-{token}"
+        self._workers.append(worker)
+        holding.renew(self._workers)
+        how = "was stopped"
+        try:
+            level, niceness = _log.getEffectiveLevel(), self._settings.worker_niceness
+            await _send(process, Assignment(worker, self._bells, recipe, level, niceness, report.descriptor).line())
+            status = await self._ended(process, worker)
+            how = how_it_ended(status)
+            await self._starts.ended(worker, status, report, work)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _stop(process)
+                self._workers.remove(worker)
+                self._doorbell.take_down(worker)
+                await work.abandoned(worker, f"worker {worker} {how}")
 
     async def _ended(self, process: Process, worker: str) -> int:
         """Wait for the worker's end, and bring it about if it is stopped for too long."""
@@ -163,19 +173,23 @@ class WorkerPool:
                 process.kill()
 
 
-async def _spawn(token: str) -> Process:
+async def _spawn(token: str, report: StartReport) -> Process:
     # By its token a worker is known to whoever takes over the pool. Its code is found where this process finds it, whatever the
     # folder that it was started in; and it has a session of its own, so that Ctrl-C in a terminal reaches the server alone, which
     # then stops its workers in good order.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return await anyio.open_process(
-        [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker", token],
-        stdin=subprocess.PIPE,
-        stdout=None,
-        stderr=None,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
+    try:
+        return await anyio.open_process(
+            [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker", token],
+            stdin=subprocess.PIPE,
+            stdout=None,
+            stderr=None,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+            pass_fds=(report.descriptor,),
+        )
+    finally:
+        report.handed_over()
 
 
 async def _send(process: Process, line: bytes) -> None:

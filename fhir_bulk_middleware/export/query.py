@@ -165,11 +165,16 @@ class Range:
 class Page:
     """Some resources, as canonical NDJSON (law 17).
 
+    A page that is otherwise fails its job, and the log says which line and why. Checked are the form of each line, the count, the
+    size (above four times `Query.page_bytes`, and 1 MiB at least, a page of several resources is refused) and that cursors do
+    not come again. Not looked for are resources that come twice, but at the border of two pages; the kit tests that.
+
     Attributes:
         lines: `count` lines of UTF-8, each one compact JSON object that begins with `{"resourceType":"` and ends with a
             newline. There is no raw newline within a resource.
         count: how many resources.
-        cursor: where the next page begins: `pages` called with it goes on after this page's last resource.
+        cursor: where the next page begins: `pages` called with it goes on after this page's last resource. At most 4,096
+            characters; no two pages of a query have the same.
         unreadable: `Type/id` of resources that belong here but could not be given out; the job goes on without them and reports
             each in an error file (ST-15). A page may have these and no lines.
     """
@@ -202,7 +207,7 @@ class Deletions:
     """Some resources that were deleted (DR-01).
 
     Attributes:
-        references: `Type/id` of each.
+        references: `Type/id` of each; at most 10,000, none twice.
         cursor: where the next ones begin.
     """
 

@@ -6,10 +6,13 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError("Metrics needs prometheus_client: pip install 'fhir-bulk-middleware[metrics]'") from error
 
 from fhir_bulk_middleware.events import (
     AuditFailed,

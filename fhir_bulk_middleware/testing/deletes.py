@@ -23,7 +23,6 @@ from functools import partial
 from typing import Protocol
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.delete.removal import (
     AlreadyDeleted,
@@ -56,7 +55,8 @@ from fhir_bulk_middleware.protocols import (
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.testing.job_values import Suite, together
-from fhir_bulk_middleware.testing.resource_values import Reader, StorageSuite, Writer, needs, observation, organization, patient
+from fhir_bulk_middleware.testing.needed import pytest
+from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, observation, patient, put
 
 __all__ = [
     "BatchDeleteSuite",
@@ -93,22 +93,22 @@ async def _version(store: SupportsConditionalDelete, target: Target) -> str:
 class ReadSuite(StorageSuite):
     """What `SupportsRead` promises."""
 
-    async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer) -> None:
+    async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer, samples: Samples) -> None:
         """Law 29."""
         needs(store, SupportsRead)
         assert isinstance(store, SupportsRead)
         assert await store.current("Patient", "1") is None, "what never was is None"
-        await writer.put(patient("1", "old"))
+        await writer.put(samples.patient("1", "old"))
         old = await store.current("Patient", "1")
-        await writer.put(patient("1", "new"))
+        await writer.put(samples.patient("1", "new"))
         new = await store.current("Patient", "1")
         assert old is not None, "what was written is read"
         assert new is not None, "what was written is read"
-        assert json.loads(new.json)["name"][0]["text"] == "new", "the current version is the last that was written"
+        assert samples.text_of(json.loads(new.json)) == "new", "the current version is the last that was written"
         assert (new.type, new.id, new.deleted) == ("Patient", "1", False), "a resource is read under its name"
         assert new.version != old.version, "each version has an id of its own"
         assert b"\n" not in new.json, "a resource is one line"
-        assert await store.current("Organization", "1") is None, "an id belongs to its type"
+        assert await store.current(samples.record_type, "1") is None, "an id belongs to its type"
         await writer.delete("Patient", "1")
         gone = await store.current("Patient", "1")
         assert gone is None or gone.deleted, "what was deleted does not live"
@@ -117,34 +117,40 @@ class ReadSuite(StorageSuite):
 class OneDeleteSuite(StorageSuite):
     """What `SupportsDelete` promises."""
 
-    async def test_what_is_removed_comes_back_as_it_was(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_what_is_removed_comes_back_as_it_was(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """As SQL's `DELETE ... RETURNING *`."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1", "kept text"), patient("2"))
+        await writer.put(samples.patient("1", "kept text"), samples.patient("2"))
         removal = await store.remove("Patient", "1", None, rights)
         assert isinstance(removal, Deleted), "a resource that lives can be removed"
-        assert json.loads(removal.resource.json)["name"][0]["text"] == "kept text", "what was removed comes back"
+        assert samples.text_of(json.loads(removal.resource.json)) == "kept text", "what was removed comes back"
         assert (removal.resource.type, removal.resource.id) == ("Patient", "1"), "what was removed comes back"
         assert json.loads(removal.resource.json)["meta"]["versionId"] == removal.resource.version, (
             "the version that is told is that of the text"
         )
 
     async def test_what_was_removed_is_gone_and_nothing_else(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """From every read, at once."""
         needs(store, SupportsDelete)
-        await writer.put(patient("1"), patient("2"), organization("1"))
+        await put(writer, samples.patient("1"), samples.patient("2"), samples.record("1", "Patient/2"), samples.outside("1"))
         await store.remove("Patient", "1", None, await _rights(store, principal))
         assert await reader.ids(await reader.query("Patient")) == ["2"], "what was removed is gone, and nothing else"
-        assert await reader.ids(await reader.query("Organization")) == ["1"], "an id belongs to its type"
+        for type_ in (samples.record_type, samples.outside_type):
+            if type_ is not None:
+                assert await reader.ids(await reader.query(type_)) == ["1"], "an id belongs to its type"
 
-    async def test_a_second_removal_removes_nothing(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_a_second_removal_removes_nothing(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """It is told from the first; a storage without a memory may take it for what never was."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1"))
+        await writer.put(samples.patient("1"))
         first = await store.remove("Patient", "1", None, rights)
         assert isinstance(first, Deleted), "a resource that lives can be removed"
         again = await store.remove("Patient", "1", frozenset({first.resource.version}), rights)
@@ -152,39 +158,41 @@ class OneDeleteSuite(StorageSuite):
         if isinstance(again, AlreadyDeleted):
             assert again.version == first.resource.version, "of what is gone the version that was removed is told"
         assert await store.remove("Patient", "never", None, rights) == NeverExisted(), "what never was is told so"
-        await writer.put(patient("1", "back"))
+        await writer.put(samples.patient("1", "back"))
         assert isinstance(await store.remove("Patient", "1", None, rights), Deleted), "what came back can be removed again"
 
     async def test_another_version_is_left_alone(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """Law 25: `If-Match` is decided in the call."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1", "old"))
+        await writer.put(samples.patient("1", "old"))
         removed = await store.remove("Patient", "1", None, rights)
         assert isinstance(removed, Deleted), "a resource that lives can be removed"
         old = removed.resource.version
-        await writer.put(patient("1", "new"))
+        await writer.put(samples.patient("1", "new"))
         for versions in ({old}, {"no-such-version"}, set()):
             removal = await store.remove("Patient", "1", frozenset(versions), rights)
             assert removal == VersionMismatch(), "a resource at another version is left alone"
         assert await reader.texts(await reader.query("Patient")) == {"1": "new"}, "a resource at another version is left alone"
 
-    async def test_of_several_removals_at_once_one_removes(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_of_several_removals_at_once_one_removes(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """Whoever is told that it removed has the resource."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         for race in range(_RACES):
             id_ = f"p{race}"
-            await writer.put(patient(id_))
+            await writer.put(samples.patient(id_))
             removals: list[Removal] = await together(4, lambda _, id_=id_: store.remove("Patient", id_, None, rights))  # type: ignore[misc]
             removed = [removal for removal in removals if isinstance(removal, Deleted)]
             assert len(removed) == 1, "of several removals one removes"
             assert all(isinstance(removal, (Deleted, *_GONE)) for removal in removals), "of several removals one removes"
 
     async def test_of_a_removal_and_an_update_neither_is_lost(
-        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """A removal that names a version never removes a later one."""
         needs(store, SupportsDelete)
@@ -192,7 +200,7 @@ class OneDeleteSuite(StorageSuite):
         rights = await _rights(store, principal)
         for race in range(_RACES):
             id_ = f"p{race}"
-            await writer.put(patient(id_, "old"))
+            await writer.put(samples.patient(id_, "old"))
             version = await _version(store, _target("Patient", ("_id", id_), rights=rights))
             outcome: list[Removal] = []
 
@@ -201,34 +209,34 @@ class OneDeleteSuite(StorageSuite):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(remove)
-                tasks.start_soon(writer.put, patient(id_, "new"))
+                tasks.start_soon(writer.put, samples.patient(id_, "new"))
             assert (await reader.texts(await reader.query("Patient"))).get(id_) == "new", "a removal never takes a later version"
             assert isinstance(outcome[0], Deleted | VersionMismatch), "a removal removes, or is told of the other version"
 
     async def test_a_removal_is_in_the_next_deletions(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """Law 3, and law 6 without snapshots; what came back is in the output (MF-22)."""
         needs(store, SupportsDelete)
         needs(store, SupportsDeletions)
         rights = await _rights(store, principal)
-        await writer.put(*(patient(id_) for id_ in ("kept", "gone", "back")))
+        await writer.put(*(samples.patient(id_) for id_ in ("kept", "gone", "back")))
         since = await reader.cut()
         for id_ in ("gone", "back"):
             await store.remove("Patient", id_, None, rights)
-        await writer.put(patient("back"))
+        await writer.put(samples.patient("back"))
         query = await reader.query("Patient", since=since)
         assert await reader.gone(query) == ["Patient/gone"], "what was removed is told once, unless it came back"
         if since is not None:
             assert await reader.ids(query) == ["back"], "what came back is in the output"
 
     async def test_an_export_does_not_see_a_removal_after_its_cut(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """With snapshots an export as of the cut still has it, and the next one tells of it."""
         needs(store, SupportsDelete)
         needs(store, SupportsSnapshot)
-        await writer.put(*(patient(f"p{number}", "x" * 400) for number in range(6)))
+        await writer.put(*(samples.patient(f"p{number}", "x" * 400) for number in range(6)))
         query = await reader.query("Patient", page_bytes=1_000)
         pages = await reader.pages(query)
         for number in range(6):

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant
@@ -26,6 +24,7 @@ from fhir_bulk_middleware.testing.job_values import (
     hour,
     started,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["JobRetentionSuite"]
 

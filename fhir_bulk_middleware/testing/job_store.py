@@ -13,7 +13,6 @@ Each test is a promise; its failure names it.
 from dataclasses import replace
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
@@ -46,6 +45,7 @@ from fhir_bulk_middleware.testing.job_values import (
     started,
     together,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
 
 __all__ = ["JobRetentionSuite", "JobStoreSuite", "WorkQueueSuite"]

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Sizes, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
@@ -14,6 +13,7 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.protocols import JobRetention, JobStore, WorkQueue
 from fhir_bulk_middleware.registration import Registration
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = [
     "ATTEMPTS",

@@ -11,10 +11,10 @@ Subclass `OutputStoreSuite` and say how a store is made:
 from collections.abc import AsyncIterator
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.protocols import OutputStore
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["OutputStoreSuite"]
 

@@ -1,7 +1,5 @@
 """What workers may rely on, and what is relied on in spite of workers."""
 
-import pytest
-
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded, Standing
 from fhir_bulk_middleware.export.query import Compartments, Membership, Rows
 from fhir_bulk_middleware.instant import Instant, after
@@ -29,6 +27,7 @@ from fhir_bulk_middleware.testing.job_values import (
     started,
     together,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["WorkQueueSuite"]
 
@@ -429,6 +428,17 @@ class WorkQueueSuite(Suite):
         assert (await found(store, job)).state is JobState.FAILED, "work that was begun too often fails its job"
         assert "unlucky" in (await store.cause(job.id) or ""), "the cause that is kept names the worker that fell silent"
         assert not any(await _writes(store, other)), "after a job has failed no lease on it writes any more"
+
+    @pytest.mark.parametrize("cause", ["worker unlucky was ended by SIGSEGV", ""])
+    async def test_the_end_of_a_worker_is_the_cause_that_is_kept(self, store: CompleteJobStore, cause: str) -> None:
+        """Law 43: as its keeper saw it; or that it is gone, where nothing is known."""
+        job = await started(store)
+        for _ in range(ATTEMPTS):
+            await claimed(store, "unlucky")
+            await store.release_worker("unlucky", NOW, cause)
+        assert await _nothing(store), "the ends of workers count as attempts"
+        kept = await store.cause(job.id) or ""
+        assert kept == cause if cause else "unlucky" in kept, "the cause of a worker's end is kept for the operator"
 
     async def test_a_job_that_fails_is_not_in_the_way(self, store: CompleteJobStore) -> None:
         """The same claim goes on to the next work."""

@@ -317,10 +317,10 @@ async def test_before_a_storage_with_snapshots_a_deletion_is_in_the_export_that_
 
 def test_a_storage_that_forgets_what_it_deletes_needs_a_log_or_no_deletes(house_parts: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"log: HardHost .*SupportsDeletions"):
-        BulkData(**house_parts)
+        BulkData(**house_parts, deletes=AIDBOX)
     without = BulkData(**house_parts, deletes=None)
     assert not [row for row in without.table if row.path.startswith("/{type}")]
-    assert [row.path for row in BulkData(**house_parts, log=MemoryDeletionLog()).table if row.shared] == [
+    assert [row.path for row in BulkData(**house_parts, log=MemoryDeletionLog(), deletes=AIDBOX).table if row.shared] == [
         "/{type}/{id}",
         "/{type}",
     ]

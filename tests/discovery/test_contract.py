@@ -16,7 +16,7 @@ from conftest import AUDIENCE, ISSUER, KICK_OFF, job_of, people
 from loopback import free_socket, served
 from mounts import SMART, mount
 
-from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
+from fhir_bulk_middleware import AIDBOX, BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, SUBJECT_BOUND, Dialect
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.runner import LoopRunner
@@ -62,6 +62,7 @@ def bulk(mint: TokenMint, dialect: Dialect) -> Iterator[tuple[BulkData, str]]:
         runner=LoopRunner(),
         settings=Settings(public_base_url=base, jobs_per_owner=100_000, polls_per_second=1e6, smart=SmartConfiguration(**SMART)),
         dialect=dialect,
+        deletes=AIDBOX,
     )
     with served(made.app, listener):
         yield made, base

@@ -324,6 +324,13 @@ class TellsTheOwnerTheCause(Broken):
         return lease
 
 
+class ForgetsHowAWorkerEnded(Broken):
+    promise = "the cause of a worker's end is kept for the operator"
+
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:
+        await super().release_worker(worker, now, cause and "it ended")
+
+
 class ForgetsTheCause(Broken):
     promise = "the cause is kept for the operator"
 

@@ -24,11 +24,11 @@ from fhir_bulk_middleware.export.query import (
     Rows,
     Window,
 )
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, parse, render, system_clock
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore, _Version
 from fhir_bulk_middleware.stores.versioned import Stored
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 
 
 class Broken(MemoryResourceStore):
@@ -115,6 +115,41 @@ class Asking(Broken):
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         return super().deletions(self.asked(query, after), after)
+
+
+class ForgetsAPath(Broken):
+    """Knows an observation's subject, and not who performed it."""
+
+    promise = "each link alone puts a resource into the compartment: Observation.performer did not"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, after):
+            lines = [line for line in page.lines.split(b"\n")[:-1] if not self.forgotten(query, json.loads(line))]
+            if lines:
+                yield replace(page, lines=b"".join(line + b"\n" for line in lines), count=len(lines))
+
+    @staticmethod
+    def forgotten(query: Query, content: dict[str, Any]) -> bool:
+        everything = isinstance(query.rows.selection, Everything)
+        return not everything and content["resourceType"] == "Observation" and "subject" not in content
+
+
+class WritesLocalTime(Rewriting):
+    promise = "lastUpdated is the instant of the write"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        lines = page.lines
+        for line in page.lines.split(b"\n")[:-1]:
+            shown = json.loads(line)["meta"]["lastUpdated"]
+            lines = lines.replace(shown.encode(), render(after(parse(shown), 7_200), Precision.MICROSECONDS).encode())
+        return replace(page, lines=lines)
+
+
+class DropsUnknownElements(Rewriting):
+    promise = "what was written is kept, whatever it is"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, lines=page.lines.replace(b'"aaUnknown":true,', b""))
 
 
 class IgnoresPageBytes(Asking):
@@ -542,7 +577,7 @@ def _all(kind: type[Broken]) -> Iterator[type[Broken]]:
 BROKEN = sorted(_all(Broken), key=lambda broken: broken.__name__)
 
 
-class _Suite(ResourceStoreSuite):
+class _Suite(ResourceStoreSuite, StoredTextSuite):
     broken: ClassVar[type[Broken]]
 
     @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from fhir_bulk_middleware.instant import Instant, after, system_clock
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 
 
 class Host:
@@ -37,7 +37,7 @@ class Setting:
         self.seconds = seconds
 
 
-class _Suite(ResourceStoreSuite):
+class _Suite(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def clock(self) -> Setting:
         return Setting()

@@ -296,13 +296,13 @@ class MemoryJobStore:
                 held[1].excused += excused
                 held[1].give_back(cause)
 
-    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""
         with self._lock:
             for entry in self._entries.values():
                 for work in entry.work.values():
                     if work.worker == worker:
-                        work.give_back(gone(worker))
+                        work.give_back(cause or gone(worker))
 
     async def cause(self, job_id: str) -> str | None:
         """See `WorkQueue.cause`."""

@@ -259,9 +259,9 @@ class SQLiteJobStore:
         """See `WorkQueue.release`."""
         await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
-    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""
-        await self._database.write(partial(work.release_worker, worker=worker))
+        await self._database.write(partial(work.release_worker, worker=worker, cause=cause))
 
     async def cause(self, job_id: str) -> str | None:
         """See `WorkQueue.cause`."""

@@ -193,9 +193,10 @@ def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused
     )
 
 
-def release_worker(connection: sqlite3.Connection, worker: str) -> None:
+def release_worker(connection: sqlite3.Connection, worker: str, cause: str) -> None:
     """Give back all that a worker held."""
-    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (gone(worker), worker))
+    why = cause or gone(worker)
+    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (why, worker))
 
 
 def _span(now: Instant, lease_seconds: float) -> tuple[Instant, int]:
