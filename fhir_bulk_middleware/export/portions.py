@@ -74,7 +74,7 @@ class Portions:
             async for page in source:
                 if page.count:
                     firewall.check(page)
-                yield shaping.shape(page) if page.count else page, page.count
+                yield await shaping.shape(page) if page.count else page, page.count
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection]:
         """The adapter's pages, and whose resources must be in them."""
@@ -104,7 +104,7 @@ class Portions:
         async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:
             async for block in blocks:
                 self._firewall(block, self.lease.rows).check(block.page)
-                page = self._shaping(block.type).shape(block.page)
+                page = await self._shaping(block.type).shape(block.page)
                 yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:
