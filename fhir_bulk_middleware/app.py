@@ -47,6 +47,7 @@ from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.pace import Pace
 from fhir_bulk_middleware.protocols import (
     DeletionLog,
     JobRetention,
@@ -151,7 +152,7 @@ class BulkData:
         self.mount = mount or dialect.name
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
+        self._guard = Guard(verifier, self._replies, self.mount, told, clock, pace=Pace(settings, clock))
         self.retention = Retention(jobs, outputs, settings, clock, told)
         """What ends, forgets and gives back."""
         self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
@@ -216,6 +217,7 @@ class BulkData:
                 replies=self._replies,
                 addresses=addresses,
                 version=fhir_version,
+                body_seconds=settings.body_seconds,
             )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
         rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
@@ -241,8 +243,7 @@ class BulkData:
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The dialect's word for every path that is not in the table."""
-        response = await self._guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
-        await response(scope, receive, send)
+        await self._guard.respond(Request(scope, receive), Operation.NONE, _nothing_here, send)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """The export engine runs while the context is open: the one line for a host's lifespan."""

@@ -1,23 +1,31 @@
 """The door: a bearer token becomes a principal, and whatever goes wrong behind it becomes the dialect's reply."""
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Send
 
+from fhir_bulk_middleware.caps import check_request
 from fhir_bulk_middleware.events import RequestRefused
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.pace import Pace, Visit
 from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.replies import Replies
+from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Endpoint", "Guard", "Open"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_SECONDS = 60
 
 Endpoint = Callable[[Request, Principal], Awaitable[Response]]
 """What stands behind the door: it never sees a request without its principal."""
@@ -43,6 +51,7 @@ class Guard:
         mount: the name of the mount whose door this is.
         observers: who is told of refusals.
         clock: what time it is.
+        pace: how much one owner may ask for.
     """
 
     def __init__(
@@ -52,34 +61,49 @@ class Guard:
         mount: str = "",
         observers: Observers | None = None,
         clock: Clock = system_clock,
+        *,
+        pace: Pace | None = None,
     ) -> None:
         self._verifier = verifier
+        self._pace = pace or Pace(Settings(), clock)
         self._replies = replies
         self._mount = mount
         self._observers = observers or Observers()
         self._clock = clock
 
-    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open) -> Response:
+    async def respond(self, request: Request, operation: Operation, endpoint: Endpoint | Open, send: Send) -> None:
+        """Answer a request, and count it among its owner's until the last byte has gone."""
+        with self._pace.visit() as visit:
+            response = await self.answer(request, operation, endpoint, visit)
+            await response(request.scope, request.receive, send)
+
+    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open, visit: Visit) -> Response:
         """The endpoint's response, or the refusal; never an exception.
 
         Refusals are told by the dialect, faults are logged whole and told as little as possible.
         """
         owner: Owner | None = None
         try:
+            check_request(request.scope)
             if isinstance(endpoint, Open):
                 response = await endpoint.respond(request)
             else:
                 principal = await self._principal(request)
                 owner = principal.owner
+                self._pace.enter(visit, owner)
                 response = await endpoint(request, principal)
         except Refused as refused:
             response = await self._refused(operation, refused, owner)
+        except OSError as error:
+            response = await self._refused(operation, _disk_refusal(operation, error), owner)
         except Exception:  # noqa: BLE001 - the one place where adapter faults end; the log has all of it, the client nothing
             _log.exception("%s failed", operation.name)
             response = await self._refused(operation, Refused(Reason.FAULT), owner)
         return self._replies.stamp(response, request)
 
     async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None) -> Response:
+        if owner is not None:
+            self._pace.refused(owner, refused.reason)
         event = RequestRefused(at=self._clock(), mount=self._mount, owner=owner, operation=operation, reason=refused.reason)
         await self._observers.tell(event)
         return self._replies.refusal(operation, refused)
@@ -97,3 +121,11 @@ class Guard:
         except TokenRejected as rejected:
             _log.info("token rejected: %s", rejected)
             raise Refused(Reason.TOKEN_INVALID) from None
+
+
+def _disk_refusal(operation: Operation, error: OSError) -> Refused:
+    """A full disk is no fault of ours, and passes; every other error of the system is a fault."""
+    _log.error("%s failed", operation.name, exc_info=error)
+    if error.errno in _NO_SPACE:
+        return Refused(Reason.BUSY, "The server has no space left; try again later.", retry_after=_NO_SPACE_SECONDS)
+    return Refused(Reason.FAULT)

@@ -6,14 +6,14 @@ Nothing is silently ignored. A parameter that is unknown or unsupported refuses 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware import instant
+from fhir_bulk_middleware import caps, instant
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.export.job import Associated, Ignored
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, LONGEST_PART, Reason, Refused
 
 __all__ = ["Asked", "Leniency", "Reader", "TypeQuery"]
 
@@ -75,6 +75,8 @@ class Asked:
 class Leniency:
     """What to do about a parameter that cannot be used: refuse, or set it aside for the report.
 
+    There is one report for each parameter name, of its first value that could not be used, and it says how many more there were.
+
     Args:
         lenient: whether the client asked for the latter.
         report: how an OperationOutcome says what was set aside: from reason, detail and part to one line of JSON.
@@ -83,22 +85,41 @@ class Leniency:
     def __init__(self, *, lenient: bool, report: Callable[[Reason, str, str | None], str]) -> None:
         self._lenient = lenient
         self._report = report
-        self._ignored: list[Ignored] = []
+        self._ignored: dict[str, Ignored] = {}
+        self._more: dict[str, int] = {}
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
-        """What was set aside so far."""
-        return tuple(self._ignored)
+        """What was set aside so far: a report for each parameter name."""
+        return tuple(self._reported(name, item) for name, item in self._ignored.items())
 
-    def unusable(self, reason: Reason, detail: str, part: str | None) -> None:
+    def unusable(self, reason: Reason, detail: str, part: str | None, *, name: str | None = None) -> None:
         """Refuse, or remember.
 
+        Args:
+            reason: why it cannot be used.
+            detail: for the client.
+            part: the part of the request that it is about.
+            name: the parameter's name; by default as `part` has it (`http._type`).
+
         Raises:
-            Refused: if the client did not ask for leniency.
+            Refused: if the client did not ask for leniency, or too many names could not be used (`TOO_MUCH`).
         """
         if not self._lenient:
             raise Refused(reason, detail, part=part)
-        self._ignored.append(Ignored(reason, detail, part, self._report(reason, detail, part)))
+        name = name if name is not None else (part or "").rpartition("http.")[2]
+        if name in self._ignored:
+            self._more[name] = self._more.get(name, 0) + 1
+            return
+        if len(self._ignored) >= caps.REPORTS:
+            refusal = f"More than {caps.REPORTS} parameters cannot be used; leave out those that this server does not know."
+            raise Refused(Reason.TOO_MUCH, refusal, part=part)
+        self._ignored[name] = Ignored(reason, detail[:LONGEST_DETAIL], part and part[:LONGEST_PART])
+
+    def _reported(self, name: str, item: Ignored) -> Ignored:
+        more = self._more.get(name)
+        detail = item.detail if more is None else f"{item.detail} {more} more of its values could not be used."
+        return replace(item, detail=detail, outcome=self._report(item.reason, detail, item.part))
 
 
 class Reader:
@@ -124,6 +145,9 @@ class Reader:
         given: dict[str, list[Parameter]] = {}
         for parameter in parameters:
             given.setdefault(parameter.name, []).append(parameter)
+        for name, several in given.items():
+            if name in {"_type", "_elements", "includeAssociatedData"}:
+                caps.check_values(name, (parameter.value for parameter in several), several[0].part)
         for name in [name for name in given if name not in self._known]:
             self._unknown(given.pop(name)[0], leniency)
         _check_format(_only(given.get("_outputFormat", ())))
@@ -150,7 +174,8 @@ class Reader:
 
     def _unknown(self, parameter: Parameter, leniency: Leniency) -> None:
         known = ", ".join(sorted(self._known))
-        leniency.unusable(Reason.PARAMETER_UNKNOWN, f"There is no such export parameter here; known are {known}.", parameter.part)
+        detail = f"There is no such export parameter here; known are {known}."
+        leniency.unusable(Reason.PARAMETER_UNKNOWN, detail, parameter.part, name=parameter.name)
 
     def _values(self, parameters: Sequence[Parameter]) -> list[tuple[str, Parameter]]:
         """The union of all values, each of which may be a comma list where the version has those (KO-60, KO-61)."""
@@ -177,6 +202,8 @@ class Reader:
 
     def _filters(self, parameters: Sequence[Parameter]) -> tuple[TypeQuery, ...]:
         split: Callable[[str], list[str]] = _NEXT_QUERY.split if self._lists is Lists.COMMA_EVERYWHERE else lambda text: [text]
+        if parameters:
+            caps.check_type_filters((parameter.value for parameter in parameters), parameters[0].part)
         queries: list[TypeQuery] = []
         for parameter in parameters:
             for text in split(parameter.value):
@@ -185,6 +212,9 @@ class Reader:
                     detail = "_typeFilter must be a resource type and a query, such as Observation?status=final."
                     raise Refused(Reason.VALUE_MALFORMED, detail, part=parameter.part)
                 queries.append(TypeQuery(type_, query, parameter.part))
+        if len(queries) > caps.TYPE_FILTERS:
+            detail = f"There may be {caps.TYPE_FILTERS} queries in _typeFilter; put several values in one, or split the export."
+            raise Refused(Reason.TOO_MUCH, detail, part=parameters[0].part)
         return tuple(queries)
 
     def _patients(self, parameters: Sequence[Parameter]) -> frozenset[str] | None:
@@ -207,7 +237,7 @@ class Reader:
                 wanted.add(Associated(value))
             except ValueError:
                 detail = f"includeAssociatedData knows {', '.join(Associated)} here."
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, parameter.part)
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, parameter.part, name=parameter.name)
         if Associated.RELEVANT_PROVENANCE in wanted:
             return Associated.RELEVANT_PROVENANCE
         return Associated.LATEST_PROVENANCE if wanted else None
@@ -263,6 +293,7 @@ def _organised(parameter: Parameter | None, leniency: Leniency) -> str | None:
     if parameter is None:
         return None
     if parameter.value not in _ORGANISABLE:
-        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy knows Patient here.", parameter.part)
+        detail = "organizeOutputBy knows Patient here."
+        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, parameter.part, name=parameter.name)
         return None
     return parameter.value

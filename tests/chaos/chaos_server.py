@@ -51,6 +51,8 @@ SETTINGS = Settings(
     poll_burst=1_000,
     polls_per_second=1_000,
     jobs_per_owner=50,
+    kick_offs_per_minute=1_000_000,
+    refusals_per_minute=1_000_000,
     worker_processes=2,
     # The clock is stepped by hours, and a job is not to be late because of that.
     deadline=30 * 86_400,
