@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import AUDIENCE, ISSUER, people
-from loopback import served
+from loopback import LONGEST_TURN, served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,17 +19,19 @@ from starlette.routing import Route
 from test_caps import LARGE, post, text
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
-from fhir_bulk_middleware.export.job import Options
+from fhir_bulk_middleware.export.job import Codec, Options, Recorded
 from fhir_bulk_middleware.export.query import Everything, Filter, Page, Rows
 from fhir_bulk_middleware.export.runner import LoopRunner
 from fhir_bulk_middleware.export.shaping import Shaping
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.instant import Instant, system_clock
+from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.job_values import ROWS, a_job, a_part, a_slice
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +104,51 @@ def observation(number: int) -> dict[str, Any]:
         "code": {"text": "x"},
         "effectiveDateTime": "2020-01-01T00:00:00Z",
     }
+
+
+async def test_the_watchdog_sees_who_holds_the_loop() -> None:
+    async def hold(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            begun = time.thread_time()
+            while time.thread_time() - begun < 2 * LONGEST_TURN:
+                pass
+            await Response(b"done")(scope, receive, send)
+
+    async def ask() -> None:
+        with served(hold) as url:
+            async with httpx2.AsyncClient(base_url=url, timeout=600) as http:
+                assert (await http.get("/")).text == "done"
+
+    with pytest.raises(AssertionError, match="held the loop"):
+        await ask()
+
+
+async def test_a_manifest_of_very_many_files_is_written_beside_the_loop(tmp_path: Path, mint: TokenMint) -> None:
+    """A client may ask for small files."""
+    bulk, jobs = idle(tmp_path, mint, MemoryResourceStore(), poll_burst=1_000)
+    app = host(map(statement, count()))
+    bulk.install(app)
+    files = 20_000
+    job = a_job(Owner(ISSUER, "alice"), mount=bulk.mount)
+    job = replace(job, request=replace(job.request, retention=3_600, options=Options()), created_at=system_clock())
+    assert await jobs.add(job, ROWS, working_at_most=9)
+    now = system_clock()
+    planning = await jobs.claim("worker", now, lease_seconds=60, attempts=1)
+    assert planning is not None
+    assert await jobs.plan(planning, now, Codec.PLAIN, [a_slice(0)], now)
+    lease = await jobs.claim("worker", now, lease_seconds=60, attempts=1)
+    assert lease is not None
+    parts = [a_part(job, 0, number) for number in range(files)]
+    assert await jobs.checkpoint(lease, parts, "end", now, done=files, finished=True) is Recorded.COMPLETED
+    headers = {"Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}"}
+
+    with served(app) as url:
+        async with httpx2.AsyncClient(base_url=url, timeout=600, headers=headers) as http:
+            answer = await http.get(f"/fhir/$export-status/{job.id}")
+    jobs.close()
+
+    assert answer.status_code == 200
+    assert len(answer.json()["output"]) == files
 
 
 DATES = "Observation?date=" + ",".join(f"gt{3_000 + number}" for number in range(1_000))

@@ -33,6 +33,7 @@ __all__ = ["ExportEndpoints", "idempotency_key"]
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
 _PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+_LONG_LIST = 500
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
@@ -127,7 +128,13 @@ class ExportEndpoints:
         status = self._dialect.completed if complete else self._dialect.in_progress
         if page is None:
             return self._replies.empty(status, headers)
-        return self._replies.json(status, self._manifest(request, job, page), headers)
+        shown = page
+
+        def listed() -> Response:
+            return self._replies.json(status, self._manifest(request, job, shown), headers)
+
+        # A client may ask for small files, and so for many: a long list is written beside the loop (law 38).
+        return await anyio.to_thread.run_sync(listed) if len(page.parts) > _LONG_LIST else listed()
 
     def _manifest(self, request: Request, job: Job, page: Page) -> dict[str, Any]:
         base = self._addresses.base(request)
