@@ -13,7 +13,7 @@ from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, Reason, Refused
 
 __all__ = ["CAPS", "HEADER_BYTES", "Cap", "check_request"]
 
-PATH_BYTES: Final = 2_048
+PATH_CHARACTERS: Final = 2_048
 QUERY_BYTES: Final = 16 * 1024
 TOKEN_BYTES: Final = 16 * 1024
 BODY_OPENINGS: Final = 4_000
@@ -80,7 +80,7 @@ class Cap:
 
 
 CAPS: Final[tuple[Cap, ...]] = (
-    Cap("Path", PATH_BYTES, "bytes", Reason.URL_TOO_LONG),
+    Cap("Path, decoded", PATH_CHARACTERS, "characters", Reason.URL_TOO_LONG),
     Cap("Query string", QUERY_BYTES, "bytes", Reason.URL_TOO_LONG),
     Cap("`Authorization`", HEADER_BYTES[b"authorization"], "bytes", Reason.HEADER_TOO_LARGE),
     Cap("`If-Match`, `If-None-Match`", _TAGS, "bytes", Reason.HEADER_TOO_LARGE),
@@ -116,8 +116,8 @@ CAPS: Final[tuple[Cap, ...]] = (
         Reason.REQUESTS_TOO_MANY,
     ),
     Cap("Polls of one job", "polls_per_second", "a second", Reason.POLLED_TOO_OFTEN),
-    Cap("Resources that one conditional delete removes", "removals_at_most", "resources", beyond="nothing is removed (412)"),
-    Cap("The same as a job", "removals_at_most_async", "resources", beyond="nothing is removed (412)"),
+    Cap("Resources that one conditional delete removes", "removals_at_most", "resources", beyond="nothing is removed"),
+    Cap("The same as a job", "removals_at_most_async", "resources", beyond="nothing is removed"),
     Cap("Host's CapabilityStatement, unpacked", STATEMENT_BYTES, "bytes", beyond="it goes out as it is, and the log says so"),
     Cap("Amended CapabilityStatements that are remembered", STATEMENTS_BYTES, "bytes", beyond="the oldest go"),
     Cap("Requests that wait for one to be amended", STATEMENTS_WAITING, "requests", beyond="it goes out as it is"),
@@ -138,8 +138,8 @@ def check_request(scope: Mapping[str, Any]) -> None:
     if len(scope["query_string"]) > QUERY_BYTES:
         detail = f"A query string may have {QUERY_BYTES:,} bytes; send more as a Parameters resource in the body of a POST."
         raise Refused(Reason.URL_TOO_LONG, detail, part="http.query")
-    if len(scope["path"]) > PATH_BYTES:
-        raise Refused(Reason.URL_TOO_LONG, f"A path may have {PATH_BYTES:,} bytes; none of ours is longer.")
+    if len(scope["path"]) > PATH_CHARACTERS:
+        raise Refused(Reason.URL_TOO_LONG, f"A path may have {PATH_CHARACTERS:,} characters; none of ours is longer.")
     seen: dict[bytes, int] = {}
     for name, value in scope["headers"]:
         most = HEADER_BYTES.get(name)

@@ -102,7 +102,7 @@ def lenient(request: dict[str, Any]) -> dict[str, Any]:
 
 LARGE = [
     Large("query string", caps.QUERY_BYTES, Reason.URL_TOO_LONG, lambda n: get("x" * n), "16,384"),
-    Large("path", caps.PATH_BYTES, Reason.URL_TOO_LONG, lambda n: {"url": "/Group/" + "g" * (n - 15) + "/$export"}, "2,048"),
+    Large("path", caps.PATH_CHARACTERS, Reason.URL_TOO_LONG, lambda n: {"url": "/Group/" + "g" * (n - 15) + "/$export"}, "2,048"),
     Large(
         "Prefer", 1_024, Reason.HEADER_TOO_LARGE, lambda n: get("", Prefer='respond-async, "' + '\\"' * ((n - 16) // 2)), "1,024"
     ),
