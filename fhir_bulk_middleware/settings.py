@@ -45,7 +45,8 @@ class Settings(BaseModel):
     """How many jobs of one owner may be queued or running at once; one more is refused (KO-113)."""
 
     kick_offs_per_minute: Annotated[int, Field(ge=1)] = 60
-    """How many kick-offs of one owner are looked at in a minute, ten of them at once, accepted or not (per server process)."""
+    """How many kick-offs of one owner are looked at in a minute, accepted or not (per server process); a sixth of them, and at
+    least ten, may come at once."""
 
     refusals_per_minute: Annotated[int, Field(ge=1)] = 300
     """How many refusals one owner may cause in a minute before all its requests are told to wait (per server process)."""

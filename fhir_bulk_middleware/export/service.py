@@ -63,8 +63,8 @@ class ExportService:
         self._new_job_id = new_job_id
         self._observers = observers or Observers()
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
-        burst = min(settings.kick_offs_per_minute, _KICK_OFFS_AT_ONCE)
-        self._kick_offs = Throttle(burst, settings.kick_offs_per_minute / 60, clock)
+        most = settings.kick_offs_per_minute
+        self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
 
     def pace(self, principal: Principal) -> None:
         """Count a kick-off, before anything in it is looked at (law 38).
