@@ -58,6 +58,7 @@ from fhir_bulk_middleware.observers.audit_events import AuditEvents
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.pace import Pace
 from fhir_bulk_middleware.protocols import (
     DeletionLog,
     JobRetention,
@@ -196,7 +197,15 @@ class BulkData:
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies, self.mount, told, clock, client_owns=settings.owner_includes_client)
+        self._guard = Guard(
+            verifier,
+            self._replies,
+            self.mount,
+            told,
+            clock,
+            client_owns=settings.owner_includes_client,
+            pace=Pace(settings, clock),
+        )
         self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs, adapter=identity.name)
         """What ends, forgets and gives back."""
         self.registration = registration_of(
@@ -268,6 +277,7 @@ class BulkData:
                 replies=self._replies,
                 addresses=addresses,
                 version=fhir_version,
+                body_seconds=settings.body_seconds,
             )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
         rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
@@ -293,8 +303,7 @@ class BulkData:
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The dialect's word for every path that is not in the table."""
-        response = await self._guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
-        await response(scope, receive, send)
+        await self._guard.respond(Request(scope, receive), Operation.NONE, _nothing_here, send)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """The export engine runs while the context is open: the one line for a host's lifespan."""

@@ -8,6 +8,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from fhir_bulk_middleware.caps import PATH_REMEMBERED, PATHS_REMEMBERED
 from fhir_bulk_middleware.engine import Engine
 from fhir_bulk_middleware.routes import PathRoute, whole
 
@@ -17,9 +18,6 @@ _ALLOWED = "fhir_bulk_middleware.allowed"
 _NEVER_REFUSED = frozenset({"GET", "HEAD"})
 _ROUTE = "fhir_bulk_middleware.route"
 _HINT = "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
-_REMEMBERED = 1_024
-_LONGEST = 256
-"""Characters of a path that is remembered: polls have a hundred, and what clients make up must not fill memory."""
 
 
 class SubApplication(Starlette):
@@ -90,9 +88,10 @@ class SelectiveMount(Mount):
         found = self._found.get(place)
         if found is None:
             match, found = self._find(scope)
-            if match is Match.NONE or len(scope["path"]) > _LONGEST:
+            # Polls have a hundred characters, and what clients make up, methods among it, must not fill memory (law 38).
+            if match is Match.NONE or sum(map(len, place)) > PATH_REMEMBERED:
                 return match, found
-            if len(self._found) >= _REMEMBERED:
+            if len(self._found) >= PATHS_REMEMBERED:
                 self._found.clear()
             self._found[place] = found
         return Match.FULL, {**found, "path_params": {**found["path_params"]}}

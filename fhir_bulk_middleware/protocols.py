@@ -506,6 +506,9 @@ class JobStore(Protocol):
     async def replace(self, job: Job) -> bool:
         """Write `job` if the stored one still has its revision, and add one to that; False if it has not.
 
+        With the state it writes what is left of the request, the failure and the idempotency key: of a job that has ended the
+        store keeps nothing that the client sent (law 38). Identity, progress and time of creation stay as they are.
+
         After a job has left the working states no lease on it can write any more.
         """
         ...

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from fhir_bulk_middleware.caps import REQUEST_ID
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
@@ -22,7 +23,7 @@ from fhir_bulk_middleware.protective import NOT_STORED, PROTECTIVE
 __all__ = ["FileStatus", "Replies"]
 
 _FHIR_JSON = "application/fhir+json"
-_CORRELATION = re.compile(rb"[\x21-\x7e]{1,128}")
+_CORRELATION = re.compile(rb"[\x21-\x7e]{1,%d}" % REQUEST_ID)
 _CHALLENGES = {
     Reason.TOKEN_MISSING: "Bearer",
     Reason.TOKEN_INVALID: 'Bearer error="invalid_token"',

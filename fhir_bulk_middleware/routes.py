@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from fhir_bulk_middleware.caps import QUERY_BYTES
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
@@ -25,6 +26,7 @@ from fhir_bulk_middleware.principal import Principal
 
 __all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "table", "whole"]
 
+_LONGEST_METHOD = 20
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LAST = re.compile(r"/\(\?P<(\w+)>\[\^/\]\+\)\\Z\Z")
 """The last place of a pattern, if it ends with one."""
@@ -229,11 +231,10 @@ class _Dispatch:
         request = Request(scope, receive)
         row = self._rows.get("GET" if request.method == "HEAD" and self._heads else request.method)
         if row is None:
-            response = await self._guard.answer(request, Operation.NONE, self._wrong_method)
+            await self._guard.respond(request, Operation.NONE, self._wrong_method, send)
         else:
             self._take_from_query(request)
-            response = await self._guard.answer(request, row.operation, row.endpoint)
-        await response(scope, receive, send)
+            await self._guard.respond(request, row.operation, row.endpoint, send)
 
     def _take_from_query(self, request: Request) -> None:
         """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07).
@@ -242,6 +243,8 @@ class _Dispatch:
         """
         if not request.scope["path"].endswith(self._path):
             return
+        if len(request.scope["query_string"]) > QUERY_BYTES:
+            return  # the door refuses it
         for name, placeholder in self._query.items():
             values = request.query_params.getlist(name)
             if len(values) == 1:
@@ -251,6 +254,6 @@ class _Dispatch:
         del principal
         raise Refused(
             Reason.METHOD_NOT_ALLOWED,
-            f"{request.method} means nothing here; {', '.join(self._allow)} do.",
+            f"{request.method[:_LONGEST_METHOD]} means nothing here; {', '.join(self._allow)} do.",
             allow=self._allow,
         )

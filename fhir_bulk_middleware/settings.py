@@ -46,8 +46,21 @@ class Settings(BaseModel):
     jobs_per_owner: Annotated[int, Field(ge=1)] = 5
     """How many jobs of one owner may be queued or running at once; one more is refused (KO-113)."""
 
+    kick_offs_per_minute: Annotated[int, Field(ge=1)] = 60
+    """How many kick-offs of one owner are looked at in a minute, accepted or not (per server process); a sixth of them, and at
+    least ten, may come at once."""
+
+    refusals_per_minute: Annotated[int, Field(ge=1)] = 300
+    """How many refusals one owner may cause in a minute before all its requests are told to wait (per server process)."""
+
+    requests_per_owner: Annotated[int, Field(ge=1)] = 100
+    """How many requests of one owner may be in the works at once, downloads to their last byte (per server process)."""
+
     body_bytes: Annotated[int, Field(ge=1024)] = _MIB
     """How large the body of a kick-off may be."""
+
+    body_seconds: Annotated[float, Field(gt=0)] = 30
+    """In which time the body of a request must have arrived."""
 
     page_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     """How large a page may be (law 16)."""

@@ -68,6 +68,13 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--client-scope", default=EVERYTHING, metavar="SCOPES", help="what clients may get (default: %(default)s)"
     )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help="connections at once; one more is answered 503 (default: %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
     add_log_level(parser)
     parser.add_argument(
@@ -234,6 +241,7 @@ def _serve(
         log_level=given.log_level,
         access_log=False,  # query strings carry patients' identifiers
         timeout_graceful_shutdown=_GRACE,
+        limit_concurrency=given.connections,
     )
     server = uvicorn.Server(config)
     try:

@@ -196,6 +196,7 @@ class DeleteService:
         """
         if self._jobs is None:
             raise TypeError("there is no journal for long remove-alls")
+        self._jobs.pace(principal)
         rights, target = await self._target(principal, criteria, wish)
         matches = await self._find(target, self._settings.removals_at_most_async)
         if matches.count > len(matches.versions):

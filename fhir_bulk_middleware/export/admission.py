@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import anyio
+
+from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.export.answers import authorised, references
 from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
 from fhir_bulk_middleware.export.coverage import Coverage, Covered
@@ -105,6 +108,8 @@ class Admission:
         self._retention = retention
         self._precision = precision
         self._clock = clock
+        self._reading = anyio.Lock()
+        """Of several kick-offs one has its criteria read at a time, so that polls have their turn between two (law 38)."""
 
     async def decide(self, principal: Principal, wish: Wish) -> tuple[Request, Rows]:
         """What to export, as asked and as allowed.
@@ -123,7 +128,8 @@ class Admission:
         associated, organised_by = self._arranged(wish, selection)
         if associated is not None:
             covered = self._coverage.with_type(PROVENANCE, covered, scopes, authorisation)
-        filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
+        async with self._reading:
+            filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
         request = Request(
             url=wish.url,
             level=wish.level,
@@ -227,6 +233,10 @@ class Admission:
 
     def _granted(self, covered: Covered) -> Iterable[Filter]:
         """Granular scopes as filters; one that cannot be applied exactly grants nothing (law 8)."""
+        characters = sum(len(query) for _, query in covered.granular)
+        if len(covered.granular) > caps.GRANULAR_QUERIES or characters > caps.GRANULAR_CHARACTERS:
+            detail = "The token's granular scopes restrict this export in too many ways; ask for fewer types with _type."
+            raise Refused(Reason.TOO_MUCH, detail, part="http._type")
         for type_ in sorted({type_ for type_, _ in covered.granular}):
             alternatives = []
             for query in (query for granted, query in covered.granular if granted == type_):
@@ -241,6 +251,7 @@ class Admission:
     def _asked_filters(self, queries: Iterable[TypeQuery], covered: Covered, leniency: Leniency) -> Iterable[Filter]:
         """`_typeFilter`: for one type any of its queries, other types unaffected (TF-02, TF-03)."""
         alternatives: dict[str, list[Criteria]] = {}
+        values = 0
         for query in queries:
             if query.type not in covered.types:
                 problem = f"It names {query.type}, which is not among the exported types."
@@ -249,10 +260,16 @@ class Admission:
             try:
                 criteria = Criteria.parse(self._version, query.type, query.query)
             except CriteriaError as error:
+                if error.excessive:
+                    raise Refused(Reason.TOO_MUCH, f"_typeFilter: {error}.", part=query.part) from None
                 if error.malformed:
                     raise Refused(Reason.VALUE_MALFORMED, f"_typeFilter: {error}.", part=query.part) from None
                 leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", f"{error}.", query.part)
                 continue
+            values += criteria.size
+            if values > caps.CRITERIA_VALUES:
+                detail = f"All _typeFilter together may have {caps.CRITERIA_VALUES:,} search values; split the export."
+                raise Refused(Reason.TOO_MUCH, detail, part=query.part)
             alternatives.setdefault(query.type, []).append(criteria)
         return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
 

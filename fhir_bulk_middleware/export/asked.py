@@ -6,15 +6,15 @@ Nothing is silently ignored. A parameter that is unknown or unsupported refuses 
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware import instant
+from fhir_bulk_middleware import caps, instant
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.export.job import Associated, Ignored
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, LONGEST_PART, Reason, Refused
 
 __all__ = ["FORMATS", "ORGANISABLE", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
 
@@ -88,6 +88,8 @@ class Asked:
 class Leniency:
     """What to do about a parameter that cannot be used: refuse, or set it aside for the report.
 
+    There is one report for each parameter name, of its first value that could not be used, and it says how many more there were.
+
     Args:
         lenient: whether the client asked for the latter.
         report: how an OperationOutcome says what was set aside: from reason, detail and part to one line of JSON.
@@ -96,12 +98,13 @@ class Leniency:
     def __init__(self, *, lenient: bool, report: Callable[[Reason, str, str | None], str]) -> None:
         self._lenient = lenient
         self._report = report
-        self._ignored: list[Ignored] = []
+        self._ignored: dict[str, Ignored] = {}
+        self._more: dict[str, int] = {}
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
-        """What was set aside so far."""
-        return tuple(self._ignored)
+        """What was set aside so far: a report for each parameter name."""
+        return tuple(self._reported(name, item) for name, item in self._ignored.items())
 
     def unusable(self, reason: Reason, name: str, problem: str, part: str) -> None:
         """Refuse a parameter, or remember that it was ignored; both name it, for a place in a body alone does not (KO-102).
@@ -113,12 +116,23 @@ class Leniency:
             part: where it stood.
 
         Raises:
-            Refused: if the client did not ask for leniency.
+            Refused: if the client did not ask for leniency, or too many names could not be used (`TOO_MUCH`).
         """
         detail = f"{name[:_LONGEST_NAME]}: {problem}"
         if not self._lenient:
             raise Refused(reason, detail, part=part)
-        self._ignored.append(Ignored(reason, detail, part, self._report(reason, detail, part)))
+        if name in self._ignored:
+            self._more[name] = self._more.get(name, 0) + 1
+            return
+        if len(self._ignored) >= caps.REPORTS:
+            refusal = f"More than {caps.REPORTS} parameters cannot be used; leave out those that this server does not know."
+            raise Refused(Reason.TOO_MUCH, refusal, part=part)
+        self._ignored[name] = Ignored(reason, detail[:LONGEST_DETAIL], part[:LONGEST_PART])
+
+    def _reported(self, name: str, item: Ignored) -> Ignored:
+        more = self._more.get(name)
+        detail = item.detail if more is None else f"{item.detail} {more} more of its values could not be used."
+        return replace(item, detail=detail, outcome=self._report(item.reason, detail, item.part))
 
 
 class Reader:
@@ -144,6 +158,9 @@ class Reader:
         given: dict[str, list[Parameter]] = {}
         for parameter in parameters:
             given.setdefault(parameter.name, []).append(parameter)
+        for name, several in given.items():
+            if name in {"_type", "_elements", "includeAssociatedData"}:
+                caps.check_values(name, (parameter.value for parameter in several), several[0].part)
         for name in [name for name in given if name not in self._known]:
             self._unknown(given.pop(name)[0], leniency)
         _check_format(_only(given.get("_outputFormat", ())))
@@ -199,6 +216,8 @@ class Reader:
 
     def _filters(self, parameters: Sequence[Parameter]) -> tuple[TypeQuery, ...]:
         """The queries of all values; a comma that another query follows separates, as real clients send it (law 39, KO-62)."""
+        if parameters:
+            caps.check_type_filters((parameter.value for parameter in parameters), parameters[0].part)
         queries: list[TypeQuery] = []
         for parameter in parameters:
             texts = _NEXT_QUERY.split(parameter.value)
@@ -211,6 +230,9 @@ class Reader:
                     detail = "_typeFilter must be a resource type and a query, such as Observation?status=final."
                     raise Refused(Reason.VALUE_MALFORMED, detail, part=parameter.part)
                 queries.append(TypeQuery(type_, query, parameter.part))
+        if len(queries) > caps.TYPE_FILTERS:
+            detail = f"There may be {caps.TYPE_FILTERS} queries in _typeFilter; put several values in one, or split the export."
+            raise Refused(Reason.TOO_MUCH, detail, part=parameters[0].part)
         return tuple(queries)
 
     def _patients(self, parameters: Sequence[Parameter]) -> frozenset[str] | None:

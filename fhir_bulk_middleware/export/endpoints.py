@@ -4,11 +4,13 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fhir_bulk_middleware import instant
+from fhir_bulk_middleware import bodies, instant
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.caps import IDEMPOTENCY_KEY
 from fhir_bulk_middleware.delete.results import RemovalResults
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.export import parameters
@@ -31,7 +33,7 @@ __all__ = ["ExportEndpoints", "idempotency_key"]
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
 _PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
-_LONGEST_KEY = 255
+_LONG_LIST = 500
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
@@ -69,6 +71,8 @@ class ExportEndpoints:
         self._settings = settings
         self._notes = notes
         self._removals = removals
+        self._reading = anyio.Lock()
+        """One kick-off is read at a time, so that polls have their turn between two (law 38)."""
         self._status_accept = dialect.status_accept and dialect.status_accept | _ANYTHING
 
     async def system(self, request: Request, principal: Principal) -> Response:
@@ -104,10 +108,10 @@ class ExportEndpoints:
         if job.state is JobState.FAILED:
             response = self._replies.refusal(Operation.STATUS, _failure(job))
         else:
-            response = self._standing(request, standing, number)
+            response = await self._standing(request, standing, number)
         return self._replies.separated(response) if job.request.options.separate_status else response
 
-    def _standing(self, request: Request, standing: Standing, number: int) -> Response:
+    async def _standing(self, request: Request, standing: Standing, number: int) -> Response:
         job = standing.job
         complete = job.state is JobState.COMPLETED
         partial = job.request.options.partial_manifests
@@ -126,7 +130,13 @@ class ExportEndpoints:
         status = self._dialect.completed if complete else self._dialect.in_progress
         if page is None:
             return self._replies.empty(status, headers)
-        return self._replies.json(status, self._manifest(request, job, page), headers)
+        shown = page
+
+        def listed() -> Response:
+            return self._replies.json(status, self._manifest(request, job, shown), headers)
+
+        # A client may ask for small files, and so for many: a long list is written beside the loop (law 38).
+        return await anyio.to_thread.run_sync(listed) if len(page.parts) > _LONG_LIST else listed()
 
     def _manifest(self, request: Request, job: Job, page: Page) -> dict[str, Any]:
         base = self._addresses.base(request)
@@ -167,6 +177,7 @@ class ExportEndpoints:
         return response
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
+        self._service.pace(principal)
         base = self._addresses.base(request)
         host = self._settings.fhir_base_url or base
         own = tuple(dict.fromkeys((base, host)))
@@ -174,10 +185,12 @@ class ExportEndpoints:
         leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
+        async with self._reading:
+            asked = Reader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency)
         wish = Wish(
             level=level,
             group_id=group_id,
-            asked=Reader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency),
+            asked=asked,
             leniency=leniency,
             url=self._addresses.kick_off(request),
             base_url=host,
@@ -201,12 +214,13 @@ class ExportEndpoints:
                     detail = f"{parameter.name} belongs in the body of a POST, not in a URL."
                     raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=parameter.part)
             return sent
-        body = await _body(request, self._settings.body_bytes)
+        body = await _body(request, self._settings.body_bytes, self._settings.body_seconds)
         if body and sent:
             # Two places could contradict each other; nobody needs both (KO-09).
             detail = "Give the parameters in the query string or in the body, not in both."
             raise Refused(Reason.BODY_MALFORMED, detail, part="http.query")
-        return sent or parameters.from_body(body)
+        async with self._reading:
+            return sent or parameters.from_body(body)
 
     def _kick_off_preferences(self, request: Request) -> Preferences:
         preferences = self._preferences(request)
@@ -255,8 +269,8 @@ def idempotency_key(request: Request) -> str | None:
     values = request.headers.getlist("idempotency-key")
     if not values:
         return None
-    if len(values) > 1 or not 0 < len(values[0]) <= _LONGEST_KEY:
-        detail = f"Idempotency-Key must be one string of at most {_LONGEST_KEY} characters."
+    if len(values) > 1 or not 0 < len(values[0]) <= IDEMPOTENCY_KEY:
+        detail = f"Idempotency-Key must be one string of at most {IDEMPOTENCY_KEY} characters."
         raise Refused(Reason.HEADER_INVALID, detail, part="http.Idempotency-Key")
     return values[0]
 
@@ -276,19 +290,13 @@ def _media_type(item: str) -> str:
     return item.partition(";")[0].strip().lower()
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, seconds: float) -> bytes:
     """The body of a kick-off, no longer than the limit."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Refused(Reason.BODY_TOO_LARGE, f"A kick-off may have {limit} bytes at most.")
-        chunks.append(chunk)
-    if size and _media_type(request.headers.get("content-type", "")) not in _BODIES:
+    body = await bodies.whole(request, limit, seconds)
+    if body and _media_type(request.headers.get("content-type", "")) not in _BODIES:
         raise Refused(
             Reason.CONTENT_TYPE_UNSUPPORTED,
             "Send a Parameters resource as Content-Type: application/fhir+json.",
             part="http.Content-Type",
         )
-    return b"".join(chunks)
+    return body

@@ -187,6 +187,15 @@ class Request:
     options: Options = Options()
     kind: JobKind = JobKind.EXPORT
 
+    def forgotten(self) -> "Request":
+        """What a tombstone keeps of it: no URL, no window, no criteria and no options (law 38)."""
+        return replace(self.of_failed(), granular=(), options=Options())
+
+    def of_failed(self) -> "Request":
+        """What a failed job keeps of it: by which rights its owner may hear why, and in which shape."""
+        options = Options(separate_status=self.options.separate_status)
+        return replace(self, url="", window=Window(), options=options)
+
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
@@ -333,15 +342,20 @@ class Job:
 
     def cancelled(self, now: Instant) -> "Job":
         """This job after its owner cancelled it, or was done with it (DL-01, DL-04, DL-06)."""
-        return self._turned(JobState.CANCELLED, now)
+        return self._ended(JobState.CANCELLED, now)
 
     def expired(self, now: Instant) -> "Job":
         """This job after its retention."""
-        return self._turned(JobState.EXPIRED, now)
+        return self._ended(JobState.EXPIRED, now)
 
     def failed(self, failure: Failure, now: Instant) -> "Job":
         """This job after something final went wrong (ST-10)."""
-        return replace(self._turned(JobState.FAILED, now), failure=failure)
+        return replace(self._turned(JobState.FAILED, now), failure=failure, request=self.request.of_failed())
+
+    def _ended(self, state: JobState, now: Instant) -> "Job":
+        """A tombstone: whose it was and what became of it (laws 11 and 38)."""
+        ended = self._turned(state, now)
+        return replace(ended, request=self.request.forgotten(), failure=None, idempotency=None)
 
     def _turned(self, state: JobState, now: Instant) -> "Job":
         if not self.state.live:

@@ -78,7 +78,7 @@ class Portions:
             async for page in source:
                 form.check(page)
                 firewall.check(page)
-                yield shaping.shape(page) if page.count else page, page.count
+                yield await shaping.shape(page) if page.count else page, page.count
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
         """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
@@ -123,7 +123,7 @@ class Portions:
                 if block.type not in types:
                     raise FirewallBreach(block.type, "a block is of a type that was not asked for")
                 self._firewall(block, self.lease.rows).check(block.page)
-                page = self._shaping(block.type).shape(block.page)
+                page = await self._shaping(block.type).shape(block.page)
                 yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:

@@ -26,6 +26,9 @@ from fhir_bulk_middleware.settings import Settings
 __all__ = ["ExportService", "KickOffDetail"]
 
 _CANCEL_TRIES = 20
+_KICK_OFFS_AT_ONCE = 10
+_SCOPES_REMEMBERED = 200
+"""Scopes of a token that is remembered: one for each type is usual, more would only fill memory (law 38)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,19 @@ class ExportService:
         self._observers = observers or Observers()
         self._runs = runs
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
+        most = settings.kick_offs_per_minute
+        self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
+
+    def pace(self, principal: Principal) -> None:
+        """Count a kick-off, before anything in it is looked at (law 38).
+
+        Raises:
+            Refused: `REQUESTS_TOO_MANY`.
+        """
+        if wait := self._kick_offs.wait(principal.owner):
+            most = self._settings.kick_offs_per_minute
+            detail = f"At most {most} kick-offs of one client are looked at in a minute; try again in {wait} seconds."
+            raise Refused(Reason.REQUESTS_TOO_MANY, detail, retry_after=wait)
 
     async def begin(self, principal: Principal, wish: Wish) -> Job:
         """Accept an export, durably, and set it going (KO-110).
@@ -323,9 +339,13 @@ def _criteria(rows: Rows) -> Iterator[Criteria]:
         yield from each.alternatives
 
 
-@lru_cache(maxsize=256)
 def _scopes(scopes: tuple[str, ...]) -> Scopes:
     """A token's scopes; a client polls and fetches with the same ones."""
+    return Scopes.parse(scopes) if len(scopes) > _SCOPES_REMEMBERED else _remembered_scopes(scopes)
+
+
+@lru_cache(maxsize=64)
+def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
     return Scopes.parse(scopes)
 
 

@@ -4,10 +4,11 @@ Whatever we cannot apply exactly is refused with a `CriteriaError`. It is never 
 export, show or delete more than was asked for (TF-06, TF-07, TF-09; law 8).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from fhir_bulk_middleware.caps import CRITERIA_CHARACTERS, CRITERIA_VALUES
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
 from fhir_bulk_middleware.fhir.percent import decoded
@@ -48,11 +49,13 @@ class CriteriaError(ValueError):
     Attributes:
         part: The parameter as it was written, with its modifier, cut to 80 characters; or what else is at fault.
         malformed: Whether no server could apply it, as opposed to one that we do not support.
+        excessive: Whether there is more of it than one query may hold (law 38).
     """
 
-    def __init__(self, part: str, problem: str, *, malformed: bool = False) -> None:
+    def __init__(self, part: str, problem: str, *, malformed: bool = False, excessive: bool = False) -> None:
         self.part = part[:_LONGEST_NAME]
         self.malformed = malformed
+        self.excessive = excessive
         super().__init__(f"{self.part}: {problem}")
 
 
@@ -102,7 +105,16 @@ class Criteria:
         pairs = tuple((name, value) for name, value in parameters)
         if not pairs:
             raise CriteriaError(type_, "there are no criteria; an empty query would mean everything")
-        return cls(version, type_, pairs, tuple(_criterion(known, type_, name, value) for name, value in pairs))
+        _check_size(type_, pairs)
+        found = cls(version, type_, pairs, tuple(_criterion(known, type_, name, value) for name, value in pairs))
+        if found.size > CRITERIA_VALUES:
+            raise CriteriaError(type_, f"there are more than {CRITERIA_VALUES:,} search values; ask for fewer", excessive=True)
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many search values it has; a criterion without any counts as one."""
+        return sum(max(len(criterion.values), 1) for criterion in self.criteria)
 
     @classmethod
     def parse(cls, version: FhirVersion, type_: str, query: str) -> Self:
@@ -148,6 +160,17 @@ class Criteria:
             CriteriaError: If they cannot be applied any more.
         """
         return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
+
+
+def _check_size(type_: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse what is too large before any of it is parsed."""
+    if sum(len(name) + len(value) for name, value in pairs) > CRITERIA_CHARACTERS:
+        raise CriteriaError(
+            type_, f"there are more than {CRITERIA_CHARACTERS:,} characters of criteria; ask for less", excessive=True
+        )
+    separators = sum(value.count(",") - value.count("\\,") for _, value in pairs)
+    if len(pairs) + separators > CRITERIA_VALUES:
+        raise CriteriaError(type_, f"there are more than {CRITERIA_VALUES:,} search values; ask for fewer", excessive=True)
 
 
 def _criterion(known: Definitions, type_: str, written: str, text: str) -> Criterion:

@@ -1,6 +1,7 @@
 """Which root members of a resource `_elements` keeps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import zip_longest
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, RootElement, definitions
@@ -87,8 +88,18 @@ class ElementSelection:
 
 def _anywhere(known: Definitions, name: str) -> RootElement | None:
     """The element of that name in some type: a choice, if it is one anywhere."""
-    found = [elements[name] for elements in map(known.elements, sorted(known.resource_types)) if name in elements]
-    return next((element for element in found if element.choice), found[0] if found else None)
+    return _by_name(known).get(name)
+
+
+@cache
+def _by_name(known: Definitions) -> Mapping[str, RootElement]:
+    """By name, what `_anywhere` gives; made once, for a request may name a thousand elements."""
+    found: dict[str, RootElement] = {}
+    for elements in map(known.elements, sorted(known.resource_types)):
+        for name, element in elements.items():
+            if name not in found or (element.choice and not found[name].choice):
+                found[name] = element
+    return found
 
 
 def _check(entry: str, name: str, element: RootElement | None, others: Iterable[RootElement]) -> None:

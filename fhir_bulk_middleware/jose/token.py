@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from fhir_bulk_middleware.caps import TOKEN_BYTES
 from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
 from fhir_bulk_middleware.principal import TokenRejected
 
 __all__ = ["ACCESS_TOKEN", "DECLARED_ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
 
-LONGEST = 16 * 1024
+LONGEST = TOKEN_BYTES
 """How long a token may be, in characters; a longer one is not even taken apart."""
 
 _LONGEST_KID = 256

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fhir_bulk_middleware import bodies
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, system_clock
@@ -39,6 +40,7 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 _LONGEST_LIFE: Final = 300
 _BODY_BYTES: Final = 64 * 1024
+_BODY_SECONDS: Final = 30.0
 _MOST_FIELDS: Final = 20
 _LONGEST_SCOPE: Final = 4096
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -63,6 +65,7 @@ class AuthorizationServer:
         replay: which assertions were used, so that none is good twice; must be shared by all processes that serve the same
             clients: a `SQLiteReplayLog` on one machine. A `MemoryReplayLog` is for a server with a single process.
         lifetime: seconds that a token is good, at most 300 (SE-05).
+        body_seconds: in which the body of a token request must have arrived (law 38).
         version: FHIR version whose resource types scopes can name.
         clock: what time it is.
 
@@ -81,6 +84,7 @@ class AuthorizationServer:
         key: SigningKey,
         replay: ReplayLog,
         lifetime: int = _LONGEST_LIFE,
+        body_seconds: float = _BODY_SECONDS,
         version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
     ) -> None:
@@ -115,6 +119,7 @@ class AuthorizationServer:
         self._key = key
         self._lifetime = lifetime
         self._types = types
+        self._body_seconds = body_seconds
         self._clock = clock
         self._assertions = Assertions(clients, f"{url}/token", replay, clock)
 
@@ -128,7 +133,7 @@ class AuthorizationServer:
 
     async def _token(self, request: Request) -> Response:
         try:
-            form = await _form(request)
+            form = await _form(request, self._body_seconds)
             if "client_assertion" not in form and "authorization" in request.headers:
                 raise OAuthRefused(OAuthError.CLIENT_BY_HEADER, "A client shows who it is by a client_assertion.")
             return replies.token(await self._issued(form))
@@ -195,15 +200,14 @@ async def _no_route(_: Request, error: Exception) -> Response:
     return replies.elsewhere(error.status_code, error.detail, error.headers or {})
 
 
-async def _form(request: Request) -> dict[str, str]:
+async def _form(request: Request, seconds: float) -> dict[str, str]:
     """The fields of the body; one that is empty is as one that is missing (RFC 6749, section 3.2)."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body must be {_FORM}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body may have {_BODY_BYTES} bytes at most.")
+    try:
+        body = await bodies.whole(request, _BODY_BYTES, seconds)
+    except Refused as refused:
+        raise OAuthRefused(OAuthError.INVALID_REQUEST, refused.detail) from None
     try:
         pairs = parse_qsl(body.decode("ascii"), errors="strict", max_num_fields=_MOST_FIELDS)
     except ValueError:

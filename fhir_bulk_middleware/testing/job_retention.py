@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fhir_bulk_middleware.export.job import Failure, Job, JobState
+from fhir_bulk_middleware.export.job import Failure, Idempotency, Job, JobState
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason
@@ -126,6 +126,20 @@ class JobRetentionSuite(Suite):
         assert list(await store.reclaimable(10)) == [], "what was reclaimed is not reclaimable again"
         for state in JobState:
             assert await found(store, jobs[state]) == jobs[state], "reclaiming leaves the job itself, for its owner may ask"
+
+    @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED])
+    async def test_of_a_job_that_has_ended_nothing_is_kept_that_its_client_sent(
+        self, store: CompleteJobStore, state: JobState
+    ) -> None:
+        """Law 38."""
+        promise = "of a job that has ended nothing is kept that its client sent"
+        asked = await added(store, replace(a_job(), idempotency=Idempotency("key", "fingerprint")))
+        failed = asked.failed(Failure(Reason.FAULT, "broken"), NOW)
+        ended = {JobState.CANCELLED: asked.cancelled(NOW), JobState.EXPIRED: asked.expired(NOW), JobState.FAILED: failed}[state]
+        assert await store.replace(ended), "replace writes a job whose revision is the stored one"
+        kept = await found(store, asked)
+        assert (kept.request, kept.idempotency) == (ended.request, ended.idempotency), promise
+        assert (kept.request.url, kept.request.options.elements, kept.request.window.since) == ("", (), None), promise
 
     async def test_sweeping_again_does_no_harm(self, store: CompleteJobStore) -> None:
         """A sweep may have crashed half-way."""

@@ -389,6 +389,7 @@ class WorkQueueSuite(Suite):
         failed = await found(store, job)
         assert failed.state is JobState.FAILED, "work that was begun too often fails its job"
         assert failed.changed_at == hour(1), "a job failed when its failure was found"
+        assert failed.request == job.request.of_failed(), "of a job that has failed neither URL nor criteria are kept"
         assert failed.failure is not None, "a failed job says why"
         assert failed.failure.reason is Reason.FAULT, "work that was begun too often is a fault of ours"
         assert "disk" not in failed.failure.detail, "the owner is told nothing of the machine's inside"

@@ -55,6 +55,8 @@ SETTINGS = Settings(
     polls_per_second=1_000,
     jobs_per_owner=50,
     removal_batch=5,
+    kick_offs_per_minute=1_000_000,
+    refusals_per_minute=1_000_000,
     worker_processes=2,
     # The clock is stepped by hours, and a job is not to be late because of that.
     deadline=30 * 86_400,

@@ -60,7 +60,14 @@ def bulk(mint: TokenMint, dialect: Dialect) -> Iterator[tuple[BulkData, str]]:
         jobs=MemoryJobStore(),
         outputs=MemoryOutputStore(),
         runner=LoopRunner(),
-        settings=Settings(public_base_url=base, jobs_per_owner=100_000, polls_per_second=1e6, smart=SmartConfiguration(**SMART)),
+        settings=Settings(
+            public_base_url=base,
+            jobs_per_owner=100_000,
+            kick_offs_per_minute=1_000_000,
+            refusals_per_minute=1_000_000,
+            polls_per_second=1e6,
+            smart=SmartConfiguration(**SMART),
+        ),
         dialect=dialect,
         deletes=AIDBOX,
     )

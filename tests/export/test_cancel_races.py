@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -29,7 +30,8 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 
 ALICE = Owner(ISSUER, "alice")
-SETTINGS = Settings(public_base_url=BASE, renew_seconds=0.001, lease_seconds=5, retention=3_600, jobs_per_owner=10_000, settle=0)
+MANY: dict[str, Any] = {"jobs_per_owner": 10_000, "kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}
+SETTINGS = Settings(public_base_url=BASE, renew_seconds=0.001, lease_seconds=5, retention=3_600, settle=0, **MANY)
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a race is about order, not about disks
 
 

@@ -405,6 +405,34 @@ class FindsPartsAnywhere(Broken):
         return next((part for part in parts if part.file_id == file_id), None)
 
 
+class KeepsRequestsOfEndedJobs(Broken):
+    promise = "of a job that has ended nothing is kept that its client sent"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        return await super().replace(replace(job, request=entry.job.request) if entry else job)
+
+
+class KeepsKeysOfEndedJobs(Broken):
+    promise = "of a job that has ended nothing is kept that its client sent"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        return await super().replace(replace(job, idempotency=entry.job.idempotency) if entry else job)
+
+
+class KeepsRequestsOfWorkBegunTooOften(Broken):
+    promise = "of a job that has failed neither URL nor criteria are kept"
+
+    async def claim(self, worker: str, now: Instant, **more: Any) -> Lease | None:
+        before = {job_id: entry.job.request for job_id, entry in self._entries.items()}
+        lease = await super().claim(worker, now, **more)
+        for job_id, entry in self._entries.items():
+            if entry.job.state is JobState.FAILED:
+                entry.job = replace(entry.job, request=before[job_id])
+        return lease
+
+
 class ReclaimsResults(Broken):
     promise = "reclaimable are cancelled, expired and failed jobs, and no others"
 

@@ -115,13 +115,19 @@ class MemoryJobStore:
             return entry.job if entry and entry.job.mount == mount and entry.job.owner == owner else None
 
     async def replace(self, job: Job) -> bool:
-        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
         with self._lock:
             entry = self._entries.get(job.id)
             if entry is None or entry.job.revision != job.revision:
                 return False
             entry.job = replace(
-                entry.job, cut=job.cut, codec=job.codec, estimate=job.estimate, done=max(job.done, entry.job.done)
+                entry.job,
+                request=job.request,
+                idempotency=job.idempotency,
+                cut=job.cut,
+                codec=job.codec,
+                estimate=job.estimate,
+                done=max(job.done, entry.job.done),
             )
             entry.turn(job.state, job.changed_at, job.failure)
             return True
@@ -227,6 +233,7 @@ class MemoryJobStore:
                     work.give_back(silent(work.worker, work.attempt))
                 if work.attempt - work.excused >= attempts:
                     entry.cause = work.cause
+                    entry.job = replace(entry.job, request=entry.job.request.of_failed())
                     entry.turn(JobState.FAILED, now, EXHAUSTED)
                     ended.append(entry.job)
                     continue

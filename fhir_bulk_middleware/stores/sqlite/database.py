@@ -1,6 +1,7 @@
 """One SQLite file: how it is opened, read and written."""
 
 import asyncio
+import logging
 import os
 import sqlite3
 import tempfile
@@ -16,14 +17,19 @@ from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.stores.sqlite import forks
 from fhir_bulk_middleware.stores.sqlite.checkpoints import Checkpoints
 
-__all__ = ["Database", "DatabaseBusy"]
+__all__ = ["Database", "DatabaseBusy", "DatabaseFull"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
 _LOOK = 0.005
 _RETRY_AFTER = 5
+_FULL_RETRY_AFTER = 60
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC})
+"""A full disk by its own name, and what a quota, a limit or a disk that is full in the middle of a page look like."""
 
 
 class DatabaseBusy(Refused):
@@ -31,6 +37,13 @@ class DatabaseBusy(Refused):
 
     def __init__(self) -> None:
         super().__init__(Reason.BUSY, "The server is busy; try again in a moment.", retry_after=_RETRY_AFTER)
+
+
+class DatabaseFull(Refused):
+    """There was no space to write to. Nothing was written, and the same request may succeed once there is some."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.BUSY, "The server has no space left; try again later.", retry_after=_FULL_RETRY_AFTER)
 
 
 class Database:
@@ -47,6 +60,7 @@ class Database:
         migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
         synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
         page_size: bytes of a page of a new file; large rows are read faster from larger pages.
+        forgets: whether what is deleted is overwritten in the file, instead of standing there until its place is used again.
         blocking: whether `write` runs in the calling thread, which is right in a worker process: two threads that hand a
             transaction to each other and back cost more than the transaction.
     """
@@ -58,8 +72,10 @@ class Database:
         *,
         synchronous: Literal["FULL", "NORMAL"],
         page_size: int = 4096,
+        forgets: bool = False,
         blocking: bool = False,
     ) -> None:
+        self._forgets = forgets
         self.path = Path(path).absolute()
         self._migrations = tuple(migrations)
         self._synchronous = synchronous
@@ -85,7 +101,7 @@ class Database:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is not None:
             return connection
-        with _busy_is_told():
+        with _told():
             return self._connection()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
@@ -95,7 +111,8 @@ class Database:
 
         Raises:
             DatabaseBusy: the file stayed locked for ten seconds.
-            sqlite3.Error: as the database has it; `OperationalError` when the disk is full.
+            DatabaseFull: the disk is full.
+            sqlite3.Error: as the database has it.
         """
         if self._blocking:
             return self.write_here(change)
@@ -111,7 +128,7 @@ class Database:
 
     def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
-        with _busy_is_told(), self._transaction() as connection:
+        with _told(), self._transaction() as connection:
             return change(connection)
 
     def close(self) -> None:
@@ -181,6 +198,7 @@ class Database:
             connection.execute("PRAGMA wal_autocheckpoint=0")
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
             connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA secure_delete={'ON' if self._forgets else 'OFF'}")
             self._migrate(connection)
         except BaseException:
             connection.close()
@@ -239,11 +257,14 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _busy_is_told() -> Iterator[None]:
-    """Tell a lock that outlasted our patience from what cannot be mended by waiting."""
+def _told() -> Iterator[None]:
+    """Tell a lock that outlasted our patience, and a full disk, from what cannot be mended by waiting."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in _BUSY:  # the rest of the code says which kind
             raise DatabaseBusy from error
+        if error.sqlite_errorcode in _FULL:
+            _log.error("a database could not be written: %s", error)
+            raise DatabaseFull from error
         raise

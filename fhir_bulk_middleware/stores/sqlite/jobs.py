@@ -33,7 +33,10 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
 __all__ = ["SQLiteJobStore"]
 
 _KNOWN = 512
-"""Jobs that are remembered, at most; one has some kB."""
+"""Jobs that are remembered, at most."""
+
+_KNOWN_CHARACTERS = 8 * 1024 * 1024
+"""Characters of all that are remembered: most jobs have some hundred, and those that clients made large must not fill memory."""
 
 _STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
@@ -48,7 +51,9 @@ _PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # n
 _UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
     UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
-        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
+        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, url = :url, types = :types,
+        since = :since, until = :until, granular = :granular, options = :options, idempotency_key = :idempotency_key,
+        fingerprint = :fingerprint, cause = CASE WHEN :state IN ('cancelled', 'expired') THEN NULL ELSE cause END
     WHERE id = :id AND revision = :revision
 """
 _DUE = f"""
@@ -88,8 +93,9 @@ class SQLiteJobStore:
 
     def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
-        self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
+        self._database = Database(Path(path), [schema], synchronous="FULL", forgets=True, blocking=blocking)
         self._known: dict[str, Job] = {}
+        self._known_characters = 0
         self._rows: tuple[tuple[str, JobState], Rows] | None = None
 
     def recipe(self) -> Recipe:
@@ -136,13 +142,15 @@ class SQLiteJobStore:
         record = reader.execute(_WHOLE, (job_id,)).fetchone()
         if record is None:  # it was forgotten between the two reads
             return None
-        if len(self._known) >= _KNOWN:
+        self._known_characters += sum(len(value) for value in record if isinstance(value, str))
+        if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
+            self._known_characters = 0
             self._known.clear()  # several threads may be here, and this is one step
         job = self._known[job_id] = job_from_record(record)
         return job
 
     async def replace(self, job: Job) -> bool:
-        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
         written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
         return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
 

@@ -16,6 +16,7 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
     PART_COLUMNS,
     SLICE_COLUMNS,
     job_from_record,
+    job_record,
     owner_record,
     part_record,
     slice_from_record,
@@ -81,8 +82,9 @@ def claim(
         if holder is not None:  # it was neither finished nor given back
             cause = silent(holder, attempt)
         if attempt - excused >= attempts:
-            _fail(connection, job.id, cause, now)
-            ended.append(replace(job.failed(EXHAUSTED, now), revision=job.revision + 1))
+            failed = job.failed(EXHAUSTED, now)
+            _fail(connection, failed, cause)
+            ended.append(replace(failed, revision=job.revision + 1))
             continue
         connection.execute(
             "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, leased_for = ?, cause = ? WHERE job_id = ? AND slice = ?",
@@ -237,9 +239,10 @@ def _slice(connection: sqlite3.Connection, job_id: str, number: int) -> Slice | 
     )
 
 
-def _fail(connection: sqlite3.Connection, job_id: str, cause: str | None, now: Instant) -> None:
+def _fail(connection: sqlite3.Connection, failed: Job, cause: str | None) -> None:
+    written = dict(zip(JOB_COLUMNS.split(", "), job_record(failed), strict=True))
     connection.execute(
-        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = ?, reason = ?, detail = ?, cause = ? "
-        "WHERE id = ?",
-        (now, EXHAUSTED.reason.name, EXHAUSTED.detail, cause, job_id),
+        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = :changed_at, reason = :reason, detail = :detail, "
+        "url = :url, since = :since, until = :until, options = :options, cause = :cause WHERE id = :id",
+        written | {"cause": cause},
     )
