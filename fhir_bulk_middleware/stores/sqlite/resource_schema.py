@@ -93,6 +93,11 @@ ALTER TABLE removal_run ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
     """\
 CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
+    # Since when all deletions are known, and what finds what may be forgotten.
+    f"""\
+CREATE TABLE horizon (one INTEGER PRIMARY KEY CHECK (one = 1), since INTEGER NOT NULL) STRICT;
+CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURRENT}
+""".rstrip(),
 )
 
 

@@ -25,6 +25,7 @@ from fhir_bulk_middleware.stores.sqlite import (
     outbox,
     resource_bases,
     resource_blocks,
+    resource_forgetting,
     resource_provenance,
     resource_reading,
     resource_removal,
@@ -214,6 +215,25 @@ class SQLiteResourceStore:
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
         return self._stepped(partial(resource_reading.deletions, owners=self._owners), query, after)
+
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        return resource_forgetting.horizon(self._database.reader)
+
+    async def forget(self, before: Instant, *, grace: float = 86_400) -> int:
+        """Forget what was superseded or deleted before an instant: deletions are known since then, and no longer.
+
+        What jobs may still need stays for `grace` seconds more, which must not be less than `Settings.deadline`; a later call
+        removes it. Of a deleted resource nothing is left then: its versions are counted from 1 if it is created again.
+
+        Returns:
+            How many versions were removed.
+        """
+        await self._database.write(partial(resource_forgetting.announce, before=before))
+        removed = 0
+        while batch := await self._database.write(partial(resource_forgetting.forget, before=before, grace=grace)):
+            removed += batch
+        return removed
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
