@@ -6,17 +6,12 @@ from typing import Any
 
 from fhir_bulk_middleware.dialects.model import Dialect, Lists, ManifestShape, TextElement
 from fhir_bulk_middleware.discovery.parameters import ExportParameter
-from fhir_bulk_middleware.export.asked import FORMATS, ORGANISABLE, SHAPES
-from fhir_bulk_middleware.export.job import Associated
+from fhir_bulk_middleware.export.asked import FORMATS, SHAPES
 
 __all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
-_WORDS: dict[str, list[str]] = {
-    "_outputFormat": sorted(FORMATS),
-    "includeAssociatedData": sorted(Associated),
-    "organizeOutputBy": sorted(ORGANISABLE),
-}
+_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMATS)}  # not those that a lenient kick-off ignores (law 21)
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 VALUES: dict[str, dict[str, Any]] = {
     "string": {"type": "string", "minLength": 1},

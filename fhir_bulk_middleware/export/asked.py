@@ -16,7 +16,7 @@ from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, LONGEST_PART, Reason, Refused
 
-__all__ = ["FORMATS", "ORGANISABLE", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
+__all__ = ["FORMATS", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
 
 FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
 """Values of `_outputFormat` (KO-70)."""
@@ -26,8 +26,7 @@ _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\]
 _NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _LONGEST_NAME = 80
-ORGANISABLE = frozenset({"Patient"})
-"""Values of `organizeOutputBy` (law 22)."""
+_ORGANISABLE = frozenset({"Patient"})  # law 22
 
 SHAPES = {"_type": _TYPE, "_elements": _ELEMENT}
 """What one value of a parameter looks like, whatever the resource types there are."""
@@ -311,7 +310,7 @@ def _flag(parameter: Parameter | None) -> bool:
 def _organised(parameter: Parameter | None, leniency: Leniency) -> str | None:
     if parameter is None:
         return None
-    if parameter.value not in ORGANISABLE:
+    if parameter.value not in _ORGANISABLE:
         leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, "Only Patient is known here.", parameter.part)
         return None
     return parameter.value

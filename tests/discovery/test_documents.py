@@ -186,8 +186,6 @@ def test_the_document_says_what_values_look_like(dialect: Dialect) -> None:
             ["Patient", "Patient?", "?a=b", "patient?a=b"],
         ),
         "_elements": (["id", "Patient.name", "Observation.value[x]"], ["Patient.name.family", "", "Name"]),
-        "includeAssociatedData": (["LatestProvenanceResources"], ["Everything", ""]),
-        "organizeOutputBy": (["Patient"], ["Encounter", ""]),
     }
     offer = mount(dialect).offer
     assert values.keys() >= cases.keys() & {one.name for level in dialect.kick_off for one in offer.parameters(level)}
