@@ -317,6 +317,18 @@ class ChainMachine(RuleBasedStateMachine):
     def change(self, change: Change) -> None:
         self._loop.run(self.world.change(*change))
 
+    @rule(
+        key=st.tuples(st.sampled_from(["Observation", "Condition"]), st.sampled_from("012")),
+        whose=st.permutations(range(3)),
+        deleted=st.booleans(),
+    )
+    def move(self, key: Key, whose: list[int], deleted: bool) -> None:
+        """From one patient to another; and perhaps it is deleted there (law 34)."""
+        for patient in whose[:2]:
+            self._loop.run(self.world.write((key,), patient))
+        if deleted:
+            self._loop.run(self.world.delete((key,)))
+
     @rule(micros=st.sampled_from([1, 999, 1_000, 400_000, 1_000_000, 3_600_000_000, -1, -1_000, -2_500_000, -3_600_000_000]))
     def step_the_clock(self, micros: int) -> None:
         self.clock.now = Instant(self.clock.now + micros)
