@@ -1,9 +1,15 @@
-"""A storage adapter for resources in PostgreSQL, as a host might keep them: every version, with its times.
+"""A storage adapter for resources in PostgreSQL whose exactness RESTS ON A LOCK THAT EVERY WRITER MUST TAKE: the row `clock`.
+
+A writer that does not take that row, be it a script or an older release of the host, makes changes that no export ever shows, and
+nothing reports it. Use this where all writes go through `PostgresStorage.put` and `delete`, or through code that begins as they
+do; writers then wait for each other. A storage whose writers cannot do that needs another way to find its cut.
+
+It keeps resources as a host might: every version, with its times.
 
 It can be read as of an instant, in slices, by worker processes, and knows what was deleted: so exports from it chain by `_since`
 without losing or doubling a change. Needs `psycopg[binary]`.
 
-What makes that true is one row, `clock`. A writer takes it first and holds it until the commit, so versions get their numbers and
+What makes that true is the row. A writer takes it first and holds it until the commit, so versions get their numbers and
 instants in the order in which they become visible; a cut takes it too, so no writer is under way when an export begins.
 """
 
@@ -22,8 +28,9 @@ from fhir_bulk_middleware import Principal
 from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
 from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant, Precision, floor
+from fhir_bulk_middleware.instant import Instant, Precision, latest_cut
 from fhir_bulk_middleware.protocols import Recipe
 
 __all__ = ["SCHEMA", "PostgresStorage"]
@@ -46,6 +53,7 @@ CREATE TABLE version (
     PRIMARY KEY (type, seq)
 );
 CREATE UNIQUE INDEX version_current ON version (type, id) WHERE valid_to = 9223372036854775807;
+CREATE INDEX version_history ON version (type, id, seq);
 CREATE INDEX version_time ON version (type, last_updated, seq);
 CREATE TABLE compartment (
     owner text NOT NULL,
@@ -73,13 +81,13 @@ class PostgresStorage:
 
     def __init__(self, dsn: str, version: str = FhirVersion.R4) -> None:
         self._dsn = dsn
-        self._version = version
-        self._compartments = CompartmentDefinitions(FhirVersion(version))
+        self._version = FhirVersion(version)
+        self._compartments = CompartmentDefinitions(self._version)
         self._idle: list[_Connection] = []
 
     def recipe(self) -> Recipe:
         """How a worker process makes this again (`SupportsWorkerProcess`)."""
-        return Recipe(f"{__name__}:PostgresStorage", {"dsn": self._dsn, "version": self._version})
+        return Recipe(f"{__name__}:PostgresStorage", {"dsn": self._dsn, "version": self._version.value})
 
     def close(self) -> None:
         """Close the connections that nobody uses; others are opened when they are needed."""
@@ -89,9 +97,12 @@ class PostgresStorage:
     # --- What exports need ---
 
     async def authorise(self, principal: Principal) -> Authorisation:
-        """Whoever has the scopes may export all there is."""
+        """Whoever has the scopes may export all types of the release.
+
+        Not only those of which there is something now: what is first written before the cut belongs to this export (law 33).
+        """
         del principal
-        return Authorisation(frozenset(type_ for (type_,) in await asyncio.to_thread(self._rows, _TYPES)))
+        return Authorisation(definitions(self._version).resource_types)
 
     async def now(self) -> Instant:
         """The clock of the storage: never behind what it gave to a write or a cut (`SupportsSnapshot`)."""
@@ -99,10 +110,10 @@ class PostgresStorage:
         return Instant(max(_machine(), last))
 
     async def cut(self, precision: Precision) -> Instant:
-        """Wait for writers, and let no later one have an instant up to the cut (`SupportsSnapshot`)."""
+        """Wait for writers, and let no later one have an instant up to the cut (`SupportsSnapshot`, law 45)."""
         with self._connection() as connection, connection.transaction():
             ((last,),) = connection.execute("SELECT last FROM clock FOR UPDATE").fetchall()
-            found = floor(Instant(max(_machine(), last)), precision)
+            found = latest_cut(_machine(), last, precision)
             connection.execute("UPDATE clock SET last = greatest(last, %s)", (found,))
         return found
 
@@ -113,7 +124,10 @@ class PostgresStorage:
                 yield page
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
-        """The newest version as of the cut says that it was deleted (`SupportsDeletions`)."""
+        """The newest version as of the cut says that it was deleted (`SupportsDeletions`).
+
+        Whose it was is said by the versions that it lived as since the window began, for it may have moved (law 34).
+        """
         with closing(self._versions("id", query, after, deleted=True)) as versions:
             for rows in versions:
                 yield Deletions(tuple(f"{query.type}/{id_.decode()}" for _, id_ in rows), str(rows[-1][0]))
@@ -192,11 +206,22 @@ class PostgresStorage:
         first, last = self._span(query, after)
         as_of = _FOR_EVER - 1 if query.as_of is None else query.as_of
         values: list[object] = [query.type, first, last, as_of, deleted]
+        if deleted:
+            return self._found_deleted(query, values)
         match query.rows.selection:
             case EveryPatient():
                 return f"{_FOUND} AND in_patient", values
             case Compartments(references):
                 return f"{_FOUND} {_OF_MEMBERS}", [*values, sorted(references), query.type, first, last]
+        return _FOUND, values
+
+    def _found_deleted(self, query: Query, values: list[object]) -> tuple[LiteralString, list[object]]:
+        since = query.window.since or 0
+        match query.rows.selection:
+            case EveryPatient():
+                return f"{_FOUND} AND EXISTS ({_FORMER} AND former.in_patient)", [*values, since]
+            case Compartments(references):
+                return f"{_FOUND} AND EXISTS ({_FORMER} AND {_WAS_OF_MEMBERS})", [*values, since, sorted(references)]
         return _FOUND, values
 
     def _span(self, query: Query, after: str | None) -> tuple[int, int]:
@@ -255,13 +280,16 @@ def _insert(connection: _Connection, row: tuple[object, ...], owners: frozenset[
         cursor.executemany("INSERT INTO compartment VALUES (%s, %s, %s)", [(owner, row[0], seq) for owner in sorted(owners)])
 
 
-_TYPES = (
-    "WITH RECURSIVE found AS (SELECT min(type) AS type FROM version UNION ALL"
-    " SELECT (SELECT min(type) FROM version WHERE type > found.type) FROM found WHERE type IS NOT NULL)"
-    " SELECT type FROM found WHERE type IS NOT NULL"
-)
 _FOUND = "FROM version WHERE type = %s AND seq > %s AND seq <= %s AND valid_to >= %s AND deleted = %s"
 _OF_MEMBERS = "AND seq IN (SELECT seq FROM compartment WHERE owner = ANY(%s::text[]) AND type = %s AND seq > %s AND seq <= %s)"
+_FORMER = (
+    "SELECT 1 FROM version AS former WHERE former.type = version.type AND former.id = version.id AND former.seq < version.seq"
+    " AND NOT former.deleted AND former.valid_to >= greatest(%s, former.last_updated)"
+)
+_WAS_OF_MEMBERS = (
+    "EXISTS (SELECT 1 FROM compartment WHERE compartment.type = former.type AND compartment.seq = former.seq"
+    " AND compartment.owner = ANY(%s::text[]))"
+)
 _CURRENT = "SELECT seq FROM version WHERE type = %s AND id = %s AND valid_to = 9223372036854775807 AND NOT deleted"
 _OWNERS = "SELECT owner FROM compartment WHERE type = %s AND seq = %s"
 _SUPERSEDE = (

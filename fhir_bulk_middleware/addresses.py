@@ -13,6 +13,9 @@ __all__ = ["Addresses"]
 # A Host header may name a host and a port; anything else would end up in links that we hand out.
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.\-_]{0,253}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 
+_IN_PATHS = "/$:@!&'()*+,;=~"
+"""What stands in a URL's path as itself (RFC 3986, section 3.3); the server has decoded the rest, and it is encoded again."""
+
 
 class Addresses:
     """Builds URLs below the mount.
@@ -38,11 +41,11 @@ class Addresses:
         host = request.headers.get("host", "")
         if _HOST.fullmatch(host) is None:
             raise Refused(Reason.HOST_INVALID, "The Host header must name a host, and a port if need be.", part="http.Host")
-        return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '').rstrip('/')}"
+        return f"{request.scope['scheme']}://{host}{quote(request.scope.get('root_path', '').rstrip('/'), safe=_IN_PATHS)}"
 
     def kick_off(self, request: Request) -> str:
         """The URL that was asked for (MF-02): with the query of a GET, without that of a POST."""
-        path = quote(request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/")), safe="/$")
+        path = quote(request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/")), safe=_IN_PATHS)
         query = request.scope["query_string"].decode("latin-1")
         return self.base(request) + path + (f"?{query}" if query and request.method != "POST" else "")
 

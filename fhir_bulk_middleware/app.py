@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,11 +16,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fhir_bulk_middleware.abilities import tell_abilities
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.audit_detail import AuditDetail
+from fhir_bulk_middleware.contract_check import check, check_parts
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
-from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.logged import Sources, sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.results import RemovalResults
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
@@ -41,12 +47,18 @@ from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.guard import Guard
+from fhir_bulk_middleware.host_routes import own_deletes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
+from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.mount import SelectiveMount, SubApplication
+from fhir_bulk_middleware.loopback import plain_beyond_loopback
+from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
+from fhir_bulk_middleware.observers.audit_chain import Key, read_key
 from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.pace import Pace
 from fhir_bulk_middleware.protocols import (
     DeletionLog,
     JobRetention,
@@ -55,11 +67,13 @@ from fhir_bulk_middleware.protocols import (
     Observer,
     OutputStore,
     SupportsAudit,
+    SupportsDelete,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
     SupportsSnapshot,
+    SupportsWorkerProcess,
     TokenVerifier,
     WorkQueue,
 )
@@ -69,6 +83,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["BulkData"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
@@ -87,16 +103,22 @@ class BulkData:
         verifier: turns bearer tokens into principals.
         jobs: where jobs are kept.
         outputs: where files are kept.
-        groups: who knows the members of groups, if that is not the storage adapter.
+        groups: who knows the members of groups, if that is not the storage adapter. They are read again when an export begins, so
+            without a `recipe()` of its own exports run in the server's event loop.
         runner: where exports run; by default worker processes of their own, or the server's loop for adapters that cannot
             be made again in another process.
         settings: limits, sizes, times.
         dialect: how it speaks.
-        deletes: how deletes are told, where the storage adapter can delete (`SupportsDelete`); None for no such routes: then
-            all DELETE of resources is the host's.
+        deletes: how deletes are told, such as `AIDBOX`: says that DELETE of resources is ours, and takes an adapter that can
+            delete (`SupportsDelete`). Without it there are no such routes, whatever the adapter can do: all DELETE of resources
+            is the host's (law 42).
         log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
             no journal for long remove-alls (`SupportsBatchDelete`).
-        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default.
+        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default,
+            behind that of the adapter if it was given.
+        adapter: the name of the storage adapter, where several share a job store, or where it is made in ways that change
+            (`fhir_bulk_middleware.identity`): jobs are worked on and swept only on behalf of the adapter that they were made for
+            (law 32). The same for all mounts of one adapter.
         fhir_version: of the resources, for the compartments' definitions.
         clock: what time it is.
         new_job_id: where job ids come from.
@@ -104,7 +126,9 @@ class BulkData:
             AuditEvents (`SupportsAudit`) is told without being named here.
 
     Raises:
+        OSError: there is no key where `Settings.audit_key` says.
         TypeError: a collaborator lacks a method that it needs; the message names it.
+        ValueError: `adapter` is no name.
     """
 
     def __init__(
@@ -118,43 +142,78 @@ class BulkData:
         runner: JobRunner | None = None,
         settings: Settings | None = None,
         dialect: Dialect = STANDARD,
-        deletes: DeletePolicy | None = AIDBOX,
+        deletes: DeletePolicy | None = None,
         log: DeletionLog | None = None,
         mount: str | None = None,
+        adapter: str | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
         new_job_id: NewJobId = new_job_id,
         observers: Sequence[Observer] = (),
     ) -> None:
-        _require(resources, SupportsExport, "resources")
-        _require(verifier, TokenVerifier, "verifier")
-        for protocol in (JobStore, JobRetention, WorkQueue):
-            _require(jobs, protocol, "jobs")
-        _require(outputs, OutputStore, "outputs")
-        for observer in observers:
-            _require(observer, Observer, "observers")
+        abilities = check_parts(resources, verifier, jobs, outputs, observers=observers, groups=groups, log=log, runner=runner)
+        identity = identity_of(adapter, mount, resources=resources, groups=groups, log=log)
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
         settings = settings or Settings()
         if groups is not None and settings.older_data_of_new_members:
-            _require(groups, SupportsJoining, "groups")
+            check(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
-        told = Observers([*observers, *own])
-        sources = sources_of(resources, log, fhir_version, clock)
-        if deletes is not None and sources.one is not None and sources.deletions is None:
-            raise TypeError(
-                f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
-                "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
-            )
-        work = Exporter(resources, jobs, outputs, settings, clock, log=log, fhir_version=fhir_version, observers=told)
-        runner = runner or _runner(work, settings)
-        self.mount = mount or dialect.name
+        told = Observers(
+            [*observers, *own],
+            on_audit_failure=settings.on_audit_failure,
+            detail=_detail(observers, settings),
+            clock=clock,
+        )
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
+        if deletes is not None:
+            check(resources, SupportsDelete, "resources (for deletes=)")
+            _check_deletions_are_told(sources, resources)
+        _warn_of_plain_http(settings)
+        outbox = Outbox(sources.outboxes, told, clock)
+        runs = RemovalRuns(sources, outbox)
+        work = Exporter(
+            resources,
+            jobs,
+            outputs,
+            settings,
+            clock,
+            log=log,
+            groups=groups,
+            fhir_version=fhir_version,
+            observers=told,
+            adapter=identity.name,
+        )
+        tell_abilities(
+            type(resources).__name__,
+            abilities,
+            parts={"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})},
+            settings=settings,
+            system_time=clock is system_clock,
+            runner=runner,
+            deletes=deletes is not None,
+        )
+        runner = runner or _runner(work, settings, None if groups is cast("object", resources) else groups)
+        self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
-        self._guard = Guard(verifier, self._replies, self.mount, told, clock)
-        self.retention = Retention(jobs, outputs, settings, clock, told)
+        self._guard = Guard(
+            verifier,
+            self._replies,
+            self.mount,
+            told,
+            clock,
+            client_owns=settings.owner_includes_client,
+            pace=Pace(settings, clock),
+        )
+        self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs, adapter=identity.name)
         """What ends, forgets and gives back."""
-        self.engine = Engine(runner, work, self.retention, settings.sweep_interval)
+        self.registration = registration_of(
+            identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
+        )
+        """What this mount says of itself to its job store."""
+        place = Place(identity, self.registration, jobs, outputs, log)
+        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place, observers=told)
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         service = ExportService(
@@ -175,6 +234,8 @@ class BulkData:
             clock=clock,
             new_job_id=new_job_id,
             observers=told,
+            runs=runs,
+            adapter=identity.name,
         )
         addresses = Addresses(dialect, settings.public_base_url)
         endpoints = ExportEndpoints(
@@ -186,9 +247,8 @@ class BulkData:
             settings=settings,
             notes=_notes(resources),
             removals=RemovalResults(
-                jobs=jobs,
                 outputs=outputs,
-                journal=sources.journal,
+                runs=runs,
                 policy=deletes or AIDBOX,
                 dialect=dialect,
                 replies=self._replies,
@@ -209,6 +269,7 @@ class BulkData:
                     retention=retention,
                     mount=self.mount,
                     observers=told,
+                    outbox=outbox,
                     clock=clock,
                 ),
                 policy=deletes,
@@ -216,6 +277,7 @@ class BulkData:
                 replies=self._replies,
                 addresses=addresses,
                 version=fhir_version,
+                body_seconds=settings.body_seconds,
             )
         levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
         rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
@@ -241,8 +303,7 @@ class BulkData:
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The dialect's word for every path that is not in the table."""
-        response = await self._guard.answer(Request(scope, receive), Operation.NONE, _nothing_here)
-        await response(scope, receive, send)
+        await self._guard.respond(Request(scope, receive), Operation.NONE, _nothing_here, send)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """The export engine runs while the context is open: the one line for a host's lifespan."""
@@ -260,7 +321,8 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether that answer is amended on its way.
         """
-        front: list[BaseRoute] = [SelectiveMount(base, self.app)]
+        self._tell_shadowed(host, base)
+        front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
         if amend_metadata:
             front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
         smart = self.offer.settings.smart
@@ -268,6 +330,18 @@ class BulkData:
             at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
             front.extend(routes([at_root], self._guard))
         return front
+
+    def _tell_shadowed(self, host: ASGIApp, base: str) -> None:
+        """Say which of the host's own routes are not reached any more, because the host said `deletes=` (law 42)."""
+        table = getattr(host, "routes", None)
+        if self.offer.deletes is None or not isinstance(table, list):
+            return
+        if shadowed := own_deletes(table, base, self.types):
+            _log.warning(
+                "DELETE of resources below %s is ours, as deletes= says, and the host's own is not reached any more: %s.",
+                base,
+                ", ".join(shadowed),
+            )
 
     def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
@@ -279,6 +353,7 @@ class BulkData:
             base: the path below which it serves FHIR.
             amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
         """
+        self._tell_shadowed(app, base)
         app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 
@@ -294,17 +369,44 @@ async def _nothing_here(*_: object) -> Response:
     raise Refused(Reason.PATH_UNKNOWN)
 
 
-def _require(value: object, protocol: type, name: str) -> None:
-    """Refuse a collaborator that lacks a method of its protocol, naming it."""
-    methods: set[str] = {member for member in vars(protocol) if not member.startswith("_")}
-    missing = sorted(member for member in methods if not callable(getattr(value, member, None)))
-    if missing:
-        raise TypeError(f"{name}: {type(value).__name__} is no {protocol.__name__}; it lacks {', '.join(missing)}")
+def _check_deletions_are_told(sources: Sources, resources: SupportsExport) -> None:
+    if sources.one is not None and sources.deletions is None:
+        raise TypeError(
+            f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
+            "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+        )
 
 
-def _runner(work: Exporter, settings: Settings) -> JobRunner:
+def _warn_of_plain_http(settings: Settings) -> None:
+    if plain_beyond_loopback(settings.public_base_url):
+        _log.warning(
+            "public_base_url is %s: without TLS tokens and patient data can be read on their way", settings.public_base_url
+        )
+
+
+def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
+    """How events name patients and criteria: with the key that the settings name, or that of the audit file."""
+    clear = settings.audit_detail == "clear"
+    if settings.audit_key is not None:
+        key = read_key(settings.audit_key)  # now, so that a missing key is told at start (law 43)
+
+        async def given() -> Key:
+            return key
+
+        return AuditDetail(given, clear=clear)
+    file = next((observer for observer in observers if isinstance(observer, AuditFile)), None)
+    return AuditDetail(None if file is None else file.key, clear=clear)
+
+
+def _runner(work: Exporter, settings: Settings, groups: object | None) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
+    if settings.worker_processes and groups is not None and not isinstance(groups, SupportsWorkerProcess):
+        _log.warning(
+            "groups: %s cannot be made again in a worker process, where the members of a group are read, so exports run in the "
+            "server's event loop. Give it a recipe() (SupportsWorkerProcess) to export in worker processes.",
+            type(groups).__name__,
+        )
     if recipe is None or not settings.worker_processes:
         return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 from fhir_bulk_middleware.export.retention import Retention
+from fhir_bulk_middleware.identity import Place
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import JobRunner, Work
 
 __all__ = ["Engine"]
@@ -26,13 +28,26 @@ class Engine:
         work: the work.
         retention: what a sweep does.
         sweep_interval: seconds between two sweeps.
+        place: the place on the stores, held while it runs; it does not start without (law 32).
+        observers: are told sums of refusals, and at the end what is left to tell.
     """
 
-    def __init__(self, runner: JobRunner, work: Work, retention: Retention, sweep_interval: float) -> None:
+    def __init__(
+        self,
+        runner: JobRunner,
+        work: Work,
+        retention: Retention,
+        sweep_interval: float,
+        place: Place,
+        *,
+        observers: Observers | None = None,
+    ) -> None:
         self._runner = runner
         self._work = work
         self._retention = retention
         self._sweep_interval = sweep_interval
+        self._place = place
+        self._observers = observers or Observers()
         self._users = 0
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -52,6 +67,7 @@ class Engine:
         """Start, unless it runs already; returns when it does.
 
         Raises:
+            NotAdmitted: the stores belong to somebody else (law 32).
             Exception: whatever kept the runner from starting.
         """
         self._users += 1
@@ -89,8 +105,9 @@ class Engine:
 
     async def _supervise(self, started: asyncio.Future[None]) -> None:
         try:
-            async with self._runner.running(self._work), anyio.create_task_group() as tasks:
+            async with self._place.taken(), self._runner.running(self._work), anyio.create_task_group() as tasks:
                 tasks.start_soon(self._sweep)
+                tasks.start_soon(self._observers.keep_summing)
                 started.set_result(None)
                 await self._stopping.wait()
                 tasks.cancel_scope.cancel()
@@ -100,6 +117,9 @@ class Engine:
                 return
             _log.exception("the export engine stopped")
             raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._observers.close()
 
     async def _sweep(self) -> None:
         while True:

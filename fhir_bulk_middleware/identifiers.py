@@ -5,7 +5,17 @@ import secrets
 import uuid
 from collections.abc import Callable
 
-__all__ = ["FILE_ID_PATTERN", "JOB_ID_PATTERN", "NewJobId", "file_id", "is_file_id", "is_job_id", "job_of_file", "new_job_id"]
+__all__ = [
+    "FILE_ID_PATTERN",
+    "JOB_ID_PATTERN",
+    "NewJobId",
+    "file_id",
+    "is_file_id",
+    "is_job_id",
+    "is_resource_id",
+    "job_of_file",
+    "new_job_id",
+]
 
 NewJobId = Callable[[], str]
 """Where job ids come from; passed in."""
@@ -18,6 +28,7 @@ FILE_ID_PATTERN = r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{
 
 _JOB = re.compile(JOB_ID_PATTERN, re.ASCII)
 _FILE = re.compile(FILE_ID_PATTERN, re.ASCII)
+_RESOURCE = re.compile(r"(?!\.+\Z)[A-Za-z0-9\-.]{1,64}", re.ASCII)
 
 
 def new_job_id() -> str:
@@ -38,6 +49,14 @@ def file_id(job_id: str, slice_number: int, part_number: int) -> str:
 def is_file_id(text: str) -> bool:
     """Whether `text` has the reserved shape of our file ids."""
     return _FILE.fullmatch(text) is not None
+
+
+def is_resource_id(text: str) -> bool:
+    """Whether `text` is an id that a resource can have and an adapter is asked for.
+
+    FHIR's pattern also takes ids of nothing but dots; those are steps in a path to many a storage, and none is asked (law 42).
+    """
+    return _RESOURCE.fullmatch(text) is not None
 
 
 def job_of_file(text: str) -> str | None:

@@ -20,6 +20,7 @@ __all__ = [
     "floor",
     "from_datetime",
     "http_date",
+    "latest_cut",
     "parse",
     "render",
     "seconds_between",
@@ -63,6 +64,23 @@ def system_clock() -> Instant:
 def floor(instant: Instant, precision: Precision) -> Instant:
     """The latest instant at `precision` that is not later than `instant`."""
     return Instant(instant - instant % precision.value)
+
+
+def latest_cut(machine: Instant, last: Instant, precision: Precision) -> Instant:
+    """The cut that a store fixes whose clock is the machine's, but never behind the last instant that it gave (laws 1, 4).
+
+    It is the floor of that clock. A store that is ahead of its machine by more than a unit of the precision, because its
+    clock was set back, rounds up instead: it stamps each write a microsecond after the last one until the machine has caught up,
+    and until then a floor would leave out what was answered before the cut (law 45). The store goes on from its cuts.
+
+    Args:
+        machine: the machine's clock.
+        last: the latest instant that a write or a cut was given.
+        precision: of the cut.
+    """
+    if last - machine > precision.value:
+        return Instant(-(-last // precision.value) * precision.value)
+    return floor(max(machine, last), precision)
 
 
 def after(instant: Instant, seconds: float) -> Instant:

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
+from fhir_bulk_middleware.caps import PATH_REMEMBERED, PATHS_REMEMBERED
 from fhir_bulk_middleware.engine import Engine
+from fhir_bulk_middleware.routes import PathRoute, whole
 
-__all__ = ["SelectiveMount", "SubApplication"]
+__all__ = ["AllowedHere", "SelectiveMount", "SubApplication"]
 
+_ALLOWED = "fhir_bulk_middleware.allowed"
+_NEVER_REFUSED = frozenset({"GET", "HEAD"})
 _ROUTE = "fhir_bulk_middleware.route"
 _HINT = "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
-_REMEMBERED = 1_024
-_LONGEST = 256
-"""Characters of a path that is remembered: polls have a hundred, and what clients make up must not fill memory."""
 
 
 class SubApplication(Starlette):
@@ -34,6 +37,9 @@ class SubApplication(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
+        if scope["type"] == "websocket":  # nothing here speaks it
+            await WebSocketClose()(scope, receive, send)
+            return
         if scope["type"] == "http" and not self._engine.runs:
             await self._engine.start_lazily(_HINT)
         await super().__call__(scope, receive, send)
@@ -62,6 +68,7 @@ class SelectiveMount(Mount):
 
     def __init__(self, path: str, app: SubApplication) -> None:
         super().__init__(path, app)
+        self.path_regex = whole(self.path_regex)
         self._inner = app
         marked = [(str(getattr(route, "mark", "")), route) for route in app.routes]
         marks = {mark for mark, _ in marked if mark}
@@ -81,9 +88,10 @@ class SelectiveMount(Mount):
         found = self._found.get(place)
         if found is None:
             match, found = self._find(scope)
-            if match is Match.NONE or len(scope["path"]) > _LONGEST:
+            # Polls have a hundred characters, and what clients make up, methods among it, must not fill memory (law 38).
+            if match is Match.NONE or sum(map(len, place)) > PATH_REMEMBERED:
                 return match, found
-            if len(self._found) >= _REMEMBERED:
+            if len(self._found) >= PATHS_REMEMBERED:
                 self._found.clear()
             self._found[place] = found
         return Match.FULL, {**found, "path_params": {**found["path_params"]}}
@@ -108,3 +116,66 @@ class SelectiveMount(Mount):
             if mark in path:
                 return True
         return self._methods is None or method in self._methods
+
+
+class AllowedHere(Mount):
+    """Adds our methods to the `Allow` of a host's answer on a path that we share with it: its 405, and its answer to `OPTIONS`.
+
+    It stands before the host's routes; then the host sees the request a second time, marked so that this mount lets it pass. What
+    comes by GET or HEAD is not looked at: a host that has the path reads there.
+
+    Args:
+        path: the base path.
+        host: answers.
+        app: ours, whose routes tell which paths are shared.
+    """
+
+    def __init__(self, path: str, host: ASGIApp, app: SubApplication) -> None:
+        super().__init__(path, host)
+        self.path_regex = whole(self.path_regex)
+        self._host = host
+        self._shared = [route for route in app.routes if isinstance(route, PathRoute) and route.shared]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FULL for a shared path and a method of the host's."""
+        if scope["type"] != "http" or scope["method"] in _NEVER_REFUSED or _ALLOWED in scope or not self._shared:
+            return Match.NONE, {}
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            return Match.NONE, {}
+        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}
+        for route in self._shared:
+            if route.lies_on(inner)[0] is not Match.NONE and scope["method"] not in route.rows:
+                return Match.FULL, {_ALLOWED: sorted(route.rows)}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the host answer."""
+        ours: list[str] = scope[_ALLOWED]
+
+        async def amended(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                message = {**message, "headers": [_allowing(name, value, ours) for name, value in headers]}
+            await send(message)
+
+        try:
+            await self._host(scope, receive, amended)
+        except HTTPException as error:  # what a Starlette router says of a wrong method, for the host's own handler
+            if error.headers:
+                error.headers = {
+                    name: _with_ours(value, ours) if name.lower() == "allow" else value for name, value in error.headers.items()
+                }
+            raise
+
+
+def _allowing(name: bytes, value: bytes, ours: Sequence[str]) -> tuple[bytes, bytes]:
+    """A header with our methods in it too, if it is `Allow`."""
+    if name.lower() != b"allow":
+        return name, value
+    return name, _with_ours(value.decode("latin-1"), ours).encode("latin-1")
+
+
+def _with_ours(allowed: str, ours: Sequence[str]) -> str:
+    theirs = [method.strip() for method in allowed.split(",") if method.strip()]
+    return ", ".join([*theirs, *(method for method in ours if method not in theirs)])

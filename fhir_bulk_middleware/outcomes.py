@@ -6,7 +6,13 @@ comes of a delete is a `DeleteOutcome`; how it is told is the table of a delete 
 
 from enum import Enum, auto
 
-__all__ = ["DeleteOutcome", "Operation", "Reason", "Refused"]
+__all__ = ["LONGEST_DETAIL", "LONGEST_PART", "DeleteOutcome", "Operation", "Reason", "Refused"]
+
+LONGEST_DETAIL = 1_000
+"""Characters of what a refusal says: what a client sent is never told back to it at length (law 38)."""
+
+LONGEST_PART = 200
+"""Characters of the name of the part of the request that a refusal is about."""
 
 
 class Operation(Enum):
@@ -42,9 +48,15 @@ class Reason(Enum):
     ACCEPT_UNUSABLE = auto()
     HEADER_MISSING = auto()
     HEADER_INVALID = auto()
+    HEADER_TOO_LARGE = auto()
+    URL_TOO_LONG = auto()
     CONTENT_TYPE_UNSUPPORTED = auto()
     BODY_TOO_LARGE = auto()
     BODY_MALFORMED = auto()
+    BODY_TOO_SLOW = auto()
+    """The body did not arrive in the time that it has (`Settings.body_seconds`)."""
+    TOO_MUCH = auto()
+    """More of something than one request may hold; the detail names the cap (law 38)."""
 
     # Parameters
     PARAMETER_UNKNOWN = auto()
@@ -79,6 +91,8 @@ class Reason(Enum):
     PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()
     POLLED_TOO_OFTEN = auto()
+    REQUESTS_TOO_MANY = auto()
+    """One owner has too many requests at once, or too many kick-offs or refusals in a minute (law 38)."""
     IDEMPOTENCY_MISMATCH = auto()
     """Another request came under the same Idempotency-Key (law 12)."""
     IDEMPOTENCY_IN_FLIGHT = auto()
@@ -116,8 +130,9 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
 
     Attributes:
         reason: why, in the domain's words.
-        detail: what was wrong and what would be right, for the client; never anything of another principal.
-        part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body.
+        detail: what was wrong and what would be right, for the client; never anything of another principal. Cut to 1,000
+            characters.
+        part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body. Cut to 200 characters.
         retry_after: seconds after which the same request may succeed, where that is known.
         allow: the methods that the path does answer, for `METHOD_NOT_ALLOWED`.
         size: of the representation, for `RANGE_UNSATISFIABLE`.
@@ -133,10 +148,11 @@ class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
         allow: tuple[str, ...] = (),
         size: int | None = None,
     ) -> None:
+        detail = detail[:LONGEST_DETAIL]
         super().__init__(reason.name, detail)
         self.reason = reason
         self.detail = detail
-        self.part = part
+        self.part = part and part[:LONGEST_PART]
         self.retry_after = retry_after
         self.allow = allow
         self.size = size

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["Owner", "Principal", "TokenRejected"]
+__all__ = ["Caller", "Owner", "Principal", "TokenRejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,28 @@ class Owner:
     Attributes:
         issuer: the token's `iss`.
         subject: the token's `sub`.
+        client: the OAuth client, where `Settings.owner_includes_client` makes it a part of ownership; else None.
     """
 
     issuer: str
     subject: str
+    client: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The request behind what happens, as audit records name it (law 37).
+
+    Attributes:
+        client_id: the OAuth client, when the token names one.
+        address: of the machine that the request came from, as the server says it (`scope["client"]`); which forwarded headers to
+            believe is the server's business.
+        request_id: the id that the reply carries.
+    """
+
+    client_id: str | None = None
+    address: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +43,12 @@ class Principal:
     """What a verified token says about its bearer.
 
     Attributes:
-        owner: issuer and subject; the only part of a principal that a job keeps for ownership.
+        owner: issuer and subject, and the client where a setting says so; all that a job keeps for ownership.
         scopes: the granted SMART scopes, one string each, as the token spells them.
         client_id: the OAuth client, when the token names one.
         expires_at: when the token stops being good (`exp`).
         claims: the token's claims, for adapters with row rights of their own; never logged.
+        caller: the request that the token came with; None where it was verified for nobody's request.
     """
 
     owner: Owner
@@ -37,6 +56,7 @@ class Principal:
     expires_at: Instant
     client_id: str | None = None
     claims: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    caller: Caller | None = field(default=None, compare=False)
 
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program

@@ -14,14 +14,16 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from fhir_bulk_middleware.caps import REQUEST_ID
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.protective import NOT_STORED, PROTECTIVE
 
 __all__ = ["FileStatus", "Replies"]
 
 _FHIR_JSON = "application/fhir+json"
-_CORRELATION = re.compile(rb"[\x21-\x7e]{1,128}")
+_CORRELATION = re.compile(rb"[\x21-\x7e]{1,%d}" % REQUEST_ID)
 _CHALLENGES = {
     Reason.TOKEN_MISSING: "Bearer",
     Reason.TOKEN_INVALID: 'Bearer error="invalid_token"',
@@ -29,7 +31,11 @@ _CHALLENGES = {
 }
 """RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
 
-_NOT_STORED = (b"cache-control", b"no-store")
+_LONGEST_PLACE = 120
+_NO_FHIR_TEXT = {code: "\ufffd" for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if chr(code) not in "\t\n\r"}
+_CONTROLS = _NO_FHIR_TEXT | dict.fromkeys(map(ord, "\t\n\r"), "\ufffd")
+"""What must not come back out of a request: a terminal or a log viewer would obey it (FHIR allows but three of them besides)."""
+
 _numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
@@ -45,7 +51,8 @@ class FileStatus(IntEnum):
 class Replies:
     """Makes responses in one dialect.
 
-    Every response says that it must not be stored: it depends on who asks and on when (ST-25).
+    Every response says that it must not be stored, since it depends on who asks and on when (ST-25), and has the headers of
+    `fhir_bulk_middleware.protective`.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -95,7 +102,7 @@ class Replies:
             headers["Content-Range"] = f"bytes */{refused.size}"
         if refused.retry_after is not None:
             headers["Retry-After"] = self.retry_after(refused.retry_after)
-        outcome = self.outcome(answer, answer.text or refused.detail, None if answer.text else refused.part)
+        outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else _place(refused.part))
         return self._response(answer.status, _dump(outcome), headers)
 
     def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
@@ -106,6 +113,7 @@ class Replies:
             text: what was wrong and what would be right.
             part: the part of the request that it is about.
         """
+        text = text.translate(_NO_FHIR_TEXT)
         issue: dict[str, Any] = {"severity": answer.severity, "code": answer.code}
         if self._dialect.text is not TextElement.DIAGNOSTICS:
             issue["details"] = {"text": text}
@@ -119,7 +127,8 @@ class Replies:
     def report(self, reason: Reason, detail: str, part: str | None) -> str:
         """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
         answer = self._dialect.answer(Operation.KICK_OFF, reason)
-        return _dump(self.outcome(replace(answer, severity="warning", identified=False), answer.text or detail, part)).decode()
+        warning = replace(answer, severity="warning", identified=False)
+        return _dump(self.outcome(warning, answer.text or detail.translate(_CONTROLS), _place(part))).decode()
 
     def unreadable(self) -> str:
         """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
@@ -130,10 +139,15 @@ class Replies:
         """The value of a `Retry-After` header."""
         return str(seconds * self._dialect.retry_after.value)
 
-    def stamp(self, response: Response, request: Request) -> Response:
-        """Give the response its id, and the client's own id back (RD-19)."""
-        request_id = b"%032x" % _numbers.getrandbits(128)
-        response.raw_headers += [(name, request_id) for name in self._request_ids]
+    def new_request_id(self) -> str:
+        """The id of a request and of its response, by which support and audit find it."""
+        return f"{_numbers.getrandbits(128):032x}"
+
+    def stamp(self, response: Response, request: Request, request_id: str) -> Response:
+        """Give the response its protective headers and its id, and the client's own id back (RD-19)."""
+        response.raw_headers += PROTECTIVE
+        value = request_id.encode()
+        response.raw_headers += [(name, value) for name in self._request_ids]
         theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
         if theirs is not None and _CORRELATION.fullmatch(theirs):
             response.raw_headers.append((b"x-correlation-id", theirs))
@@ -148,10 +162,20 @@ class _Reply(Response):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """As Starlette's, for what it does here."""
-        self.raw_headers = [_NOT_STORED]
+        self.raw_headers = [NOT_STORED]
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         if self.status_code != HTTPStatus.NO_CONTENT:
             self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
+
+
+def _echoed(refused: Refused) -> str:
+    """What was wrong, for the client; never empty, for FHIR knows no empty text."""
+    detail = refused.detail or f"The request was refused: {refused.reason.name.lower().replace('_', ' ')}."
+    return detail.translate(_CONTROLS)
+
+
+def _place(part: str | None) -> str | None:
+    return None if part is None else part.translate(_CONTROLS)[:_LONGEST_PLACE]
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

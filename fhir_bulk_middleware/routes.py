@@ -14,19 +14,22 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from fhir_bulk_middleware.caps import QUERY_BYTES
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.guard import Endpoint, Guard, Open
-from fhir_bulk_middleware.identifiers import is_file_id, is_job_id
+from fhir_bulk_middleware.identifiers import is_file_id, is_job_id, is_resource_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
 
-__all__ = ["KICK_OFF_PATHS", "Row", "has_head", "routes", "table"]
+__all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "table", "whole"]
 
-_RESOURCE_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
+_LONGEST_METHOD = 20
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_LAST = re.compile(r"/\(\?P<(\w+)>\[\^/\]\+\)\\Z\Z")
+"""The last place of a pattern, if it ends with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,14 @@ def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset(
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
-    found = [_PathRoute(path, several, guard, types) for path, several in by_path.items()]
-    return [*sorted(found, key=_Turn.of)]
+    found = [PathRoute(path, several, guard, types) for path, several in by_path.items()]
+    # Within a turn the longer path comes first, for what lies below a shorter one is its own as well.
+    return [*sorted(found, key=lambda route: (_Turn.of(route), -len(route.path)))]
+
+
+def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Starlette's pattern of a path, made to mean all of the path: its own ends before a final newline, and stops at one."""
+    return re.compile(pattern.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 class _Turn(IntEnum):
@@ -118,7 +127,7 @@ class _Turn(IntEnum):
     SHARED = 3
 
     @classmethod
-    def of(cls, route: "_PathRoute") -> "_Turn":
+    def of(cls, route: "PathRoute") -> "_Turn":
         if route.shared:
             return cls.SHARED
         operations = {row.operation for row in route.rows.values()}
@@ -127,11 +136,12 @@ class _Turn(IntEnum):
         return cls.FILES if Operation.FILE in operations else cls.OTHERS
 
 
-class _PathRoute(Route):
+class PathRoute(Route):
     """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
 
     On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
-    (law 14). Paths with a `$` are operations, and ours altogether. On a shared path only our own methods match.
+    (law 14). Paths with a `$` are operations, and ours altogether: whatever stands where an id belongs, and nothing at all, is
+    as an id that never was (law 7). On a shared path only our own methods match.
     """
 
     def __init__(self, path: str, rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> None:
@@ -145,7 +155,8 @@ class _PathRoute(Route):
             for name, (value,) in parse_qs(split.query, strict_parsing=bool(split.query)).items()
             if (placeholder := _PLACEHOLDER.fullmatch(value))
         }
-        super().__init__(split.path, self._dispatch_class())
+        super().__init__(split.path, self._dispatch_class(split.path))
+        self.path_regex = self._pattern()
         self.mark = _mark(split.path)
         """A piece that is in each path of the route, empty where that would tell it from nothing."""
         self.methods_of_ours = frozenset(self.rows) if self.shared else None
@@ -153,15 +164,31 @@ class _PathRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette has it; but a path that could be the host's must hold an id of ours."""
-        match, child = super().matches(scope)
-        if match is Match.FULL and "$" not in self.path and not all(map(self._ours, child["path_params"].items())):
+        if self.shared and (scope["type"] != "http" or scope["method"] not in self.rows):
             return Match.NONE, {}
-        if self.shared and scope["method"] not in self.rows:
-            return Match.NONE, {}
-        return match, child
+        return self.lies_on(scope)
 
-    def _dispatch_class(self) -> Callable[[Scope, Receive, Send], object]:
-        return _Dispatch(self.rows, self._query, self._guard)
+    def lies_on(self, scope: Scope) -> tuple[Match, Scope]:
+        """The same for the path alone, whatever the method."""
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            return match, {}
+        places = child["path_params"]
+        if "$" not in self.path:
+            return (match, child) if all(map(self._ours, places.items())) else (Match.NONE, {})
+        return match, {**child, "path_params": {name: "" if value is None else value for name, value in places.items()}}
+
+    def _pattern(self) -> re.Pattern[str]:
+        """All of the path; and all below it, where a `$` path ends with a place or has its places in the query string."""
+        exact = whole(self.path_regex)
+        if "$" not in self.path:
+            return exact
+        if last := _LAST.search(exact.pattern):
+            return re.compile(f"{exact.pattern[: last.start()]}(?:/(?P<{last[1]}>.*))?\\Z", re.DOTALL)
+        return re.compile(exact.pattern.removesuffix(r"\Z") + r"(?:/.*)?\Z", re.DOTALL) if self._query else exact
+
+    def _dispatch_class(self, path: str) -> Callable[[Scope, Receive, Send], object]:
+        return _Dispatch(path, self.rows, self._query, self._guard)
 
     def _ours(self, parameter: tuple[str, str]) -> bool:
         name, value = parameter
@@ -173,7 +200,7 @@ class _PathRoute(Route):
             case "type":
                 return value in self._types
             case "id":  # neither an operation nor a file of ours is a resource (law 14)
-                return _RESOURCE_ID.fullmatch(value) is not None and not is_file_id(value)
+                return is_resource_id(value) and not is_file_id(value)
             case _:
                 return True
 
@@ -192,7 +219,8 @@ def _mark(path: str) -> str:
 class _Dispatch:
     """An ASGI application for one path: chooses by method."""
 
-    def __init__(self, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
+    def __init__(self, path: str, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
+        self._path = path
         self._rows = rows
         self._query = query
         self._guard = guard
@@ -203,14 +231,20 @@ class _Dispatch:
         request = Request(scope, receive)
         row = self._rows.get("GET" if request.method == "HEAD" and self._heads else request.method)
         if row is None:
-            response = await self._guard.answer(request, Operation.NONE, self._wrong_method)
+            await self._guard.respond(request, Operation.NONE, self._wrong_method, send)
         else:
             self._take_from_query(request)
-            response = await self._guard.answer(request, row.operation, row.endpoint)
-        await response(scope, receive, send)
+            await self._guard.respond(request, row.operation, row.endpoint, send)
 
     def _take_from_query(self, request: Request) -> None:
-        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07)."""
+        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07).
+
+        Only on the path itself: below it nothing has an id.
+        """
+        if not request.scope["path"].endswith(self._path):
+            return
+        if len(request.scope["query_string"]) > QUERY_BYTES:
+            return  # the door refuses it
         for name, placeholder in self._query.items():
             values = request.query_params.getlist(name)
             if len(values) == 1:
@@ -220,6 +254,6 @@ class _Dispatch:
         del principal
         raise Refused(
             Reason.METHOD_NOT_ALLOWED,
-            f"{request.method} means nothing here; {', '.join(self._allow)} do.",
+            f"{request.method[:_LONGEST_METHOD]} means nothing here; {', '.join(self._allow)} do.",
             allow=self._allow,
         )

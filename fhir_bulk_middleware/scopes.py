@@ -6,7 +6,10 @@ A scope that cannot be read grants nothing; that is no error, because a token ma
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Self
+
+from fhir_bulk_middleware.caps import GRANULAR_SCOPES, SCOPES
 
 __all__ = ["Scope", "Scopes"]
 
@@ -75,15 +78,19 @@ class Scopes:
 
     @classmethod
     def parse(cls, scopes: Iterable[str]) -> Self:
-        """Read a token's scopes, one string each; whatever is no scope of ours is passed over."""
+        """Read a token's scopes, one string each; whatever is no scope of ours is passed over.
+
+        So is what lies beyond the caps (law 38): a scope that is not read grants nothing.
+        """
         granted: dict[str, frozenset[str]] = {}
         granular: list[Scope] = []
         withheld: list[Scope] = []
-        for scope in filter(None, map(Scope.parse, scopes)):
+        for scope in filter(None, map(Scope.parse, islice(scopes, SCOPES))):
             if scope.grants:
                 granted[scope.type] = granted.get(scope.type, frozenset()) | scope.letters
             elif scope.context == _SYSTEM:
-                granular.append(scope)
+                if len(granular) < GRANULAR_SCOPES:
+                    granular.append(scope)
             else:
                 withheld.append(scope)
         return cls(granted, tuple(granular), tuple(withheld))

@@ -1,6 +1,6 @@
 """What an operator may set, validated once; every value has a sane default."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +14,8 @@ _MIB = 1024 * 1024
 
 def _absolute(url: str) -> str:
     parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be printable ASCII: percent-encode the path, and write the host as punycode")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError("must be an absolute http or https URL without query, fragment or user")
     return url.rstrip("/")
@@ -22,7 +24,7 @@ def _absolute(url: str) -> str:
 class Settings(BaseModel):
     """Limits, sizes and times. All durations are in seconds, all sizes in bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     public_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
     """The URL under which clients reach the mount, path included (`https://ehr.example/fhir`). Without it URLs are built from the
@@ -44,8 +46,21 @@ class Settings(BaseModel):
     jobs_per_owner: Annotated[int, Field(ge=1)] = 5
     """How many jobs of one owner may be queued or running at once; one more is refused (KO-113)."""
 
+    kick_offs_per_minute: Annotated[int, Field(ge=1)] = 60
+    """How many kick-offs of one owner are looked at in a minute, accepted or not (per server process); a sixth of them, and at
+    least ten, may come at once."""
+
+    refusals_per_minute: Annotated[int, Field(ge=1)] = 300
+    """How many refusals one owner may cause in a minute before all its requests are told to wait (per server process)."""
+
+    requests_per_owner: Annotated[int, Field(ge=1)] = 100
+    """How many requests of one owner may be in the works at once, downloads to their last byte (per server process)."""
+
     body_bytes: Annotated[int, Field(ge=1024)] = _MIB
     """How large the body of a kick-off may be."""
+
+    body_seconds: Annotated[float, Field(gt=0)] = 30
+    """In which time the body of a request must have arrived."""
 
     page_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     """How large a page may be (law 16)."""
@@ -60,12 +75,23 @@ class Settings(BaseModel):
     """How small a file may be, plain, that is not the last of its slice (law 15); and the least that a client may ask for as the
     largest (KO-30). A file never becomes larger than it may for the sake of this."""
 
-    group_scope: bool = True
-    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03)."""
+    group_scope: bool = False
+    """Whether an export of a group takes a scope to read Group, beside those for what it exports (GR-03). Who may export which
+    group is for the adapter to say (`SupportsGroups.members`); clients that ask for a fixed list of scopes often leave Group
+    out."""
+
+    owner_includes_client: bool = False
+    """Whether a job belongs to the OAuth client that began it, beside issuer and subject: then another client of the same subject
+    gets what a stranger gets, and a token that names no client is refused. For issuers whose subject is a person or an
+    organisation with several clients. Jobs keep the owner that they began with, so a change hides the jobs there are."""
 
     older_data_of_new_members: bool = False
     """Whether an export of a group since an instant also holds what is older, of those who joined the group after it (GR-01).
     Needs an adapter that knows when somebody joined (`SupportsJoining`)."""
+
+    refuse_forgotten_deletions: bool = False
+    """Whether an export is refused since an instant from which on the storage does not know all deletions any more
+    (`SupportsDeletionHorizon`); otherwise its manifest says since when they are complete."""
 
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
@@ -114,9 +140,27 @@ class Settings(BaseModel):
     """How much worker processes give way to others on their machine, the server first of all (`nice`). A worker that has a core
     for itself loses nothing by it."""
 
+    on_audit_failure: Literal["refuse", "go_on"] = "go_on"
+    """What becomes of a kick-off, a file or a delete that an audit (`AuditFile`, `AuditEvents`) cannot record: `refuse` answers
+    503 before anything is served or removed; `go_on` carries it out, and the audit is told how many events it missed, and when,
+    once it records again."""
+
+    audit_detail: Literal["digest", "clear"] = "digest"
+    """How events name the patients and the values of criteria that clients ask for: as keyed digests, which
+    `fhir-bulk audit digest` makes of an identifier that one looks for, or in clear."""
+
+    audit_key: str | None = None
+    """The key of those digests: the path of a file that only the server can read, or `env:NAME`. Without it that of the audit
+    file is used; where there is none either, digests can be compared as long as one server process lives."""
+
     smart: SmartConfiguration | None = None
     """What `/.well-known/smart-configuration` says, below the base and, where we are attached to a whole host, at its root.
     Without it there is no such document (SE-20)."""
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The base URLs below which an absolute reference leads to the host's own resources (KO-85)."""
+        return tuple(dict.fromkeys(url for url in (self.public_base_url, self.fhir_base_url) if url is not None))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

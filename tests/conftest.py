@@ -7,18 +7,20 @@ from typing import Any
 
 import httpx2
 import hypothesis
+import official
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
-from fhir_bulk_middleware.export.job import Failure, JobState
+from fhir_bulk_middleware.export.job import Failure, JobState, Lease
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import Instant, after, parse
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import Work
+from fhir_bulk_middleware.protocols import SupportsDelete, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -107,15 +109,17 @@ class House:
         self.resources = store(clock=self.clock)
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
+        self.verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock)
         own: dict[str, Any] = {
             "resources": self.resources,
-            "verifier": JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=self.clock),
+            "verifier": self.verifier,
             "jobs": self.jobs,
             "outputs": self.outputs,
             "runner": self.runner,
             "settings": settings,
             "dialect": dialect,
             "clock": self.clock,
+            "deletes": AIDBOX if isinstance(parts.get("resources", self.resources), SupportsDelete) else None,
         }
         self.bulk = BulkData(**{**own, **parts})
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.bulk.app), base_url="https://ehr.example/")
@@ -141,7 +145,10 @@ class House:
             token = self.token(subject, scope)
         authorization = {"Authorization": f"Bearer {token}"} if token else {}
         path = url.removeprefix(BASE)
-        return await self.http.request(method, path, headers={**authorization, **(headers or {})}, **more)
+        answer = await self.http.request(method, path, headers={**authorization, **(headers or {})}, **more)
+        if answer.content and answer.headers.get("Content-Type") == "application/fhir+json":
+            official.check_body(answer.content)  # whatever a test is about: what we emit is valid
+        return answer
 
     async def kick_off(self, path: str | None = None, **more: Any) -> str:
         """The polling location of an export that was accepted; by default at the first level that the dialect has."""
@@ -183,7 +190,13 @@ class House:
 
     async def sweep(self) -> None:
         """Do what a server does now and then."""
-        await Retention(self.jobs, self.outputs, self.settings, self.clock).sweep()
+        adapter = self.bulk.registration.adapter
+        await Retention(self.jobs, self.outputs, self.settings, self.clock, adapter=adapter).sweep()
+
+    async def claim(self) -> Lease | None:
+        """Take the next piece of work, and do nothing with it."""
+        adapter = self.bulk.registration.adapter
+        return await self.jobs.claim("w", self.clock(), lease_seconds=30, attempts=4, adapter=adapter)
 
     async def turn(self, location: str, state: JobState) -> None:
         """Bring a job that was just kicked off into a state."""
@@ -221,7 +234,8 @@ def make_house(mint: TokenMint) -> Any:
         parts: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> AsyncIterator[House]:
-        house = House(mint, dialect, Settings(public_base_url=BASE, **settings), store, **(parts or {}))
+        pace = {"kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}  # a clock that stands still refills nothing
+        house = House(mint, dialect, Settings(public_base_url=BASE, **(pace | settings)), store, **(parts or {}))
         async with house.bulk.running(), house.http:
             yield house
 

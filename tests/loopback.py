@@ -1,14 +1,69 @@
-"""A real server on loopback, in a thread of its own, for as long as a test wants it."""
+"""A real server on loopback, in a thread of its own, for as long as a test wants it, and a watchdog over its loop."""
 
+import asyncio
+import gc
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVarTuple
 
 import uvicorn
 
-__all__ = ["free_socket", "served"]
+__all__ = ["LONGEST_TURN", "Watch", "WatchedLoop", "free_socket", "served"]
+
+Ts = TypeVarTuple("Ts")
+
+LONGEST_TURN = 0.05
+"""Seconds of CPU time for which one request may hold the loop (law 38)."""
+
+
+class Watch:
+    """The longest turns of a loop: how long one callback, such as a request from one await to the next, ran.
+
+    It is the CPU time of the loop's own thread, so a busy machine does not make it longer; the garbage collector's time is
+    left out, for it grows with all that the test process holds.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.what = ""
+        self._collecting = 0.0
+        self._since = 0.0
+        self._thread = 0
+
+    def collected(self, phase: str, _: object) -> None:
+        """Told by the garbage collector, in whichever thread it runs."""
+        if threading.get_ident() == self._thread:
+            if phase == "start":
+                self._since = time.thread_time()
+            else:
+                self._collecting += time.thread_time() - self._since
+
+    def run(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Run a callback, and time it."""
+        self._thread = threading.get_ident()
+        before, collecting = time.thread_time(), self._collecting
+        try:
+            callback(*arguments)
+        finally:
+            used = time.thread_time() - before - (self._collecting - collecting)
+            if used > self.longest:
+                self.longest, self.what = used, repr(getattr(callback, "__self__", callback))[:300]
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """A loop that times each of its callbacks."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+        """As asyncio has it. Each step of a task comes by here."""
+        return super().call_soon(self._watch.run, callback, *args, context=context)
 
 
 def free_socket() -> socket.socket:
@@ -20,14 +75,33 @@ def free_socket() -> socket.socket:
 
 
 @contextmanager
-def served(app: Any, listener: socket.socket | None = None) -> Iterator[str]:
-    """Serve an application; its URL, without a slash at its end."""
+def served(
+    app: Any, listener: socket.socket | None = None, *, longest: float | None = LONGEST_TURN, watch: Watch | None = None
+) -> Iterator[str]:
+    """Serve an application; its URL, without a slash at its end.
+
+    Args:
+        app: the application.
+        listener: where it is served; None for a free port.
+        longest: seconds of CPU time that one callback may take, else the test fails; None where it is not about that.
+        watch: for who wants to know more.
+    """
+    watch = watch or Watch()
     with listener or free_socket() as open_:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [open_]})
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:
+                runner.run(server.serve(sockets=[open_]))
+
+        thread = threading.Thread(target=run)
+        gc.callbacks.append(watch.collected)
         thread.start()
         try:
             yield f"http://127.0.0.1:{open_.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+            gc.callbacks.remove(watch.collected)
+    if longest is not None:
+        assert watch.longest <= longest, f"one callback held the loop for {watch.longest * 1000:.0f} ms: {watch.what}"

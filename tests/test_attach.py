@@ -1,5 +1,6 @@
 """Three ways to attach, on four kinds of host; nothing of the host's is shadowed (ecosystem: exact behaviour)."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
 from fhir_bulk_middleware import BulkData, BulkDataMiddleware
+from fhir_bulk_middleware.dialects import STANDARD
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
 pytestmark = pytest.mark.anyio
 
@@ -141,9 +145,6 @@ WAYS: list[tuple[Callable[[list[str]], Any], Callable[[Any, BulkData], Any]]] = 
 @pytest.fixture
 def unstarted(mint: Any) -> House:
     """A house whose engine nobody has started."""
-    from fhir_bulk_middleware.dialects import STANDARD
-    from fhir_bulk_middleware.settings import Settings
-
     return House(mint, STANDARD, Settings(public_base_url=BASE))
 
 
@@ -197,13 +198,50 @@ async def test_of_a_resource_only_its_delete_is_ours(unstarted: House, host: Any
 
 
 async def test_a_host_keeps_its_own_deletes_where_ours_are_not_wanted(mint: Any) -> None:
-    from fhir_bulk_middleware.dialects import STANDARD
-    from fhir_bulk_middleware.settings import Settings
-
     house = House(mint, STANDARD, Settings(public_base_url=BASE), deletes=None)
     async with served(wrapped(starlette_host([]), house.bulk)) as client:
         assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
         assert (await client.delete("/fhir/Patient?active=true")).status_code == 405
+
+
+@pytest.mark.parametrize("attach", [wrapped, installed])
+async def test_a_host_that_says_nothing_of_deletes_keeps_its_own_though_the_adapter_could(
+    mint: Any, caplog: pytest.LogCaptureFixture, attach: Callable[[Any, BulkData], Any]
+) -> None:
+    """Law 42."""
+    caplog.set_level(logging.INFO, "fhir_bulk_middleware")
+    given = House(mint, STANDARD, Settings(public_base_url=BASE))
+    bulk = BulkData(
+        resources=given.resources, verifier=given.verifier, jobs=given.jobs, outputs=given.outputs, runner=given.runner
+    )
+    async with served(attach(starlette_host([]), bulk)) as client:
+        assert (await client.delete("/fhir/Patient/1")).text == "host patient 1"
+
+    said = [record.getMessage() for record in caplog.records]
+    assert "MemoryResourceStore can delete, and DELETE of resources stays the host's: deletes=AIDBOX makes it ours." in said
+
+
+@pytest.mark.parametrize(("host", "attach"), WAYS, ids=lambda value: value.__name__)
+def test_a_host_that_has_deletes_and_wants_ours_is_told_which_of_its_routes_are_not_reached(
+    unstarted: House, caplog: pytest.LogCaptureFixture, host: Callable[[list[str]], Any], attach: Callable[[Any, BulkData], Any]
+) -> None:
+    """Law 42, where the host has a table of routes that can be seen when we attach."""
+    attach(host([]), unstarted.bulk)
+
+    said = [record.getMessage() for record in caplog.records if "DELETE of resources" in record.getMessage()]
+    seen = host is starlette_host and attach is not added
+    ours = "DELETE of resources below /fhir is ours, as deletes= says, and the host's own is not reached any more"
+    assert said == seen * [f"{ours}: /fhir/Patient/{{id}}."]
+
+
+def test_an_adapter_that_cannot_delete_is_refused_where_deletes_are_wanted(mint: Any) -> None:
+    from fhir_bulk_middleware.delete.policy import AIDBOX
+
+    class Bare:
+        authorise, pages = MemoryResourceStore.authorise, MemoryResourceStore.pages
+
+    with pytest.raises(TypeError, match=r"resources \(for deletes=\): Bare is no SupportsDelete; it lacks deletable, remove"):
+        House(mint, STANDARD, Settings(), resources=Bare(), deletes=AIDBOX)
 
 
 async def test_deletes_work_in_a_plain_mount(unstarted: House) -> None:
@@ -274,9 +312,6 @@ async def test_a_mounted_app_starts_itself_and_names_the_line_that_is_missing(
 
 async def test_urls_come_back_to_us_behind_a_prefix_and_a_proxy(mint: Any) -> None:
     """KO-114."""
-    from fhir_bulk_middleware.dialects import STANDARD
-    from fhir_bulk_middleware.settings import Settings
-
     house = House(mint, STANDARD, Settings())
     host = Starlette()
     house.bulk.install(host, "/fhir/r4")
@@ -299,9 +334,6 @@ async def test_urls_come_back_to_us_behind_a_prefix_and_a_proxy(mint: Any) -> No
 
 async def test_a_path_that_comes_again_by_another_prefix_is_answered_for_that_prefix(mint: Any) -> None:
     """KO-114: what was found for a path is remembered, but never for more than that path as it came."""
-    from fhir_bulk_middleware.dialects import STANDARD
-    from fhir_bulk_middleware.settings import Settings
-
     house = House(mint, STANDARD, Settings())
     host = Starlette()
     house.bulk.install(host, "/fhir")

@@ -1,8 +1,9 @@
 """The chain law through the whole application: exports chained by what clients are shown lose nothing, double nothing (law 3).
 
 Each store lives through creates, updates, deletes and re-creates, transactions of equal instants, and a clock that is stepped
-forth and back; exports run in every dialect, by `_since` and `_until`, with writers between their steps. The client knows nothing
-but manifests and files. `FHIR_BULK_CHAIN=10000 pytest tests/test_chain.py -k chained` is the long mode.
+forth and back; resources move from patient to patient, and patients join a group and leave it; types are first written at any
+time. Exports run in every dialect, of everything and of the group, by `_since` and `_until`, with writers between their steps.
+The client knows nothing but manifests and files. `FHIR_BULK_CHAIN=10000 pytest tests/test_chain.py -k chained` is the long mode.
 """
 
 import asyncio
@@ -40,13 +41,25 @@ Store = MemoryResourceStore | SQLiteResourceStore
 Key = tuple[str, str]
 
 EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "150"))
-TYPES = ("Observation", "Patient")
-SMALL = Settings(public_base_url=BASE, page_bytes=1024, slice_bytes=1024, part_bytes=1024, poll_burst=10_000)
+TYPES = ("Observation", "Patient", "Condition")
+GROUP = ("Group", "g")
+SMALL = Settings(
+    public_base_url=BASE,
+    page_bytes=1024,
+    slice_bytes=1024,
+    part_bytes=1024,
+    poll_burst=10_000,
+    older_data_of_new_members=True,
+)
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 CHAINABLE = sorted(name for name, dialect in DIALECTS.items() if dialect.manifest.deleted)
-KEYS = st.tuples(st.sampled_from(TYPES), st.sampled_from("012"))
-CHANGES = st.tuples(st.lists(KEYS, min_size=1, max_size=4).map(tuple), st.booleans())
-"""Some resources, written or deleted; what is written is written in one transaction."""
+COHORTS = sorted(name for name in CHAINABLE if Level.GROUP in DIALECTS[name].kick_off)
+KEYS = st.tuples(st.sampled_from(TYPES), st.sampled_from("012")) | st.just(GROUP)
+CHANGES = st.tuples(st.lists(KEYS, min_size=1, max_size=4).map(tuple), st.booleans(), st.integers(0, 7))
+"""Some resources, written or deleted; what is written is written in one transaction. The number says whose it is: of one patient,
+and for the group, which patients are its members."""
+
+Change = tuple[tuple[Key, ...], bool, int]
 
 
 class Trusting:
@@ -64,6 +77,8 @@ class World:
     clock: HandClock
     log: list[tuple[Instant, Key, str | None]] = field(default_factory=list)
     serial: int = 0
+    owners: dict[str, frozenset[str]] = field(default_factory=dict)
+    """The patients whose a version is, by its text."""
     mounts: dict[str, tuple[httpx2.AsyncClient, HandRunner, BulkData]] = field(default_factory=dict)
 
     async def mount(self, dialect: Dialect) -> tuple[httpx2.AsyncClient, HandRunner]:
@@ -94,14 +109,19 @@ class World:
         if isinstance(self.store, SQLiteResourceStore):
             self.store.close()
 
-    async def write(self, keys: tuple[Key, ...]) -> None:
+    async def write(self, keys: tuple[Key, ...], whose: int) -> None:
         """One transaction: all of it has one instant."""
         lines = {}
         for type_, id_ in keys:
             self.serial += 1
-            content = {"resourceType": type_, "id": id_, "language": str(self.serial), "subject": {"reference": "Patient/0"}}
-            if type_ == "Patient":
-                del content["subject"]
+            content: dict[str, Any] = {"resourceType": type_, "id": id_, "language": str(self.serial)}
+            patients = {f"Patient/{id_}"} if type_ == "Patient" else {f"Patient/{whose % 3}"}
+            if (type_, id_) == GROUP:
+                patients = {f"Patient/{number}" for number in range(3) if whose >> number & 1}
+                content["member"] = [{"entity": {"reference": patient}} for patient in sorted(patients)]
+            elif type_ != "Patient":
+                content["subject"] = {"reference": min(patients)}
+            self.owners[str(self.serial)] = frozenset(patients)
             lines[type_, id_] = str(self.serial), json.dumps(content).encode() + b"\n"
         self.store.load([line for _, line in lines.values()])
         for (type_, id_), (text, _) in lines.items():
@@ -111,13 +131,25 @@ class World:
 
     async def delete(self, keys: tuple[Key, ...]) -> None:
         for key in keys:
-            if await self.store.delete(*key) is not None:
+            if key != GROUP and await self.store.delete(*key) is not None:
                 stored = await self.store.read(*key)
                 assert stored is not None
                 self.log.append((stored.last_updated, key, None))
 
-    async def change(self, keys: tuple[Key, ...], write: bool) -> None:
-        await (self.write(keys) if write else self.delete(keys))
+    async def change(self, keys: tuple[Key, ...], write: bool, whose: int) -> None:
+        await (self.write(keys, whose) if write else self.delete(keys))
+
+    def members(self, instant: Instant) -> frozenset[str]:
+        """Who was in the group at an instant."""
+        _, text = self.newest(instant).get(GROUP, (None, None))
+        return frozenset() if text is None else self.owners[text]
+
+    def whose_since(self, key: Key, since: Instant, cut: Instant) -> frozenset[str]:
+        """Whose a resource was at any time since an instant, that instant included."""
+        history = sorted(entry for entry in self.log if entry[1] == key and entry[0] <= cut)
+        ends = [at for at, _, _ in history[1:]] + [Instant(2**62)]
+        lived = [text for (_, _, text), end in zip(history, ends, strict=True) if text is not None and end > since]
+        return frozenset[str]().union(*(self.owners[text] for text in lived))
 
     def newest(self, cut: Instant) -> dict[Key, tuple[Instant, str | None]]:
         """The newest version of each resource as of a cut."""
@@ -133,8 +165,20 @@ class Chain:
     since: str | None = None
     mirror: dict[Key, str] = field(default_factory=dict)
     exports: int = 0
+    members: frozenset[str] = frozenset()
+    """Who is in the group when the export is planned."""
 
-    async def export(self, until: str | None, between: list[tuple[tuple[Key, ...], bool]]) -> None:
+    @property
+    def level(self) -> Level:
+        """What is exported: as much as the dialect can."""
+        return next(level for level in Level if level in self.dialect.kick_off)
+
+    @property
+    def takes_until(self) -> bool:
+        """Whether an export can end before its cut, which is asked of chains that have begun."""
+        return "_until" in self.dialect.parameters and self.since is not None and self.level is not Level.GROUP
+
+    async def export(self, until: str | None, between: list[Change]) -> None:
         """Export, with changes between its steps, and apply it."""
         client, runner = await self.world.mount(self.dialect)
         headers = {
@@ -144,17 +188,21 @@ class Chain:
         }
         given = {"_since": self.since, "_until": until}
         sent = {name: value for name, value in given.items() if value is not None}
-        level = next(level for level in Level if level in self.dialect.kick_off)
-        path = "/$export" if level is Level.SYSTEM else "/Patient/$export"
+        level = self.level
+        path = {Level.SYSTEM: "/$export", Level.PATIENT: "/Patient/$export", Level.GROUP: "/Group/g/$export"}[level]
         method = self.dialect.kick_off[level][0]
         query = "&".join(f"{name}={quote(value)}" for name, value in sent.items())
-        types = "_type=Observation&_type=Patient"  # all others would be some hundred empty slices
+        types = "&".join(f"_type={type_}" for type_ in (*TYPES, "Group"))  # to plan all others would take most of the time
         answer = await client.request(method, f"{path}?{types}&{query}" if query else f"{path}?{types}", headers=headers)
         assert answer.status_code == 202, answer.text
         location = _path(answer.headers["Content-Location"])
-        for change in between:
+        for place, change in enumerate(between):
             await self.world.change(*change)
+            if not place:
+                self.members = self.world.members(Instant(2**62))
             await runner.step()
+        if not between:
+            self.members = self.world.members(Instant(2**62))
         await runner.finish()
         manifest = (await client.get(location, headers=headers)).json()
         output = await self._output(client, headers, manifest)
@@ -185,6 +233,9 @@ class Chain:
         since = None if self.since is None else parse(self.since)
         bound = cut if until is None else min(cut, parse(until))
         newest = self.world.newest(cut)
+        if self.level is Level.PATIENT:  # in no patient's compartment as long as it has no members
+            newest.pop(GROUP, None)
+            output.pop(GROUP, None)
         within = {key: text for key, (at, text) in newest.items() if (since is None or at > since) and at <= bound}
         lives = {key: text for key, text in within.items() if text is not None}
         assert output == lives, "the output is the net change that lives"
@@ -198,6 +249,38 @@ class Chain:
             held = {key: text for key, (_, text) in newest.items() if text is not None}
             assert self.mirror == held, "applying each export in turn gives the store at the cut"
         self.since = until if until is not None and parse(until) < cut else shown
+
+
+@dataclass
+class Cohort(Chain):
+    """A client that mirrors a group. What lives and has left the group, or its members, is not told to it (law 34)."""
+
+    @property
+    def level(self) -> Level:
+        return Level.GROUP
+
+    def judge(self, shown: str, until: str | None, output: dict[Key, str], gone: set[Key]) -> None:
+        assert until is None
+        self.exports += 1
+        cut = parse(shown)
+        since = Instant(0) if self.since is None else parse(self.since)
+        world = self.world
+        members = self.members | world.members(cut)
+        joined = frozenset[str]() if self.since is None else members - world.members(since)
+        newest = world.newest(cut)
+        held = {key: (at, text) for key, (at, text) in newest.items() if text is not None}
+        of_members = {key: text for key, (_, text) in held.items() if world.owners[text] & members}
+        wanted = {key: text for key, text in of_members.items() if held[key][0] > since or world.owners[text] & joined}
+        assert output == wanted, "what changed since is in the output if it is a member's, and all that joiners have"
+        if self.since is not None:
+            dead = {key for key, (at, text) in newest.items() if text is None and at > since}
+            whose = {key for key in dead if world.whose_since(key, since, cut) & members}
+            assert gone == whose, "deletions are told to each whose the resource was since"
+        self.mirror.update(output)
+        for key in gone:
+            self.mirror.pop(key, None)
+        assert {key: self.mirror.get(key) for key in of_members} == of_members, "the mirror has all that members have"
+        self.since = shown
 
 
 def _path(url: str) -> str:
@@ -221,27 +304,44 @@ class ChainMachine(RuleBasedStateMachine):
         self.world = World(type(self).make(Path(self._folder.name), self.clock), self.clock)
         self.chains: list[Chain] = []
 
-    @initialize(names=st.lists(st.sampled_from(CHAINABLE), min_size=1, max_size=2, unique=True))
-    def clients(self, names: list[str]) -> None:
-        self.chains = [Chain(self.world, DIALECTS[name]) for name in names]
+    @initialize(
+        names=st.lists(st.sampled_from(CHAINABLE), min_size=1, max_size=2, unique=True),
+        cohort=st.sampled_from(COHORTS),
+        whose=st.integers(0, 7),
+    )
+    def clients(self, names: list[str], cohort: str, whose: int) -> None:
+        self._loop.run(self.world.write((GROUP,), whose))
+        self.chains = [*(Chain(self.world, DIALECTS[name]) for name in names), Cohort(self.world, DIALECTS[cohort])]
 
     @rule(change=CHANGES)
-    def change(self, change: tuple[tuple[Key, ...], bool]) -> None:
+    def change(self, change: Change) -> None:
         self._loop.run(self.world.change(*change))
+
+    @rule(
+        key=st.tuples(st.sampled_from(["Observation", "Condition"]), st.sampled_from("012")),
+        whose=st.permutations(range(3)),
+        deleted=st.booleans(),
+    )
+    def move(self, key: Key, whose: list[int], deleted: bool) -> None:
+        """From one patient to another; and perhaps it is deleted there (law 34)."""
+        for patient in whose[:2]:
+            self._loop.run(self.world.write((key,), patient))
+        if deleted:
+            self._loop.run(self.world.delete((key,)))
 
     @rule(micros=st.sampled_from([1, 999, 1_000, 400_000, 1_000_000, 3_600_000_000, -1, -1_000, -2_500_000, -3_600_000_000]))
     def step_the_clock(self, micros: int) -> None:
         self.clock.now = Instant(self.clock.now + micros)
 
     @precondition(lambda self: self.chains)
-    @rule(which=st.integers(0, 1), between=st.lists(CHANGES, max_size=3))
-    def export(self, which: int, between: list[tuple[tuple[Key, ...], bool]]) -> None:
+    @rule(which=st.integers(0, 2), between=st.lists(CHANGES, max_size=3))
+    def export(self, which: int, between: list[Change]) -> None:
         self._loop.run(self.chains[which % len(self.chains)].export(None, between))
 
-    @precondition(lambda self: any("_until" in chain.dialect.parameters and chain.since for chain in self.chains))
+    @precondition(lambda self: any(chain.takes_until for chain in self.chains))
     @rule(which=st.integers(0, 1), ahead=st.sampled_from([1, 1_000, 400_000, 5_000_000]), between=st.lists(CHANGES, max_size=2))
-    def export_until(self, which: int, ahead: int, between: list[tuple[tuple[Key, ...], bool]]) -> None:
-        able = [chain for chain in self.chains if "_until" in chain.dialect.parameters and chain.since]
+    def export_until(self, which: int, ahead: int, between: list[Change]) -> None:
+        able = [chain for chain in self.chains if chain.takes_until]
         chain = able[which % len(able)]
         assert chain.since is not None
         until = render(Instant(parse(chain.since) + ahead), Precision.MICROSECONDS)

@@ -4,18 +4,23 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.population import population
+from fhir_bulk_middleware.settings import Settings
 
 COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "", "COLUMNS": "120"}
@@ -70,6 +75,48 @@ def test_a_folder_that_holds_something_else_is_left_alone(demo: tuple[State, sub
 
     assert ran.returncode == 2
     assert "already holds a population of 5 patients, not a population of 6 patients" in ran.stderr
+
+
+@pytest.mark.timeout(600)
+def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Path) -> None:
+    """Ten rounds: one loads, the others wait and find it loaded."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = list(population(patients=20))
+    (data / "all.ndjson").write_bytes(b"".join(line + b"\n" for line in lines))
+    program = (
+        "import sys; from pathlib import Path; from fhir_bulk_middleware.cli.serve import load_folder;"
+        "from fhir_bulk_middleware.cli.state import State; from fhir_bulk_middleware.demo.show import screen;"
+        "sys.stdin.readline(); load_folder(State(Path(sys.argv[1])), Path(sys.argv[2]), screen())"
+    )
+    for number in range(10):
+        state = State(tmp_path / f"state {number}")
+        command = [sys.executable, "-c", program, str(state.folder), str(data)]
+        pipe = subprocess.PIPE
+        loads = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) for _ in range(3)]
+        for load in loads:
+            assert load.stdin is not None
+            load.stdin.write("now\n")
+            load.stdin.flush()
+        said = [load.communicate(timeout=60) for load in loads]
+        assert [load.returncode for load in loads] == [0, 0, 0], said
+        assert state.loaded(f"the files of {data}")
+        with closing(sqlite3.connect(state.store)) as store:
+            kept = store.execute("SELECT count(*), count(DISTINCT json) FROM resource").fetchone()
+        assert kept == (len(lines), len(lines)), "each resource is there, and once"
+        assert {path.name for path in state.folder.iterdir()} == {"store.db", "source.json", "loading.lock"}
+
+
+def test_a_load_takes_no_running_servers_store_away(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+
+    def while_a_server_starts() -> Iterator[bytes]:
+        yield from population(patients=1)
+        state.store.write_bytes(b"")
+
+    with pytest.raises(Complaint, match="a server was started"):
+        state.load("somewhere", while_a_server_starts(), lambda _: None)
+    assert state.store.read_bytes() == b""
 
 
 def test_a_server_that_breaks_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
@@ -215,6 +262,27 @@ def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
     assert sum(file["count"] for file in answer.json()["output"]) == len(list(population(patients=2)))
 
 
+def test_references_below_the_public_base_url_are_the_server_s_own(tmp_path: Path) -> None:
+    """KO-85: in a store that was filled before the server had that URL."""
+    base, state = "https://ehr.example/fhir", State(tmp_path / "state")
+    resources: list[dict[str, Any]] = [
+        {"resourceType": "Patient", "id": "p"},
+        {"resourceType": "Observation", "id": "own", "subject": {"reference": f"{base}/Patient/p"}},
+        {"resourceType": "Observation", "id": "other", "subject": {"reference": "https://other.example/fhir/Patient/p"}},
+        {"resourceType": "Group", "id": "g", "member": [{"entity": {"reference": f"{base}/Patient/p"}}]},
+    ]
+    state.load("four resources", (json.dumps(resource).encode() for resource in resources), lambda _: None)
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
+    options = ["--workers", "1", "--public-base-url", base]
+    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=30) as http:
+        for path in ("/Group/g/$export", "/Patient/$export", "/$export?_typeFilter=Observation%3Fsubject%3DPatient%2Fp"):
+            location = http.get(f"{server.url}{path}").headers["content-location"].replace(base, server.url)
+            while (answer := http.get(location)).status_code in {202, 429}:
+                pass
+            files = {item["type"]: item["url"].replace(base, server.url) for item in answer.json()["output"]}
+            assert [json.loads(line)["id"] for line in http.get(files["Observation"]).text.splitlines()] == ["own"], path
+
+
 def test_a_worker_helps_until_it_is_told_to_stop(demo: tuple[State, subprocess.CompletedProcess[str]]) -> None:
     state, _ = demo
     with subprocess.Popen(
@@ -252,6 +320,13 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
         (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
         (["serve", "--workers", "1000"], "--workers: "),
         (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
+        (["serve", "--set", "group_scope"], "--set group_scope: NAME=VALUE is required"),
+        (["serve", "--set", "group_scop=true"], "--set group_scop: there is no such setting; known are "),
+        (["serve", "--set", "smart=x"], "--set smart: there is no such setting"),
+        (["serve", "--set", "group_scope=perhaps"], "--set group_scope: Input should be a valid boolean"),
+        (["serve", "--set", "retry_after=5", "--set", "retry_after=6"], "--set retry_after: give it once"),
+        (["serve", "--set", "lease_seconds=2"], "--set: lease_seconds must be at least three times renew_seconds"),
+        (["serve", "--set", "worker_processes=2"], "--set worker_processes: use --workers"),
         (["demo", "--patients", "-1"], "--patients: "),
         (["sweep"], "holds no jobs"),
         (["worker"], "holds no jobs"),
@@ -265,6 +340,39 @@ def test_what_a_person_can_mend_is_one_sentence(
     told = capsys.readouterr().err
     assert says in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "sweep"])
+def test_the_help_describes_every_setting_that_text_can_say(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+
+    told = capsys.readouterr().out
+    own = {"public_base_url", "worker_processes"} if command == "serve" else set[str]()
+    for name, field in Settings.model_fields.items():
+        assert field.description, f"{name} has no description"
+        assert (f"\n  {name}\n" in told) == (name not in {*own, "smart"})
+    assert "KO-" not in told
+    assert "(law" not in told
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 202), (["--set", "group_scope=true"], 403)])
+def test_a_setting_on_the_command_line_holds(tmp_path: Path, options: list[str], status: int) -> None:
+    state = State(tmp_path / "state")
+    lines = [
+        {"resourceType": "Patient", "id": "p"},
+        {
+            "resourceType": "Group",
+            "id": "g",
+            "type": "person",
+            "actual": True,
+            "member": [{"entity": {"reference": "Patient/p"}}],
+        },
+    ]
+    state.load("a test", (json.dumps(line).encode() for line in lines), lambda _: None)
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/Patient.rs')}", "prefer": "respond-async"}
+    with server_process(state, 0, ["--workers", "0", *options]) as server, httpx2.Client(timeout=30) as http:
+        assert http.get(f"{server.url}/Group/g/$export", headers=headers).status_code == status
 
 
 def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

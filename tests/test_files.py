@@ -227,7 +227,6 @@ async def test_a_download_that_began_before_the_cancel_completes(file: File) -> 
     from starlette.requests import Request
 
     from fhir_bulk_middleware.export.delivery import Delivery
-    from fhir_bulk_middleware.export.retention import Retention
 
     house = file.house
     part = await house.jobs.part(file.location.rpartition("/")[2], file.url.rpartition("/")[2])
@@ -235,7 +234,7 @@ async def test_a_download_that_began_before_the_cancel_completes(file: File) -> 
     scope = {"type": "http", "method": "GET", "headers": [(b"accept-encoding", b"identity")], "path": "/", "query_string": b""}
     response = await Delivery(house.outputs).response(Request(scope), part)
     assert (await house.ask("DELETE", file.location)).status_code == 202
-    await Retention(house.jobs, house.outputs, house.settings, house.clock).sweep()
+    await house.sweep()
     received: list[bytes] = []
 
     async def send(message: Any) -> None:

@@ -3,18 +3,31 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import anyio
+import httpx2
 import pytest
-from conftest import BASE, KICK_OFF, House
+from conftest import AUDIENCE, BASE, ISSUER, KICK_OFF, House, people, populate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.dialects import SOARIAN
 from fhir_bulk_middleware.export.query import Authorisation, Page, Query
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.tokens import TokenMint
 
 pytestmark = pytest.mark.anyio
 
@@ -133,19 +146,27 @@ async def test_groups_of_practitioners_and_devices_export_what_lies_in_their_com
         ("system/*.rs", 202),
     ],
 )
-async def test_a_group_takes_a_scope_to_read_groups_and_the_answer_tells_nothing_of_the_group(
-    house: House, group_id: str, scope: str, status: int
+async def test_an_operator_may_want_a_scope_to_read_groups_and_the_answer_tells_nothing_of_the_group(
+    make_house: Any, group_id: str, scope: str, status: int
 ) -> None:
     """GR-03."""
-    response = await house.ask("GET", f"/Group/{group_id}/$export?_type=Patient", scope=scope, headers=KICK_OFF)
-    assert response.status_code == (404 if status == 202 and group_id == "unknown" else status)
+    async with make_house(group_scope=True) as house:
+        await populate(house)
+        response = await house.ask("GET", f"/Group/{group_id}/$export?_type=Patient", scope=scope, headers=KICK_OFF)
+        assert response.status_code == (404 if status == 202 and group_id == "unknown" else status)
 
 
-async def test_an_operator_may_do_without_that_scope(make_house: Any) -> None:
-    async with make_house(group_scope=False) as house:
-        await house.resources.create("Group", group("g"), "g")
-        response = await house.ask("GET", "/Group/g/$export?_type=Patient", scope="system/Patient.rs", headers=KICK_OFF)
-        assert response.status_code == 202
+@pytest.mark.parametrize("query", ["", "?_type=Patient"])
+async def test_a_group_is_exported_without_a_scope_on_group_and_then_it_is_not_in_the_files(house: House, query: str) -> None:
+    """GR-03: real clients ask for a fixed list of scopes without Group."""
+    scope = "system/Patient.rs system/Observation.rs"
+    response = await house.ask("GET", f"/Group/both/$export{query}", scope=scope, headers=KICK_OFF)
+    assert response.status_code == 202
+    await house.runner.finish()
+    manifest = (await house.ask("GET", response.headers["Content-Location"], scope=scope)).json()
+    assert {item["type"] for item in manifest["output"]} == ({"Patient"} if query else {"Patient", "Observation"})
+    unknown = await house.ask("GET", f"/Group/unknown/$export{query}", scope=scope, headers=KICK_OFF)
+    assert unknown.status_code == 404
 
 
 async def of_patients(house: House, level: str, *references: str, **more: Any) -> Any:
@@ -261,3 +282,172 @@ async def test_older_data_takes_an_adapter_that_knows_the_past_of_groups(make_ho
             pass
     async with make_house(store=Forgetful):
         pass
+
+
+async def ask_while_queued(house: House, path: str, *meanwhile: dict[str, Any]) -> tuple[str, dict[str, list[str]]]:
+    """An export before whose work the group changes; its cut, and the ids that it holds."""
+    house.clock.advance(1)
+    location = await house.kick_off(path)
+    for resource in meanwhile:
+        await house.resources.update("Group", "g", resource)
+    house.clock.advance(1)
+    await house.runner.finish()
+    manifest = (await house.ask("GET", location)).json()
+    lines = await house.lines(manifest)
+    return manifest["transactionTime"], {
+        type_: sorted(json.loads(line)["id"] for line in several) for type_, several in lines.items()
+    }
+
+
+async def test_who_joins_while_the_job_is_queued_is_in_it_and_who_leaves_is_not(house: House) -> None:
+    """Law 33: members are read at the cut."""
+    await house.resources.create("Group", group("g", "Patient/p1", "Patient/p2"), "g")
+    _, found = await ask_while_queued(house, "/Group/g/$export?_type=Patient", group("g", "Patient/p2", "Patient/p3"))
+    assert found == {"Patient": ["p2", "p3"]}
+
+
+async def test_a_group_that_is_deleted_while_the_job_is_queued_has_no_members(house: House) -> None:
+    """Law 33: all of them have left."""
+    await house.resources.create("Group", group("g", "Patient/p1"), "g")
+    location = await house.kick_off("/Group/g/$export?_type=Patient")
+    await house.resources.delete("Group", "g")
+    house.clock.advance(1)
+    await house.runner.finish()
+    assert (await house.ask("GET", location)).json()["output"] == []
+
+
+async def test_a_listed_patient_who_leaves_while_the_job_is_queued_is_out(house: House) -> None:
+    """Law 33, PT-03."""
+    await house.resources.create("Group", group("g", "Patient/p1", "Patient/p2"), "g")
+    response = await of_patients(house, "/Group/g", "Patient/p1", "Patient/p2")
+    await house.resources.update("Group", "g", group("g", "Patient/p2", "Patient/p3"))
+    await house.runner.finish()
+    lines = await house.lines((await house.ask("GET", response.headers["Content-Location"])).json())
+    assert [json.loads(line)["id"] for line in lines["Patient"]] == ["p2"]
+
+
+@pytest.mark.parametrize("when", ["before the kick-off", "while the job is queued", "after the cut"])
+async def test_the_older_data_of_who_joins_comes_whenever_that_is(make_house: Any, when: str) -> None:
+    """GR-01, law 33: in this export or in the next, and never in none."""
+    async with make_house(older_data_of_new_members=True) as house:
+        await populate(house)
+        await house.resources.create("Group", group("g", "Patient/p1"), "g")
+        path, joined = "/Group/g/$export?_type=Patient,Observation", group("g", "Patient/p1", "Patient/p2")
+        since, _ = await ask_while_queued(house, path)
+        if when == "before the kick-off":
+            await house.resources.update("Group", "g", joined)
+        during = [joined] if when == "while the job is queued" else []
+        then, second = await ask_while_queued(house, f"{path}&_since={since}", *during)
+        if when == "after the cut":
+            await house.resources.update("Group", "g", joined)
+        _, third = await ask_while_queued(house, f"{path}&_since={then}")
+        history = {"Observation": ["b2", "b4"], "Patient": ["p2"]}
+        assert (second, third) == (({}, history) if when == "after the cut" else (history, {}))
+
+
+async def test_who_leaves_after_the_cut_is_in_the_export_of_that_cut(make_house: Any) -> None:
+    """Law 33, GR-01: else who is back before the next export would be in neither. SOARIAN shows seconds."""
+    async with make_house(dialect=SOARIAN, older_data_of_new_members=True) as house:
+        await populate(house)
+        await house.resources.create("Group", group("g", "Patient/p1", "Patient/p2"), "g")
+        house.clock.advance(10.2)
+        await house.resources.update("Group", "g", group("g", "Patient/p1"))
+        house.clock.advance(0.3)
+        found: list[list[str]] = []
+        query = "?_type=Patient"
+        for _ in range(2):
+            location = await house.kick_off(f"/Group/g/$export{query}")
+            await house.runner.finish()
+            manifest = (await house.ask("GET", location, headers=KICK_OFF)).json()
+            lines = await house.lines(manifest)
+            found.append(sorted(json.loads(line)["id"] for line in lines.get("Patient", [])))
+            query = f"?_type=Patient&_since={quote(manifest['transactionTime'])}"
+            house.clock.advance(10)
+            await house.resources.update("Group", "g", group("g", "Patient/p1", "Patient/p2"))
+            house.clock.advance(10)
+        assert found == [["p1", "p2"], []]
+
+
+async def test_a_group_that_is_made_after_the_cut_is_exported_with_its_members(make_house: Any) -> None:
+    """Law 33: made and exported within the second that the cut shows."""
+    async with make_house(dialect=SOARIAN) as house:
+        await populate(house)
+        house.clock.advance(10.2)
+        await house.resources.create("Group", group("g", "Patient/p1"), "g")
+        location = await house.kick_off("/Group/g/$export?_type=Patient")
+        await house.runner.finish()
+        lines = await house.lines((await house.ask("GET", location, headers=KICK_OFF)).json())
+        assert [json.loads(line)["id"] for line in lines["Patient"]] == ["p1"]
+
+
+class Roster:
+    """Who is in a group, kept outside the FHIR server (law 29); a stranger's group is unknown."""
+
+    def __init__(self, **members: list[str]) -> None:
+        self.lists = members
+        self.asked_by: list[Principal] = []
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
+        self.asked_by.append(principal)
+        known = self.lists.get(group_id) if principal.owner.subject == "alice" else None
+        return None if known is None else frozenset(known)
+
+
+async def test_groups_that_live_elsewhere_are_asked_again_on_behalf_of_who_kicked_off(make_house: Any) -> None:
+    """Laws 8, 29 and 33."""
+    roster = Roster(ward=["Patient/p1"])
+    async with make_house(parts={"groups": roster}) as house:
+        await populate(house)
+        assert (await house.ask("GET", "/Group/none/$export", headers=KICK_OFF)).status_code == 404
+        location = await house.kick_off("/Group/ward/$export?_type=Patient")
+        roster.lists["ward"] = ["Patient/p2"]
+        await house.runner.finish()
+        lines = await house.lines((await house.ask("GET", location)).json())
+        assert [json.loads(line)["id"] for line in lines["Patient"]] == ["p2"]
+        assert roster.asked_by[-2:] == [roster.asked_by[-1]] * 2, "with the same scopes and claims"
+
+
+class Ward(Roster):
+    """Can be made again in a worker process: the lists are in a file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(**json.loads(Path(path).read_text()))
+        self.path = path
+
+    def recipe(self) -> Recipe:
+        return Recipe(f"{__name__}:Ward", {"path": self.path})
+
+
+async def test_worker_processes_ask_groups_that_can_be_made_again_there(
+    tmp_path: Path, mint: TokenMint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 33: the server's own object does not know of the change, the worker's does."""
+    lists = tmp_path / "wards.json"
+    lists.write_text('{"ward": ["Patient/p1"]}')
+    store = SQLiteResourceStore(tmp_path / "store.db")
+    for resource in people():
+        await store.create(resource["resourceType"], resource, resource["id"])
+    parts: dict[str, Any] = {
+        "resources": store,
+        "verifier": JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE),
+        "jobs": SQLiteJobStore(tmp_path / "jobs.db"),
+        "outputs": FileOutputStore(tmp_path / "exports"),
+        "settings": Settings(worker_processes=1, polls_per_second=1_000),
+    }
+    bulk = BulkData(**parts, groups=Ward(str(lists)))
+    assert not caplog.records
+    lists.write_text('{"ward": ["Patient/p3"]}')
+    headers = {**KICK_OFF, "Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}"}
+    async with (
+        bulk.running(),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(bulk.app), base_url="https://ehr.example") as client,
+    ):
+        location = (await client.get("/Group/ward/$export?_type=Patient", headers=headers)).headers["Content-Location"]
+        while (answer := await client.get(location, headers=headers)).status_code == 202:  # noqa: ASYNC110 - as clients do
+            await anyio.sleep(0.05)
+        [item] = answer.json()["output"]
+        assert [json.loads(line)["id"] for line in (await client.get(item["url"], headers=headers)).text.splitlines()] == ["p3"]
+    BulkData(**parts, groups=Roster())
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        "groups: Roster cannot be made again in a worker process"
+    ]

@@ -55,6 +55,25 @@ async def test_nobody_is_sent_away_for_longer_than_the_export_has_taken_yet(hous
     assert response.headers["Retry-After"] == "10"
 
 
+async def test_what_is_written_while_a_job_waits_for_a_worker_is_in_it_and_its_transaction_time_is_that_of_its_cut(
+    house: House,
+) -> None:
+    """Law 1, MF-01: the cut is fixed when work begins, which may be long after the kick-off."""
+    location = await house.kick_off("/$export?_type=Patient")
+    house.clock.advance(60)
+    await house.resources.update("Patient", "late", {"resourceType": "Patient", "id": "late"})
+    house.clock.advance(1)
+    begun = instant.render(house.clock(), instant.Precision.MILLISECONDS)
+    await house.runner.step()
+    house.clock.advance(60)
+    await house.runner.finish()
+
+    manifest = (await house.ask("GET", location)).json()
+
+    assert manifest["transactionTime"] == begun
+    assert "late" in ids(await house.lines(manifest))["Patient"]
+
+
 async def test_the_manifest_of_a_completed_job_holds_what_the_ig_asks_for(house: House) -> None:
     """ST-20, ST-22, MF-01 to MF-07, MF-15."""
     location = await house.kick_off("/$export?_type=Patient,Observation")

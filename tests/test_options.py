@@ -1,9 +1,10 @@
 """How the output is shaped as it was asked: elements, attachments, sizes, and what was set aside (sections 1.5, 1.6, 4 and 6)."""
 
 import json
+import re
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from conftest import BASE, KICK_OFF, House
@@ -165,9 +166,56 @@ async def test_several_things_set_aside_are_a_line_each_in_the_words_of_the_dial
         response = await house.ask("POST", "/$export", headers=headers, content=json.dumps(body))
         outcomes = await reports(house, response.headers["Content-Location"], "outcome")
         assert [item["issue"][0]["expression"] for item in outcomes] == [
-            ["Parameters.parameter[0].valueString"],
-            ["Parameters.parameter[1].valueString"],
+            ["Parameters.parameter[0]"],
+            ["Parameters.parameter[1]"],
         ]
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "value"),
+    [
+        ("", "_type", "Nonsense"),
+        ("/Patient", "_type", "Location"),
+        ("", "_elements", "Patient.shoesize"),
+        ("", "_typeFilter", "Patient?shoesize=44"),
+        ("", "_typeFilter", "Nonsense?a=b"),
+        ("", "includeAssociatedData", "SomethingElse"),
+        ("/Patient", "organizeOutputBy", "Encounter"),
+        ("", "organizeOutputBy", "Patient"),
+        ("", "foo", "x"),
+        ("", "f\x1b[31m\r\n\x85o", "x"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_report_names_the_parameter_and_says_where_it_stood(
+    house: House, level: str, name: str, value: str, method: str
+) -> None:
+    """KO-101, KO-102: by a name that no terminal obeys."""
+    if method == "GET":
+        response = await house.ask("GET", f"{level}/$export?{urlencode({name: value})}", headers=LENIENT)
+    else:
+        sent = [{"name": "_since", "valueInstant": "2020-01-01T00:00:00Z"}, {"name": name, "valueString": value}]
+        body = {"resourceType": "Parameters", "parameter": sent}
+        response = await house.ask("POST", f"{level}/$export", headers=LENIENT, json=body)
+    assert response.status_code == 202, response.text
+    (outcome,) = await reports(house, response.headers["Content-Location"])
+    (issue,) = outcome["issue"]
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", name)
+    assert issue["diagnostics"].startswith(f"{shown}: ")
+    assert issue["expression"] == [f"http.{shown}" if method == "GET" else "Parameters.parameter[1]"]
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "value"),
+    [("/Patient", "patient", "Patient/nobody"), ("", "patient", "Patient/p1"), ("", "_since", "2999-01-01T00:00:00Z")],
+)
+async def test_a_refusal_of_a_body_says_where_in_it_the_parameter_stood(house: House, level: str, name: str, value: str) -> None:
+    sent = [{"name": "_until", "valueInstant": "2999-01-02T00:00:00Z"}, {"name": name, "valueString": value}]
+    response = await house.ask(
+        "POST", f"{level}/$export", headers=KICK_OFF, json={"resourceType": "Parameters", "parameter": sent}
+    )
+    assert response.status_code == 400
+    assert response.json()["issue"][0]["expression"] == ["Parameters.parameter[1]"]
 
 
 async def test_a_group_without_members_still_reports(house: House) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.dialects import STU4
+from fhir_bulk_middleware.events import Completed, Event, PartSealed
 from fhir_bulk_middleware.export.organising import Portion, gathered, header
 
 pytestmark = pytest.mark.anyio
@@ -17,13 +18,13 @@ BY_PATIENT = "organizeOutputBy=Patient"
 
 
 async def files(house: House, manifest: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The lines of each file of the output."""
+    """The lines of each file of the output; its count is that of its resources (law 22)."""
     found = []
     for item in manifest["output"]:
         response = await house.ask("GET", item["url"])
-        lines = response.text.splitlines()
-        assert item["count"] == len(lines)
-        found.append([json.loads(line) for line in lines])
+        lines = [json.loads(line) for line in response.text.splitlines()]
+        assert item["count"] == sum(line["resourceType"] != "Parameters" for line in lines)
+        found.append(lines)
     return found
 
 
@@ -226,6 +227,43 @@ async def stop_after_each_file(house: House) -> None:
         patched.setattr(house.jobs, "checkpoint", once)
         for _ in range(2):
             await house.runner.step()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_manifest_events_and_progress_count_the_same_resources(make_house: Any, interrupted: bool) -> None:
+    """Law 22: headers are counted nowhere, and not by an attempt that goes on after another either."""
+    heard: list[Event] = []
+    async with make_house(renew_seconds=0.001, parts={"observers": [Listener(heard)]}, **LIMITS) as house:
+        await many(house, [3, 50, 2, 70, 1])
+        house.clock.advance(1)
+        location = await house.kick_off(f"/Patient/$export?{BY_PATIENT}&_type=Patient,Observation")
+        await house.runner.step()
+        if interrupted:
+            await stop_after_each_file(house)
+            standing = await house.ask("GET", location)
+            assert int(standing.headers["X-Progress"].split()[4].replace(",", "")) < 5 + 126
+        await house.runner.finish()
+        manifest = (await house.ask("GET", location)).json()
+        found = await files(house, manifest)
+    resources = [line for lines in found for line in lines if line["resourceType"] != "Parameters"]
+    assert len(resources) == 5 + 126
+    assert sum(item["count"] for item in manifest["output"]) == len(resources)
+    counts = {item["url"].rpartition("/")[2]: item["count"] for item in manifest["output"]}
+    told = {event.file_id: event.count for event in heard if isinstance(event, PartSealed)}
+    assert told
+    assert told.items() <= counts.items()
+    (completed,) = [event for event in heard if isinstance(event, Completed)]
+    assert completed.resources == len(resources)
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self, heard: list[Event]) -> None:
+        self._heard = heard
+
+    async def observe(self, event: Event) -> None:
+        self._heard.append(event)
 
 
 @given(

@@ -7,8 +7,9 @@ import pytest
 from conftest import ISSUER, House, job_of, populate
 
 from fhir_bulk_middleware.dialects import DIALECTS
-from fhir_bulk_middleware.export.job import JobState
+from fhir_bulk_middleware.export.job import Failure, JobState
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
+from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -117,6 +118,49 @@ async def test_cancelling_needs_ownership_alone(house: House) -> None:
     location = await house.kick_off()
 
     assert (await house.ask("DELETE", location, scope="")).status_code == 202
+
+
+@pytest.mark.parametrize("state", list(JobState))
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+async def test_where_the_client_is_a_part_of_ownership_another_client_is_a_stranger(
+    make_house: Any, dialect: Any, state: JobState
+) -> None:
+    """Law 7; `Settings.owner_includes_client`."""
+    async with make_house(dialect, owner_includes_client=True) as house:
+        await populate(house)
+        mine, theirs = (house.token("alice", "system/*.rs", client_id=client) for client in ("app-1", "app-2"))
+        location = await house.kick_off(token=mine)
+        job = await house.jobs.find(job_of(location), house.bulk.mount, Owner(ISSUER, "alice", "app-1"))
+        assert job is not None
+        if state is JobState.CANCELLED:
+            await house.ask("DELETE", location, token=mine)
+        elif state is JobState.FAILED:
+            assert await house.jobs.replace(job.failed(Failure(Reason.JOB_FAILED, "The disk broke."), house.clock()))
+        else:
+            await house.turn(location, state)
+        for path in job_paths(house):
+            for verb in VERBS:
+                about_job = await house.ask(verb, fill(path, job.id), token=theirs)
+                about_nothing = await house.ask(verb, fill(path, new_job_id()), token=theirs)
+                assert told(about_job) == told(about_nothing), (path, verb)
+        if state is JobState.COMPLETED:
+            assert (await house.ask("GET", location, token=mine)).status_code == 200
+
+
+async def test_where_the_client_is_a_part_of_ownership_a_token_must_name_one(make_house: Any) -> None:
+    async with make_house(owner_includes_client=True) as house:
+        refused = await house.ask("GET", "/$export", token=house.token("alice", "system/*.rs"))
+        nonsense = await house.ask("GET", "/$export", token="nonsense")
+
+        assert refused.status_code == 401
+        assert told(refused) == told(nonsense)
+
+
+async def test_by_default_all_clients_of_a_subject_are_one_owner(house: House) -> None:
+    location = await house.kick_off(token=house.token("alice", "system/*.rs", client_id="app-1"))
+
+    answer = await house.ask("GET", location, token=house.token("alice", "system/*.rs", client_id="app-2"))
+    assert answer.status_code == 202
 
 
 async def test_a_subject_of_another_issuer_is_somebody_else(make_house: Any) -> None:

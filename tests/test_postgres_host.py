@@ -4,12 +4,13 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
+import postgres_host
 import psycopg
 import pytest
 from benchmarks.postgres_server import postgres_server
@@ -17,9 +18,10 @@ from conftest import AUDIENCE, ISSUER, KICK_OFF
 from postgres_host import SCHEMA, PostgresStorage
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
+from fhir_bulk_middleware.instant import after, system_clock
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 from fhir_bulk_middleware.testing.resource_values import observation, patient
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -48,7 +50,7 @@ def dsn(server: str) -> Iterator[str]:
         connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
 
 
-class TestPostgresStorage(ResourceStoreSuite):
+class TestPostgresStorage(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def store(self, dsn: str) -> Iterator[PostgresStorage]:
         store = PostgresStorage(dsn)
@@ -60,6 +62,10 @@ class TestPostgresStorage(ResourceStoreSuite):
         writer = PostgresStorage(dsn)  # on a connection of its own, as the host's users are
         yield writer
         writer.close()
+
+    @pytest.fixture
+    def set_clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+        return lambda seconds: monkeypatch.setattr(postgres_host, "_machine", lambda: after(system_clock(), seconds))
 
 
 async def exported(client: httpx2.AsyncClient, headers: dict[str, str], since: str | None) -> tuple[str, set[str], set[str]]:

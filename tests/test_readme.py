@@ -45,7 +45,7 @@ def settings_table() -> str:
             default = Settings.model_fields[name].default
             text = " ".join(textwrap.dedent(ast.literal_eval(after.value)).split())
             text = re.sub(r" \((?:law|[A-Z]{2}-)[^)]*\)", "", text)  # ids of requirements are for who reads the code
-            shown = "none" if default is None else str(default) if isinstance(default, bool) else f"{default:,}"
+            shown = "none" if default is None else str(default) if isinstance(default, bool | str) else f"{default:,}"
             rows.append(f"| `{name}` | {shown} | {text} |")
     assert len(rows) == len(Settings.model_fields) + 2
     return "\n".join(rows) + "\n"

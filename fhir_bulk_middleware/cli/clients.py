@@ -11,6 +11,7 @@ from fhir_bulk_middleware.smart.assertions import ALGORITHMS
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import SQLiteReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
+from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_written_by_others
 
 __all__ = ["AUTHORIZATION_PATH", "authorization_server"]
 
@@ -67,6 +68,9 @@ def _check(client_id: str, file: Path) -> None:
         raise Complaint(f"--client: there is no file {file}")
     try:
         keys = KeySet.from_json(file.read_bytes())
+        check_not_written_by_others(file, file.stat())
+    except UntrustedFileError as error:
+        raise Complaint(f"--client {client_id}: {error}") from error
     except (OSError, ValueError) as error:
         raise Complaint(f"--client {client_id}: {file} is no JWK Set: {error}") from error
     if not any(key.kid is not None and key.algorithms & {*ALGORITHMS} for key in keys.keys):

@@ -10,7 +10,7 @@ import anyio
 
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
-from fhir_bulk_middleware.cli.serve import load_folder
+from fhir_bulk_middleware.cli.serve import load_folder, waits
 from fhir_bulk_middleware.cli.server_process import Server, server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.cli.token import EVERYTHING
@@ -80,7 +80,7 @@ def _load_population(state: State, patients: int, out: Screen) -> int | None:
         out.say(f"{state.folder} already holds {source}.")
         return None
     with out.bar("Loading    ", patients * _PER_PATIENT, "resources") as advance:
-        return state.load(source, population(patients), advance)
+        return state.load(source, population(patients), advance, lambda: out.say(waits(state)))
 
 
 def _export(state: State, server: Server, folder: Path, loaded: int | None, out: Screen) -> bool:

@@ -21,6 +21,7 @@ def add_to(commands: Commands) -> None:
 def _run(given: argparse.Namespace) -> int:
     # What the other commands need not wait for.
     from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
+    from fhir_bulk_middleware.delete.policy import AIDBOX  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore  # noqa: PLC0415
@@ -32,6 +33,7 @@ def _run(given: argparse.Namespace) -> int:
         jobs=MemoryJobStore(),
         outputs=MemoryOutputStore(),
         dialect=DIALECTS[given.dialect],
+        deletes=AIDBOX,
     )
     json.dump(mount.openapi(), sys.stdout, indent=2)
     sys.stdout.write("\n")

@@ -1,22 +1,25 @@
 """`fhir-bulk serve`: the demo host with bulk data installed, on data of one's own."""
 
 import argparse
+import logging
 import os
 import shlex
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from pydantic import ValidationError
-
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
-from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State
+from fhir_bulk_middleware.cli.exposure import warnings
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State, audit_settings
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.loading import NdjsonFolder
 from fhir_bulk_middleware.demo.show import Screen, screen
@@ -25,11 +28,14 @@ from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 from fhir_bulk_middleware.smart.server import AuthorizationServer
+from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_written_by_others
 
-__all__ = ["add_to", "load_folder"]
+__all__ = ["add_to", "load_folder", "waits"]
 
-_RETRY_AFTER: Final = 1
-"""Seconds between polls: who tries things out does not like to wait, and there is nobody else to be kind to."""
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_OWN: Final = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}
+"""Settings that have an option of their own."""
 
 _EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to tell them apart from an address that clients can use
 
@@ -62,16 +68,22 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--client-scope", default=EVERYTHING, metavar="SCOPES", help="what clients may get (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
     parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
+        "--connections",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help="connections at once; one more is answered 503 (default: %(default)s)",
     )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
+    add_log_level(parser)
     parser.add_argument(
         "--audit",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep a hash-chained record of what happens in STATE/audit.jsonl (default: yes)",
     )
+    settings_option.add_to(parser, _OWN)
     # For the demo, which starts this command as its server: a socket that is open already, and whose end ends the server.
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -80,7 +92,11 @@ def add_to(commands: Commands) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     need("serve", "uvicorn")
-    state = State(given.dir)
+    with logging_to_stderr(given.log_level):
+        return _started(given, State(given.dir))
+
+
+def _started(given: argparse.Namespace, state: State) -> int:
     settings = _settings(given)
     out = screen()
     with authorization_server(state, _url(given), given.client, given.client_scope) as authorization:
@@ -89,8 +105,11 @@ def _run(given: argparse.Namespace) -> int:
             settings = settings.model_copy(update={"smart": authorization.configuration})
         if given.data is not None:
             load_folder(state, given.data, out)
+        cautions = warnings(given, state)
+        for caution in cautions:
+            _log.warning("%s", caution)
         if given.fd is None:
-            _greet(given, state, out)
+            _greet(given, state, out, cautions)
         return _serve(given, state, settings, verifier, authorization)
 
 
@@ -107,19 +126,23 @@ def load_folder(state: State, folder: Path, out: Screen) -> None:
         return
     lines = NdjsonFolder(folder)
     with out.bar(f"Loading {folder}", lines.size, "bytes") as advance:
-        state.load(source, lines, lambda _: advance(lines.read))
+        loaded = state.load(source, lines, lambda _: advance(lines.read), lambda: out.say(waits(state)))
         advance(lines.size)
+    if loaded is None:
+        out.say(f"{state.folder} was filled with {source} by another process.")
+
+
+def waits(state: State) -> str:
+    """What is said while another process loads."""
+    return f"Another process is loading {state.folder}; waiting for it."
 
 
 def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
         raise Complaint("--base: a path is required that begins with / and does not end with it")
-    try:
-        return Settings(public_base_url=given.public_base_url, worker_processes=given.workers, retry_after=_RETRY_AFTER)
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        option = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}[str(first["loc"][0])]
-        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+    values = {"public_base_url": given.public_base_url, "worker_processes": given.workers}
+    own = {name: (_OWN[name], value) for name, value in values.items()}
+    return settings_option.settings_of(given, own, audit_settings())
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
@@ -127,13 +150,22 @@ def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
         if given.issuer or given.audience:
             raise Complaint("--issuer and --audience belong to --jwks: development tokens have their own")
         return JoseTokenVerifier(jwks=state.mint().jwks, issuer=ISSUER, audience=AUDIENCE)
-    if not given.jwks.startswith(("https://", "http://")) and not Path(given.jwks).is_file():
-        raise Complaint(f"--jwks: there is no file {given.jwks}")
+    if not given.jwks.startswith(("https://", "http://")):
+        _check_file(Path(given.jwks))
     if not given.issuer or not given.audience:
         raise Complaint("--jwks needs --issuer and --audience: a key alone does not say for whom a token was made")
     try:
         return JoseTokenVerifier(jwks=given.jwks, issuer=given.issuer, audience=given.audience)
     except (ValueError, ImportError) as error:
+        raise Complaint(f"--jwks: {error}") from error
+
+
+def _check_file(jwks: Path) -> None:
+    if not jwks.is_file():
+        raise Complaint(f"--jwks: there is no file {jwks}")
+    try:
+        check_not_written_by_others(jwks, jwks.stat())
+    except UntrustedFileError as error:
         raise Complaint(f"--jwks: {error}") from error
 
 
@@ -156,9 +188,11 @@ def _url(given: argparse.Namespace) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{given.base}"
 
 
-def _greet(given: argparse.Namespace, state: State, out: Screen) -> None:
+def _greet(given: argparse.Namespace, state: State, out: Screen, cautions: Sequence[str]) -> None:
     url = _url(given)
     out.say(f"FHIR server with bulk data at {url} (Ctrl-C ends it)")
+    for caution in cautions:
+        out.say(f"WARNING: {caution}")
     if given.client:
         out.say(f"Clients get their tokens at {url}{AUTHORIZATION_PATH}/token; {url}{SMART_PATH} says so.")
     elif given.jwks is None:
@@ -187,7 +221,8 @@ def _serve(
     signal.signal(signal.SIGTERM, _asked_to_stop)
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
-    stores = Stores.of(state)
+    stores = Stores.of(state, settings.base_urls)
+    stores.resources.open()
     app = application(
         state,
         stores,
@@ -206,6 +241,7 @@ def _serve(
         log_level=given.log_level,
         access_log=False,  # query strings carry patients' identifiers
         timeout_graceful_shutdown=_GRACE,
+        limit_concurrency=given.connections,
     )
     server = uvicorn.Server(config)
     try:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.state import State
-from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.state import State, audit_settings
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["add_to"]
@@ -18,19 +19,31 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of  # noqa: PLC0415 - what the other commands need not wait for
-    from fhir_bulk_middleware.export.retention import Retention  # noqa: PLC0415
-
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+    settings = settings_option.settings_of(given, defaults=audit_settings())
+    with logging_to_stderr(given.log_level):
+        anyio.run(_sweep, state, settings)
+    return 0
+
+
+async def _sweep(state: State, given: Settings) -> None:
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of  # noqa: PLC0415 - others need not wait
+
     stores = Stores.of(state)
     try:
-        anyio.run(Retention(stores.jobs, stores.outputs, Settings(), system_clock, audit_of(state)).sweep)
+        settings = await settings_of(stores, given)
+        observers = audit_of(state, settings)
+        try:
+            await retention(stores, settings, observers).sweep()
+        finally:
+            await observers.close()
     finally:
         stores.close()
-    return 0

@@ -1,5 +1,7 @@
 """What the commands open of a STATE folder: the stores, the exporter, and the demo host with the middleware installed."""
 
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -7,22 +9,29 @@ from starlette.routing import Mount
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
-from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.state import AUDIENCE, State
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
+from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.protocols import TokenVerifier
+from fhir_bulk_middleware.registration import agreed
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Stores", "application", "audit_of", "exporter"]
+__all__ = ["Stores", "application", "audit_file", "audit_of", "exporter", "retention", "settings_of"]
+
+_ADAPTER = "state"
+"""A STATE folder has one store of resources, wherever the folder is moved to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,16 @@ class Stores:
     outputs: FileOutputStore
 
     @classmethod
-    def of(cls, state: State) -> "Stores":
-        """Open them; those that are missing are made when they are first written to."""
+    def of(cls, state: State, base_urls: Collection[str] = ()) -> "Stores":
+        """Open them; those that are missing are made when they are first written to.
+
+        Args:
+            state: the folder.
+            base_urls: under which an absolute reference leads to the resources; the store remembers those of earlier calls.
+        """
         state.make()
-        return cls(SQLiteResourceStore(state.store), SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
+        resources = SQLiteResourceStore(state.store, base_urls=base_urls)
+        return cls(resources, SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
 
     def close(self) -> None:
         """Close the files."""
@@ -66,7 +81,10 @@ def application(
         runner=ProcessRunner(state.runner, settings) if settings.worker_processes else LoopRunner(),
         settings=settings,
         dialect=dialect,
-        observers=[AuditFile(state.audit)] if audit else [],
+        deletes=AIDBOX,
+        observers=[audit_file(state, settings)] if audit else [],
+        adapter=_ADAPTER,
+        mount=_mount(dialect, verifier),
     )
     bulk.install(host, base)
     if authorization is not None:
@@ -74,11 +92,36 @@ def application(
     return host
 
 
-def exporter(state: State, stores: Stores, settings: Settings) -> Exporter:
+def exporter(stores: Stores, settings: Settings, observers: Observers) -> Exporter:
     """The work that the server's own workers do."""
-    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=audit_of(state))
+    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
 
 
-def audit_of(state: State) -> Observers:
+def retention(stores: Stores, settings: Settings, observers: Observers) -> Retention:
+    """What a server sweeps."""
+    runs = exporter(stores, settings, observers).runs
+    return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, runs=runs, adapter=_ADAPTER)
+
+
+async def settings_of(stores: Stores, given: Settings) -> Settings:
+    """The settings for a process that helps the servers of a STATE: as given, but for those that the servers agreed on."""
+    return agreed(given, _ADAPTER, await stores.jobs.registrations())
+
+
+def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:
+    """A name for each dialect and audience: tokens for one must not open the jobs of another, whatever port it was served at."""
+    audiences = sorted(verifier.audiences) if isinstance(verifier, TellsAudiences) else []
+    if audiences == [AUDIENCE]:
+        return dialect.name
+    return f"{dialect.name}-{hashlib.sha256(' '.join(audiences).encode()).hexdigest()[:8]}"
+
+
+def audit_file(state: State, settings: Settings) -> AuditFile:
+    """The audit file of the folder, under the key that the settings name or one beside it."""
+    return AuditFile(state.audit, key=settings.audit_key)
+
+
+def audit_of(state: State, settings: Settings) -> Observers:
     """Who is told by helpers of a server: its audit file, if it keeps one."""
-    return Observers([AuditFile(state.audit)] if state.audit.exists() else [])
+    file = audit_file(state, settings)
+    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.state import State, audit_settings
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
 
@@ -19,6 +21,8 @@ def add_to(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    settings_option.add_to(parser)
+    add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
@@ -26,21 +30,29 @@ def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
-    anyio.run(_work, state)
+    with logging_to_stderr(given.log_level):
+        anyio.run(_work, state, settings_option.settings_of(given, defaults=audit_settings()))
     return 0
 
 
-async def _work(state: State) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, exporter  # noqa: PLC0415 - what the other commands need not wait for
-    from fhir_bulk_middleware.export.runner import LoopRunner  # noqa: PLC0415
+async def _work(state: State, given: Settings) -> None:
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter, settings_of  # noqa: PLC0415 - others need not wait
+    from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
-    settings = Settings()
     stores = Stores.of(state)
     try:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with LoopRunner().running(exporter(state, stores, settings)):
-                screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
-                async for _ in signals:
-                    break
+        settings = await settings_of(stores, given)
+        observers = audit_of(state, settings)
+        work = exporter(stores, settings, observers)
+        # It works itself, and stands by to keep the server's workers where no server does.
+        pool = ProcessRunner(state.runner, settings)
+        try:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async with LoopRunner().running(work), pool.running(work):
+                    screen().say(f"Working on the exports of {state.folder} (Ctrl-C ends it)")
+                    async for _ in signals:
+                        break
+        finally:
+            await observers.close()
     finally:
         stores.close()

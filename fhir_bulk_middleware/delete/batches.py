@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 import anyio
 
+from fhir_bulk_middleware.delete.outbox import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Batch, Version
-from fhir_bulk_middleware.events import Completed, Deleted, Removal
+from fhir_bulk_middleware.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.export.heartbeat import LeaseLost, Pulse
 from fhir_bulk_middleware.export.job import Codec, FileKind, Job, Part, Recorded, Slice
 from fhir_bulk_middleware.export.part import PartEncoder
 from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue
 from fhir_bulk_middleware.identifiers import file_id
-from fhir_bulk_middleware.instant import Clock, Instant
+from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.protocols import OutputStore, SupportsBatchDelete
+from fhir_bulk_middleware.protocols import OutputStore, SupportsBatchDelete, SupportsOutbox
 
 __all__ = ["BatchRemoval", "removal_slices"]
 
@@ -35,7 +36,8 @@ class BatchRemoval:
     """Carries out one slice of a remove-all, which is one batch of its journal.
 
     However often it is begun, the journal does it once: what comes back is what came of it the first time. So the parts that
-    tell of it say the same too.
+    tell of it say the same too. What it removed is recorded with the removal where the journal can (`SupportsOutbox`), and told
+    from there before the batch counts as done.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class BatchRemoval:
         jobs: JobsAndQueue,
         outputs: OutputStore,
         observers: Observers,
+        outbox: Outbox,
         clock: Clock,
         pulse: Pulse,
         piece: Slice,
     ) -> None:
         self._journal = journal
+        self._outbox = outbox
         self._jobs = jobs
         self._outputs = outputs
         self._observers = observers
@@ -67,11 +71,20 @@ class BatchRemoval:
         job, rows = self._lease.job, self._lease.rows
         first, end = map(int, self._slice.range.split("-"))
         versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
-        outcomes = await self._journal.remove_batch(
-            Batch(run=job.id, number=self._slice.number, type=self._slice.type, versions=versions, rights=rows.rights)
+        await self._intend(job, versions)
+        batch = Batch(
+            run=job.id,
+            number=self._slice.number,
+            type=self._slice.type,
+            versions=versions,
+            rights=rows.rights,
+            note=as_note(self._event(())),
         )
+        outcomes = await self._journal.remove_batch(batch)
         if outcomes is None:
+            await self._finish_cancel(job)
             raise LeaseLost
+        await self._outbox.empty()
         records = [Record(version, outcome) for version, outcome in zip(versions, outcomes, strict=True)]
         removed = [record for record in records if record.outcome is DeleteOutcome.DELETED]
         left = [record for record in records if record.outcome is not DeleteOutcome.DELETED]
@@ -86,19 +99,48 @@ class BatchRemoval:
             raise LeaseLost
         # Finished work has no lease, which the heartbeat may notice at any moment from here on.
         with anyio.CancelScope(shield=True):
-            await self._tell(recorded, removed, now)
+            if removed and not isinstance(self._journal, SupportsOutbox):
+                await self._observers.tell(self._event(removed))
+            if recorded is Recorded.COMPLETED:
+                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
 
-    async def _tell(self, recorded: Recorded, removed: Sequence[Record], now: Instant) -> None:
-        job = self._lease.job
-        if removed:
-            references = tuple(f"{self._slice.type}/{record.version.id}" for record in removed)
-            await self._observers.tell(
-                Deleted(
-                    at=now, mount=job.mount, owner=job.owner, removal=Removal.ALL, type=self._slice.type, references=references
-                )
+    async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
+        """Have the batch recorded before it removes anything (law 37); where that is refused it is tried again later."""
+        await self._observers.require(
+            DeleteIntended(
+                at=self._clock(),
+                mount=job.mount,
+                owner=job.owner,
+                removal=Removal.ALL,
+                type=self._slice.type,
+                references=tuple(f"{self._slice.type}/{version.id}" for version in versions),
+                job_id=job.id,
             )
-        if recorded is Recorded.COMPLETED:
-            await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+        )
+
+    def _event(self, removed: Sequence[Record]) -> Deleted:
+        job = self._lease.job
+        return Deleted(
+            at=self._clock(),
+            mount=job.mount,
+            owner=job.owner,
+            removal=Removal.ALL,
+            type=self._slice.type,
+            references=tuple(f"{self._slice.type}/{record.version.id}" for record in removed),
+            record_id=f"{job.id}.{self._slice.number}",
+        )
+
+    async def _finish_cancel(self, job: Job) -> None:
+        """The run has ended while the job works on: if a cancel ended it, its process may have died before it could say so."""
+        if not (await self._journal.end_run(job.id)).cancelled:
+            return  # by the deadline: a sweep fails the job
+        current = await self._jobs.find(job.id, job.mount, job.owner)
+        while current is not None and current.state.working:
+            cancelled = current.cancelled(self._clock())
+            if await self._jobs.replace(cancelled):
+                await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
+                return
+            current = await self._jobs.find(job.id, job.mount, job.owner)
 
     async def _write(self, number: int, kind: FileKind, records: Sequence[Record]) -> Part:
         codec = self._lease.job.codec or Codec.PLAIN

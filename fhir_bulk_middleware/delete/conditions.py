@@ -80,4 +80,6 @@ def criteria(version: FhirVersion, type_: str, parameters: Sequence[Parameter]) 
 def criteria_refused(error: CriteriaError) -> Refused:
     """How it is refused that criteria cannot be applied exactly."""
     reason = Reason.VALUE_MALFORMED if error.malformed else Reason.PARAMETER_UNSUPPORTED
+    if error.excessive:
+        reason = Reason.TOO_MUCH
     return Refused(reason, f"{error}; nothing was deleted.", part=f"http.{error.part}")

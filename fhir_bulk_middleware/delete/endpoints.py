@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fhir_bulk_middleware import bodies
 from fhir_bulk_middleware.addresses import Addresses
 from fhir_bulk_middleware.delete import conditions
 from fhir_bulk_middleware.delete.answers import DeleteAnswers
@@ -35,6 +36,7 @@ class DeleteEndpoints:
         replies: makes responses.
         addresses: builds URLs.
         version: the release whose search parameters are meant.
+        body_seconds: in which a request must have come to its end.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class DeleteEndpoints:
         replies: Replies,
         addresses: Addresses,
         version: FhirVersion,
+        body_seconds: float,
     ) -> None:
         self._service = service
         self._policy = policy
+        self._body_seconds = body_seconds
         self._dialect = dialect
         self._replies = replies
         self._answers = DeleteAnswers(policy, replies)
@@ -94,9 +98,8 @@ class DeleteEndpoints:
 
     async def _read(self, request: Request) -> tuple[Control, list[Parameter]]:
         """The query string; and no body, for criteria in one would not be read (RD-04)."""
-        async for chunk in request.stream():
-            if chunk:
-                raise Refused(Reason.BODY_MALFORMED, "A DELETE has no body; criteria belong in the URL. Nothing was deleted.")
+        if not await bodies.is_empty(request, self._body_seconds):
+            raise Refused(Reason.BODY_MALFORMED, "A DELETE has no body; criteria belong in the URL. Nothing was deleted.")
         return conditions.separate(self._policy, parameters.from_query(request.scope["query_string"]))
 
     def _wants_all(self, request: Request) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "NeverExisted",
     "Protected",
     "Removal",
+    "Report",
     "Tally",
     "Target",
     "Version",
@@ -147,6 +148,11 @@ class Matches:
     versions: tuple[Version, ...]
     mark: str = ""
 
+    def removable(self, if_version: frozenset[str] | None) -> bool:
+        """Whether there are any, all of them are named, and each is at one of these versions; None is any version."""
+        named = 0 < self.count == len(self.versions)
+        return named and (if_version is None or all(match.version in if_version for match in self.versions))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
@@ -160,6 +166,7 @@ class Mark:
         rights: the adapter's note about rows that it is removed under; who comes with another learns nothing of it.
         at: when it was gone, at the latest; None as long as that is in doubt.
         number: its place in the log; 0 before it has one.
+        note: on whose behalf it is removed (`SupportsOutbox.recording`); empty where nobody wants to be told.
     """
 
     type: str
@@ -169,6 +176,26 @@ class Mark:
     rights: str = field(default="", repr=False)
     at: Instant | None = None
     number: int = 0
+    note: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A removal that was recorded with the transaction that made it, and that observers may not know of yet (law 37).
+
+    Attributes:
+        number: its place in the outbox; rises in the order of the removals, and is given once.
+        note: on whose behalf, as the removal was given it.
+        at: when the resources were gone.
+        type: their resource type.
+        ids: their logical ids; one at least.
+    """
+
+    number: int
+    note: str = field(repr=False)
+    at: Instant
+    type: str
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +208,7 @@ class Batch:
         type: the resource type.
         versions: what to remove, unless it has changed since.
         rights: the adapter's own note about rows.
+        note: on whose behalf; a storage with `SupportsOutbox` records what the batch removes under it. Empty to record nothing.
     """
 
     run: str
@@ -188,6 +216,7 @@ class Batch:
     type: str
     versions: tuple[Version, ...]
     rights: str = field(default="", repr=False)
+    note: str = field(default="", repr=False)
 
 
 def batch_outcome(removal: Removal) -> DeleteOutcome:
@@ -211,14 +240,16 @@ class Tally:
         left: resources that it found changed or gone, and left alone.
         doubtful: resources that it was about to remove when it was stopped; a storage without batches of its own settles
             them later.
+        cancelled: whether a cancel ended the run; whoever ended it first decides.
     """
 
     removed: int
     left: int
     doubtful: int = 0
+    cancelled: bool = False
 
     @classmethod
-    def of(cls, outcomes: Sequence[DeleteOutcome], doubtful: int = 0) -> "Tally":
+    def of(cls, outcomes: Sequence[DeleteOutcome], doubtful: int = 0, *, cancelled: bool = False) -> "Tally":
         """The tally of what came of each resource."""
         removed = sum(outcome is DeleteOutcome.DELETED for outcome in outcomes)
-        return cls(removed, len(outcomes) - removed, doubtful)
+        return cls(removed, len(outcomes) - removed, doubtful, cancelled)

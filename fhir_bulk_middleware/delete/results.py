@@ -12,13 +12,14 @@ from fhir_bulk_middleware.delete.answers import as_answer, removed_entry
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.delete.removal import Tally
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.dialects.model import Answer, Dialect
 from fhir_bulk_middleware.export.closing import closing
-from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part
+from fhir_bulk_middleware.export.job import FileKind, Job, JobState, Part, Standing
 from fhir_bulk_middleware.export.part import PartReader
-from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
+from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import JobStore, OutputStore, SupportsBatchDelete
+from fhir_bulk_middleware.protocols import OutputStore
 from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.scopes import Scopes
 
@@ -29,9 +30,8 @@ class RemovalResults:
     """Renders ended remove-alls.
 
     Args:
-        jobs: where their parts are listed.
         outputs: where their parts lie.
-        journal: what they have come to when they did not come to their end; None if there is none any more.
+        runs: knows what they have come to when they did not come to their end.
         policy: how each resource's outcome is told.
         dialect: how a cancel is told.
         replies: makes responses.
@@ -41,31 +41,29 @@ class RemovalResults:
     def __init__(
         self,
         *,
-        jobs: JobStore,
         outputs: OutputStore,
-        journal: SupportsBatchDelete | None,
+        runs: RemovalRuns,
         policy: DeletePolicy,
         dialect: Dialect,
         replies: Replies,
         addresses: Addresses,
     ) -> None:
-        self._jobs = jobs
         self._outputs = outputs
-        self._journal = journal
+        self._runs = runs
         self._policy = policy
         self._dialect = dialect
         self._replies = replies
         self._addresses = addresses
 
-    async def ended(self, request: Request, principal: Principal, job: Job) -> Response:
+    async def ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
         """The result of a completed job: a batch-response Bundle, or counts for who may not read what was removed.
 
         Raises:
             Refused: the job failed; with what it had removed by then.
         """
+        job, parts = standing.job, standing.parts
         if job.state is JobState.FAILED:
-            raise Refused(Reason.JOB_FAILED, f"The delete could not be finished. {_told(await self._tally(job))}")
-        parts = await self._jobs.parts(job.id)
+            raise Refused(Reason.JOB_FAILED, f"The delete could not be finished. {_told(await self._runs.end(job))}")
         if self._readable(principal, job):
             bundle = self._bundle(parts, self._addresses.base(request), job.request.types[0])
             return self._replies.streamed(self._dialect.completed, bundle, {"Expires": instant.http_date(job.expires_at)})
@@ -77,7 +75,7 @@ class RemovalResults:
 
     async def cancelled(self, job: Job) -> Response:
         """The answer to the cancel: what was removed stays removed, and is told here."""
-        tally = _told(await self._tally(job))
+        tally = _told(await self._runs.end(job))
         answer = self._dialect.cancelled_answer
         if answer is None:
             counted = self._policy.counted
@@ -85,8 +83,10 @@ class RemovalResults:
         now = instant.render(job.changed_at, instant.Precision.SECONDS)
         return self._replies.told(answer, f"{answer.text.format(job=job.id, now=now)} {tally}")
 
-    async def _tally(self, job: Job) -> Tally | None:
-        return None if self._journal is None else await self._journal.end_run(job.id)
+    async def cancelled_before(self, job: Job) -> Response:
+        """The answer to a cancel that was sent again: the job is gone (DL-05), and the tally is the first one's (law 36)."""
+        answer = self._dialect.answer(Operation.CANCEL, Reason.JOB_CANCELLED)
+        return self._replies.told(answer, f"{answer.text} {_told(await self._runs.end(job))}".strip())
 
     def _readable(self, principal: Principal, job: Job) -> bool:
         """Whether the caller may read all that the job may have removed (law 24)."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from fhir_bulk_middleware.export.job import Request
 from fhir_bulk_middleware.export.query import Filter
@@ -77,7 +76,7 @@ def _filter(version: FhirVersion, type_: str, queries: Iterable[str]) -> Filter:
     alternatives = []
     for query in queries:
         try:
-            alternatives.append(Criteria.parse(version, type_, unquote(query)))
+            alternatives.append(Criteria.parse(version, type_, query))
         except CriteriaError:
             continue
     if not alternatives:

@@ -1,10 +1,13 @@
 """What happens to deletes on behalf of a caller. It speaks outcomes and reasons, not HTTP; in doubt nothing is deleted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware import events
+from fhir_bulk_middleware.delete.account import DeleteAccount
 from fhir_bulk_middleware.delete.conditions import criteria_refused
 from fhir_bulk_middleware.delete.if_match import IfMatch
+from fhir_bulk_middleware.delete.outbox import Outbox, as_note
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.removal import (
     AlreadyDeleted,
@@ -21,20 +24,26 @@ from fhir_bulk_middleware.delete.removal import (
 from fhir_bulk_middleware.delete.rights import DeleteRights
 from fhir_bulk_middleware.export.job import Job, JobKind, Request
 from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
-from fhir_bulk_middleware.export.service import ExportService
+from fhir_bulk_middleware.export.service import ExportService, KickOffDetail
 from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Precision
 from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import SupportsConditionalDelete, SupportsDelete
+from fhir_bulk_middleware.protocols import (
+    SupportsConditionalDelete,
+    SupportsDelete,
+    SupportsLockedDelete,
+    SupportsOutbox,
+)
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["DeleteService", "DeleteWish", "Result"]
 
 _TRIES = 20
+_TRIES_BEFORE_A_LOCK = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +82,25 @@ class Result:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Through:
+    """The storage on behalf of one caller, for one delete.
+
+    Attributes:
+        one: removes one resource.
+        several: removes by criteria; None if the storage cannot.
+        account: has the delete recorded before anything is removed.
+        event: who is doing what, as observers will be told.
+        recorded: whether the storage records what is removed under that event.
+    """
+
+    one: SupportsDelete
+    several: SupportsConditionalDelete | None
+    account: DeleteAccount
+    event: events.Deleted
+    recorded: bool
+
+
 class DeleteService:
     """Decides deletes.
 
@@ -86,7 +114,8 @@ class DeleteService:
         precision: of instants in jobs.
         retention: seconds that a finished job is kept.
         mount: the name of the mount.
-        observers: who is told of what was deleted.
+        observers: who is told of what was deleted, by us where the storage does not record it.
+        outbox: tells of what the storage recorded.
         clock: what time it is.
     """
 
@@ -103,6 +132,7 @@ class DeleteService:
         retention: float,
         mount: str,
         observers: Observers,
+        outbox: Outbox,
         clock: Clock,
     ) -> None:
         self._one = one
@@ -115,6 +145,7 @@ class DeleteService:
         self._retention = retention
         self._mount = mount
         self._observers = observers
+        self._outbox = outbox
         self._clock = clock
 
     @property
@@ -128,19 +159,20 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy stand against it.
         """
-        return await self._told(principal, events.Removal.BY_ID, await self._by_its_id(principal, type_, id_, wish))
+        through = await self._through(principal, events.Removal.BY_ID, type_)
+        return await self._told(through, await self._by_its_id(through, principal, type_, id_, wish))
 
-    async def _by_its_id(self, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
+    async def _by_its_id(self, through: _Through, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
         rights = self._rights(principal, type_, search=wish.dry_run)
         note = await self._note(principal, type_)
         if self._policy.if_match_required and wish.if_match is None:
             raise Refused(Reason.HEADER_MISSING, "Send If-Match with the version that is to be deleted.", part="http.If-Match")
         if rights.granted or wish.dry_run:
-            return await self._delete_found(
-                Target(criteria=self._by_id(type_, id_), granted=rights.granted, rights=note), wish, rights
-            )
+            target = Target(criteria=self._by_id(type_, id_), granted=rights.granted, rights=note)
+            return await self._delete_found(through, target, wish, rights)
         asked = None if wish.if_match is None else wish.if_match.versions
-        removal = await self._one.remove(type_, id_, asked, note)
+        await through.account.intend([id_])
+        removal = await through.one.remove(type_, id_, asked, note)
         return _result(removal if wish.if_match is None else wish.if_match.judge(removal), rights)
 
     async def delete_matching(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> Result:
@@ -150,14 +182,9 @@ class DeleteService:
             Refused: the scopes or the storage stand against it, or a criterion cannot be applied.
         """
         rights, target = await self._target(principal, criteria, wish)
-        cap = self._settings.removals_at_most if wish.remove_all else 1
-        for _ in range(_TRIES):
-            matches = await self._find(target, cap)
-            result = await (self._all(target, matches, wish) if wish.remove_all else self._single(target, matches, wish))
-            if result is not None:
-                removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
-                return await self._told(principal, removal, _shown(result, rights))
-        raise _unsettled()
+        removal = events.Removal.ALL if wish.remove_all else events.Removal.BY_CRITERIA
+        through = await self._through(principal, removal, target.type, criteria)
+        return await self._told(through, _shown(await self._settled(through, target, wish), rights))
 
     async def begin(
         self, principal: Principal, criteria: Criteria, wish: DeleteWish, url: str, idempotency_key: str | None
@@ -169,6 +196,7 @@ class DeleteService:
         """
         if self._jobs is None:
             raise TypeError("there is no journal for long remove-alls")
+        self._jobs.pace(principal)
         rights, target = await self._target(principal, criteria, wish)
         matches = await self._find(target, self._settings.removals_at_most_async)
         if matches.count > len(matches.versions):
@@ -187,24 +215,41 @@ class DeleteService:
             kind=JobKind.REMOVE_ALL,
         )
         frozen = tuple((match.id, match.version) for match in matches.versions)
-        return await self._jobs.accept(principal, request, Rows(Everything(), target.rights, versions=frozen), idempotency_key)
+        rows = Rows(Everything(), target.rights, versions=frozen)
+        return await self._jobs.accept(principal, request, rows, idempotency_key, KickOffDetail(criteria=(criteria,)))
 
     def cap(self, *, asynchronous: bool) -> int:
         """How many a remove-all may remove."""
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
 
-    async def _told(self, principal: Principal, removal: events.Removal, result: Result) -> Result:
-        """The result, once observers know what is gone."""
-        if result.removed:
-            event = events.Deleted(
-                at=self._clock(),
-                mount=self._mount,
-                owner=principal.owner,
-                removal=removal,
-                type=result.removed[0].type,
-                references=tuple(resource.reference for resource in result.removed),
-            )
-            await self._observers.tell(event)
+    async def _through(
+        self, principal: Principal, removal: events.Removal, type_: str, criteria: Criteria | None = None
+    ) -> _Through:
+        """The storage, which records what is removed through it if it can (law 37)."""
+        account = DeleteAccount(
+            self._observers,
+            self._clock,
+            mount=self._mount,
+            principal=principal,
+            removal=removal,
+            type_=type_,
+            criteria=criteria,
+        )
+        event = await account.event()
+        if not isinstance(self._one, SupportsOutbox):
+            return _Through(self._one, self._several, account, event, recorded=False)
+        one = self._one.recording(as_note(event))
+        several = one if isinstance(one, SupportsConditionalDelete) else self._several
+        return _Through(one, several, account, event, recorded=True)
+
+    async def _told(self, through: _Through, result: Result) -> Result:
+        """The result, once observers know what is gone, or that nothing is."""
+        if not result.removed:
+            await through.account.left(result.outcome, [version.id for version in result.versions])
+            return result
+        references = tuple(resource.reference for resource in result.removed)
+        event = replace(through.event, at=self._clock(), references=references)
+        await (self._outbox.told(event) if through.recorded else self._observers.tell(event))
         return result
 
     async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> tuple[DeleteRights, Target]:
@@ -215,50 +260,60 @@ class DeleteService:
         note = await self._note(principal, criteria.type)
         return rights, Target(criteria=criteria, granted=rights.granted, rights=note)
 
-    async def _delete_found(self, target: Target, wish: DeleteWish, rights: DeleteRights) -> Result:
+    async def _settled(self, through: _Through, target: Target, wish: DeleteWish) -> Result:
+        """Delete what the target means: find it, then remove it if it is still that; again if it is not, at last under a lock."""
+        cap = self._settings.removals_at_most if wish.remove_all else 1
+        locked: SupportsLockedDelete | None = through.several if isinstance(through.several, SupportsLockedDelete) else None
+        for _ in range(_TRIES if locked is None else _TRIES_BEFORE_A_LOCK):
+            matches = await self._find(target, cap)
+            attempt = self._all if wish.remove_all else self._single
+            if (result := await attempt(through, target, matches, wish)) is not None:
+                return result
+        if locked is None:
+            raise _unsettled()
+        if_version = None if wish.if_match is None else wish.if_match.versions
+        await through.account.intend([])  # which ones they are is found under the lock; the criteria name them until then
+        removed = await locked.remove_matching(target, at_most=cap, if_version=if_version)
+        if isinstance(removed, Matches):
+            return _left(removed, wish)
+        if isinstance(removed, Protected):
+            return _result(removed)
+        return _removed(removed, wish)
+
+    async def _delete_found(self, through: _Through, target: Target, wish: DeleteWish, rights: DeleteRights) -> Result:
         """Delete one resource that must be seen first: for a dry run, or because scopes cover part of its type only.
 
         Outside of that part nothing is told apart: neither what lives there, nor what was deleted, nor what never was.
         """
-        for _ in range(_TRIES):
-            matches = await self._find(target, 1)
-            if not matches.count and rights.granted:
+        result = await self._settled(through, target, wish)
+        if result.outcome is DeleteOutcome.NO_MATCH:
+            if rights.granted:
                 raise Refused(Reason.SCOPE_MISSING, f"The token's scopes cover no such resource of type {target.type}.")
-            if not matches.count:
-                return Result(outcome=DeleteOutcome.WOULD_DELETE, shows_content=rights.shows_content)
-            result = await self._single(target, matches, wish)
-            if result is not None:
-                return _shown(result, rights)
-        raise _unsettled()
+            return Result(outcome=DeleteOutcome.WOULD_DELETE, shows_content=rights.shows_content)
+        return _shown(result, rights)
 
-    async def _single(self, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _single(self, through: _Through, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
         """An ordinary delete of the one match, at the version that matched; None if it has changed meanwhile."""
-        if not matches.count:
-            return Result(outcome=DeleteOutcome.NO_MATCH)
-        if matches.count > 1:
-            return Result(outcome=DeleteOutcome.SEVERAL_MATCHES, count=matches.count)
-        (match,) = matches.versions
-        if wish.if_match is not None and not wish.if_match.allows(match.version):
-            return Result(outcome=DeleteOutcome.VERSION_MISMATCH)
+        if not matches.removable(None if wish.if_match is None else wish.if_match.versions):
+            return _left(matches, wish)
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=1)
-        removal = await self._one.remove(target.type, match.id, frozenset({match.version}), target.rights)
+        (match,) = matches.versions
+        await through.account.intend([match.id])
+        removal = await through.one.remove(target.type, match.id, frozenset({match.version}), target.rights)
         return _result(removal) if isinstance(removal, Deleted | Protected) else None
 
-    async def _all(self, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _all(self, through: _Through, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
         """A remove-all; None if the matches have changed meanwhile."""
-        if not matches.count:
-            return Result(outcome=DeleteOutcome.NO_MATCH)
-        if matches.count > len(matches.versions):
-            return Result(outcome=DeleteOutcome.TOO_MANY_MATCHES, count=matches.count)
+        if not matches.removable(None):
+            return _left(matches, wish)
         if wish.dry_run:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, versions=matches.versions, count=matches.count)
-        removed = await self._conditional().remove_all(target, matches)
+        await through.account.intend([match.id for match in matches.versions])
+        removed = await (through.several or self._conditional()).remove_all(target, matches)
         if removed is None:
             return None
-        if isinstance(removed, Protected):
-            return _result(removed)
-        return Result(outcome=DeleteOutcome.ALL_DELETED, removed=tuple(removed), count=len(removed))
+        return _result(removed) if isinstance(removed, Protected) else _removed(removed, wish)
 
     async def _find(self, target: Target, at_most: int) -> Matches:
         try:
@@ -298,6 +353,22 @@ def _result(removal: Removal, rights: DeleteRights | None = None) -> Result:
             return Result(outcome=DeleteOutcome.VERSION_MISMATCH)
         case Protected(detail):
             return Result(outcome=DeleteOutcome.PROTECTED, detail=detail)
+
+
+def _left(matches: Matches, wish: DeleteWish) -> Result:
+    """Why matches are not removed: there are none, too many, or the one is not what the client means."""
+    if not matches.count:
+        return Result(outcome=DeleteOutcome.NO_MATCH)
+    if matches.count > len(matches.versions):
+        outcome = DeleteOutcome.TOO_MANY_MATCHES if wish.remove_all else DeleteOutcome.SEVERAL_MATCHES
+        return Result(outcome=outcome, count=matches.count)
+    return Result(outcome=DeleteOutcome.VERSION_MISMATCH)
+
+
+def _removed(removed: Sequence[Current], wish: DeleteWish) -> Result:
+    """What came of a delete by criteria that removed all matches."""
+    outcome = DeleteOutcome.ALL_DELETED if wish.remove_all else DeleteOutcome.DELETED
+    return Result(outcome=outcome, removed=tuple(removed), count=len(removed))
 
 
 def _shown(result: Result, rights: DeleteRights) -> Result:

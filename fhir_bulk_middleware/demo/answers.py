@@ -1,6 +1,7 @@
 """The answers of the demo host. It is a server of its own beside the product, so it has its own words for HTTP."""
 
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -35,14 +36,15 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
 
 
 def outcome(status: int, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An OperationOutcome with one issue."""
-    issue = {"severity": "error", "code": code, "diagnostics": diagnostics}
+    """An OperationOutcome with one issue; its text where clients of either habit look for it."""
+    text = "".join(character if character.isprintable() else "\ufffd" for character in diagnostics)
+    issue = {"severity": "error", "code": code, "details": {"text": text}, "diagnostics": text}
     return document({"resourceType": "OperationOutcome", "issue": [issue]}, status=status, headers=headers)
 
 
 def document(content: Mapping[str, Any], *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """A resource that the host itself makes."""
-    return Response(_json(content), status, dict(headers or {}), media_type=FHIR_JSON)
+    return _response(_json(content), status, headers)
 
 
 def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | None = None) -> Response:
@@ -50,7 +52,7 @@ def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | Non
     headers = {"etag": f'W/"{stored.version}"', "last-modified": http_date(stored.last_updated)}
     if location is not None:
         headers["location"] = location
-    return Response(stored.json, status, headers, media_type=FHIR_JSON)
+    return _response(stored.json, status, headers)
 
 
 def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping[str, Mapping[str, str]]) -> Response:
@@ -69,7 +71,12 @@ def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping
     link = _json([{"relation": relation, "url": _url(base_url, type_, query)} for relation, query in links.items()])
     entry = b',"entry":[%b]' % entries if entries else b""
     body = b'{"resourceType":"Bundle","type":"searchset","link":%b%b}' % (link, entry)
-    return Response(body, media_type=FHIR_JSON)
+    return _response(body)
+
+
+def _response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer with an id of its own, as all of the middleware's have."""
+    return Response(body, status, {"x-request-id": uuid.uuid4().hex, **(headers or {})}, media_type=FHIR_JSON)
 
 
 def _url(base_url: str, type_: str, query: Mapping[str, str]) -> str:

@@ -8,13 +8,18 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from fhir_bulk_middleware import bodies
 from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal
+from fhir_bulk_middleware.fhir.canonical import DEPTH
+from fhir_bulk_middleware.fhir.nesting import deeper_than
+from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["after_of", "body_of", "count_of", "if_match_of", "query_of"]
 
 _COUNT: Final = 50
 _LARGEST_COUNT: Final = 1000
 _BODY_BYTES: Final = 16 * 1024 * 1024
+_BODY_SECONDS: Final = 30.0
 _LONGEST_NUMBER: Final = 18
 _PARAMETERS: Final = frozenset({"_id", "_count", "_after"})
 _PLACE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -27,18 +32,22 @@ async def body_of(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in _JSON_TYPES:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-supported", f"the body must be {FHIR_JSON}")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", f"at most {_BODY_BYTES} bytes are taken")
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        body = await bodies.whole(request, _BODY_BYTES, _BODY_SECONDS)
+    except Refused as refused:
+        slow = refused.reason is Reason.BODY_TOO_SLOW
+        status, code = (HTTPStatus.REQUEST_TIMEOUT, "timeout") if slow else (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long")
+        raise Refusal(status, code, refused.detail) from None
+    try:
+        text = body.decode()
+        if deeper_than(text, DEPTH):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "structure", f"the body is nested deeper than {DEPTH}")
+        content = json.loads(text)
+    except ValueError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, "structure", "the body is not JSON") from error
     if not isinstance(content, dict) or content.get("resourceType") != type_:
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", f"the body must be a resource of type {type_}")
-    return bytes(body), content
+    return body, content
 
 
 def if_match_of(request: Request) -> int | None:

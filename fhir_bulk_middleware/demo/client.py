@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import httpx2
+
+try:
+    import httpx2
+except ImportError as error:
+    raise ImportError("the demo client needs httpx2: pip install 'fhir-bulk-middleware[demo]'") from error
 
 from fhir_bulk_middleware.demo.download import Download, Fetched
 from fhir_bulk_middleware.demo.manifest import Manifest, ManifestFile

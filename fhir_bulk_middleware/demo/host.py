@@ -12,6 +12,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.protective import ProtectiveHeaders
 from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -50,7 +52,7 @@ def fhir_host(
         operations: what else the server can do, for `rest.operation` of its CapabilityStatement (name and definition).
     """
     host = _Host(store, verifier, base, public_base_url, operations)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(f"{base}/metadata", host.metadata),
             Route(f"{base}/{{type}}", host.search, methods=["GET"]),
@@ -59,8 +61,12 @@ def fhir_host(
             Route(f"{base}/{{type}}/{{id}}", host.update, methods=["PUT"]),
             Route(f"{base}/{{type}}/{{id}}/_history/{{version}}", host.vread, methods=["GET"]),
         ],
-        exception_handlers={Refusal: _refused, Refused: _busy, HTTPException: _no_route},
+        middleware=[Middleware(ProtectiveHeaders)],
+        exception_handlers={Refusal: _refused, Refused: _busy, HTTPException: _no_route, Exception: _broken},
     )
+    # A redirect would have a client repeat a DELETE at an address that it did not choose.
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Host:
@@ -95,6 +101,7 @@ class _Host:
             }
             for type_ in sorted(self._types)
         ]
+        operations = {"operation": list(self._operations)} if self._operations else {}  # FHIR knows no empty list
         return document(
             {
                 "resourceType": "CapabilityStatement",
@@ -104,7 +111,7 @@ class _Host:
                 "implementation": {"description": "The demo host of fhir-bulk-middleware", "url": self._base_url(request)},
                 "fhirVersion": FhirVersion.R4.value,
                 "format": ["json"],
-                "rest": [{"mode": "server", "resource": resources, "operation": list(self._operations)}],
+                "rest": [{"mode": "server", "resource": resources, **operations}],
             }
         )
 
@@ -211,6 +218,11 @@ async def _busy(_: Request, error: Exception) -> Response:
     seconds = error.retry_after if isinstance(error, Refused) else None
     headers = {"retry-after": str(seconds)} if seconds is not None else None
     return outcome(HTTPStatus.SERVICE_UNAVAILABLE, "transient", "tokens can not be checked just now", headers)
+
+
+async def _broken(_: Request, __: Exception) -> Response:
+    """What nobody foresaw; the server's log has it."""
+    return outcome(HTTPStatus.INTERNAL_SERVER_ERROR, "exception", "something went wrong on the server")
 
 
 async def _no_route(_: Request, error: Exception) -> Response:

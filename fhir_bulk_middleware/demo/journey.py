@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
+try:
+    import httpx2
+except ImportError as error:
+    raise ImportError("the demo needs httpx2: pip install 'fhir-bulk-middleware[demo]'") from error
 
 from fhir_bulk_middleware.demo.client import BulkClient, InProgress
 from fhir_bulk_middleware.demo.download import Fetched

@@ -55,9 +55,7 @@ class Lists(Enum):
     """How several values of one parameter are given (KO-60 to KO-62)."""
 
     COMMA = auto()
-    """By comma or by repetition; a comma within `_typeFilter` belongs to the query."""
-    COMMA_EVERYWHERE = auto()
-    """As `COMMA`, and `_typeFilter` is split at commas that begin another query."""
+    """By comma or by repetition; in `_typeFilter` only a comma that another query follows separates (law 39)."""
     REPETITION = auto()
     """By repetition only."""
 

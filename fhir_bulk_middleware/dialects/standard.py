@@ -33,9 +33,13 @@ STANDARD = Dialect(
             Reason.ACCEPT_UNUSABLE: Answer(406, "not-supported"),
             Reason.HEADER_MISSING: Answer(400, "required"),
             Reason.HEADER_INVALID: Answer(400, "invalid"),
+            Reason.HEADER_TOO_LARGE: Answer(431, "too-long"),
+            Reason.URL_TOO_LONG: Answer(414, "too-long"),
             Reason.CONTENT_TYPE_UNSUPPORTED: Answer(415, "not-supported"),
             Reason.BODY_TOO_LARGE: Answer(413, "too-long"),
             Reason.BODY_MALFORMED: Answer(400, "structure"),
+            Reason.BODY_TOO_SLOW: Answer(408, "timeout"),
+            Reason.TOO_MUCH: Answer(400, "too-costly"),
             Reason.PARAMETER_UNKNOWN: Answer(400, "not-supported"),
             Reason.PARAMETER_UNSUPPORTED: Answer(400, "not-supported"),
             Reason.PARAMETER_REPEATED: Answer(400, "invalid"),
@@ -58,6 +62,7 @@ STANDARD = Dialect(
             Reason.IDEMPOTENCY_IN_FLIGHT: Answer(409, "lock-error"),
             Reason.POLLED_TOO_OFTEN: Answer(429, "throttled"),
             Reason.JOBS_TOO_MANY: Answer(429, "throttled"),
+            Reason.REQUESTS_TOO_MANY: Answer(429, "throttled"),
             Reason.BUSY: Answer(503, "timeout"),
             Reason.FAULT: Answer(500, "processing", "Something went wrong on the server; its log has the cause."),
         },
@@ -73,7 +78,6 @@ STU2 = replace(
     # The public test kits of this version expect a kick-off without either header to be refused.
     required_headers=frozenset({RequiredHeader.ACCEPT, RequiredHeader.PREFER}),
     parameters=_STU2_PARAMETERS,
-    lists=Lists.COMMA_EVERYWHERE,
     separate_export_status=False,
 )
 """Bulk Data Access 2.0.0."""

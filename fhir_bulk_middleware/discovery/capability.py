@@ -70,13 +70,12 @@ class Capability:
         smart = self._offer.settings.smart
         if smart is None:
             return {}
-        uris = [{"url": "token", "valueUri": smart.token_endpoint}]
-        if smart.authorization_endpoint is not None:
-            uris.append({"url": "authorize", "valueUri": smart.authorization_endpoint})
-        return {
-            "extension": [{"url": _OAUTH_URIS, "extension": uris}],
-            "service": [{"coding": [{"system": _SECURITY_SERVICE, "code": "SMART-on-FHIR"}]}],
-        }
+        security: dict[str, Any] = {"service": [{"coding": [{"system": _SECURITY_SERVICE, "code": "SMART-on-FHIR"}]}]}
+        if smart.authorization_endpoint is not None:  # without it the extension is not valid; SMART_PATH says what there is
+            uris = {"token": smart.token_endpoint, "authorize": smart.authorization_endpoint}
+            extension = [{"url": name, "valueUri": uri} for name, uri in uris.items()]
+            security["extension"] = [{"url": _OAUTH_URIS, "extension": extension}]
+        return security
 
     def _resources(self) -> Iterator[dict[str, Any]]:
         operations = {type_: [self._operation(level)] for level, type_ in _RESOURCE_OF.items() if level in self._offer.kick_off}

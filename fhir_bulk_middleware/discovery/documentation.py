@@ -15,8 +15,7 @@ _WHAT = {
     Level.GROUP: "Exports what lies in the compartments of the group's members.",
 }
 _LISTS = {
-    Lists.COMMA: "Several values of a parameter are given by comma or by repetition; `_typeFilter` by repetition only.",
-    Lists.COMMA_EVERYWHERE: "Several values of a parameter are given by comma or by repetition.",
+    Lists.COMMA: "Several values of a parameter are given by comma or by repetition.",
     Lists.REPETITION: "Several values of a parameter are given by repetition only.",
 }
 

@@ -64,7 +64,8 @@ def _add_resource(theirs: dict[str, Any], ours: Mapping[str, Any]) -> None:
 
 def _add_security(theirs: dict[str, Any], ours: Mapping[str, Any]) -> None:
     _add_entries(_list(theirs, "service"), ours["service"], _codes)
-    _add_entries(_list(theirs, "extension"), ours["extension"], lambda extension: extension.get("url"))
+    if "extension" in ours:
+        _add_entries(_list(theirs, "extension"), ours["extension"], lambda extension: extension.get("url"))
 
 
 def _add_entries(theirs: list[Any], ours: Iterable[Mapping[str, Any]], same: Same) -> None:

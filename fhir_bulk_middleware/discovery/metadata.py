@@ -2,32 +2,38 @@
 
 Only a 200 with a CapabilityStatement in JSON is amended, plain or gzipped, up to a size. All else goes through byte for byte:
 other resources, other formats, other codings, other statuses, and whatever does not parse.
+
+Anybody may ask for it, so it is bounded (law 38): a statement is amended once for all who get the same one, statements one after
+the other and in a thread, and not at all where it is larger, or more requests wait, than `fhir_bulk_middleware.caps` has.
 """
 
+import asyncio
 import gzip
+import hashlib
 import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
+import anyio
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fhir_bulk_middleware.caps import STATEMENT_BYTES, STATEMENTS_BYTES, STATEMENTS_WAITING
 from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.fhir.nesting import deeper_than
+from fhir_bulk_middleware.routes import whole
 
 __all__ = ["MetadataRoute"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
-_LARGEST: Final = 8 * 1024 * 1024
-"""Bytes of a statement, unpacked; the largest that servers are known to publish have about two million."""
-
-_CACHED: Final = 4
 _JSON: Final = frozenset({b"application/fhir+json", b"application/json", b"application/json+fhir"})
+_DEPTH: Final = 200
 _STALE: Final = frozenset(
     {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
 )
@@ -37,6 +43,9 @@ _MARK = "\udc00"  # stands before the digits of a number; half a surrogate pair 
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
 _GZIP_WINDOW: Final = 31  # zlib's word for "with gzip's header"
 _SEEN = "fhir_bulk_middleware.metadata"
+_MOST_KNOWN: Final = 64
+_LONGEST_LENGTH: Final = 18
+_TOO_LARGE: Final = "the host's CapabilityStatement goes out as it is: it has more than %d bytes"
 
 
 class MetadataRoute(Route):
@@ -53,6 +62,7 @@ class MetadataRoute(Route):
 
     def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
         super().__init__(path, _Amending(host, capability), methods=["GET"])
+        self.path_regex = whole(self.path_regex)
         self._ending = path[path.rindex("/") :]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -69,27 +79,63 @@ class _Amending:
 
     def __init__(self, host: ASGIApp, capability: Capability) -> None:
         self._host = host
-        self._capability = capability
-        self._amended = lru_cache(maxsize=_CACHED)(self._amend)
+        self._amended = _Amended(capability)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A body that the server is told to read from a file would pass us by.
         extensions = {name: value for name, value in scope.get("extensions", {}).items() if not name.startswith(_BYPASSES)}
         # In place, as a router does it: whoever looks at the scope afterwards finds the host's own route and endpoint in it.
         scope.update({_SEEN: True, "extensions": extensions})
-        response = _Response(send, self._amended, head=scope["method"] == "HEAD")
+        response = _Response(send, self._amended.of, head=scope["method"] == "HEAD")
         await self._host(scope, receive, response.send)
 
-    def _amend(self, body: bytes, *, gzipped: bool) -> bytes | None:
+
+class _Amended:
+    """Amended bodies, by the digest of what the host sent."""
+
+    def __init__(self, capability: Capability) -> None:
+        self._capability = capability
+        self._known: OrderedDict[bytes, bytes | None] = OrderedDict()
+        self._size = 0
+        self._turn = anyio.Lock()
+        self._waiting = 0
+
+    async def of(self, body: bytes, *, gzipped: bool) -> bytes | None:
         """The amended body; None if it must stay as it is."""
+        digest = hashlib.sha256(b"gzip " + body if gzipped else body).digest()
+        if digest in self._known:
+            self._known.move_to_end(digest)
+            return self._known[digest]
+        if self._waiting >= STATEMENTS_WAITING:
+            _log.warning("the host's CapabilityStatement goes out as it is: %d others are being amended", self._waiting)
+            return None
+        self._waiting += 1
+        try:
+            async with self._turn:
+                if digest not in self._known:
+                    self._remember(digest, await asyncio.to_thread(self._amend, body, gzipped=gzipped))
+                return self._known.get(digest)
+        finally:
+            self._waiting -= 1
+
+    def _remember(self, digest: bytes, amended: bytes | None) -> None:
+        self._known[digest] = amended
+        self._size += len(amended or b"")
+        while self._size > STATEMENTS_BYTES or len(self._known) > _MOST_KNOWN:
+            _, oldest = self._known.popitem(last=False)
+            self._size -= len(oldest or b"")
+
+    def _amend(self, body: bytes, *, gzipped: bool) -> bytes | None:
         try:
             plain = _unpacked(body) if gzipped else body
             text = plain.decode("utf-8-sig")
+            if deeper_than(text, _DEPTH):
+                raise ValueError(f"it is nested deeper than {_DEPTH}")
             statement = json.loads(text, parse_float=lambda digits: _MARK + digits, parse_constant=_no_constant)
             if not isinstance(statement, dict) or statement.get("resourceType") != "CapabilityStatement":
                 return None
             amended = _text(self._capability.amend(statement), text).encode()
-        except (ValueError, RecursionError, zlib.error) as error:
+        except (ValueError, zlib.error) as error:
             _log.warning("the host's CapabilityStatement goes out as it is: %s", error)
             return None
         return gzip.compress(amended, compresslevel=6, mtime=0) if gzipped else amended
@@ -101,7 +147,7 @@ _BYPASSES = ("http.response.pathsend", "http.response.zerocopysend")
 class _Response:
     """One answer of the host: held back until it is known whether it can be amended, or not held at all."""
 
-    def __init__(self, send: Send, amend: Any, *, head: bool) -> None:
+    def __init__(self, send: Send, amend: Callable[..., Awaitable[bytes | None]], *, head: bool) -> None:
         self._send = send
         self._amend = amend
         self._head = head
@@ -125,10 +171,15 @@ class _Response:
     async def _hold(self, message: Message) -> None:
         self._body += message.get("body", b"")
         if message.get("more_body", False):
-            if len(self._body) > _LARGEST:
+            if len(self._body) > STATEMENT_BYTES:
+                _log.warning(_TOO_LARGE, STATEMENT_BYTES)
                 await self._let_go(more=True)
             return
-        amended = None if self._head or len(self._body) > _LARGEST else self._amend(bytes(self._body), gzipped=self._gzipped)
+        amended = None
+        if len(self._body) > STATEMENT_BYTES:
+            _log.warning(_TOO_LARGE, STATEMENT_BYTES)
+        elif not self._head:
+            amended = await self._amend(bytes(self._body), gzipped=self._gzipped)
         if self._head and self._start is not None:
             # Its length and validators are those of a body that a GET would not get.
             self._start = _restated(self._start, None)
@@ -155,8 +206,15 @@ def _amendable(start: Message) -> bool:
         and (b"charset" not in parameters or b"utf-8" in parameters)
         and _header(start, b"content-encoding").lower() in {b"", b"identity", b"gzip"}
         and not start.get("trailers", False)
-        and (not length.isdigit() or int(length) <= _LARGEST)
+        and _fits(length)
     )
+
+
+def _fits(length: bytes) -> bool:
+    if not length.isdigit() or (len(length) <= _LONGEST_LENGTH and int(length) <= STATEMENT_BYTES):
+        return True
+    _log.warning(_TOO_LARGE, STATEMENT_BYTES)
+    return False
 
 
 def _restated(start: Message, length: int | None) -> Message:
@@ -177,7 +235,7 @@ def _header(start: Message, wanted: bytes) -> bytes:
 
 def _unpacked(body: bytes) -> bytes:
     unpacker = zlib.decompressobj(_GZIP_WINDOW)
-    plain = unpacker.decompress(body, _LARGEST)
+    plain = unpacker.decompress(body, STATEMENT_BYTES)
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("gzipped in more than one piece, cut short, or too large")
     return plain

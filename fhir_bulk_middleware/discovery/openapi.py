@@ -35,6 +35,7 @@ _OF_SEVERAL = frozenset(
 )
 _NOT_A_WORD = re.compile(r"\W+", re.ASCII)
 _CHALLENGED = frozenset({Reason.TOKEN_MISSING, Reason.TOKEN_INVALID, Reason.SCOPE_MISSING})
+_ALLOWING = frozenset({Reason.METHOD_NOT_ALLOWED, Reason.TYPE_KEPT})
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 _NUMBER: dict[str, Any] = {"schema": {"type": "integer", "minimum": 0}}
 
@@ -67,7 +68,7 @@ def openapi(rows: Iterable[Row], offer: Offer) -> dict[str, Any]:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "SMART `system/` scopes."}},
             "schemas": {
-                "Manifest": schemas.manifest(offer.dialect.manifest),
+                "Manifest": schemas.manifest(offer.dialect),
                 "OperationOutcome": schemas.operation_outcome(offer.dialect),
                 "ResourceType": {"enum": sorted(definitions(offer.version).resource_types)},
             },
@@ -104,6 +105,8 @@ def _responses(offer: Offer, row: Row) -> Responses:
         words = reason.name.lower().replace("_", " ")
         refusal["description"] = "; ".join(filter(None, (refusal["description"], words)))
         refusal.setdefault("content", {})[_FHIR_JSON] = {"schema": schemas.reference("OperationOutcome")}
+        if reason in _ALLOWING:
+            refusal.setdefault("headers", {})["Allow"] = _TEXT
         if reason in _CHALLENGED:
             refusal.setdefault("headers", {})["WWW-Authenticate"] = _TEXT
     for response in responses.values():

@@ -8,11 +8,11 @@ from fhir_bulk_middleware.routes import KICK_OFF_PATHS, Row
 
 __all__ = ["reasons"]
 
-_DOOR = frozenset({Reason.TOKEN_MISSING, Reason.TOKEN_INVALID})
-_ALWAYS = frozenset({Reason.HOST_INVALID, Reason.BUSY, Reason.FAULT})
+_DOOR = frozenset({Reason.TOKEN_MISSING, Reason.TOKEN_INVALID, Reason.REQUESTS_TOO_MANY})
+_ALWAYS = frozenset({Reason.HOST_INVALID, Reason.URL_TOO_LONG, Reason.HEADER_TOO_LARGE, Reason.BUSY, Reason.FAULT})
 _HEADERS = frozenset({Reason.HEADER_MISSING, Reason.HEADER_INVALID, Reason.ACCEPT_UNUSABLE})
 _JOB = frozenset({Reason.JOB_UNKNOWN, Reason.JOB_CANCELLED, Reason.JOB_EXPIRED})
-_BODY = frozenset({Reason.CONTENT_TYPE_UNSUPPORTED, Reason.BODY_TOO_LARGE, Reason.BODY_MALFORMED})
+_BODY = frozenset({Reason.CONTENT_TYPE_UNSUPPORTED, Reason.BODY_TOO_LARGE, Reason.BODY_MALFORMED, Reason.BODY_TOO_SLOW})
 _DELETE = _DOOR | {
     Reason.SCOPE_MISSING,
     Reason.SERVICE_INACTIVE,
@@ -25,6 +25,8 @@ _DELETE = _DOOR | {
     Reason.VALUE_MALFORMED,
     Reason.FORMAT_UNSUPPORTED,
     Reason.BODY_MALFORMED,
+    Reason.BODY_TOO_SLOW,
+    Reason.TOO_MUCH,
 }
 
 _OF: Mapping[Operation, frozenset[Reason]] = {
@@ -38,6 +40,7 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
         Reason.PARAMETER_REPEATED,
         Reason.VALUE_MALFORMED,
         Reason.FORMAT_UNSUPPORTED,
+        Reason.TOO_MUCH,
         Reason.PATIENT_UNKNOWN,
         Reason.JOBS_TOO_MANY,
         Reason.IDEMPOTENCY_MISMATCH,
@@ -68,7 +71,9 @@ def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
         yield Reason.GROUP_UNKNOWN
     if row.shared:
         yield Reason.PATH_UNKNOWN  # where no host stands behind the mount
+    else:
+        yield Reason.METHOD_NOT_ALLOWED  # of another method on the path, which has no operation to say so
     if row.path == offer.dialect.page_path:
         yield Reason.FILE_UNKNOWN
-    if "?" in row.path:
+    if row.operation in {Operation.STATUS, Operation.CANCEL}:
         yield Reason.JOB_ID_MISSING

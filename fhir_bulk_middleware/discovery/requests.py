@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from fhir_bulk_middleware.dialects.model import RequiredHeader
+from fhir_bulk_middleware.dialects.model import Lists, RequiredHeader
 from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.parameters import ExportParameter
@@ -35,7 +35,7 @@ def body(offer: Offer, row: Row) -> dict[str, Any] | None:
     """The body of a kick-off by POST; it may be left out (KO-08)."""
     if row.operation is not Operation.KICK_OFF or row.method != "POST":
         return None
-    schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect.codings)
+    schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect)
     example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
     content = {"application/fhir+json": {"schema": schema, "example": example}}
     return {"required": False, "content": content}
@@ -63,14 +63,15 @@ def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
     if row.operation is Operation.KICK_OFF and row.method == "GET":
         for parameter in offer.parameters(_level(row), ["GET"]):
             if parameter.name not in offer.dialect.post_only:
-                yield _parameter("query", parameter.name, _schema(parameter), description=parameter.meaning) | _example(parameter)
+                schema = _schema(parameter, offer.dialect.lists)
+                yield _parameter("query", parameter.name, schema, description=parameter.meaning) | _example(parameter)
     if row.operation in {Operation.DELETE, Operation.CONDITIONAL_DELETE} and offer.deletes is not None:
         for name in filter(None, (offer.deletes.no_content_parameter, offer.deletes.dry_run_parameter)):
             yield _parameter("query", name, {"type": "boolean"})
 
 
-def _schema(parameter: ExportParameter) -> dict[str, Any]:
-    schema = schemas.VALUES.get(parameter.type, schemas.VALUES["string"])
+def _schema(parameter: ExportParameter, lists: Lists) -> dict[str, Any]:
+    schema = schemas.value(parameter, lists)
     return {"type": "array", "items": schema} if parameter.many else schema
 
 

@@ -1,14 +1,17 @@
 """JSON schemas of what goes over the wire, for the OpenAPI document."""
 
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from fhir_bulk_middleware.dialects.model import Dialect, ManifestShape, TextElement
+from fhir_bulk_middleware.dialects.model import Dialect, Lists, ManifestShape, TextElement
 from fhir_bulk_middleware.discovery.parameters import ExportParameter
+from fhir_bulk_middleware.export.asked import FORMATS, SHAPES
 
-__all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference"]
+__all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
+_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMATS)}  # not those that a lenient kick-off ignores (law 21)
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 VALUES: dict[str, dict[str, Any]] = {
     "string": {"type": "string", "minLength": 1},
@@ -46,11 +49,12 @@ def operation_outcome(dialect: Dialect) -> dict[str, Any]:
     )
 
 
-def manifest(shape: ManifestShape) -> dict[str, Any]:
+def manifest(dialect: Dialect) -> dict[str, Any]:
     """The body of a poll that carries files (section 2.4)."""
-    extension = {"type": "array" if shape.extension_array else "object"}
-    item = _item(shape, extension, typed=True)
-    reports = {"type": "array", "items": _item(shape, extension, typed=shape.typed_items)}
+    shape, organises = dialect.manifest, "organizeOutputBy" in dialect.parameters
+    extension = {"type": "array", "minItems": 1} if shape.extension_array else {"type": "object"}
+    item = _item(shape, extension, typed=not organises)
+    reports = {"type": "array", "items": _item(shape, extension, typed=shape.typed_items, severity=shape.file_size)}
     required: dict[str, Any] = {
         "transactionTime": {"type": "string", "format": "date-time"},
         "requiresAccessToken": {"type": "boolean"},
@@ -67,21 +71,48 @@ def manifest(shape: ManifestShape) -> dict[str, Any]:
         optional["deleted"] = reports
     if shape.empty_message is not None:
         optional["message"] = {"type": "string"}
-    return _object(required, optional)
+    if not organises:
+        return _object(required, optional)
+    item["properties"] |= {"type": {"type": "string"}, "continuesInFile": _URL}
+    optional["outputOrganizedBy"] = {"const": "Patient"}
+    # Files of whole patients have no type, all others have one (MF-05).
+    typed = {"properties": {"output": {"items": {"required": ["type"]}}}}
+    return {**_object(required, optional), "if": {"required": ["outputOrganizedBy"]}, "then": {}, "else": typed}
 
 
-def parameters(taken: Iterable[ExportParameter], codings: Container[str]) -> dict[str, Any]:
+def value(parameter: ExportParameter, lists: Lists) -> dict[str, Any]:
+    """One value of an export parameter, in its text form: as narrow as the kick-off reads it, but for what exists on the server.
+
+    Args:
+        parameter: the parameter.
+        lists: whether a value can be a comma list.
+    """
+    words = _WORDS.get(parameter.name)
+    shape = SHAPES[parameter.name].pattern if parameter.name in SHAPES else "|".join(map(re.escape, words or ()))
+    if parameter.name == "_typeFilter":
+        return {"type": "string", "pattern": rf"^{SHAPES['_type'].pattern}\?[\s\S]+$"}
+    if shape and parameter.many and lists is Lists.COMMA:
+        return {"type": "string", "pattern": f"^(?:{shape})(?:,(?:{shape}))*$"}
+    if words:
+        return {"type": "string", "enum": words}
+    return {"type": "string", "pattern": f"^(?:{shape})$"} if shape else VALUES.get(parameter.type, VALUES["string"])
+
+
+def parameters(taken: Iterable[ExportParameter], dialect: Dialect) -> dict[str, Any]:
     """The body of a kick-off: a FHIR Parameters resource.
 
     Args:
         taken: the parameters that may be in it.
-        codings: names of those whose value is a Coding.
+        dialect: says which values are a Coding, and how several values of one parameter are given.
     """
     entries = []
     for parameter in taken:
-        type_ = "Coding" if parameter.name in codings else parameter.type
-        value = f"value{type_[0].upper()}{type_[1:]}"
-        entries.append(_object({"name": {"const": parameter.name}, value: VALUES.get(type_, VALUES["string"])}))
+        coded = parameter.name in dialect.codings
+        schema = value(parameter, dialect.lists)
+        if coded:
+            schema = {**VALUES["Coding"], "properties": {"code": schema}}
+        type_ = "Coding" if coded else parameter.type
+        entries.append(_object({"name": {"const": parameter.name}, f"value{type_[0].upper()}{type_[1:]}": schema}))
     return {
         "type": "object",
         "required": ["resourceType"],
@@ -92,13 +123,17 @@ def parameters(taken: Iterable[ExportParameter], codings: Container[str]) -> dic
     }
 
 
-def _item(shape: ManifestShape, extension: dict[str, Any], *, typed: bool) -> dict[str, Any]:
+def _item(shape: ManifestShape, extension: dict[str, Any], *, typed: bool, severity: bool = False) -> dict[str, Any]:
     required: dict[str, Any] = {"url": _URL, "count": _COUNT, "extension": extension}
+    optional: dict[str, Any] = {}
     if typed:
         required["type"] = {"type": "string"}
     if shape.file_size:
         required["fileSize"] = _COUNT
-    return {"type": "object", "required": sorted(required), "properties": required}
+    if severity:
+        counted = _object({"code": {"type": "string"}, "count": _COUNT})
+        optional["countSeverity"] = {"type": "array", "minItems": 1, "items": counted}
+    return _object(required, optional)
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:

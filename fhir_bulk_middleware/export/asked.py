@@ -5,25 +5,31 @@ Nothing is silently ignored. A parameter that is unknown or unsupported refuses 
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware import instant
+from fhir_bulk_middleware import caps, instant
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.export.job import Associated, Ignored
 from fhir_bulk_middleware.export.parameters import Parameter
+from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, LONGEST_PART, Reason, Refused
 
-__all__ = ["Asked", "Leniency", "Reader", "TypeQuery"]
+__all__ = ["FORMATS", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
 
-_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})  # KO-70
+FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
+"""Values of `_outputFormat` (KO-70)."""
+
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}", re.ASCII)
 _ELEMENT = re.compile(r"(?:[A-Z][A-Za-z]{1,63}\.)?[a-z][A-Za-z0-9]{0,63}(?:\[x\])?", re.ASCII)
-_PATIENT = re.compile(r"Patient/[A-Za-z0-9\-.]{1,64}", re.ASCII)
-_NEXT_QUERY = re.compile(r",(?=[A-Z][A-Za-z]{1,63}\?)")
+_NEXT_QUERY = re.compile(r", *(?=[A-Z][A-Za-z]{1,63}\?)", re.ASCII)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_LONGEST_NAME = 80
 _ORGANISABLE = frozenset({"Patient"})  # law 22
+
+SHAPES = {"_type": _TYPE, "_elements": _ELEMENT}
+"""What one value of a parameter looks like, whatever the resource types there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class TypeQuery:
 
     Attributes:
         type: the resource type before it.
-        query: what follows it.
+        query: what follows it, its names and values percent-encoded (law 39).
         part: where it stood.
     """
 
@@ -57,6 +63,7 @@ class Asked:
         partial_manifests: `allowPartialManifests`.
         smallest_file: `_minimumFileSize` in bytes.
         largest_file: `_maximumFileSize` in bytes.
+        places: where each parameter stood first, by its name.
     """
 
     types: tuple[str, ...] | None = None
@@ -70,10 +77,17 @@ class Asked:
     partial_manifests: bool = False
     smallest_file: int | None = None
     largest_file: int | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, name: str) -> str:
+        """Where a parameter stood; of one that was not sent, where it would stand in a query string."""
+        return self.places.get(name, f"http.{name}")
 
 
 class Leniency:
     """What to do about a parameter that cannot be used: refuse, or set it aside for the report.
+
+    There is one report for each parameter name, of its first value that could not be used, and it says how many more there were.
 
     Args:
         lenient: whether the client asked for the latter.
@@ -83,22 +97,41 @@ class Leniency:
     def __init__(self, *, lenient: bool, report: Callable[[Reason, str, str | None], str]) -> None:
         self._lenient = lenient
         self._report = report
-        self._ignored: list[Ignored] = []
+        self._ignored: dict[str, Ignored] = {}
+        self._more: dict[str, int] = {}
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
-        """What was set aside so far."""
-        return tuple(self._ignored)
+        """What was set aside so far: a report for each parameter name."""
+        return tuple(self._reported(name, item) for name, item in self._ignored.items())
 
-    def unusable(self, reason: Reason, detail: str, part: str | None) -> None:
-        """Refuse, or remember.
+    def unusable(self, reason: Reason, name: str, problem: str, part: str) -> None:
+        """Refuse a parameter, or remember that it was ignored; both name it, for a place in a body alone does not (KO-102).
+
+        Args:
+            reason: in the domain's words.
+            name: of the parameter.
+            problem: why it cannot be used, a sentence.
+            part: where it stood.
 
         Raises:
-            Refused: if the client did not ask for leniency.
+            Refused: if the client did not ask for leniency, or too many names could not be used (`TOO_MUCH`).
         """
+        detail = f"{name[:_LONGEST_NAME]}: {problem}"
         if not self._lenient:
             raise Refused(reason, detail, part=part)
-        self._ignored.append(Ignored(reason, detail, part, self._report(reason, detail, part)))
+        if name in self._ignored:
+            self._more[name] = self._more.get(name, 0) + 1
+            return
+        if len(self._ignored) >= caps.REPORTS:
+            refusal = f"More than {caps.REPORTS} parameters cannot be used; leave out those that this server does not know."
+            raise Refused(Reason.TOO_MUCH, refusal, part=part)
+        self._ignored[name] = Ignored(reason, detail[:LONGEST_DETAIL], part[:LONGEST_PART])
+
+    def _reported(self, name: str, item: Ignored) -> Ignored:
+        more = self._more.get(name)
+        detail = item.detail if more is None else f"{item.detail} {more} more of its values could not be used."
+        return replace(item, detail=detail, outcome=self._report(item.reason, detail, item.part))
 
 
 class Reader:
@@ -124,6 +157,9 @@ class Reader:
         given: dict[str, list[Parameter]] = {}
         for parameter in parameters:
             given.setdefault(parameter.name, []).append(parameter)
+        for name, several in given.items():
+            if name in {"_type", "_elements", "includeAssociatedData"}:
+                caps.check_values(name, (parameter.value for parameter in several), several[0].part)
         for name in [name for name in given if name not in self._known]:
             self._unknown(given.pop(name)[0], leniency)
         _check_format(_only(given.get("_outputFormat", ())))
@@ -146,11 +182,13 @@ class Reader:
             partial_manifests=_flag(_only(given.get("allowPartialManifests", ()))),
             smallest_file=smallest,
             largest_file=largest,
+            places={name: several[0].part for name, several in given.items()},
         )
 
     def _unknown(self, parameter: Parameter, leniency: Leniency) -> None:
         known = ", ".join(sorted(self._known))
-        leniency.unusable(Reason.PARAMETER_UNKNOWN, f"There is no such export parameter here; known are {known}.", parameter.part)
+        problem = f"There is no such export parameter here; known are {known}."
+        leniency.unusable(Reason.PARAMETER_UNKNOWN, parameter.name, problem, parameter.part)
 
     def _values(self, parameters: Sequence[Parameter]) -> list[tuple[str, Parameter]]:
         """The union of all values, each of which may be a comma list where the version has those (KO-60, KO-61)."""
@@ -176,15 +214,24 @@ class Reader:
         return self._matching(parameters, _ELEMENT, "id or Patient.name (root elements only)")
 
     def _filters(self, parameters: Sequence[Parameter]) -> tuple[TypeQuery, ...]:
-        split: Callable[[str], list[str]] = _NEXT_QUERY.split if self._lists is Lists.COMMA_EVERYWHERE else lambda text: [text]
+        """The queries of all values; a comma that another query follows separates, as real clients send it (law 39, KO-62)."""
+        if parameters:
+            caps.check_type_filters((parameter.value for parameter in parameters), parameters[0].part)
         queries: list[TypeQuery] = []
         for parameter in parameters:
-            for text in split(parameter.value):
+            texts = _NEXT_QUERY.split(parameter.value)
+            if len(texts) > 1 and self._lists is Lists.REPETITION:
+                detail = "_typeFilter must be repeated, one query each; a comma before a type and ? is written %2C."
+                raise Refused(Reason.VALUE_MALFORMED, detail, part=parameter.part)
+            for text in texts:
                 type_, mark, query = text.partition("?")
                 if not mark or not query or _TYPE.fullmatch(type_) is None:
                     detail = "_typeFilter must be a resource type and a query, such as Observation?status=final."
                     raise Refused(Reason.VALUE_MALFORMED, detail, part=parameter.part)
                 queries.append(TypeQuery(type_, query, parameter.part))
+        if len(queries) > caps.TYPE_FILTERS:
+            detail = f"There may be {caps.TYPE_FILTERS} queries in _typeFilter; put several values in one, or split the export."
+            raise Refused(Reason.TOO_MUCH, detail, part=parameters[0].part)
         return tuple(queries)
 
     def _patients(self, parameters: Sequence[Parameter]) -> frozenset[str] | None:
@@ -195,7 +242,8 @@ class Reader:
             value = parameter.value
             for base in self._base_urls:
                 value = value.removeprefix(f"{base}/")
-            if _PATIENT.fullmatch(value) is None:
+            type_, _, id_ = value.partition("/")
+            if type_ != "Patient" or not is_resource_id(id_):
                 raise Refused(Reason.VALUE_MALFORMED, "patient must be a reference such as Patient/123.", part=parameter.part)
             references.add(value)
         return frozenset(references)
@@ -206,8 +254,8 @@ class Reader:
             try:
                 wanted.add(Associated(value))
             except ValueError:
-                detail = f"includeAssociatedData knows {', '.join(Associated)} here."
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, parameter.part)
+                problem = f"Known here are {', '.join(Associated)}."
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, problem, parameter.part)
         if Associated.RELEVANT_PROVENANCE in wanted:
             return Associated.RELEVANT_PROVENANCE
         return Associated.LATEST_PROVENANCE if wanted else None
@@ -222,7 +270,7 @@ def _only(several: Sequence[Parameter]) -> Parameter | None:
 
 def _check_format(parameter: Parameter | None) -> None:
     # A blank is a "+" that was not percent-encoded (KO-64).
-    if parameter is not None and parameter.value.replace(" ", "+").lower() not in _FORMATS:
+    if parameter is not None and parameter.value.replace(" ", "+").lower() not in FORMATS:
         raise Refused(
             Reason.FORMAT_UNSUPPORTED,
             "The output format must be application/fhir+ndjson (or application/ndjson, or ndjson).",
@@ -263,6 +311,6 @@ def _organised(parameter: Parameter | None, leniency: Leniency) -> str | None:
     if parameter is None:
         return None
     if parameter.value not in _ORGANISABLE:
-        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy knows Patient here.", parameter.part)
+        leniency.unusable(Reason.PARAMETER_UNSUPPORTED, parameter.name, "Only Patient is known here.", parameter.part)
         return None
     return parameter.value

@@ -11,7 +11,6 @@ from fhir_bulk_middleware.scopes import Scopes
 
 __all__ = ["Coverage", "Covered", "listed"]
 
-_PART = "http._type"
 _SHOWN = 5
 
 
@@ -46,11 +45,21 @@ class Coverage:
         authorisation: Authorisation,
         asked: Collection[str] | None,
         leniency: Leniency,
+        *,
+        place: str = "http._type",
     ) -> Covered:
         """The types to export.
 
         Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
         cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
+
+        Args:
+            scopes: of the token.
+            selection: whose resources.
+            authorisation: what the storage has for the principal.
+            asked: `_type`.
+            leniency: what to do about types that cannot be exported.
+            place: where `_type` stood.
 
         Raises:
             Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
@@ -63,13 +72,14 @@ class Coverage:
             return _covered(scopes, allowed)
         wanted = frozenset(asked)
         if absent := wanted - authorisation.types:
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, f"This server has no type {listed(absent)} to export.", _PART)
+            problem = f"This server has no type {listed(absent)} to export."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
             wanted -= absent
         if forbidden := wanted - scopes.exportable(wanted):
-            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=_PART)
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=place)
         if wanted and wanted.isdisjoint(reference_set):
-            detail = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, detail, _PART)
+            problem = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
         return _covered(scopes, wanted & reference_set)
 
     def with_type(self, type_: str, covered: Covered, scopes: Scopes, authorisation: Authorisation) -> Covered:

@@ -1,11 +1,11 @@
 """Deletions as the lines of a `deleted` file: one transaction Bundle each (DR-03, DR-04)."""
 
-import re
 from collections.abc import AsyncIterator
 
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.firewall import FirewallBreach
-from fhir_bulk_middleware.export.query import Deletions, Page
+from fhir_bulk_middleware.export.page_form import PageForm
+from fhir_bulk_middleware.export.query import Deletions, Page, Query
 
 __all__ = ["deletion_pages"]
 
@@ -13,16 +13,18 @@ _BEFORE = b'{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"
 _AFTER = b'"}}]}\n'
 
 
-async def deletion_pages(resource_type: str, deletions: AsyncIterator[Deletions]) -> AsyncIterator[Page]:
+async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], after: str | None) -> AsyncIterator[Page]:
     """Pages of Bundles, one for each page of references.
 
     Raises:
-        FirewallBreach: a reference is not `Type/id` of this type (law 17).
+        FirewallBreach: a reference is to a resource of another type (law 17).
+        MalformedPage: a page of references is not as `Deletions` says.
     """
-    one_of_type = re.compile(rf"{re.escape(resource_type)}/[A-Za-z0-9.-]{{1,64}}", re.ASCII)
+    form, own = PageForm(f"deleted {query.type}", query.page_bytes, after), f"{query.type}/"
     async with closing(deletions) as pages:
         async for page in pages:
-            if not all(map(one_of_type.fullmatch, page.references)):
-                raise FirewallBreach(resource_type, "a deletion is not a reference to one resource of this type")
+            form.check_deletions(page)
+            if not all(reference.startswith(own) for reference in page.references):
+                raise FirewallBreach(query.type, "a deletion is of another type")
             lines = b"".join(_BEFORE + reference.encode() + _AFTER for reference in page.references)
             yield Page(lines, len(page.references), page.cursor)

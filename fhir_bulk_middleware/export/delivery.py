@@ -96,6 +96,11 @@ class Delivery:
         headers |= {"Content-Type": content_type, "Content-Length": str(length)}
         return await self._stream(request, shown, FileStatus.PARTIAL, headers, pieces)
 
+    async def abandon(self, response: Response) -> None:
+        """Close the file of a response that is not sent."""
+        if isinstance(response, _FileResponse):
+            await response.abandon()
+
     def _ranges(self, request: Request, shown: _Representation) -> tuple[ByteRange, ...] | None:
         header = request.headers.get("range")
         if header is None or request.method != "GET" or not _if_range(request, shown):
@@ -150,6 +155,10 @@ class _FileResponse(Response):
         super().__init__(None, status, headers)
         self._first = first
         self._chunks = chunks
+
+    async def abandon(self) -> None:
+        async with closing(self._chunks):
+            pass
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope

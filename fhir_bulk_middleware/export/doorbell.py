@@ -5,6 +5,7 @@ poll, so nothing here has to be certain, only cheap.
 """
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Generator
@@ -65,11 +66,15 @@ class Doorbell:
             if stat.S_ISFIFO(bell.lstat().st_mode):  # whatever else lies there is not ours to remove
                 bell.unlink()
 
-    def take_all_down(self) -> None:
-        """Remove what workers of an earlier pool left."""
+    def take_dead_down(self) -> None:
+        """Remove what workers of an earlier pool left: bells that nobody listens to."""
         with suppress(OSError):
             for bell in list(self._folder.iterdir()):
-                self.take_down(bell.name)
+                try:
+                    _touch(str(bell))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        self.take_down(bell.name)
 
 
 class Bell:

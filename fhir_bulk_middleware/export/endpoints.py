@@ -4,18 +4,20 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fhir_bulk_middleware import instant
+from fhir_bulk_middleware import bodies, instant
 from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.caps import IDEMPOTENCY_KEY
 from fhir_bulk_middleware.delete.results import RemovalResults
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
 from fhir_bulk_middleware.export.asked import Leniency, Reader
 from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import Job, JobKind, JobState
+from fhir_bulk_middleware.export.job import Job, JobKind, JobState, Standing
 from fhir_bulk_middleware.export.manifest import Page, manifest, progress
 from fhir_bulk_middleware.export.parameters import Parameter
 from fhir_bulk_middleware.export.preferences import Preferences
@@ -31,7 +33,7 @@ __all__ = ["ExportEndpoints", "idempotency_key"]
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
 _PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
-_LONGEST_KEY = 255
+_LONG_LIST = 500
 _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
@@ -69,6 +71,8 @@ class ExportEndpoints:
         self._settings = settings
         self._notes = notes
         self._removals = removals
+        self._reading = anyio.Lock()
+        """One kick-off is read at a time, so that polls have their turn between two (law 38)."""
         self._status_accept = dialect.status_accept and dialect.status_accept | _ANYTHING
 
     async def system(self, request: Request, principal: Principal) -> Response:
@@ -91,28 +95,30 @@ class ExportEndpoints:
     async def page(self, request: Request, principal: Principal) -> Response:
         """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
         number = request.path_params["page"]
-        job = await self._service.look(principal, _job_id(request))
+        standing = await self._service.look(principal, _job_id(request))
         if _PAGE.fullmatch(number) is None:
             raise Refused(Reason.FILE_UNKNOWN)
-        return await self._told(request, principal, job, int(number))
+        return await self._told(request, principal, standing, int(number))
 
-    async def _told(self, request: Request, principal: Principal, job: Job, number: int) -> Response:
+    async def _told(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
         """How a job stands, with the page of its manifest that has this number."""
+        job = standing.job
         if job.request.kind is JobKind.REMOVE_ALL and not job.state.working:
-            return await self._removals.ended(request, principal, job)
+            return await self._removals.ended(request, principal, standing)
         if job.state is JobState.FAILED:
             response = self._replies.refusal(Operation.STATUS, _failure(job))
         else:
-            response = await self._standing(request, job, number)
+            response = await self._standing(request, standing, number)
         return self._replies.separated(response) if job.request.options.separate_status else response
 
-    async def _standing(self, request: Request, job: Job, number: int) -> Response:
+    async def _standing(self, request: Request, standing: Standing, number: int) -> Response:
+        job = standing.job
         complete = job.state is JobState.COMPLETED
         partial = job.request.options.partial_manifests
         page = None
         if complete or partial:
             size = self._settings.manifest_files if partial else None
-            page = Page.of(await self._service.published(job), number, size, complete=complete)
+            page = Page.of(self._service.published(standing), number, size, complete=complete)
         if page is None and number:
             raise Refused(Reason.FILE_UNKNOWN)
         headers: dict[str, str] = {}
@@ -124,7 +130,13 @@ class ExportEndpoints:
         status = self._dialect.completed if complete else self._dialect.in_progress
         if page is None:
             return self._replies.empty(status, headers)
-        return self._replies.json(status, self._manifest(request, job, page), headers)
+        shown = page
+
+        def listed() -> Response:
+            return self._replies.json(status, self._manifest(request, job, shown), headers)
+
+        # A client may ask for small files, and so for many: a long list is written beside the loop (law 38).
+        return await anyio.to_thread.run_sync(listed) if len(page.parts) > _LONG_LIST else listed()
 
     def _manifest(self, request: Request, job: Job, page: Page) -> dict[str, Any]:
         base = self._addresses.base(request)
@@ -136,7 +148,14 @@ class ExportEndpoints:
     async def cancel(self, request: Request, principal: Principal) -> Response:
         """End a job (section 3)."""
         self._check_status_headers(request)
-        job = await self._service.cancel(principal, _job_id(request))
+        job_id = _job_id(request)
+        try:
+            job = await self._service.cancel(principal, job_id)
+        except Refused as refused:
+            before = await self._service.cancelled_before(principal, job_id)
+            if refused.reason is Reason.JOB_CANCELLED and before is not None and before.request.kind is JobKind.REMOVE_ALL:
+                return await self._removals.cancelled_before(before)
+            raise
         if job.request.kind is JobKind.REMOVE_ALL:
             return await self._removals.cancelled(job)
         answer = self._dialect.cancelled_answer
@@ -150,23 +169,32 @@ class ExportEndpoints:
         part = await self._service.file(principal, request.path_params["file"])
         response = await self._delivery.response(request, part)
         if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:
-            await self._service.served(principal, part, int(response.headers["Content-Length"]))
+            try:
+                await self._service.served(principal, part, int(response.headers["Content-Length"]))
+            except Refused:
+                await self._delivery.abandon(response)
+                raise
         return response
 
     async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
+        self._service.pace(principal)
         base = self._addresses.base(request)
         host = self._settings.fhir_base_url or base
+        own = tuple(dict.fromkeys((base, host)))
         preferences = self._kick_off_preferences(request)
         leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
+        async with self._reading:
+            asked = Reader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency)
         wish = Wish(
             level=level,
             group_id=group_id,
-            asked=Reader(self._dialect.parameters, self._dialect.lists, [base, host]).read(sent, leniency),
+            asked=asked,
             leniency=leniency,
             url=self._addresses.kick_off(request),
             base_url=host,
+            base_urls=own,
             separate_status=separate,
             unreadable=self._replies.unreadable(),
             idempotency_key=idempotency_key(request),
@@ -186,12 +214,13 @@ class ExportEndpoints:
                     detail = f"{parameter.name} belongs in the body of a POST, not in a URL."
                     raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=parameter.part)
             return sent
-        body = await _body(request, self._settings.body_bytes)
+        body = await _body(request, self._settings.body_bytes, self._settings.body_seconds)
         if body and sent:
             # Two places could contradict each other; nobody needs both (KO-09).
             detail = "Give the parameters in the query string or in the body, not in both."
             raise Refused(Reason.BODY_MALFORMED, detail, part="http.query")
-        return sent or parameters.from_body(body)
+        async with self._reading:
+            return sent or parameters.from_body(body)
 
     def _kick_off_preferences(self, request: Request) -> Preferences:
         preferences = self._preferences(request)
@@ -230,8 +259,8 @@ def _accepted(lines: tuple[bytes, ...]) -> frozenset[str]:
 
 def _job_id(request: Request) -> str:
     """The job id of a poll or a cancel: in the path, or in the query string (AS-07)."""
-    if "job" in request.path_params:
-        return str(request.path_params["job"])
+    if job_id := request.path_params.get("job"):
+        return str(job_id)
     raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")
 
 
@@ -240,8 +269,8 @@ def idempotency_key(request: Request) -> str | None:
     values = request.headers.getlist("idempotency-key")
     if not values:
         return None
-    if len(values) > 1 or not 0 < len(values[0]) <= _LONGEST_KEY:
-        detail = f"Idempotency-Key must be one string of at most {_LONGEST_KEY} characters."
+    if len(values) > 1 or not 0 < len(values[0]) <= IDEMPOTENCY_KEY:
+        detail = f"Idempotency-Key must be one string of at most {IDEMPOTENCY_KEY} characters."
         raise Refused(Reason.HEADER_INVALID, detail, part="http.Idempotency-Key")
     return values[0]
 
@@ -261,19 +290,13 @@ def _media_type(item: str) -> str:
     return item.partition(";")[0].strip().lower()
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, seconds: float) -> bytes:
     """The body of a kick-off, no longer than the limit."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Refused(Reason.BODY_TOO_LARGE, f"A kick-off may have {limit} bytes at most.")
-        chunks.append(chunk)
-    if size and _media_type(request.headers.get("content-type", "")) not in _BODIES:
+    body = await bodies.whole(request, limit, seconds)
+    if body and _media_type(request.headers.get("content-type", "")) not in _BODIES:
         raise Refused(
             Reason.CONTENT_TYPE_UNSUPPORTED,
             "Send a Parameters resource as Content-Type: application/fhir+json.",
             part="http.Content-Type",
         )
-    return b"".join(chunks)
+    return body

@@ -1,6 +1,7 @@
 """Carrying out exports, one piece of work at a time; what a runner runs."""
 
 import logging
+import os
 from typing import cast
 
 import anyio
@@ -8,19 +9,22 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
 from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Completed, Failed, Started
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
+from fhir_bulk_middleware.export.page_form import MalformedPage
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.planner import Plan, Planner
 from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
+from fhir_bulk_middleware.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport
+from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Exporter", "in_worker"]
@@ -30,14 +34,20 @@ _log = logging.getLogger("fhir_bulk_middleware")
 _STOPPED = Failure(
     Reason.FAULT, "The export was stopped because it would have held data that was not asked for. None of it was published."
 )
+_MALFORMED = Failure(
+    Reason.FAULT,
+    "The export was stopped because this server's storage handed over data that is malformed; its operator is told how.",
+)
+_NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
 _GRACE = 5.0
 
 
 class Exporter:
     """The work of exports: claims a job to plan or a slice to export, and does it.
 
-    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave ends the job, and
-    anything else gives the work back to be tried again.
+    What goes wrong is told apart once, here: a lost lease ends the work silently, a page that must not leave or is malformed ends
+    the job, and anything else gives the work back to be tried again; an adapter that asks the interpreter to exit is at fault
+    like any other.
 
     Args:
         resources: what is exported.
@@ -46,9 +56,11 @@ class Exporter:
         settings: sizes and times.
         clock: what time it is.
         log: our own log of deletes, for adapters that need one.
+        groups: who knows the members of groups; by default the storage adapter, if it does.
         fhir_version: of the resources.
         beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
+        adapter: the identity of the adapter, whose work alone is claimed (law 32).
     """
 
     def __init__(
@@ -60,10 +72,14 @@ class Exporter:
         clock: Clock = system_clock,
         *,
         log: DeletionLog | None = None,
+        groups: SupportsGroups | None = None,
         fhir_version: FhirVersion = FhirVersion.R4,
         beating: Beating = in_task,
         observers: Observers | None = None,
+        adapter: str = "",
     ) -> None:
+        self.adapter = adapter
+        """Whose work it is."""
         self._resources = resources
         self._jobs = jobs
         self._outputs = outputs
@@ -73,14 +89,21 @@ class Exporter:
         self._observers = observers or Observers()
         self._log = log
         self._fhir_version = fhir_version
-        sources = sources_of(resources, log, fhir_version, clock)
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         self._journal = sources.journal
-        self._planner = Planner(resources, settings, clock, sources.deletions)
+        # A worker without observers leaves reports to those processes that have some.
+        self._outbox = Outbox(sources.outboxes if self._observers else (), self._observers, clock)
+        self.runs = RemovalRuns(sources, self._outbox)
+        """Ends what jobs remove."""
+        of_resources = resources if isinstance(resources, SupportsGroups) else None
+        self._groups = None if groups is None or groups is of_resources else groups
+        self._planner = Planner(resources, settings, clock, sources.deletions, groups or of_resources)
 
     def recipe(self) -> Recipe | None:
-        """How to make this in a worker process; None where adapter, a store or the clock exists in this process only."""
-        logs = {} if self._log is None else {"log": self._log}
-        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **logs)
+        """How to make this in a worker process; None where adapter, groups, a store or the clock exist in this process only."""
+        optional = {"log": self._log, "groups": self._groups}
+        given = {name: part for name, part in optional.items() if part is not None}
+        recipes = recipes_of(resources=self._resources, jobs=self._jobs, outputs=self._outputs, **given)
         if recipes is None or self._clock is not system_clock:
             return None
         arguments = {
@@ -88,32 +111,43 @@ class Exporter:
             "settings": self._settings.model_dump(mode="json"),
             "fhir_version": self._fhir_version.value,
             "observers": self._observers.recipes(),
+            "adapter": self.adapter,
         }
         return Recipe(f"{__name__}:in_worker", arguments)
 
-    async def abandoned(self, worker: str) -> None:
-        """Give back what a worker held who is known to be gone."""
-        await self._jobs.release_worker(worker, self._clock())
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """See `Work`."""
+        await self._jobs.release_worker(worker, self._clock(), cause)
+
+    async def give_up(self, cause: str) -> None:
+        """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
+        nobody, now = f"nobody-{os.getpid()}", self._clock()
+        while (lease := await self._claimed(nobody)) is not None:
+            if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
+                await self._jobs.release(lease, cause, now, excused=True)
+                return
+            _log.error("%s: the job fails: %s", _name(lease), cause)
+            await self._fail(lease.job, _NO_WORKER, cause)
 
     async def step(self, worker: str) -> bool:
         """Plan one job or export one slice; False if there was neither."""
-        settings = self._settings
-        ended: list[Job] = []
-        lease = await self._jobs.claim(
-            worker, self._clock(), lease_seconds=settings.lease_seconds, attempts=settings.attempts, failed=ended.append
-        )
-        for job in ended:
-            await self._tell_failed(job, await self._jobs.cause(job.id))
+        lease = await self._claimed(worker)
         if lease is None:
             return False
         try:
             await self._carry_out(lease)
         except LeaseLost:
             _log.info("%s: the lease was lost, and the work with it", _name(lease))
+        except Unrecorded:
+            _log.warning("%s: waits until an audit can record it", _name(lease))
+            await self._give_back(lease, "an audit could not record it", excused=True)
         except FirewallBreach as breach:
             _log.error("%s: the job fails: %s", _name(lease), breach)
             await self._fail(lease.job, _STOPPED, str(breach))
-        except Exception as error:  # noqa: BLE001 - logged whole, and the work is tried again
+        except MalformedPage as malformed:
+            _log.error("%s: the job fails: %s", _name(lease), malformed)
+            await self._fail(lease.job, _MALFORMED, str(malformed))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
         except BaseException:
@@ -121,6 +155,25 @@ class Exporter:
                 await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
             raise
         return True
+
+    async def _claimed(self, worker: str) -> Lease | None:
+        """The next piece of work; jobs that have failed on the way are told."""
+        settings = self._settings
+        ended: list[Job] = []
+        lease = await self._jobs.claim(
+            worker,
+            self._clock(),
+            lease_seconds=settings.lease_seconds,
+            attempts=settings.attempts,
+            adapter=self.adapter,
+            failed=ended.append,
+        )
+        for job in ended:
+            await self.runs.end(job)
+            cause = await self._jobs.cause(job.id)
+            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, settings.attempts, cause)
+            await self._tell_failed(job, cause)
+        return lease
 
     async def _carry_out(self, lease: Lease) -> None:
         pulse = Pulse(lease)
@@ -150,7 +203,7 @@ class Exporter:
         else:
             plan = await self._planner.plan(job, lease.rows)
             now = self._clock()
-        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now):
+        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows):
             raise LeaseLost
         estimate = sum(piece.estimate for piece in plan.slices)
         event = Started(
@@ -174,25 +227,27 @@ class Exporter:
             jobs=self._jobs,
             outputs=self._outputs,
             observers=self._observers,
+            outbox=self._outbox,
             clock=self._clock,
             pulse=pulse,
             piece=piece,
         ).run()
 
-    async def _give_back(self, lease: Lease, cause: str) -> None:
+    async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
         """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
         try:
-            if lease.attempt < self._settings.attempts:
-                pause = self._settings.renew_seconds * 2 ** (lease.attempt - 1)
+            if excused or lease.attempt < self._settings.attempts:
+                pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
                 await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
         finally:
             with anyio.move_on_after(_GRACE, shield=True):
-                await self._jobs.release(lease, cause, self._clock())
+                await self._jobs.release(lease, cause, self._clock(), excused=excused)
 
     async def _fail(self, job: Job, failure: Failure, cause: str) -> None:
         """End a job, unless it has ended otherwise meanwhile."""
         current: Job | None = job
         while current is not None and current.state.working:
+            await self.runs.end(current)  # before its state says so (law 36)
             failed = current.failed(failure, self._clock())
             if await self._jobs.replace(failed):
                 await self._tell_failed(failed, cause)
@@ -214,18 +269,23 @@ def in_worker(
     *,
     fhir_version: str,
     log: JsonValue = None,
+    groups: JsonValue = None,
     observers: JsonValue = None,
+    adapter: str = "",
 ) -> Exporter:
     """An exporter from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
+    limits = Settings.model_validate(settings)
     return Exporter(
         cast("SupportsExport", make(from_json(resources))),
         cast("JobsAndQueue", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
-        Settings.model_validate(settings),
+        limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
+        groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
         beating=ThreadHeart(),
-        observers=Observers.from_recipes(observers or []),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
+        adapter=adapter,
     )
 
 

@@ -11,6 +11,7 @@ from fhir_bulk_middleware.fhir.matching import Matcher
 
 __all__ = ["Filters"]
 
+_MOST_NEEDLES = 64
 _ESCAPED = b"\\u00"  # how JSON could write a printable ASCII character otherwise than as itself
 
 
@@ -54,14 +55,12 @@ class Filters:
                 return False
         return True
 
-    def lines(self, page: bytes) -> Iterator[bytes]:
-        """The lines of a page that meet all filters, without their newlines."""
+    def candidates(self, page: bytes) -> Iterable[bytes]:
+        """The lines of a page that may meet all filters, without their newlines; whether they do, `passes` says."""
         needles = self._needles
         if needles is None or _escapes(page):
-            candidates: Iterable[bytes] = page[:-1].split(b"\n")
-        else:
-            candidates = _lines_with(page, needles)
-        return filter(self.passes, candidates)
+            return page[:-1].split(b"\n")
+        return _lines_with(page, needles)
 
 
 def _escapes(text: bytes) -> bool:
@@ -74,7 +73,7 @@ def _most_telling(filters: Iterable[tuple[Matcher, ...]]) -> tuple[bytes, ...] |
     found: list[tuple[bytes, ...]] = []
     for alternatives in filters:
         needles = [needle for matcher in alternatives for needle in matcher.needles or ()]
-        if all(matcher.needles is not None for matcher in alternatives):
+        if all(matcher.needles is not None for matcher in alternatives) and len(needles) <= _MOST_NEEDLES:
             found.append(tuple(dict.fromkeys(needles)))
     return max(found, key=lambda needles: min(map(len, needles)), default=None)
 

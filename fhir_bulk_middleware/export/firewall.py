@@ -6,6 +6,7 @@ rare line whose own id must be known and does not stand where it usually does.
 
 import json
 
+from fhir_bulk_middleware.export.page_form import MalformedPage, line_fault
 from fhir_bulk_middleware.export.query import Compartments, Everything, Page, Selection
 
 __all__ = ["Firewall", "FirewallBreach"]
@@ -60,7 +61,8 @@ class Firewall:
         """Let the page pass.
 
         Raises:
-            FirewallBreach: it must not be written, and the job must not go on.
+            FirewallBreach: it holds what must not leave: a resource of another type, or of somebody who was not asked for.
+            MalformedPage: its lines are not resources in canonical form, or are miscounted.
         """
         lines, begin, named, references = page.lines, self._begin, self._named, self._references
         find, begins, reference = lines.find, lines.startswith, b'"' + self._owners[0]
@@ -69,7 +71,7 @@ class Firewall:
         while start < end:  # some calls into C for each line, and no object that outlives it
             newline = find(b"\n", start)
             if not begins(begin, start) or newline < 0 or lines[newline - 1] != _BRACE:
-                raise FirewallBreach(self._type, "a line is not one resource of this type")
+                raise line_fault(lines, start, self._type) or FirewallBreach(self._type, "a line is a resource of another type")
             if named:  # mostly the first reference does, and nothing else needs to be looked at
                 at = find(reference, start, newline)
                 close = find(b'"', at + behind, at + _REFERENCE_LONGEST) if at >= 0 else -1
@@ -79,7 +81,7 @@ class Firewall:
                     raise FirewallBreach(self._type, "a line names none of the job's patients")
             start, count = newline + 1, count + 1
         if count != page.count:
-            raise FirewallBreach(self._type, "its lines are miscounted")
+            raise MalformedPage(f"a page of {self._type}", f"it has {count} lines and says that there are {page.count}")
 
     def _wanted(self, reference: bytes) -> bool:
         if self._references is None:
@@ -108,6 +110,6 @@ class Firewall:
         else:  # some element stands between type and id; only a parse tells the resource's id from an element's
             try:
                 own = str(json.loads(line).get("id", "")).encode()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return False
         return bool(own) and self._wanted(self._type.encode() + b"/" + own)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import anyio
 
 from fhir_bulk_middleware.export.job import Lease
-from fhir_bulk_middleware.instant import Clock, after
+from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.protocols import WorkQueue
 from fhir_bulk_middleware.settings import Settings
 
@@ -39,11 +39,28 @@ class Pulse:
         lease: what is held.
         done: how many resources of the slice have been read; the worker counts.
         lost: whether the lease is; the heartbeat finds out.
+        moved: how far it was, and when, as the heartbeat saw it come further for the last time; None once a standstill was told.
     """
 
     lease: Lease
     done: int = 0
     lost: bool = False
+    moved: tuple[int, Instant] | None = (-1, Instant(0))
+
+    def look(self, now: Instant, patience: float) -> None:
+        """Tell once that work stands still: an adapter that hangs is ended by a cancel or the deadline, and not before."""
+        if self.moved is None or self.done != self.moved[0]:
+            self.moved = None if self.moved is None else (self.done, now)
+        elif seconds_between(self.moved[1], now) > patience:
+            self.moved = None
+            what = "its plan" if self.lease.slice is None else f"slice {self.lease.slice.number} ({self.lease.slice.type})"
+            _log.warning(
+                "worker %s: nothing was read for %s of job %s in the last %g seconds: does the adapter hang?",
+                self.lease.worker,
+                what,
+                self.lease.job.id,
+                patience,
+            )
 
 
 Beating = Callable[[WorkQueue, Pulse, Settings, Clock], AbstractAsyncContextManager[None]]
@@ -160,6 +177,7 @@ def _beat_on(heart: "weakref.ref[ThreadHeart]", seconds: float) -> None:
 
 async def _beat(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> None:
     now = clock()
+    pulse.look(now, settings.lease_seconds)
     if now >= after(pulse.lease.job.created_at, settings.deadline):
         pulse.lost = True  # it runs out by itself; a sweep fails the job
         return

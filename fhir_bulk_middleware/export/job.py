@@ -30,6 +30,7 @@ __all__ = [
     "Request",
     "Sizes",
     "Slice",
+    "Standing",
 ]
 
 
@@ -139,6 +140,8 @@ class Options:
         unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
             `UNREADABLE` stands for the resource's reference (ST-15).
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
+        base_urls: under which an absolute reference is this server's own (KO-85).
+        deletions_since: since when all deletions are known, where that is later than `_since`; else None.
         version: the FHIR release of the resources, which knows their elements.
     """
 
@@ -153,6 +156,8 @@ class Options:
     ignored: tuple[Ignored, ...] = ()
     unreadable: str = ""
     base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
+    deletions_since: Instant | None = None
     version: FhirVersion = FhirVersion.R4
 
 
@@ -181,6 +186,15 @@ class Request:
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
     kind: JobKind = JobKind.EXPORT
+
+    def forgotten(self) -> "Request":
+        """What a tombstone keeps of it: no URL, no window, no criteria and no options (law 38)."""
+        return replace(self.of_failed(), granular=(), options=Options())
+
+    def of_failed(self) -> "Request":
+        """What a failed job keeps of it: by which rights its owner may hear why, and in which shape."""
+        options = Options(separate_status=self.options.separate_status)
+        return replace(self, url="", window=Window(), options=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +230,8 @@ class Slice:
     Attributes:
         number: its place in the job's plan, from 0.
         kind: what its files hold.
-        type: the resource type.
-        range: which part of the type, in the adapter's words (`Range.range`).
+        type: what each line is: a resource type, `OperationOutcome`, or `Bundle` for the deletions of all types.
+        range: which part of the type, in the adapter's words (`Range.range`); for deletions the types that there are some of.
         estimate: about how many resources.
         cursor: after which resource the next part begins; None for the first.
         parts: how many parts are sealed.
@@ -246,7 +260,7 @@ class Part:
         type: what each line is: a resource type, `Bundle` or `OperationOutcome`.
         key: where the output store keeps it; carries the attempt that wrote it.
         codec: how it lies there.
-        count: lines.
+        count: its resources, a line each; the headers of organised blocks are lines too, and not counted (law 22).
         size: bytes of the plain NDJSON.
         sha256: of the plain NDJSON, in hex.
         stored_size: bytes as it lies.
@@ -281,6 +295,8 @@ class Job:
     Attributes:
         id: 128 random bits, written like a UUID (KO-115).
         mount: the mount that made it, and the only one that answers for it (law 10).
+        adapter: the identity of the adapter that it is about, on whose behalf alone it is worked on, swept and ended (law 32);
+            empty in a store that nobody shares.
         owner: whose it is.
         request: what to export.
         state: where it stands.
@@ -298,6 +314,7 @@ class Job:
 
     id: str
     mount: str
+    adapter: str = ""
     owner: Owner
     request: Request
     state: JobState = JobState.QUEUED
@@ -325,20 +342,40 @@ class Job:
 
     def cancelled(self, now: Instant) -> "Job":
         """This job after its owner cancelled it, or was done with it (DL-01, DL-04, DL-06)."""
-        return self._turned(JobState.CANCELLED, now)
+        return self._ended(JobState.CANCELLED, now)
 
     def expired(self, now: Instant) -> "Job":
         """This job after its retention."""
-        return self._turned(JobState.EXPIRED, now)
+        return self._ended(JobState.EXPIRED, now)
 
     def failed(self, failure: Failure, now: Instant) -> "Job":
         """This job after something final went wrong (ST-10)."""
-        return replace(self._turned(JobState.FAILED, now), failure=failure)
+        return replace(self._turned(JobState.FAILED, now), failure=failure, request=self.request.of_failed())
+
+    def _ended(self, state: JobState, now: Instant) -> "Job":
+        """A tombstone: whose it was and what became of it (laws 11 and 38)."""
+        ended = self._turned(state, now)
+        return replace(ended, request=self.request.forgotten(), failure=None, idempotency=None)
 
     def _turned(self, state: JobState, now: Instant) -> "Job":
         if not self.state.live:
             raise ValueError(f"a job that is {self.state} stays so")
         return replace(self, state=state, changed_at=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job and what it has come to, as of one instant: what an answer may show together (law 35).
+
+    Attributes:
+        job: as it stood.
+        parts: those that were sealed, by slice and number; empty where they were not asked for.
+        unfinished: the number of the first slice of its plan that was not finished, None if all were or there was no plan.
+    """
+
+    job: Job
+    parts: tuple[Part, ...] = ()
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

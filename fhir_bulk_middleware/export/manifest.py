@@ -96,9 +96,17 @@ def manifest(
         document["link"] = [{"relation": "next", "url": following}]
     if shape.empty_message is not None and not any(lists.values()):
         document["message"] = shape.empty_message.format(job=job.id)
-    if notes:
+    if notes := {**notes, **_forgotten(dialect, job)}:
         document["extension"] = _extension(dialect, notes)
     return document
+
+
+def _forgotten(dialect: Dialect, job: Job) -> dict[str, Any]:
+    """What to say where not all deletions since `_since` are known any more (law 28)."""
+    known = job.request.options.deletions_since
+    if known is None or not dialect.manifest.deleted:
+        return {}
+    return {"deletedComplete": False, "deletedCompleteSince": instant.render(known, dialect.precision, dialect.zone)}
 
 
 def _item(dialect: Dialect, job: Job, part: Part, address: Callable[[str], str]) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
+from fhir_bulk_middleware.caps import PARAMETERS, check_body
+from fhir_bulk_middleware.fhir.percent import check_encoded
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["Parameter", "from_body", "from_query"]
 
-_MOST = 1_000
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +45,21 @@ def from_query(query: bytes) -> list[Parameter]:
     """The parameters of a query string, decoded once (TF-10).
 
     Raises:
-        Refused: `VALUE_MALFORMED`, if it is not UTF-8 or has too many parameters.
+        Refused: `VALUE_MALFORMED`, if it is not percent-encoded UTF-8; `TOO_MUCH`, if it has too many parameters.
     """
+    if query.count(b"&") >= PARAMETERS:
+        raise _too_many("http.query")
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST)
+        text = query.decode("ascii")
+        check_encoded(text)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError:
         raise Refused(
             Reason.VALUE_MALFORMED,
-            f"The query string must be percent-encoded UTF-8 with at most {_MOST} parameters.",
+            "The query string must be percent-encoded UTF-8.",
             part="http.query",
         ) from None
-    return [Parameter(name, value, f"http.{name}") for name, value in pairs]
+    return [Parameter(name, value, f"http.{name[:_LONGEST_NAME]}") for name, value in pairs]
 
 
 def from_body(body: bytes) -> list[Parameter]:
@@ -60,12 +67,21 @@ def from_body(body: bytes) -> list[Parameter]:
 
     Raises:
         Refused: `BODY_MALFORMED`, if it is not JSON or not a Parameters resource; `VALUE_MALFORMED`, if a parameter has not
-            exactly one value that can be text.
+            exactly one value that can be text; `TOO_MUCH`, if it has too many parameters, or parts.
     """
     if not body:
         return []
+    check_body(body)
     try:
-        resource = _Parameters.model_validate_json(body)
+        parsed = from_json(body)
+    except ValueError as error:
+        detail = f"The body must be a FHIR Parameters resource in JSON: {error}."
+        raise Refused(Reason.BODY_MALFORMED, detail, part="Parameters") from None
+    entries = parsed.get("parameter") if isinstance(parsed, dict) else None
+    if isinstance(entries, list) and len(entries) > PARAMETERS:  # before any of them is looked at
+        raise _too_many("Parameters.parameter")
+    try:
+        resource = _Parameters.model_validate(parsed)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
@@ -74,20 +90,25 @@ def from_body(body: bytes) -> list[Parameter]:
             f"The body must be a FHIR Parameters resource in JSON: {first['msg']}.",
             part=f"Parameters{where}",
         ) from None
-    if len(resource.parameter) > _MOST:
-        raise Refused(Reason.BODY_MALFORMED, f"At most {_MOST} parameters are read.", part="Parameters.parameter")
     return [_from_entry(entry, f"Parameters.parameter[{number}]") for number, entry in enumerate(resource.parameter)]
+
+
+def _too_many(part: str) -> Refused:
+    detail = f"There may be {PARAMETERS:,} parameters; ask for a group instead of so many patients, or split the export."
+    return Refused(Reason.TOO_MUCH, detail, part=part)
 
 
 def _from_entry(entry: _Entry, part: str) -> Parameter:
     values = {key: value for key, value in (entry.model_extra or {}).items() if key.startswith("value")}
     if len(values) != 1 or {"part", "resource"} & (entry.model_extra or {}).keys():
-        raise Refused(Reason.VALUE_MALFORMED, f"The parameter {entry.name} must have exactly one value[x].", part=part)
+        detail = f"The parameter {entry.name[:_LONGEST_NAME]} must have exactly one value[x]."
+        raise Refused(Reason.VALUE_MALFORMED, detail, part=part)
     key, value = values.popitem()
     text = _text(value)
     if text is None:
-        raise Refused(Reason.VALUE_MALFORMED, f"The {key} of the parameter {entry.name} has no text form.", part=f"{part}.{key}")
-    return Parameter(entry.name, text, f"{part}.{key}")
+        detail = f"The {key[:_LONGEST_NAME]} of the parameter {entry.name[:_LONGEST_NAME]} has no text form."
+        raise Refused(Reason.VALUE_MALFORMED, detail, part=part)
+    return Parameter(entry.name, text, part)
 
 
 def _text(value: Any) -> str | None:

@@ -1,13 +1,15 @@
 """Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
 
+import json
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.deletions import deletion_pages
-from fhir_bulk_middleware.export.firewall import Firewall
+from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.job import Associated, FileKind, Job, Lease, Slice
 from fhir_bulk_middleware.export.organising import Portion, gathered
+from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.export.planner import PROVENANCE, Planner, by_target
 from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.export.shaping import Shaping
@@ -42,6 +44,7 @@ class Portions:
 
         Raises:
             FirewallBreach: on the way, if a page holds what must not leave.
+            MalformedPage: on the way, if a page is not as its protocol says.
         """
         if self.piece.kind is FileKind.OUTPUT and self._job.request.options.organised_by is not None:
             return gathered(self._organised(), self.together)
@@ -63,31 +66,42 @@ class Portions:
             if piece.cursor is None:
                 yield _reports(item.outcome for item in self._job.request.options.ignored)
             return
-        pages, selection = self._source()
         if piece.kind is FileKind.DELETED:
-            async with closing(pages) as source:
+            async with closing(self._deleted()) as source:
                 async for page in source:
                     yield page, page.count
             return
+        pages, selection, page_bytes = self._source()
+        form = PageForm(piece.type, page_bytes, piece.cursor)
         firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
         async with closing(pages) as source:
             async for page in source:
-                if page.count:
-                    firewall.check(page)
-                yield shaping.shape(page) if page.count else page, page.count
+                form.check(page)
+                firewall.check(page)
+                yield await shaping.shape(page) if page.count else page, page.count
 
-    def _source(self) -> tuple[AsyncIterator[Page], Selection]:
-        """The adapter's pages, and whose resources must be in them."""
+    def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
+        """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
         piece, rows = self.piece, self.lease.rows
         query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
-        if piece.kind is FileKind.DELETED:
-            if self.planner.deletions is None:
-                raise TypeError(_CHANGED)
-            return deletion_pages(piece.type, self.planner.deletions.deletions(query, piece.cursor)), query.rows.selection
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # It speaks of the job's patients by way of what it is about; its own lines need not name one.
-            return self._provenance(query), Everything()
-        return self.resources.pages(query, piece.cursor), query.rows.selection
+            return self._provenance(query), Everything(), query.page_bytes
+        return self.resources.pages(query, piece.cursor), query.rows.selection, query.page_bytes
+
+    async def _deleted(self) -> AsyncIterator[Page]:
+        """The deletions of the types that the plan found some of, type after type; a cursor names the type."""
+        if self.planner.deletions is None:
+            raise TypeError(_CHANGED)
+        types: list[str] = json.loads(self.piece.range)
+        begun, after = (types[0], None) if self.piece.cursor is None else json.loads(self.piece.cursor)
+        for type_ in types[types.index(begun) :]:
+            query = self.planner.query(self._job, self.lease.rows, type_)
+            deletions = self.planner.deletions.deletions(query, after)
+            async with closing(deletion_pages(query, deletions, after)) as pages:
+                async for page in pages:
+                    yield replace(page, cursor=json.dumps([type_, page.cursor]))
+            after = None
 
     def _provenance(self, query: Query) -> AsyncIterator[Page]:
         if not isinstance(self.resources, SupportsProvenance):
@@ -101,10 +115,15 @@ class Portions:
         if not isinstance(self.resources, SupportsOrganising):
             raise TypeError(_CHANGED)
         queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
+        form = PageForm(f"blocks by {self.piece.type}", queries[0].page_bytes, self.piece.cursor)
+        types = frozenset(query.type for query in queries)
         async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:
             async for block in blocks:
+                form.check_block(block)
+                if block.type not in types:
+                    raise FirewallBreach(block.type, "a block is of a type that was not asked for")
                 self._firewall(block, self.lease.rows).check(block.page)
-                page = self._shaping(block.type).shape(block.page)
+                page = await self._shaping(block.type).shape(block.page)
                 yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:

@@ -1,14 +1,16 @@
 """The `Prefer` header (RFC 7240, KO-43 to KO-49)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 __all__ = ["Preferences"]
 
-_ITEM = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')  # a comma within a quoted string does not end a preference
-_PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s";,]*))?')
+# Nothing here can be tried in two ways (`*+` gives nothing back), so both are linear in the text (law 38). A quoted string that
+# is not closed ends with the header.
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^",]++|,')
+_PREFERENCE = re.compile(r'\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+("(?:[^"\\]|\\.)*+"|[^\s";,]*+))?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Preferences:
         found: dict[str, str] = {}
         handlings: set[str] = set()
         for header in headers:
-            for item in _ITEM.findall(header):
+            for item in _items(header):
                 match = _PREFERENCE.match(item)
                 if match is None:
                     continue
@@ -58,3 +60,15 @@ class Preferences:
             separate_export_status="separate-export-status" in found,
             returns=found.get("return"),
         )
+
+
+def _items(header: str) -> Iterator[str]:
+    """The preferences of one header; a comma within a quoted string does not end one."""
+    pieces: list[str] = []
+    for piece in _PIECE.findall(header):
+        if piece == ",":
+            yield "".join(pieces)
+            pieces.clear()
+        else:
+            pieces.append(piece)
+    yield "".join(pieces)

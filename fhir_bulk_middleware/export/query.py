@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.principal import Principal
 
 __all__ = [
     "Authorisation",
@@ -15,6 +16,7 @@ __all__ = [
     "Everything",
     "Filter",
     "Level",
+    "Membership",
     "Page",
     "Query",
     "Range",
@@ -72,8 +74,25 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Membership:
+    """Which group's members a job exports, until they are read when its cut is fixed (law 33).
+
+    Attributes:
+        group_id: the group.
+        principal: who asked, as at kick-off (law 8); it is kept as long as the job's other rows, and never logged.
+        patients: the members to keep, from the `patient` parameter; None for all members.
+        older: whether the older data of those who joined after `_since` is exported too (GR-01).
+    """
+
+    group_id: str
+    principal: Principal = field(repr=False)
+    patients: frozenset[str] | None = None
+    older: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """Which rows of the asked types a job may hold; frozen at kick-off (law 8).
+    """Which rows of the asked types a job may hold; frozen at kick-off (law 8), but for the members of a group (law 33).
 
     It can be large, so a poll never reads it: stores keep it apart from the job.
 
@@ -83,6 +102,8 @@ class Rows:
         filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
         joined: those of the selection that joined their group after `_since` (GR-01); empty where that is not looked at.
         versions: for a job that removes, what it removes: ids and versions as they were at its kick-off (law 26).
+        membership: the group whose members become the selection when the job is planned; None where that is done, or at other
+            levels. An adapter always sees None.
     """
 
     selection: Selection
@@ -90,6 +111,7 @@ class Rows:
     filters: tuple[Filter, ...] = ()
     joined: frozenset[str] = frozenset()
     versions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    membership: Membership | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +165,16 @@ class Range:
 class Page:
     """Some resources, as canonical NDJSON (law 17).
 
+    A page that is otherwise fails its job, and the log says which line and why. Checked are the form of each line, the count, the
+    size (above four times `Query.page_bytes`, and 1 MiB at least, a page of several resources is refused) and that cursors do
+    not come again. Not looked for are resources that come twice, but at the border of two pages; the kit tests that.
+
     Attributes:
         lines: `count` lines of UTF-8, each one compact JSON object that begins with `{"resourceType":"` and ends with a
             newline. There is no raw newline within a resource.
         count: how many resources.
-        cursor: where the next page begins: `pages` called with it goes on after this page's last resource.
+        cursor: where the next page begins: `pages` called with it goes on after this page's last resource. At most 4,096
+            characters; no two pages of a query have the same.
         unreadable: `Type/id` of resources that belong here but could not be given out; the job goes on without them and reports
             each in an error file (ST-15). A page may have these and no lines.
     """
@@ -180,7 +207,7 @@ class Deletions:
     """Some resources that were deleted (DR-01).
 
     Attributes:
-        references: `Type/id` of each.
+        references: `Type/id` of each; at most 10,000, none twice.
         cursor: where the next ones begin.
     """
 

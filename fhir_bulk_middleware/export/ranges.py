@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass
 
+from fhir_bulk_middleware.caps import RANGES
+
 __all__ = ["ByteRange", "UnsatisfiableRange", "requested_ranges"]
 
 _SPEC = re.compile(r"[ \t]*(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*", re.ASCII)
-_MOST = 16
 
 
 class UnsatisfiableRange(Exception):  # noqa: N818 - it has a status of its own, it is no fault
@@ -43,7 +44,7 @@ def requested_ranges(header: str, size: int) -> tuple[ByteRange, ...] | None:
     if unit.strip().lower() != "bytes" or not separator:
         return None
     items = [item for item in specs.split(",") if item.strip()]
-    if not items or len(items) > _MOST:
+    if not items or len(items) > RANGES:
         return None
     ranges: list[ByteRange] = []
     for item in items:

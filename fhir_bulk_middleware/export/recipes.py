@@ -1,14 +1,14 @@
 """Making an object again from its recipe, and taking a recipe from one process to another."""
 
 import importlib
+from collections.abc import Callable
 from functools import reduce
-from typing import Any
 
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.protocols import Recipe, SupportsWorkerProcess
 
-__all__ = ["as_json", "from_json", "make", "recipes_of"]
+__all__ = ["as_json", "factory_of", "from_json", "make", "recipes_of"]
 
 
 def make(recipe: Recipe) -> object:
@@ -20,16 +20,28 @@ def make(recipe: Recipe) -> object:
         ValueError: the factory is not written as `package.module:callable`.
         ImportError: there is no such module, or it has no such name.
     """
+    made: object = factory_of(recipe)(**recipe.arguments)
+    return made
+
+
+def factory_of(recipe: Recipe) -> Callable[..., object]:
+    """Import the recipe's factory.
+
+    Raises:
+        ValueError: it is not written as `package.module:callable`, or cannot be called.
+        ImportError: there is no such module, or it has no such name.
+    """
     module_name, colon, name = recipe.factory.partition(":")
     if not (module_name and colon and name):
         raise ValueError(f"a factory is written package.module:callable, not {recipe.factory!r}")
-    factory: Any = importlib.import_module(module_name)
+    found: object = importlib.import_module(module_name)
     try:
-        factory = reduce(getattr, name.split("."), factory)
+        found = reduce(getattr, name.split("."), found)
     except AttributeError as error:
         raise ImportError(f"{module_name} has no {name}") from error
-    made: object = factory(**recipe.arguments)
-    return made
+    if not callable(found):
+        raise ValueError(f"{recipe.factory} cannot be called")  # noqa: TRY004 - the text names the wrong thing
+    return found
 
 
 def recipes_of(**parts: object) -> dict[str, JsonValue] | None:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from fhir_bulk_middleware.binding import bind
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Expired, Failed
 from fhir_bulk_middleware.export.job import Failure, Job, JobState
 from fhir_bulk_middleware.instant import Clock, after, system_clock
@@ -36,6 +38,8 @@ class Retention:
         settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
         observers: who is told of jobs that fail or expire.
+        runs: ends what removes before its job ends, and tells of removals that nobody told of; None where nothing removes.
+        adapter: the identity of the adapter, whose jobs alone are swept (law 32).
     """
 
     def __init__(
@@ -45,15 +49,27 @@ class Retention:
         settings: Settings,
         clock: Clock = system_clock,
         observers: Observers | None = None,
+        *,
+        runs: RemovalRuns | None = None,
+        adapter: str = "",
     ) -> None:
         self._jobs = jobs
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
         self._observers = observers or Observers()
+        self._runs = runs
+        self._adapter = adapter
 
     async def sweep(self) -> None:
-        """End, give back, forget; in this order."""
+        """Tell what was left untold; end, give back, forget; in this order.
+
+        Raises:
+            NotAdmitted: the files belong to another job store (law 32); nothing was touched.
+        """
+        await bind(self._outputs, self._jobs)
+        if self._runs is not None:
+            await self._runs.sweep()
         await self._fail_overdue()
         await self._expire()
         await self._reclaim()
@@ -65,6 +81,8 @@ class Retention:
         before = after(now, -self._settings.deadline)
 
         async def fail(job: Job) -> bool:
+            if self._runs is not None:
+                await self._runs.end(job)  # before the state says so (law 36)
             done = await self._jobs.replace(job.failed(_OVERDUE, now))
             if done:
                 cause = f"not done after {self._settings.deadline:g} seconds"
@@ -73,7 +91,7 @@ class Retention:
                 )
             return done
 
-        ended = await self._each(lambda limit: self._jobs.overdue(before, limit), fail)
+        ended = await self._each(lambda limit: self._jobs.overdue(before, limit, adapter=self._adapter), fail)
         if ended:
             _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
 
@@ -86,7 +104,7 @@ class Retention:
                 await self._observers.tell(Expired(at=now, mount=job.mount, owner=job.owner, job_id=job.id))
             return done
 
-        ended = await self._each(lambda limit: self._jobs.due(now, limit), expire)
+        ended = await self._each(lambda limit: self._jobs.due(now, limit, adapter=self._adapter), expire)
         if ended:
             _log.info("%d jobs expired", ended)
 
@@ -94,19 +112,19 @@ class Retention:
         """Tombstones go (law 11). One whose files could not be given back stays until they are."""
         before = after(self._clock(), -self._settings.tombstone_retention)
         ended = (JobState.CANCELLED, JobState.EXPIRED)
-        held = frozenset(await self._jobs.reclaimable(_BATCH))
+        held = frozenset(await self._jobs.reclaimable(_BATCH, adapter=self._adapter))
 
         async def forget(job: Job) -> bool:
             if job.id not in held:
                 await self._jobs.remove(job.id)
             return job.id not in held
 
-        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit), forget)
+        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit, adapter=self._adapter), forget)
 
     async def _reclaim(self) -> None:
         """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
         tried: set[str] = set()
-        while new := [job_id for job_id in await self._jobs.reclaimable(_BATCH) if job_id not in tried]:
+        while new := [job for job in await self._jobs.reclaimable(_BATCH, adapter=self._adapter) if job not in tried]:
             for job_id in new:
                 tried.add(job_id)
                 if await self._discarded(job_id):
@@ -123,7 +141,7 @@ class Retention:
         await self._discard_unkept(batch)
 
     async def _discard_unkept(self, job_ids: list[str]) -> None:
-        for job_id in set(job_ids) - await self._jobs.keeps_files(job_ids):
+        for job_id in set(job_ids) - await self._jobs.keeps_files(job_ids, adapter=self._adapter):
             await self._discarded(job_id)
 
     async def _discarded(self, job_id: str) -> bool:

@@ -13,6 +13,8 @@ import anyio
 
 from fhir_bulk_middleware.export.doorbell import Doorbell
 from fhir_bulk_middleware.export.pool import WorkerPool
+from fhir_bulk_middleware.export.standstill import watched
+from fhir_bulk_middleware.export.starts import Starts
 from fhir_bulk_middleware.export.working import keep_working
 from fhir_bulk_middleware.protocols import Work
 from fhir_bulk_middleware.settings import Settings
@@ -28,18 +30,21 @@ class LoopRunner:
 
     Args:
         workers: how many pieces of work are done at a time.
+        patience: after how many seconds without a sign of life from the loop the log says where it stands.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, *, patience: float = 10.0) -> None:
         self._workers = workers
+        self._patience = patience
         self._rung: list[asyncio.Event] = []
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
         """Work while the context is open."""
         self._rung = [asyncio.Event() for _ in range(self._workers)]
-        async with _beside([partial(self._serve, work, rung) for rung in self._rung]):
-            yield
+        with watched(self._patience):
+            async with _beside([partial(self._serve, work, rung) for rung in self._rung]):
+                yield
 
     async def _serve(self, work: Work, rung: asyncio.Event) -> None:
         async def wait(seconds: float) -> None:
@@ -57,13 +62,15 @@ class LoopRunner:
 
 
 class ProcessRunner:
-    """A `JobRunner` in worker processes: one pool for each folder, however many server processes share it (law 19).
+    """A `JobRunner` in worker processes: one pool for each folder and adapter, however many server processes share it (law 19).
 
-    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, another takes over.
+    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, or falls silent,
+    another takes over (`fhir_bulk_middleware.export.pool` says how soon).
 
     Args:
         folder: the folder whose exports these are: where jobs and files are kept, or one beside them; on this machine.
-        settings: how many workers (`worker_processes`), and how nice they are (`worker_niceness`).
+        settings: how many workers (`worker_processes`), how nice they are (`worker_niceness`), and how long one may be silent
+            (`lease_seconds`).
 
     Raises:
         ValueError: no workers are wanted; `LoopRunner` is for that.
@@ -75,8 +82,8 @@ class ProcessRunner:
         self._folder = Path(folder).absolute()
         self._bells = self._folder / "workers"
         self._doorbell = Doorbell(self._bells)
-        self._size = settings.worker_processes
-        self._niceness = settings.worker_niceness
+        self._settings = settings
+        self._starts = Starts(settings.attempts, settings.lease_seconds)
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
@@ -93,7 +100,7 @@ class ProcessRunner:
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
         self._doorbell.prepare()
-        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._size, self._niceness)
+        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._settings, starts=self._starts)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
 

@@ -1,16 +1,19 @@
 """What happens to exports on behalf of a caller: begin, look, cancel, fetch. It speaks reasons, not HTTP."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from fhir_bulk_middleware.delete.rights import check_covered
+from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.export.admission import Admission, Wish
 from fhir_bulk_middleware.export.coverage import listed
-from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request
+from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.export.throttle import Throttle
+from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.observing import Observers
@@ -20,9 +23,27 @@ from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["ExportService"]
+__all__ = ["ExportService", "KickOffDetail"]
 
 _CANCEL_TRIES = 20
+_KICK_OFFS_AT_ONCE = 10
+_SCOPES_REMEMBERED = 200
+"""Scopes of a token that is remembered: one for each type is usual, more would only fill memory (law 38)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KickOffDetail:
+    """What a client named when it kicked a job off, for its audit record.
+
+    Attributes:
+        group_id: the group, if it named one.
+        patients: the patients that it listed.
+        criteria: what rows have to meet, by its wish or by its scopes.
+    """
+
+    group_id: str | None = None
+    patients: frozenset[str] = frozenset()
+    criteria: tuple[Criteria, ...] = ()
 
 
 class ExportService:
@@ -37,6 +58,8 @@ class ExportService:
         clock: what time it is.
         new_job_id: where job ids come from.
         observers: who is told what happens.
+        runs: ends what a job removes; None where nothing removes.
+        adapter: the identity of the adapter that its jobs are made for (law 32).
     """
 
     def __init__(
@@ -50,16 +73,33 @@ class ExportService:
         clock: Clock,
         new_job_id: NewJobId,
         observers: Observers | None = None,
+        runs: RemovalRuns | None = None,
+        adapter: str = "",
     ) -> None:
         self._admission = admission
         self._jobs = jobs
         self._runner = runner
         self._mount = mount
+        self._adapter = adapter
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
         self._observers = observers or Observers()
+        self._runs = runs
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
+        most = settings.kick_offs_per_minute
+        self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
+
+    def pace(self, principal: Principal) -> None:
+        """Count a kick-off, before anything in it is looked at (law 38).
+
+        Raises:
+            Refused: `REQUESTS_TOO_MANY`.
+        """
+        if wait := self._kick_offs.wait(principal.owner):
+            most = self._settings.kick_offs_per_minute
+            detail = f"At most {most} kick-offs of one client are looked at in a minute; try again in {wait} seconds."
+            raise Refused(Reason.REQUESTS_TOO_MANY, detail, retry_after=wait)
 
     async def begin(self, principal: Principal, wish: Wish) -> Job:
         """Accept an export, durably, and set it going (KO-110).
@@ -70,18 +110,23 @@ class ExportService:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
         request, rows = await self._admission.decide(principal, wish)
-        return await self.accept(principal, request, rows, wish.idempotency_key)
+        asked = KickOffDetail(wish.group_id, wish.asked.patients or frozenset(), tuple(_criteria(rows)))
+        return await self.accept(principal, request, rows, wish.idempotency_key, asked)
 
-    async def accept(self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None) -> Job:
-        """Keep a job that was decided on, and set it going.
+    async def accept(
+        self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None, asked: "KickOffDetail"
+    ) -> Job:
+        """Keep a job that was decided on, have its kick-off recorded, and set it going.
 
         Raises:
-            Refused: too many run already, or the key came with another request.
+            Refused: too many run already, or the key came with another request; or an audit cannot record the kick-off: then the
+                job has ended before anybody learnt its id.
         """
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
             mount=self._mount,
+            adapter=self._adapter,
             owner=principal.owner,
             request=request,
             created_at=now,
@@ -102,23 +147,43 @@ class ExportService:
                 "Another request came under this Idempotency-Key; use a new key for a new request.",
                 part="http.Idempotency-Key",
             )
-        self._runner.wake()
         if kept.id == job.id:
-            await self._observers.tell(
-                KickedOff(
-                    at=now,
-                    mount=job.mount,
-                    owner=job.owner,
-                    job_id=job.id,
-                    kind=request.kind,
-                    level=request.level,
-                    types=request.types,
-                )
-            )
+            await self._record(principal, kept, asked)
+        self._runner.wake()
         return kept
 
-    async def look(self, principal: Principal, job_id: str) -> Job:
-        """The job, as it stands (section 2).
+    async def _record(self, principal: Principal, job: Job, asked: "KickOffDetail") -> None:
+        detail = self._observers.detail
+        event = KickedOff(
+            at=job.created_at,
+            mount=job.mount,
+            owner=job.owner,
+            caller=principal.caller,
+            job_id=job.id,
+            kind=job.request.kind,
+            level=job.request.level,
+            types=job.request.types,
+            group=asked.group_id,
+            patients=await detail.patients(asked.patients),
+            criteria=await detail.criteria(asked.criteria),
+        )
+        try:
+            await self._observers.require(event)
+        except Refused:
+            await self._end(principal, job.id)
+            raise
+
+    async def _end(self, principal: Principal, job_id: str) -> None:
+        """End a job that nobody was told of."""
+        for _ in range(_CANCEL_TRIES):
+            job = await self._jobs.find(job_id, self._mount, principal.owner)
+            if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
+                return
+
+    async def look(self, principal: Principal, job_id: str) -> Standing:
+        """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
+
+        A poll that lists none is one indexed read (law 19).
 
         Raises:
             Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
@@ -128,7 +193,12 @@ class ExportService:
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        return job
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        if job.state is not JobState.COMPLETED and not early:
+            return Standing(job)
+        standing = await self._jobs.standing(job_id, self._mount, principal.owner)
+        self._check_live(None if standing is None else standing.job)
+        return standing or Standing(job)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
@@ -138,48 +208,70 @@ class ExportService:
         Raises:
             Refused: it is unknown to this caller, or was cancelled or had expired before.
         """
+        ended = False
         for _ in range(_CANCEL_TRIES):
-            job = await self._own(principal, job_id)
+            job = await self._known(principal, job_id)
+            if ended and job.state is JobState.CANCELLED:  # by a worker that met the end of the run: this cancel's, then
+                return job
+            self._check_live(job)
+            ended = await self._end_run(job)
             cancelled = job.cancelled(self._clock())
             if await self._jobs.replace(cancelled):
-                await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
+                await self._observers.tell(
+                    Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, caller=principal.caller, job_id=job.id)
+                )
                 return cancelled
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
-    async def published(self, job: Job) -> Sequence[Part]:
+    async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
+        """A job that its owner cancelled before, so that a cancel that is sent again is told what the first one came to."""
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        return job if job is not None and job.state is JobState.CANCELLED else None
+
+    @staticmethod
+    def published(standing: Standing) -> Sequence[Part]:
         """The files that a manifest may list, in the order of the plan.
 
         Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
         and none, if the client did not allow partial manifests.
         """
+        job, unfinished = standing.job, standing.unfinished
         if job.state is JobState.COMPLETED:
-            return await self._jobs.parts(job.id)
+            return standing.parts
         if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
             return ()
-        unfinished = await self._jobs.unfinished(job.id)  # before the parts: what was settled then is settled now
-        return [part for part in await self._jobs.parts(job.id) if unfinished is None or part.slice <= unfinished]
+        return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
 
     async def file(self, principal: Principal, file_id: str) -> Part:
         """A file of a completed job.
 
+        The part is read before its job: parts of a job that lives stay, so one that is found lives as of the later read (law 35).
+
         Raises:
             Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
         """
-        job = await self._own(principal, job_of_file(file_id) or "")
+        job_id = job_of_file(file_id) or ""
+        part = await self._jobs.part(job_id, file_id) if is_job_id(job_id) else None
+        job = await self._own(principal, job_id)
         self._check_scopes(principal, job)
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
-        part = await self._jobs.part(job.id, file_id) if early or job.state is JobState.COMPLETED else None
-        if part is None or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
+        open_ = early or job.state is JobState.COMPLETED
+        if part is None or not open_ or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
             raise Refused(Reason.FILE_UNKNOWN)
         return part
 
     async def served(self, principal: Principal, part: Part, size: int) -> None:
-        """Say that this file is about to be handed over, `size` bytes of it as they go over the wire."""
-        await self._observers.tell(
+        """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.
+
+        Raises:
+            Refused: an audit cannot record it, so not a byte may leave (law 37).
+        """
+        await self._observers.require(
             FileServed(
                 at=self._clock(),
                 mount=self._mount,
                 owner=principal.owner,
+                caller=principal.caller,
                 job_id=job_of_file(part.file_id) or "",
                 file_id=part.file_id,
                 type=part.type,
@@ -202,14 +294,27 @@ class ExportService:
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
+        job = await self._known(principal, job_id)
+        self._check_live(job)
+        return job
+
+    async def _known(self, principal: Principal, job_id: str) -> Job:
         job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        if job is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        return job
+
+    async def _end_run(self, job: Job) -> bool:
+        """End what the job removes, if it does, before its state says so (law 36); whether it does."""
+        return self._runs is not None and await self._runs.end(job, cancelled=True) is not None
+
+    def _check_live(self, job: Job | None) -> None:
         if job is None:
             raise Refused(Reason.JOB_UNKNOWN)
         if job.state is JobState.CANCELLED:
             raise Refused(Reason.JOB_CANCELLED)
         if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
             raise Refused(Reason.JOB_EXPIRED)
-        return job
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
@@ -229,9 +334,18 @@ class ExportService:
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
 
 
-@lru_cache(maxsize=256)
+def _criteria(rows: Rows) -> Iterator[Criteria]:
+    for each in rows.filters:
+        yield from each.alternatives
+
+
 def _scopes(scopes: tuple[str, ...]) -> Scopes:
     """A token's scopes; a client polls and fetches with the same ones."""
+    return Scopes.parse(scopes) if len(scopes) > _SCOPES_REMEMBERED else _remembered_scopes(scopes)
+
+
+@lru_cache(maxsize=64)
+def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
     return Scopes.parse(scopes)
 
 
@@ -239,7 +353,9 @@ def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency |
     """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
     if key is None:
         return None
-    selection = rows.selection
-    whose = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    selection, group = rows.selection, rows.membership
+    whose: object = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    if group is not None:
+        whose = (group.group_id, None if group.patients is None else sorted(group.patients), group.older)
     fingerprint = repr((request, whose, rows.rights, rows.filters))
     return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

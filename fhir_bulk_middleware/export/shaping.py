@@ -4,6 +4,9 @@ It is made once for a slice. Where a request asks for none of it, pages go throu
 """
 
 from dataclasses import dataclass, replace
+from time import perf_counter
+
+import anyio.lowlevel
 
 from fhir_bulk_middleware.export.attachments import absolute, may_attach
 from fhir_bulk_middleware.export.filters import Filters
@@ -14,6 +17,9 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.elements import ElementSelection
 
 __all__ = ["Shaping"]
+
+_TURN = 0.005
+"""Seconds after which others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +44,28 @@ class Shaping:
         if options.elements and resource_type in definitions(version).resource_types:  # of others it may be more (EL-04)
             keys = ElementSelection(version, options.elements).keys(resource_type)
         return cls(
-            filters=Filters(rows.filters, resource_type, () if base is None else (base,)),
+            filters=Filters(rows.filters, resource_type, options.base_urls),
             subset=None if keys is None else subsetter(keys),
             base_url=base if may_attach(resource_type, version) else None,
         )
 
-    def shape(self, page: Page) -> Page:
-        """The page as it goes into a file; it may have become empty, and then only its cursor counts."""
+    async def shape(self, page: Page) -> Page:
+        """The page as it goes into a file; it may have become empty, and then only its cursor counts.
+
+        Others have their turn within a page too: what is asked for may make each line of it costly (law 38).
+        """
         lines, count = page.lines, page.count
         if self.filters or self.subset:
-            kept = list(self.filters.lines(lines)) if self.filters else lines[:-1].split(b"\n")
+            kept: list[bytes] = []
+            since = perf_counter()
+            for line in self.filters.candidates(lines) if self.filters else lines[:-1].split(b"\n"):
+                if not self.filters or self.filters.passes(line):
+                    kept.append(line if self.subset is None else self.subset(line))
+                if perf_counter() - since > _TURN:
+                    await anyio.lowlevel.checkpoint()
+                    since = perf_counter()
             count = len(kept)
-            lines = b"\n".join((*(kept if self.subset is None else map(self.subset, kept)), b""))
+            lines = b"\n".join((*kept, b""))
         if self.base_url is not None:
             lines = absolute(lines, self.base_url)
         return page if lines is page.lines else replace(page, lines=lines, count=count)

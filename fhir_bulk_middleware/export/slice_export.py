@@ -128,7 +128,7 @@ class SliceExport:
             while True:
                 lines = portion.lines
                 if portion.block != block:
-                    block, lines, count = portion.block, header(portion.block or "") + lines, count + 1
+                    block, lines = portion.block, header(portion.block or "") + lines  # no resource, so not counted (law 22)
                 if data := encoder.encode(lines):
                     await sink.write(data)
                 count += portion.count
@@ -147,7 +147,7 @@ class SliceExport:
         goes_on = ahead is not None and block is not None and ahead.block == block
         contents = _Contents(
             kind=self._slice.kind,
-            type="Bundle" if self._slice.kind is FileKind.DELETED else self._slice.type,
+            type=self._slice.type,
             count=count,
             severity="warning" if self._slice.kind is FileKind.ERROR else None,
             continued_in=file_id(self._lease.job.id, self._slice.number, following) if goes_on else None,

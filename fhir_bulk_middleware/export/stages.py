@@ -11,6 +11,7 @@ from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.deflate import gzip_compressor
 from fhir_bulk_middleware.export.firewall import Firewall
 from fhir_bulk_middleware.export.job import Codec
+from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.export.part import default_codec
 from fhir_bulk_middleware.export.query import Everything, Page, Query, Rows, Window
 from fhir_bulk_middleware.instant import Clock, Precision
@@ -80,11 +81,12 @@ async def measure(
     rows = Rows(Everything(), allowed.rights)
     for type_ in sorted(allowed.types):
         query = Query(type=type_, rows=rows, window=Window(None, cut or clock()), as_of=cut, page_bytes=settings.page_bytes)
-        firewall = Firewall(type_, rows.selection)
+        firewall, form = Firewall(type_, rows.selection), PageForm(type_, query.page_bytes, None)
         async with closing(resources.pages(query, None)) as pages:
             watch.start()
             while (page := await _next(pages)) is not None:
                 watch.lap(Stage.READ)
+                form.check(page)
                 firewall.check(page)
                 watch.lap(Stage.FILTER)
                 digest.update(page.lines)

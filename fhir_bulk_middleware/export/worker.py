@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import anyio
 
 from fhir_bulk_middleware.export.doorbell import Doorbell
 from fhir_bulk_middleware.export.recipes import as_json, from_json, make
+from fhir_bulk_middleware.export.starts import BEGAN, report
 from fhir_bulk_middleware.export.working import keep_working
 from fhir_bulk_middleware.protocols import Recipe, Work
 
@@ -28,6 +30,7 @@ GRACE = 5.0
 """Seconds that a worker has to stop by itself."""
 
 _STDIN = 0
+_NOT_BEGUN = 70  # EX_SOFTWARE
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 
@@ -39,8 +42,9 @@ class Assignment:
         worker: its name.
         bells: the folder of the doorbell.
         recipe: how to make the work.
-        log_level: from which level on it logs, to stderr.
+        log_level: from which level on the package's own log goes to stderr; that of other packages does from warnings on.
         niceness: how much it gives way to other processes.
+        report: the descriptor on which it says that it begins, or why it cannot.
     """
 
     worker: str
@@ -48,6 +52,7 @@ class Assignment:
     recipe: Recipe
     log_level: int
     niceness: int = 0
+    report: int = -1
 
     def line(self) -> bytes:
         """The assignment as one line of JSON."""
@@ -57,6 +62,7 @@ class Assignment:
             "recipe": as_json(self.recipe),
             "log_level": self.log_level,
             "niceness": self.niceness,
+            "report": self.report,
         }
         return json.dumps(content).encode() + b"\n"
 
@@ -65,7 +71,12 @@ class Assignment:
         """The assignment that `line` wrote."""
         content = json.loads(line)
         return cls(
-            content["worker"], Path(content["bells"]), from_json(content["recipe"]), content["log_level"], content["niceness"]
+            content["worker"],
+            Path(content["bells"]),
+            from_json(content["recipe"]),
+            content["log_level"],
+            content["niceness"],
+            content["report"],
         )
 
 
@@ -77,21 +88,32 @@ def main() -> int:
         return 0
     assignment = Assignment.parse(line)
     _give_way(assignment.niceness)
-    logging.basicConfig(level=assignment.log_level, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
-    asyncio.run(_serve(assignment))
-    return 0
+    _configure_logging(assignment)
+    return asyncio.run(_serve(assignment))
 
 
-async def _serve(assignment: Assignment) -> None:
+async def _serve(assignment: Assignment) -> int:
     loop = asyncio.get_running_loop()
     with anyio.CancelScope() as scope:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, scope.cancel)
         threading.Thread(target=_wait_for_end, args=(loop, scope), name="stdin", daemon=True).start()
-        work = cast("Work", make(assignment.recipe))
+        try:
+            work = cast("Work", make(assignment.recipe))
+        except BaseException:  # noqa: BLE001 - whatever an adapter's factory does, the keeper is told
+            report(assignment.report, traceback.format_exc().encode(errors="replace"))
+            return _NOT_BEGUN
+        report(assignment.report, BEGAN)
         doorbell = Doorbell(assignment.bells)
         with doorbell.hung_up(assignment.worker) as bell:
             await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+    return 0
+
+
+def _configure_logging(assignment: Assignment) -> None:
+    """Log to stderr: what is ours from the assigned level on, of all others warnings, for HTTP clients log patients' URLs."""
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
+    logging.getLogger("fhir_bulk_middleware").setLevel(assignment.log_level)
 
 
 def _give_way(niceness: int) -> None:

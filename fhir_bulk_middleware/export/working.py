@@ -34,7 +34,7 @@ async def keep_working(work: Work, worker: str, wait: Callable[[float], Awaitabl
                 if not told:
                     tell()
                     told = True
-        except Exception:  # noqa: BLE001 - a store that is away must not end its workers
+        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - a store that is away must not end its workers
             _log.exception("worker %s: the work could not go on", worker)
             await anyio.sleep(min(_PAUSE_SHORTEST * 2**failures, _PAUSE_LONGEST))
             failures = min(failures + 1, 16)

@@ -16,6 +16,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.instant import Instant, Precision, render
 
 __all__ = ["DEPTH", "Canonical", "canonical", "canonical_and_content"]
@@ -127,18 +128,16 @@ def _marked_decimal(value: object) -> str:
 
 
 def _parsed(text: str) -> dict[str, Any]:
+    if deeper_than(text, DEPTH):
+        raise ValueError(f"nested deeper than {DEPTH}")
     if "\\u" in text and _SURROGATE.search(text) is not None:
         _refuse_escaped_half_pairs(text)
     try:
         content = _decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"character {error.pos}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise ValueError(f"nested deeper than {DEPTH}") from None
     if not isinstance(content, dict):
         raise ValueError("a resource is a JSON object")  # noqa: TRY004 - it is the text that is wrong
-    if text.count("{") + text.count("[") > DEPTH:
-        _refuse_depth(content)
     return content
 
 
@@ -189,23 +188,9 @@ def _refuse_escaped_half_pairs(text: str) -> None:
     r"""A pair of `\u` escapes is one character, half of one is none."""
     try:
         parsed = json.loads(text, parse_int=str)
-    except (ValueError, RecursionError):
+    except ValueError:
         return  # the parse that follows says what is wrong
     _refuse_half_pairs(json.dumps(parsed, ensure_ascii=False))
-
-
-def _refuse_depth(content: dict[str, Any]) -> None:
-    level: list[Any] = [content]
-    for _ in range(DEPTH):
-        level = [
-            value
-            for node in level
-            for value in (node.values() if type(node) is dict else node)
-            if type(value) is dict or type(value) is list
-        ]
-        if not level:
-            return
-    raise ValueError(f"nested deeper than {DEPTH}")
 
 
 def _members(content: Mapping[str, Any], *, without: tuple[str, ...]) -> str:

@@ -4,12 +4,14 @@ Whatever we cannot apply exactly is refused with a `CriteriaError`. It is never 
 export, show or delete more than was asked for (TF-06, TF-07, TF-09; law 8).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from fhir_bulk_middleware.caps import CRITERIA_CHARACTERS, CRITERIA_VALUES
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.escaping import split
+from fhir_bulk_middleware.fhir.percent import decoded
 from fhir_bulk_middleware.fhir.reading import BadValueError, leads_to, read_value
 from fhir_bulk_middleware.fhir.values import Value
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -47,11 +49,13 @@ class CriteriaError(ValueError):
     Attributes:
         part: The parameter as it was written, with its modifier, cut to 80 characters; or what else is at fault.
         malformed: Whether no server could apply it, as opposed to one that we do not support.
+        excessive: Whether there is more of it than one query may hold (law 38).
     """
 
-    def __init__(self, part: str, problem: str, *, malformed: bool = False) -> None:
+    def __init__(self, part: str, problem: str, *, malformed: bool = False, excessive: bool = False) -> None:
         self.part = part[:_LONGEST_NAME]
         self.malformed = malformed
+        self.excessive = excessive
         super().__init__(f"{self.part}: {problem}")
 
 
@@ -101,26 +105,40 @@ class Criteria:
         pairs = tuple((name, value) for name, value in parameters)
         if not pairs:
             raise CriteriaError(type_, "there are no criteria; an empty query would mean everything")
-        return cls(version, type_, pairs, tuple(_criterion(known, type_, name, value) for name, value in pairs))
+        _check_size(type_, pairs)
+        found = cls(version, type_, pairs, tuple(_criterion(known, type_, name, value) for name, value in pairs))
+        if found.size > CRITERIA_VALUES:
+            raise CriteriaError(type_, f"there are more than {CRITERIA_VALUES:,} search values; ask for fewer", excessive=True)
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many search values it has; a criterion without any counts as one."""
+        return sum(max(len(criterion.values), 1) for criterion in self.criteria)
 
     @classmethod
     def parse(cls, version: FhirVersion, type_: str, query: str) -> Self:
-        """The criteria of a query string that has been decoded already, and is not decoded again (TF-10).
+        """The criteria of a query as it stands in a URL: split first, then each name and value decoded (TF-10, law 39).
+
+        An encoded comma separates search values, as a plain one does; an encoded ampersand stands within its value.
 
         Raises:
-            CriteriaError: As `of`; and for a part without a name or an equals sign.
+            CriteriaError: As `of`; and for a part without a name or an equals sign, or whose percent-encoding is broken.
         """
         pairs = []
         for part in query.split("&"):
             name, equals, value = part.partition("=")
             if not equals or not name:
                 raise CriteriaError(name or type_, "every part of a query must be name=value", malformed=True)
-            pairs.append((name, value))
+            try:
+                pairs.append((decoded(name), decoded(value)))
+            except ValueError as error:
+                raise CriteriaError(name, f"has {error}", malformed=True) from None
         return cls.of(version, type_, pairs)
 
     @classmethod
     def from_filter(cls, version: FhirVersion, text: str) -> Self:
-        """The criteria of one decoded `_typeFilter`, such as `Observation?category=laboratory` (TF-01, TF-07).
+        """The criteria of one `_typeFilter`, such as `Observation?category=laboratory` (TF-01, TF-07).
 
         Raises:
             CriteriaError: As `parse`; and if there is no question mark.
@@ -144,6 +162,17 @@ class Criteria:
         return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
 
 
+def _check_size(type_: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse what is too large before any of it is parsed."""
+    if sum(len(name) + len(value) for name, value in pairs) > CRITERIA_CHARACTERS:
+        raise CriteriaError(
+            type_, f"there are more than {CRITERIA_CHARACTERS:,} characters of criteria; ask for less", excessive=True
+        )
+    separators = sum(value.count(",") - value.count("\\,") for _, value in pairs)
+    if len(pairs) + separators > CRITERIA_VALUES:
+        raise CriteriaError(type_, f"there are more than {CRITERIA_VALUES:,} search values; ask for fewer", excessive=True)
+
+
 def _criterion(known: Definitions, type_: str, written: str, text: str) -> Criterion:
     name, _, modifier = written.partition(":")
     parameter = _parameter(known, type_, written, name)
@@ -152,6 +181,8 @@ def _criterion(known: Definitions, type_: str, written: str, text: str) -> Crite
         if text not in {"true", "false"}:
             raise CriteriaError(written, "must be true or false", malformed=True)
         return Criterion(name, modifier, (), missing=text == "true")
+    if name == "_id" and any(part and not part.strip(".") for part in text.split(",")):
+        raise CriteriaError(written, "an id does not consist of dots", malformed=True)  # law 42: none reaches a storage
     return Criterion(name, modifier or None, _values(parameter, written, modifier or None, text))
 
 

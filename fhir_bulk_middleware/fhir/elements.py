@@ -1,6 +1,7 @@
 """Which root members of a resource `_elements` keeps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import zip_longest
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, RootElement, definitions
@@ -75,21 +76,37 @@ class ElementSelection:
         if "." in name:
             raise ElementsError(entry, "only root elements can be asked for")
         if type_:
-            _check(entry, name, self._definitions.elements(type_).get(name.removesuffix(_CHOICE)))
+            elements = self._definitions.elements(type_)
+            _check(entry, name, elements.get(name.removesuffix(_CHOICE)), elements.values())
             self._of_type.setdefault(type_, set()).add(name.removesuffix(_CHOICE))
         else:
-            _check(entry, name, _anywhere(self._definitions, name.removesuffix(_CHOICE)))
+            types = sorted(self._definitions.resource_types)
+            everywhere = (element for each in types for element in self._definitions.elements(each).values())
+            _check(entry, name, _anywhere(self._definitions, name.removesuffix(_CHOICE)), everywhere)
             self._everywhere.add(name.removesuffix(_CHOICE))
 
 
 def _anywhere(known: Definitions, name: str) -> RootElement | None:
     """The element of that name in some type: a choice, if it is one anywhere."""
-    found = [elements[name] for elements in map(known.elements, sorted(known.resource_types)) if name in elements]
-    return next((element for element in found if element.choice), found[0] if found else None)
+    return _by_name(known).get(name)
 
 
-def _check(entry: str, name: str, element: RootElement | None) -> None:
+@cache
+def _by_name(known: Definitions) -> Mapping[str, RootElement]:
+    """By name, what `_anywhere` gives; made once, for a request may name a thousand elements."""
+    found: dict[str, RootElement] = {}
+    for elements in map(known.elements, sorted(known.resource_types)):
+        for name, element in elements.items():
+            if name not in found or (element.choice and not found[name].choice):
+                found[name] = element
+    return found
+
+
+def _check(entry: str, name: str, element: RootElement | None, others: Iterable[RootElement]) -> None:
+    """Refuse an entry that names no element; one that names a choice with its type is told what the choice is called."""
     if element is None:
+        if choice := next((other.name for other in others if other.choice and name in other.keys), None):
+            raise ElementsError(entry, f"names a type of the choice {choice}; ask for {entry.removesuffix(name)}{choice}")
         raise ElementsError(entry, "names no root element")
     if name.endswith(_CHOICE) and not element.choice:
         raise ElementsError(entry, "is not a choice of types")

@@ -2,7 +2,7 @@ r"""The escapes of search values: `\,` `\$` `\|` `\\` stand for the characters t
 
 import re
 
-_PIECE = re.compile(r"\\[,$|\\]|[^\\]", re.DOTALL)
+_PIECE = re.compile(r"\\[,$|\\]|[,$|]|[^\\,$|]+", re.DOTALL)
 
 
 def split(text: str, separator: str) -> list[str]:
@@ -13,12 +13,15 @@ def split(text: str, separator: str) -> list[str]:
     """
     if "\\" not in text:
         return text.split(separator)
-    parts = [""]
+    parts: list[str] = []
+    begun: list[str] = []  # joined once a part: to add each piece to the part would copy the part each time
     for piece in _pieces(text):
         if piece == separator:
-            parts.append("")
+            parts.append("".join(begun))
+            begun.clear()
         else:
-            parts[-1] += piece
+            begun.append(piece)
+    parts.append("".join(begun))
     return parts
 
 
@@ -28,7 +31,7 @@ def unescape(text: str) -> str:
     Raises:
         ValueError: If a backslash stands before anything but `,`, `$`, `|` or a backslash.
     """
-    return "".join(piece[-1] for piece in _pieces(text)) if "\\" in text else text
+    return "".join(piece[1:] if piece[0] == "\\" else piece for piece in _pieces(text)) if "\\" in text else text
 
 
 def escape(text: str) -> str:

@@ -6,10 +6,13 @@ from typing import Any
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.instant import Instant, Precision, render
 
-__all__ = ["MEMBER_TYPES", "members"]
+__all__ = ["MEMBER_KINDS", "MEMBER_TYPES", "members"]
 
 MEMBER_TYPES = frozenset({"Patient", "Practitioner", "Device"})
 """The types that a member of a Group can have and that have a compartment."""
+
+MEMBER_KINDS = tuple(sorted(MEMBER_TYPES))
+"""The same in one order, for whoever works out compartments of all of them."""
 
 _GROUP = "Group"
 

@@ -5,7 +5,7 @@ with.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fhir_bulk_middleware.fhir import ordered, targets, texts, tokens
 from fhir_bulk_middleware.fhir.criteria import Criteria, Criterion
@@ -27,6 +27,7 @@ from fhir_bulk_middleware.fhir.values import (
 )
 
 Predicate = Callable[[Resource], bool]
+V = TypeVar("V")
 
 _NO_VALUE = frozenset({"id", "extension"})  # an element of nothing else says why there is no value
 
@@ -80,20 +81,17 @@ def _any_of(predicates: Sequence[Predicate]) -> Predicate:
 
 def _anywhere(modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References) -> Predicate:
     """Any value at any place; at the first place only, where the parameter says so."""
-    tests = [
-        (compile_path(path.path), [_test(modifier, value, path, parameter, references) for value in values])
-        for path in parameter.paths
-    ]
+    tests = [(compile_path(path.path), _test(modifier, values, path, parameter, references)) for path in parameter.paths]
     if parameter.first:
         return lambda resource: _at_first(resource, tests)
-    return lambda resource: any(test(node) for walk, each in tests for node in walk(resource) for test in each)
+    return lambda resource: any(test(node) for walk, test in tests for node in walk(resource))
 
 
-def _at_first(resource: Resource, tests: Iterable[tuple[Walk, list[Test]]]) -> bool:
-    for walk, each in tests:
+def _at_first(resource: Resource, tests: Iterable[tuple[Walk, Test]]) -> bool:
+    for walk, test in tests:
         nodes = walk(resource)
         if nodes:
-            return any(test(nodes[0]) for test in each)
+            return test(nodes[0])
     return False
 
 
@@ -137,29 +135,40 @@ def _has_value(node: Any) -> bool:
 
 
 def _test(  # noqa: C901, PLR0911 - a case per kind of value
-    modifier: str | None, value: Value, path: TypedPath, parameter: SearchParameter, references: References
+    modifier: str | None, values: Sequence[Value], path: TypedPath, parameter: SearchParameter, references: References
 ) -> Test:
-    """The test of one value against the elements at one path."""
-    match value:
+    """The test of an element at one path against all values of a criterion, which are of one kind: any of them suffices.
+
+    What an element is compared with is made once, and looked up where that is possible: a criterion may have a thousand values
+    (law 38).
+    """
+    match values[0]:
         case TokenValue() if modifier == "identifier":
-            return tokens.reference_identifier_test(value)
+            return tokens.reference_identifier_test(_all(values, TokenValue))
         case TokenValue():
-            return tokens.token_test(value, path)
+            return tokens.token_test(_all(values, TokenValue), path)
         case TypedIdentifierValue():
-            return tokens.identifier_type_test(value)
+            return tokens.identifier_type_test(_all(values, TypedIdentifierValue))
         case TextValue() if parameter.type == "token":
-            return tokens.token_text_test(value, path)
+            return tokens.token_text_test(_all(values, TextValue), path)
         case TextValue() if parameter.type == "uri":
-            return texts.uri_test(value, modifier, path)
+            return texts.uri_test([value.text for value in _all(values, TextValue)], modifier, path)
         case TextValue():
-            return texts.string_test(value, modifier, path)
+            return texts.string_test([value.text for value in _all(values, TextValue)], modifier, path)
         case DateValue():
-            return ordered.date_test(value, path)
+            return ordered.date_test(_all(values, DateValue), path)
         case NumberValue():
-            return ordered.number_test(value)
+            return ordered.number_test(_all(values, NumberValue))
         case QuantityValue():
-            return ordered.quantity_test(value, path)
+            return ordered.quantity_test(_all(values, QuantityValue), path)
         case ReferenceValue():
-            return targets.reference_test(value, path, parameter.target, references)
+            return targets.reference_test(_all(values, ReferenceValue), path, parameter.target, references)
         case CompositeValue():
             raise TypeError("a composite inside a composite")
+
+
+def _all(values: Sequence[Value], kind: type[V]) -> list[V]:
+    found: list[V] = [value for value in values if isinstance(value, kind)]
+    if len(found) != len(values):
+        raise TypeError("a criterion with values of several kinds")
+    return found

@@ -8,6 +8,9 @@ from fhir_bulk_middleware.fhir.definitions import SearchParameter
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.values import ReferenceValue, TokenValue, Value
 
+_MOST = 16
+"""Needles of which any must occur; to look for more costs more than to parse what would have been skipped."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9 ._:()-]+", re.ASCII)  # no JSON writer of ours or of a host's escapes these
 
 
@@ -23,6 +26,8 @@ def _of(criterion: Criterion, parameter: SearchParameter, references: References
         return None
     if any(path.type in {"boolean", "string"} for path in parameter.paths):
         return None  # a boolean has no quotes, and of a string case is ignored
+    if len(criterion.values) > _MOST:
+        return None
     found = [_needle(value, references) for value in criterion.values]
     known = [needle for needle in found if needle is not None]
     return tuple(dict.fromkeys(known)) if known and len(known) == len(found) else None

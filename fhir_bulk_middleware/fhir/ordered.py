@@ -1,6 +1,6 @@
 """Tests of what has an order against an element: dates, numbers and quantities, by their prefixes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fhir_bulk_middleware.fhir import decimals, spans
@@ -12,35 +12,39 @@ from fhir_bulk_middleware.fhir.values import DateValue, NumberValue, QuantityVal
 _CURRENCIES = "urn:iso:std:iso:4217"
 
 
-def date_test(value: DateValue, path: TypedPath) -> Test:
-    """The time of the element against the time asked for."""
-    compare, asked, type_ = spans.COMPARE[value.prefix], value.span, path.type
+def date_test(values: Collection[DateValue], path: TypedPath) -> Test:
+    """The time of the element against the times asked for."""
+    each, type_ = [(spans.COMPARE[value.prefix], value.span) for value in values], path.type
 
     def test(node: Any) -> bool:
         found = spans.element_span(node, type_)
-        return found is not None and compare(asked, found)
+        return found is not None and any(compare(asked, found) for compare, asked in each)
 
     return test
 
 
-def number_test(value: NumberValue) -> Test:
+def number_test(values: Collection[NumberValue]) -> Test:
     """A decimal or an integer."""
-    compare, asked = decimals.COMPARE[value.prefix], value.number
+    each = [(decimals.COMPARE[value.prefix], value.number) for value in values]
 
     def test(node: Any) -> bool:
         found = read_decimal(node)
-        return found is not None and compare(asked, decimals.exactly(found))
+        if found is None:
+            return False
+        bounds = decimals.exactly(found)
+        return any(compare(asked, bounds) for compare, asked in each)
 
     return test
 
 
-def quantity_test(value: QuantityValue, path: TypedPath) -> Test:
+def quantity_test(values: Collection[QuantityValue], path: TypedPath) -> Test:
     """A quantity of that unit, as recorded: units are not converted. Sampled data have no one value and never match."""
-    compare, asked = decimals.COMPARE[value.amount.prefix], value.amount.number
+    each = [(decimals.COMPARE[value.amount.prefix], value.amount.number, value) for value in values]
 
     def test(node: Any) -> bool:
-        bounds = _bounds(node, path.type, value)
-        return bounds is not None and compare(asked, bounds)
+        return any(
+            (bounds := _bounds(node, path.type, value)) is not None and compare(asked, bounds) for compare, asked, value in each
+        )
 
     return test
 

@@ -1,6 +1,6 @@
 """Tests of a token against an element: codes, identifiers, contact points, booleans."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fhir_bulk_middleware.fhir.definitions import TypedPath
@@ -9,61 +9,71 @@ from fhir_bulk_middleware.fhir.texts import fold, texts_at
 from fhir_bulk_middleware.fhir.values import TextValue, TokenValue, TypedIdentifierValue
 
 
-def token_test(value: TokenValue, path: TypedPath) -> Test:  # noqa: PLR0911 - a case per data type
+def token_test(values: Collection[TokenValue], path: TypedPath) -> Test:  # noqa: PLR0911 - a case per data type
     """Codes, ids and systems are compared letter for letter; only of a plain string is case ignored.
 
     FHIR lets a server be laxer about case; lax here would show, export or delete more than was asked for.
     """
+    codes = frozenset(value.code for value in values)
     match path.type:
         case "CodeableConcept":
-            coding = _pair_test(value, "code")
+            coding = _pair_test(values, "code")
             return lambda node: any(coding(one) for one in members(node, "coding"))
         case "Coding":
-            return _pair_test(value, "code")
+            return _pair_test(values, "code")
         case "Identifier":
-            return _pair_test(value, "value")
+            return _pair_test(values, "value")
         case "ContactPoint":
-            return lambda node: value.code in members(node, "value")
+            return lambda node: any(isinstance(one, str) and one in codes for one in members(node, "value"))
         case "boolean":
-            wanted = value.code == "true"
-            return lambda node: node is wanted
-        case "code" if value.system is not None:
-            system, code = value.system == path.system, value.code
-            return lambda node: system and (code is None or node == code)
+            wanted = {code == "true" for code in codes}
+            return lambda node: isinstance(node, bool) and node in wanted
+        case "code":
+            meant = frozenset(value.code for value in values if value.system is None or value.system == path.system)
+            return lambda node: (isinstance(node, str) and node in meant) or (None in meant and node is not None)
         case "string":
-            folded = (value.code or "").casefold()
-            return lambda node: isinstance(node, str) and node.casefold() == folded
+            folded = frozenset((code or "").casefold() for code in codes)
+            return lambda node: isinstance(node, str) and node.casefold() in folded
         case _:
-            return lambda node: isinstance(node, str) and node == value.code
+            return lambda node: isinstance(node, str) and node in codes
 
 
-def _pair_test(value: TokenValue, key: str) -> Test:
-    system, code = value.system, value.code
+def _pair_test(values: Collection[TokenValue], key: str) -> Test:
+    """Code and system of an element: any code of a system, a code of any system, or a code of one system or none."""
+    systems = frozenset(value.system for value in values if value.code is None)
+    codes = frozenset(value.code for value in values if value.system is None)
+    pairs = frozenset((value.system, value.code) for value in values if value.system is not None)
 
     def test(node: Any) -> bool:
         if not isinstance(node, Mapping):
             return False
-        if code is None:
-            return bool(node.get("system") == system)
-        return bool(node.get(key) == code and (system is None or (node.get("system") or "") == system))
+        code, system = node.get(key), node.get("system")
+        if systems and isinstance(system, str) and system in systems:
+            return True
+        if not isinstance(code, str):
+            return False
+        return code in codes or ((system or "") if isinstance(system, str | None) else None, code) in pairs
 
     return test
 
 
-def identifier_type_test(value: TypedIdentifierValue) -> Test:
+def identifier_type_test(values: Collection[TypedIdentifierValue]) -> Test:
     """`of-type`: the identifier's value, and one coding of its type."""
-    coding = _pair_test(TokenValue(value.system, value.code), "code")
+    codings: dict[str, list[TokenValue]] = {}
+    for value in values:
+        codings.setdefault(value.value, []).append(TokenValue(value.system, value.code))
+    tests = {text: _pair_test(several, "code") for text, several in codings.items()}
 
     def test(node: Any) -> bool:
-        same = value.value in members(node, "value")
-        return same and any(coding(one) for kind in members(node, "type") for one in members(kind, "coding"))
+        found = [tests[text] for text in members(node, "value") if isinstance(text, str) and text in tests]
+        return any(coding(one) for coding in found for kind in members(node, "type") for one in members(kind, "coding"))
 
     return test
 
 
-def token_text_test(value: TextValue, path: TypedPath) -> Test:
+def token_text_test(values: Collection[TextValue], path: TypedPath) -> Test:
     """`:text`: the beginning of the text that goes with a code, compared as a string."""
-    asked = fold(value.text)
+    asked = tuple(fold(value.text) for value in values)
     return lambda node: any(fold(text).startswith(asked) for text in _code_texts(node, path.type))
 
 
@@ -79,7 +89,7 @@ def _code_texts(node: Any, type_: str) -> Iterator[str]:
             yield from texts_at(coding, "display")
 
 
-def reference_identifier_test(value: TokenValue) -> Test:
+def reference_identifier_test(values: Collection[TokenValue]) -> Test:
     """`:identifier`: the identifier that a reference carries."""
-    identifier = _pair_test(value, "value")
+    identifier = _pair_test(values, "value")
     return lambda node: any(identifier(one) for one in members(node, "identifier"))

@@ -20,17 +20,22 @@ _SCOPE_CLAIMS = ("scope", "scp")
 class Expectations:
     """What is expected of the claims of an access token.
 
-    `jti`, and a limit on how far `exp` lies ahead, are asked of client assertions only (law 9).
+    `exp`, `iss`, `aud` and `sub` are always required; `jti`, and a limit on how far `exp` lies ahead, are asked of client
+    assertions only, unless an operator requires them here too (law 9).
 
     Attributes:
         issuer: what `iss` must be, character by character.
         audiences: names of ours, one of which `aud` must have.
         leeway: seconds by which the issuer's clock may differ from ours.
+        required: further claims that must be present and not null.
+        longest_life: the most seconds that `exp` may lie after `iat`, which is then required; None for no limit.
     """
 
     issuer: str
     audiences: frozenset[str]
     leeway: float
+    required: frozenset[str] = frozenset()
+    longest_life: float | None = None
 
     def principal(self, claims: dict[str, Any], now: Instant) -> Principal:
         """The principal of a token whose signature is good.
@@ -51,6 +56,10 @@ class Expectations:
             raise TokenRejected("its iss is not the expected one")
         if self.audiences.isdisjoint(_audiences(claims)):
             raise TokenRejected("its aud is none of ours")
+        if missing := sorted(name for name in self.required if claims.get(name) is None):
+            raise TokenRejected(f"it has no {', '.join(missing)}, which is required here")
+        self._check_life(claims, expires_at)
+        _check_unbound(claims)
         return Principal(
             owner=Owner(self.issuer, name_in(claims, "sub")),
             scopes=_scopes(claims),
@@ -58,6 +67,15 @@ class Expectations:
             client_id=_client_id(claims),
             claims=claims,
         )
+
+    def _check_life(self, claims: Mapping[str, Any], expires_at: Instant) -> None:
+        if self.longest_life is None:
+            return
+        issued_at = moment(claims, "iat")
+        if issued_at is None:
+            raise TokenRejected("it has no iat, so that its life cannot be measured")
+        if expires_at > after(issued_at, self.longest_life):
+            raise TokenRejected(f"its exp lies more than {self.longest_life:g} seconds after its iat")
 
 
 def moment(claims: Mapping[str, Any], name: str) -> Instant | None:
@@ -95,6 +113,16 @@ def _audiences(claims: dict[str, Any]) -> list[str]:
     if not all(isinstance(audience, str) for audience in values):
         raise TokenRejected("its aud is missing, or neither a string nor a list of strings")
     return values
+
+
+def _check_unbound(claims: Mapping[str, Any]) -> None:
+    """Refuse a token that is bound to a key (RFC 7800, `cnf`): by a TLS certificate (RFC 8705) or by DPoP (RFC 9449).
+
+    Its bearer must prove that it holds the key. That proof is not checked here, and without it a stolen token would be as good
+    as the client's own, which is what the issuer meant to prevent.
+    """
+    if "cnf" in claims:
+        raise TokenRejected("it is bound to a key (cnf), and proofs of possession are not checked here; issue bearer tokens")
 
 
 def _client_id(claims: dict[str, Any]) -> str | None:

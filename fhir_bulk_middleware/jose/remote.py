@@ -1,6 +1,5 @@
 """A key set at a URL: fetched when it is needed, and no more often than that, whoever asks."""
 
-import ipaddress
 import logging
 import math
 from types import ModuleType
@@ -12,6 +11,7 @@ from fhir_bulk_middleware.instant import Clock, Instant, seconds_between, system
 from fhir_bulk_middleware.jose.keys import KeySet
 from fhir_bulk_middleware.jose.missing import MissingKids
 from fhir_bulk_middleware.jose.sources import LARGEST, unavailable
+from fhir_bulk_middleware.loopback import is_loopback
 
 __all__ = ["UrlKeys"]
 
@@ -153,16 +153,9 @@ def _trusted(url: str, *, allow_http: bool) -> str:
     parts = urlsplit(url)
     if not parts.hostname or parts.username is not None or parts.fragment:
         raise ValueError("a key set's URL needs a host, and neither user nor fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and (allow_http or _is_loopback(parts.hostname))):
+    if parts.scheme != "https" and not (parts.scheme == "http" and (allow_http or is_loopback(parts.hostname))):
         raise ValueError("a key set's URL must be https, or http on a loopback address")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _httpx2() -> ModuleType:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import tempfile
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwk, jws
 from jose.exceptions import JOSEError
+
+from fhir_bulk_middleware.jose.encoding import to_base64url
+from fhir_bulk_middleware.trusted_files import UntrustedFileError, make_private, read_private
 
 __all__ = ["SigningKey"]
 
@@ -71,8 +73,8 @@ class SigningKey:
         target = Path(path)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with mode 0600
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(self._private, file, indent=2)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._text())
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(target)
@@ -82,17 +84,43 @@ class SigningKey:
             raise
 
     @classmethod
+    def kept_in(cls, path: str | os.PathLike[str], algorithm: str = "ES384") -> Self:
+        """The key in a file; a new one is made, and saved there, if there is no such file.
+
+        Of several processes that call this at the same time one makes the key, and all return that one.
+
+        Args:
+            path: the file.
+            algorithm: what a new key signs with; a key that is there keeps its own.
+
+        Raises:
+            OSError: the file cannot be read or written.
+            ValueError: as `load`.
+        """
+        try:
+            return cls.load(path)
+        except FileNotFoundError:
+            key = cls(algorithm)
+            return key if make_private(path, key._text()) else cls.load(path)
+
+    def _text(self) -> bytes:
+        return json.dumps(self._private, indent=2).encode()
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """The key that was saved in a file.
 
         Raises:
             OSError: the file cannot be read.
+            UntrustedFileError: it belongs to another user, or others may read or write it; the message says how to mend that.
             ValueError: it holds no private key of ours.
         """
-        private = json.loads(Path(path).read_text(encoding="utf-8"))
         try:
+            private = json.loads(read_private(path))
             if "d" in private:
                 return cls(private["alg"], kid=private["kid"], private_jwk=private)
+        except UntrustedFileError:
+            raise
         except (JOSEError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} holds no key that was saved here") from error
         raise ValueError(f"{os.fspath(path)} holds no private key")
@@ -113,4 +141,4 @@ def _new_key(algorithm: str) -> dict[str, str]:
 def _thumbprint(key: Mapping[str, str]) -> str:
     members = {name: key[name] for name in _THUMBPRINT[key["kty"]]}
     canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
-    return urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode("ascii")
+    return to_base64url(hashlib.sha256(canonical.encode()).digest())

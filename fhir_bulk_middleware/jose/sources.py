@@ -12,6 +12,7 @@ import anyio.to_thread
 from fhir_bulk_middleware.instant import Clock, Instant, seconds_between, system_clock
 from fhir_bulk_middleware.jose.keys import KeySet
 from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.trusted_files import check_not_written_by_others
 
 __all__ = ["LARGEST", "FileKeys", "FixedKeys", "KeySource", "unavailable"]
 
@@ -86,7 +87,8 @@ class _Version(NamedTuple):
 class FileKeys:
     """A key set in a file, read again when the file has changed.
 
-    A file that cannot be read, or holds no key set, leaves the last good set in force. To revoke all keys write `{"keys": []}`.
+    A file that cannot be read, holds no key set, or may be written by other users of the machine, leaves the last good set in
+    force. To revoke all keys write `{"keys": []}`.
 
     Args:
         path: the file, a JWK Set.
@@ -140,6 +142,7 @@ def _read_if_changed(path: Path, known: _Version | None) -> tuple[_Version | Non
     """The file's version and contents, no contents if it is the known version still."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
+        check_not_written_by_others(path, status)
         version = _Version(status.st_mtime_ns, status.st_size, status.st_ino)
         if version == known:
             return version, None

@@ -3,19 +3,23 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from fhir_bulk_middleware.caps import TOKEN_BYTES
 from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
 from fhir_bulk_middleware.principal import TokenRejected
 
-__all__ = ["ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
+__all__ = ["ACCESS_TOKEN", "DECLARED_ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
 
-LONGEST = 16 * 1024
+LONGEST = TOKEN_BYTES
 """How long a token may be, in characters; a longer one is not even taken apart."""
 
 _LONGEST_KID = 256
 _SEGMENTS = 3
 
-ACCESS_TOKEN = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""What an access token may call itself (RFC 9068, section 2.1; RFC 8725, section 3.11). Most say JWT, many nothing."""
+DECLARED_ACCESS_TOKEN = frozenset({"at+jwt", "application/at+jwt"})
+"""What an access token calls itself, so that it is not taken for a token of another kind (RFC 9068, section 2.1)."""
+
+ACCESS_TOKEN = DECLARED_ACCESS_TOKEN | {"jwt"}
+"""What an access token may call itself (RFC 8725, section 3.11). Most issuers say JWT, many nothing, which counts as JWT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 
+from fhir_bulk_middleware.caps import TOKENS_BYTES, TOKENS_REMEMBERED
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.jose.keys import KeySet
 from fhir_bulk_middleware.principal import Principal
@@ -24,13 +25,16 @@ class VerifiedTokens:
 
     Attributes:
         lifetime: seconds for which an entry is good, and never past the token's `exp`, leeway or not.
-        size: entries at most; the oldest goes first.
+        size: entries at most; the oldest go first.
+        size_bytes: of their claims, as text; the oldest go first. A token with more is not remembered.
     """
 
     lifetime: float = 60
-    size: int = 1024
+    size: int = TOKENS_REMEMBERED
+    size_bytes: int = TOKENS_BYTES
     _keys: KeySet | None = field(default=None, init=False)
-    _entries: dict[bytes, tuple[Principal, Instant, Instant]] = field(default_factory=dict, init=False)
+    _entries: dict[bytes, tuple[Principal, Instant, Instant, int]] = field(default_factory=dict, init=False)
+    _bytes: int = field(default=0, init=False)
 
     def __contains__(self, token_digest: bytes) -> bool:
         return token_digest in self._entries
@@ -40,7 +44,7 @@ class VerifiedTokens:
         entry = self._entries.get(token_digest)
         if entry is None or self._keys is not keys:
             return None
-        principal, begin, end = entry
+        principal, begin, end, _ = entry
         return principal if begin <= now < end else None
 
     def add(self, token_digest: bytes, principal: Principal, keys: KeySet, now: Instant) -> None:
@@ -48,7 +52,17 @@ class VerifiedTokens:
         if self._keys is not keys:
             self._keys = keys
             self._entries.clear()
-        self._entries.pop(token_digest, None)  # so that it moves to the young end
-        self._entries[token_digest] = (principal, now, min(after(now, self.lifetime), principal.expires_at))
-        if len(self._entries) > self.size:
-            del self._entries[next(iter(self._entries))]
+            self._bytes = 0
+        self._forget(token_digest)  # so that it moves to the young end
+        size = len(repr(principal.claims))
+        if size > self.size_bytes:
+            return
+        self._bytes += size
+        self._entries[token_digest] = (principal, now, min(after(now, self.lifetime), principal.expires_at), size)
+        while len(self._entries) > self.size or self._bytes > self.size_bytes:
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, token_digest: bytes) -> None:
+        entry = self._entries.pop(token_digest, None)
+        if entry is not None:
+            self._bytes -= entry[3]

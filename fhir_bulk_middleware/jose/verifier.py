@@ -10,7 +10,7 @@ from fhir_bulk_middleware.jose.claims import Expectations
 from fhir_bulk_middleware.jose.keys import ALGORITHMS, VerificationKey
 from fhir_bulk_middleware.jose.remote import UrlKeys
 from fhir_bulk_middleware.jose.sources import FileKeys, FixedKeys, KeySource
-from fhir_bulk_middleware.jose.token import LONGEST, UnverifiedToken
+from fhir_bulk_middleware.jose.token import ACCESS_TOKEN, DECLARED_ACCESS_TOKEN, LONGEST, UnverifiedToken
 from fhir_bulk_middleware.jose.verified import VerifiedTokens, digest
 from fhir_bulk_middleware.principal import Principal, TokenRejected
 
@@ -26,12 +26,18 @@ class JoseTokenVerifier:
     `Expectations` asks for. A good token is remembered for up to a minute, as long as the key set stays what it is; its principal
     is then shared, so nobody may change the `claims`.
 
+    Tokens that are bound to a key (`cnf`: RFC 8705, RFC 9449) are refused: whether the client holds that key is not checked here.
+
     Args:
         jwks: the issuer's keys: a JWK Set as a mapping, the path of a file, an https URL, or a source of one's own.
         issuer: what `iss` must be.
         audience: what `aud` must name, or several names of which one suffices.
         algorithms: what tokens may be signed with; a part of the default.
         leeway: seconds by which the issuer's clock may differ from ours, at most 300.
+        require_at_jwt: whether a token must say in its header that it is an access token (`typ: at+jwt`, RFC 9068); by default
+            `JWT`, or no `typ`, will do too.
+        required_claims: claims that a token must have beside `exp`, `iss`, `aud` and `sub`, such as `client_id`, `iat`, `jti`.
+        longest_life: the most seconds that a token may live (`exp - iat`; then `iat` is required); None for no limit.
         clock: what time it is.
 
     Raises:
@@ -47,6 +53,9 @@ class JoseTokenVerifier:
         audience: str | Collection[str],
         algorithms: Collection[str] = ALGORITHMS,
         leeway: float = 60,
+        require_at_jwt: bool = False,
+        required_claims: Collection[str] = (),
+        longest_life: float | None = None,
         clock: Clock = system_clock,
     ) -> None:
         audiences = frozenset((audience,) if isinstance(audience, str) else audience)
@@ -54,8 +63,16 @@ class JoseTokenVerifier:
             raise ValueError("issuer and audience must not be empty")
         if not (math.isfinite(leeway) and 0 <= leeway <= _LONGEST_LEEWAY):
             raise ValueError(f"leeway must be from 0 to {_LONGEST_LEEWAY} seconds")
+        if longest_life is not None and not (math.isfinite(longest_life) and longest_life > 0):
+            raise ValueError("longest_life must be a number of seconds above 0, or None for no limit")
+        required = frozenset((required_claims,) if isinstance(required_claims, str) else required_claims)
         self._algorithms = _asymmetric(algorithms)
-        self._expected = Expectations(issuer=issuer, audiences=audiences, leeway=leeway)
+        self.audiences = audiences
+        """What `aud` may name."""
+        self._expected = Expectations(
+            issuer=issuer, audiences=audiences, leeway=leeway, required=required, longest_life=longest_life
+        )
+        self._types = DECLARED_ACCESS_TOKEN if require_at_jwt else ACCESS_TOKEN
         self._clock = clock
         self._source = key_source(jwks, clock)
         self._verified = VerifiedTokens()
@@ -74,7 +91,7 @@ class JoseTokenVerifier:
             known = self._verified.find(token_digest, await self._source.keys(), self._clock())
             if known is not None:
                 return known
-        return await self._verify(UnverifiedToken.parse(token), token_digest)
+        return await self._verify(UnverifiedToken.parse(token, self._types), token_digest)
 
     async def _verify(self, token: UnverifiedToken, token_digest: bytes) -> Principal:
         if token.algorithm not in self._algorithms:

@@ -1,17 +1,25 @@
 """Events as FHIR AuditEvent resources, for an adapter that keeps them."""
 
 import json
-from typing import Any, cast
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.events import (
+    AuditGap,
+    Completed,
     Deleted,
+    DeleteIntended,
     Event,
     Failed,
     FileServed,
     JobEvent,
+    KickedOff,
+    NothingDeleted,
     PartSealed,
+    RefusalsSummed,
     RequestRefused,
     name,
 )
@@ -19,7 +27,7 @@ from fhir_bulk_middleware.export.recipes import as_json, from_json, make
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Precision, render
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.principal import Caller, Owner
 from fhir_bulk_middleware.protocols import Recipe, SupportsAudit, SupportsWorkerProcess
 
 __all__ = ["AuditEvents", "audit_event"]
@@ -29,20 +37,24 @@ _TYPE = "http://terminology.hl7.org/CodeSystem/audit-event-type"
 _INTERACTION = "http://hl7.org/fhir/restful-interaction"
 _EXPORT = {"system": _DICOM, "code": "110106", "display": "Export"}
 _REST = {"system": _TYPE, "code": "rest", "display": "RESTful Operation"}
+_OUTCOME = "http://terminology.hl7.org/CodeSystem/audit-event-outcome"
+_BALP = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
 _OWN = "urn:fhir-bulk-middleware:"
+_IP_ADDRESS = "2"
 
 
 class AuditEvents:
     """Hands AuditEvents to the storage adapter.
 
-    Some events are left out, for a storage should not grow by what means nothing to an auditor: a part sealed, which no client
-    has seen yet; polls that came too soon; and refusals of requests whose sender is not known, which anybody can cause in any
-    number.
+    It is an audit: see `Audit`. Some events are left out, for a storage should not grow by what means nothing to an auditor: a
+    part sealed, which no client has seen yet; polls that came too soon; and refusals of requests whose sender is not known.
 
     Args:
         adapter: who keeps them.
         version: the FHIR release that they are written in.
     """
+
+    essential: Final = True
 
     def __init__(self, adapter: SupportsAudit, version: FhirVersion = FhirVersion.R4) -> None:
         self._adapter = adapter
@@ -61,7 +73,9 @@ class AuditEvents:
     async def observe(self, event: Event) -> None:
         """Hand it over."""
         match event:
-            case PartSealed() | RequestRefused(owner=None) | RequestRefused(reason=Reason.POLLED_TOO_OFTEN):
+            case PartSealed() | RequestRefused(owner=None) | RefusalsSummed(owner=None):
+                return
+            case RequestRefused(reason=Reason.POLLED_TOO_OFTEN):
                 return
         resource = audit_event(event, self._version)
         await self._adapter.record(json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode())
@@ -74,46 +88,37 @@ def made_again(adapter: JsonValue, version: str) -> AuditEvents:
 
 def audit_event(event: Event, version: FhirVersion) -> dict[str, Any]:
     """The AuditEvent of an event: R4 and R4B have one form, R5 another."""
+    r5 = version is FhirVersion.R5
     export = isinstance(event, JobEvent)
     kind = _EXPORT if export else _REST
-    interaction = {"system": _INTERACTION, "code": "delete" if isinstance(event, Deleted) else "operation"}
+    deletes = isinstance(event, Deleted | DeleteIntended | NothingDeleted)
+    interaction = {"system": _INTERACTION, "code": "delete" if deletes else "operation"}
     own = {"system": f"{_OWN}event", "code": name(event)}
-    outcome, action = _outcome(event), _action(event)
-    recorded = render(event.at, Precision.MICROSECONDS)
-    agent = {"who": _who(event.owner), "requestor": True}
-    source = {"observer": {"display": "fhir-bulk-middleware", "identifier": {"system": f"{_OWN}mount", "value": event.mount}}}
-    entities = _entities(event, r5=version is FhirVersion.R5)
-    more: dict[str, Any] = {"entity": entities} if entities else {}
-    if version is FhirVersion.R5:
-        return {
-            "resourceType": "AuditEvent",
-            "category": [{"coding": [kind]}],
-            "code": {"coding": [own, interaction]},
-            "action": action,
-            "recorded": recorded,
-            "outcome": {"code": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-outcome", "code": outcome}},
-            "agent": [agent],
-            "source": source,
-            **more,
-        }
+    outcome = {"code": _outcome(event), "system": _OUTCOME}
+    classified: dict[str, Any] = (
+        {"category": [{"coding": [kind]}], "code": {"coding": [own, interaction]}, "outcome": {"code": outcome}}
+        if r5
+        else {"type": kind, "subtype": [own, interaction], "outcome": outcome["code"]}
+    )
+    entities = _entities(event, r5=r5)
     return {
         "resourceType": "AuditEvent",
-        "type": kind,
-        "subtype": [own, interaction],
-        "action": action,
-        "recorded": recorded,
-        "outcome": outcome,
-        "agent": [agent],
-        "source": source,
-        **more,
+        **classified,
+        "action": _action(event),
+        "recorded": render(event.at, Precision.MICROSECONDS),
+        "agent": _agents(event, r5=r5),
+        "source": {
+            "observer": {"display": "fhir-bulk-middleware", "identifier": {"system": f"{_OWN}mount", "value": event.mount}}
+        },
+        **({"entity": entities} if entities else {}),
     }
 
 
 def _outcome(event: Event) -> str:
     match event:
-        case Failed():
+        case Failed() | AuditGap():
             return "8"
-        case RequestRefused():
+        case RequestRefused() | RefusalsSummed():
             return "4"
         case _:
             return "0"
@@ -123,10 +128,23 @@ def _action(event: Event) -> str:
     match event:
         case FileServed():
             return "R"
-        case Deleted():
+        case Deleted() | DeleteIntended():
             return "D"
         case _:
             return "E"
+
+
+def _agents(event: Event, *, r5: bool) -> list[dict[str, Any]]:
+    """Who asked, from which machine and by which client; R5 has no place for the client's id within the agent."""
+    caller = event.caller or Caller()
+    agent = {"who": _who(event.owner), "requestor": True}
+    if caller.address is not None:
+        agent |= {"networkString": caller.address} if r5 else {"network": {"address": caller.address, "type": _IP_ADDRESS}}
+    if caller.client_id is None:
+        return [agent]
+    if not r5:
+        return [{**agent, "altId": caller.client_id}]
+    return [agent, {"who": {"identifier": {"system": f"{_OWN}client", "value": caller.client_id}}, "requestor": False}]
 
 
 def _who(owner: Owner | None) -> dict[str, Any]:
@@ -136,21 +154,60 @@ def _who(owner: Owner | None) -> dict[str, Any]:
 
 
 def _entities(event: Event, *, r5: bool) -> list[dict[str, Any]]:
-    """What the event is about: its job, with figures; or the resources that are gone."""
+    """What the event is about: its job, its resources, what was asked for, figures, and the id of the request."""
+    found: list[dict[str, Any]] = []
+    job_id = getattr(event, "job_id", None)
+    figures = _details(_figures(event), r5=r5)
+    if job_id is not None:
+        found.append({"what": {"identifier": {"system": f"{_OWN}job", "value": job_id}}, **figures})
+    elif figures:
+        found.append(figures)
+    found += [{"what": {"reference": reference}} for reference in getattr(event, "references", ())]
+    # FHIR has a query in Base64, for it may be of any kind.
+    found += [{"query": b64encode(query.encode()).decode()} for query in getattr(event, "criteria", ())]
+    if isinstance(event, KickedOff):
+        if event.group is not None:
+            found.append({"what": {"reference": f"Group/{event.group}"}})
+        found += [
+            {"what": {"reference": patient} if "/" in patient else {"identifier": {"system": f"{_OWN}digest", "value": patient}}}
+            for patient in event.patients
+        ]
+    if event.caller is not None and event.caller.request_id is not None:
+        found.append(_request_id(event.caller.request_id, r5=r5))
+    return found
+
+
+def _figures(event: Event) -> dict[str, str]:
+    found: dict[str, str] = {}
     match event:
-        case Deleted():
-            return [{"what": {"reference": reference}} for reference in event.references]
+        case KickedOff():
+            found = {"level": event.level.value, "kind": event.kind.value, "types": ",".join(event.types)}
         case FileServed():
-            figures = {"file": event.file_id, "type": event.type, "bytes": str(event.size)}
-        case JobEvent():
-            figures = {}
+            found = {"file": event.file_id, "type": event.type, "bytes": str(event.size)}
+        case Completed():
+            found = {"resources": str(event.resources)}
+        case Failed():
+            found = {"reason": event.reason.name}
         case RequestRefused():
-            figures = {"operation": event.operation.name, "reason": event.reason.name}
-        case _:
-            return []
-    entity: dict[str, Any] = {}
-    if isinstance(event, JobEvent):
-        entity["what"] = {"identifier": {"system": f"{_OWN}job", "value": event.job_id}}
-    if figures:
-        entity["detail"] = [{"type": {"text": key} if r5 else key, "valueString": value} for key, value in figures.items()]
-    return [entity]
+            found = {"operation": event.operation.name, "reason": event.reason.name}
+        case RefusalsSummed():
+            found = {"count": str(event.count), **{reason: str(count) for reason, count in event.reasons.items()}}
+        case AuditGap():
+            first, last = (render(instant, Precision.MICROSECONDS) for instant in (event.first, event.last))
+            found = {"count": str(event.count), "first": first, "last": last}
+        case NothingDeleted():
+            found = {"removal": event.removal.value, "type": event.type, "outcome": event.outcome.name}
+        case Deleted() | DeleteIntended():
+            found = {"removal": event.removal.value, "type": event.type, "count": str(len(event.references))}
+    return found
+
+
+def _details(figures: Mapping[str, str], *, r5: bool) -> dict[str, Any]:
+    found = [{"type": {"text": key} if r5 else key, "valueString": value} for key, value in figures.items() if value]
+    return {"detail": found} if found else {}
+
+
+def _request_id(request_id: str, *, r5: bool) -> dict[str, Any]:
+    """The entity that IHE's Basic Audit Log Patterns have for it; R5 has the role where R4 has a type."""
+    coding = {"system": _BALP, "code": "XrequestId"}
+    return {"what": {"identifier": {"value": request_id}}, **({"role": {"coding": [coding]}} if r5 else {"type": coding})}

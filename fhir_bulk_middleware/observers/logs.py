@@ -3,17 +3,19 @@
 import json
 import logging
 
-from fhir_bulk_middleware.events import Event, RequestRefused, content
+from fhir_bulk_middleware.events import AuditFailed, Event, RequestRefused, content
 from fhir_bulk_middleware.protocols import Recipe
 
 __all__ = ["LogEvents"]
+
+_LEVELS: dict[type[Event], int] = {RequestRefused: logging.WARNING, AuditFailed: logging.ERROR}
 
 
 class LogEvents:
     """Logs each event as one line of JSON, with the same content in the record's `event` for who formats records otherwise.
 
-    Refusals are warnings, all else is information. Neither resource content nor a query string is in any event, so none is in
-    the log.
+    Refusals are warnings, events that an audit could not record are errors, all else is information. Neither resource content
+    nor a query string is in any event, so none is in the log.
 
     Args:
         logger: the name of the logger.
@@ -29,7 +31,7 @@ class LogEvents:
 
     async def observe(self, event: Event) -> None:
         """Log it."""
-        level = logging.WARNING if isinstance(event, RequestRefused) else logging.INFO
+        level = _LEVELS.get(type(event), logging.INFO)
         if self._log.isEnabledFor(level):
             found = content(event)
             self._log.log(level, "%s", json.dumps(found, separators=(",", ":")), extra={"event": found})

@@ -6,12 +6,25 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError("Metrics needs prometheus_client: pip install 'fhir-bulk-middleware[metrics]'") from error
 
-from fhir_bulk_middleware.events import Completed, Deleted, Event, FileServed, JobEvent, PartSealed, RequestRefused, name
+from fhir_bulk_middleware.events import (
+    AuditFailed,
+    Completed,
+    Deleted,
+    Event,
+    FileServed,
+    JobEvent,
+    PartSealed,
+    RequestRefused,
+    name,
+)
 from fhir_bulk_middleware.protocols import Recipe
 
 __all__ = ["Metrics"]
@@ -24,6 +37,7 @@ _COUNTERS = {
     "fhir_bulk_served_files": ("Answers with a file or a part of one", ("mount", "type")),
     "fhir_bulk_served_bytes": ("Bytes that such answers announced", ("mount", "type")),
     "fhir_bulk_refusals": ("Requests that were not carried out", ("mount", "operation", "reason")),
+    "fhir_bulk_audit_failures": ("Events that an audit could not record when they happened", ("mount", "audit", "event")),
     "fhir_bulk_deleted_resources": ("Resources that were deleted", ("mount", "type")),
 }
 _SECONDS = "fhir_bulk_export_seconds"
@@ -112,6 +126,8 @@ def _amounts(event: Event) -> Iterator[tuple[_Key, float]]:
             yield ("fhir_bulk_served_bytes", mount, event.type), event.size
         case RequestRefused():
             yield ("fhir_bulk_refusals", mount, event.operation.name.lower(), event.reason.name.lower()), 1
+        case AuditFailed():
+            yield ("fhir_bulk_audit_failures", mount, event.audit, event.missed), 1
         case Deleted():
             yield ("fhir_bulk_deleted_resources", mount, event.type), len(event.references)
         case JobEvent():

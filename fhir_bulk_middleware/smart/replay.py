@@ -47,14 +47,22 @@ class MemoryReplayLog:
     async def first_use(self, client_id: str, jti: str, until: Instant, now: Instant) -> bool:
         """Note a use; see `ReplayLog`."""
         used = self._used.setdefault(client_id, {})
-        if jti in used and used[jti] > now:
+        if used.get(jti, now) > now:
             return False
+        # The oldest use stands first, and all are good for minutes: so none is kept much longer than it is good.
+        while used and used[oldest := next(iter(used))] <= now:
+            del used[oldest]
         if len(used) >= self._most:
             used = self._used[client_id] = _unexpired(used, now)
         if len(used) >= self._most:
             raise _full()
+        used.pop(jti, None)  # so that it moves to the young end
         used[jti] = until
         return True
+
+    def remembered(self) -> int:
+        """How many uses are remembered."""
+        return sum(map(len, self._used.values()))
 
 
 class SQLiteReplayLog:
@@ -68,6 +76,11 @@ class SQLiteReplayLog:
     def __init__(self, path: str | PathLike[str], most: int = _MOST) -> None:
         self._most = most
         self._database = Database(Path(path), [_SCHEMA], synchronous="FULL")
+
+    def remembered(self) -> int:
+        """How many uses are remembered."""
+        (count,) = self._database.reader.execute("SELECT count(*) FROM used").fetchone()
+        return int(count)
 
     async def first_use(self, client_id: str, jti: str, until: Instant, now: Instant) -> bool:
         """Note a use; see `ReplayLog`."""

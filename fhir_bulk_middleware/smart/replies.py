@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-__all__ = ["OAuthError", "OAuthRefused", "document", "refusal", "token"]
+__all__ = ["OAuthError", "OAuthRefused", "document", "elsewhere", "refusal", "token"]
 
 _NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -31,13 +31,15 @@ class OAuthRefused(Exception):  # noqa: N818 - a refusal is an outcome, not an e
     Attributes:
         error: why.
         description: what was wrong and what would be right; never which check of an assertion failed.
+        reason: which check failed, for our log only; the description where that says all there is.
         retry_after: seconds after which the same request may succeed, where that is known.
     """
 
-    def __init__(self, error: OAuthError, description: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, error: OAuthError, description: str, *, reason: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(error.name, description)
         self.error = error
         self.description = description
+        self.reason = description if reason is None else reason
         self.retry_after = retry_after
 
 
@@ -55,6 +57,12 @@ def refusal(refused: OAuthRefused) -> Response:
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
     return JSONResponse({"error": code, "error_description": refused.description}, status, headers)
+
+
+def elsewhere(status: int, description: str, headers: Mapping[str, str]) -> Response:
+    """There is nothing here for that path or method; a 405 says in `Allow` what there is."""
+    content = {"error": "invalid_request", "error_description": f"{description}."}
+    return JSONResponse(content, status, {**_NOT_STORED, **headers})
 
 
 def document(content: Mapping[str, Any]) -> Response:

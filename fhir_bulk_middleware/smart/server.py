@@ -11,10 +11,13 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fhir_bulk_middleware import bodies
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, system_clock
@@ -22,12 +25,13 @@ from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.verifier import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.protective import ProtectiveHeaders
 from fhir_bulk_middleware.smart import replies
 from fhir_bulk_middleware.smart.assertions import ALGORITHMS, Assertions
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.smart.grants import granted, spelled
-from fhir_bulk_middleware.smart.replay import MemoryReplayLog, ReplayLog
+from fhir_bulk_middleware.smart.replay import ReplayLog
 from fhir_bulk_middleware.smart.replies import OAuthError, OAuthRefused
 
 __all__ = ["AuthorizationServer"]
@@ -36,6 +40,7 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 _LONGEST_LIFE: Final = 300
 _BODY_BYTES: Final = 64 * 1024
+_BODY_SECONDS: Final = 30.0
 _MOST_FIELDS: Final = 20
 _LONGEST_SCOPE: Final = 4096
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -46,7 +51,8 @@ class AuthorizationServer:
     """The server, as an application to mount at its URL and as what the FHIR server needs to know of it.
 
     ```python
-    server = AuthorizationServer("https://ehr.example/fhir/auth", "https://ehr.example/fhir", [client], key=SigningKey.load(path))
+    server = AuthorizationServer("https://ehr.example/fhir/auth", "https://ehr.example/fhir", [client],
+                                 key=SigningKey.load(path), replay=SQLiteReplayLog("assertions.db"))
     bulk = BulkData(verifier=server.verifier(), settings=Settings(smart=server.configuration), ...)
     app.mount("/fhir/auth", server.app)
     ```
@@ -56,13 +62,17 @@ class AuthorizationServer:
         audience: the tokens' `aud`: the URL of the FHIR server.
         clients: who is registered.
         key: signs the tokens.
-        replay: which assertions were used; must be shared by all processes that serve the same clients.
+        replay: which assertions were used, so that none is good twice; must be shared by all processes that serve the same
+            clients: a `SQLiteReplayLog` on one machine. A `MemoryReplayLog` is for a server with a single process.
         lifetime: seconds that a token is good, at most 300 (SE-05).
+        body_seconds: in which the body of a token request must have arrived (law 38).
         version: FHIR version whose resource types scopes can name.
         clock: what time it is.
 
     Raises:
-        ValueError: the lifetime is too long, the URL not absolute, or two clients have the same id.
+        ValueError: the lifetime is too long, the URL not absolute, two clients have the same id, or a scope names a resource
+            type that the version does not have.
+        TypeError: there is no replay log.
     """
 
     def __init__(
@@ -72,8 +82,9 @@ class AuthorizationServer:
         clients: Iterable[Client],
         *,
         key: SigningKey,
-        replay: ReplayLog | None = None,
+        replay: ReplayLog,
         lifetime: int = _LONGEST_LIFE,
+        body_seconds: float = _BODY_SECONDS,
         version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
     ) -> None:
@@ -82,6 +93,14 @@ class AuthorizationServer:
             raise ValueError(f"a token lives from 1 to {_LONGEST_LIFE} seconds")
         if len({client.id for client in clients}) != len(clients):
             raise ValueError("two clients have the same id")
+        if not callable(getattr(replay, "first_use", None)):
+            raise TypeError(
+                "replay: without a replay log a client assertion would be good twice; give a SQLiteReplayLog, or, for a server "
+                "with a single process, a MemoryReplayLog"
+            )
+        types = definitions(version).resource_types
+        for client in clients:
+            _check_types(client, types, version)
         self.configuration = SmartConfiguration(
             token_endpoint=f"{url}/token",
             jwks_uri=f"{url}/jwks",
@@ -89,15 +108,20 @@ class AuthorizationServer:
             token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         )
         """What `.well-known/smart-configuration` says of it; for `Settings.smart`."""
-        self.app = Starlette(routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)])
+        self.app = Starlette(
+            routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)],
+            middleware=[Middleware(ProtectiveHeaders)],
+            exception_handlers={HTTPException: _no_route},
+        )
         """The token endpoint and the key set, to be mounted at the URL."""
         self._url = url
         self._audience = audience
         self._key = key
         self._lifetime = lifetime
-        self._types = definitions(version).resource_types
+        self._types = types
+        self._body_seconds = body_seconds
         self._clock = clock
-        self._assertions = Assertions(clients, f"{url}/token", replay or MemoryReplayLog(), clock)
+        self._assertions = Assertions(clients, f"{url}/token", replay, clock)
 
     def verifier(self) -> JoseTokenVerifier:
         """Takes this server's tokens and no others."""
@@ -109,11 +133,12 @@ class AuthorizationServer:
 
     async def _token(self, request: Request) -> Response:
         try:
-            form = await _form(request)
+            form = await _form(request, self._body_seconds)
             if "client_assertion" not in form and "authorization" in request.headers:
                 raise OAuthRefused(OAuthError.CLIENT_BY_HEADER, "A client shows who it is by a client_assertion.")
             return replies.token(await self._issued(form))
         except OAuthRefused as refused:
+            _log.info("token request refused: %s: %s", refused.error.value[0], refused.reason)
             return replies.refusal(refused)
         except Exception:  # noqa: BLE001 - the one place where faults end; the log has all of it, the client nothing
             _log.exception("a token request failed")
@@ -145,11 +170,13 @@ class AuthorizationServer:
         try:
             return await self._assertions.client(form["client_assertion"], form.get("client_id"))
         except TokenRejected as rejected:
-            _log.info("client assertion rejected: %s", rejected)
-            raise OAuthRefused(OAuthError.INVALID_CLIENT, "The client assertion is not good here.") from None
+            reason = f"client assertion rejected: {rejected}"
+            raise OAuthRefused(OAuthError.INVALID_CLIENT, "The client assertion is not good here.", reason=reason) from None
         except Refused as busy:
             description = "The assertion cannot be checked just now."
-            raise OAuthRefused(OAuthError.TEMPORARILY_UNAVAILABLE, description, retry_after=busy.retry_after) from None
+            raise OAuthRefused(
+                OAuthError.TEMPORARILY_UNAVAILABLE, description, reason=busy.detail, retry_after=busy.retry_after
+            ) from None
 
     def _signed(self, client: Client, scope: str) -> str:
         issued_at = self._clock() // 1_000_000
@@ -166,15 +193,21 @@ class AuthorizationServer:
         return self._key.sign(claims, {"typ": "at+jwt"})
 
 
-async def _form(request: Request) -> dict[str, str]:
+async def _no_route(_: Request, error: Exception) -> Response:
+    """A path or a method that there is not, in OAuth's form (RFC 6749, section 5.2)."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return replies.elsewhere(error.status_code, error.detail, error.headers or {})
+
+
+async def _form(request: Request, seconds: float) -> dict[str, str]:
     """The fields of the body; one that is empty is as one that is missing (RFC 6749, section 3.2)."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body must be {_FORM}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body may have {_BODY_BYTES} bytes at most.")
+    try:
+        body = await bodies.whole(request, _BODY_BYTES, seconds)
+    except Refused as refused:
+        raise OAuthRefused(OAuthError.INVALID_REQUEST, refused.detail) from None
     try:
         pairs = parse_qsl(body.decode("ascii"), errors="strict", max_num_fields=_MOST_FIELDS)
     except ValueError:
@@ -182,6 +215,13 @@ async def _form(request: Request) -> dict[str, str]:
     if len(dict(pairs)) != len(pairs):
         raise OAuthRefused(OAuthError.INVALID_REQUEST, "A field is given twice.")
     return dict(pairs)
+
+
+def _check_types(client: Client, types: frozenset[str], version: FhirVersion) -> None:
+    """Refuse a scope on a type that there is not: a misspelled one would grant nothing, and nobody would be told."""
+    unknown = sorted({scope.type for scope in client.scopes} - types - {"*"})
+    if unknown:
+        raise ValueError(f"a scope of client {client.id} names {', '.join(unknown)}: FHIR {version.value} has no such type")
 
 
 def _supported(clients: Iterable[Client]) -> tuple[str, ...]:

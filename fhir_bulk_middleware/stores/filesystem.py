@@ -29,6 +29,7 @@ P = ParamSpec("P")
 
 _CHUNK = 256 * 1024
 _TRIES = 20
+_MARK = ".job-store"
 _CAN_SAY = hasattr(os, "RWF_NOWAIT")
 
 
@@ -51,6 +52,10 @@ class FileOutputStore:
     def recipe(self) -> Recipe:
         """The same folder, in a worker process."""
         return Recipe(f"{__name__}:FileOutputStore", {"folder": str(self._folder), "blocking": True})
+
+    async def bind(self, store: str) -> bool:
+        """See `OutputStore.bind`. The folder says it in the file `.job-store`."""
+        return await self._call(_bind, self._folder, store)
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncGenerator[OutputSink]:
@@ -216,6 +221,26 @@ class _ThreadedSink:
     async def _drain(self) -> None:
         data, self._pending, self._size = b"".join(self._pending), [], 0
         await self._file.write(data)
+
+
+def _bind(folder: Path, store: str) -> bool:
+    """Write the mark whole under another name and link it: of several at once one is first, and none reads half of it."""
+    mark = folder / _MARK
+    with suppress(FileNotFoundError):
+        return mark.read_text() == store
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = folder / f"{_MARK}-{secrets.token_hex(4)}"
+    try:
+        with draft.open("x") as file:
+            file.write(store)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            mark.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(folder)
+    return mark.read_text() == store
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,11 +18,11 @@ not have is skipped, by the capability's name.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.delete.removal import (
     AlreadyDeleted,
@@ -32,6 +32,7 @@ from fhir_bulk_middleware.delete.removal import (
     Matches,
     NeverExisted,
     Removal,
+    Report,
     Target,
     VersionMismatch,
 )
@@ -48,13 +49,25 @@ from fhir_bulk_middleware.protocols import (
     SupportsDelete,
     SupportsDeletions,
     SupportsExport,
+    SupportsLockedDelete,
+    SupportsOutbox,
     SupportsRead,
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.testing.job_values import Suite, together
-from fhir_bulk_middleware.testing.resource_values import Reader, StorageSuite, Writer, needs, observation, organization, patient
+from fhir_bulk_middleware.testing.needed import pytest
+from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, observation, patient, put
 
-__all__ = ["BatchDeleteSuite", "ConditionalDeleteSuite", "DeleteSuite", "DeletionLogSuite", "OneDeleteSuite", "ReadSuite"]
+__all__ = [
+    "BatchDeleteSuite",
+    "ConditionalDeleteSuite",
+    "DeleteSuite",
+    "DeletionLogSuite",
+    "LockedDeleteSuite",
+    "OneDeleteSuite",
+    "OutboxSuite",
+    "ReadSuite",
+]
 
 _RACES = 10
 _GONE = (AlreadyDeleted, NeverExisted)
@@ -80,22 +93,22 @@ async def _version(store: SupportsConditionalDelete, target: Target) -> str:
 class ReadSuite(StorageSuite):
     """What `SupportsRead` promises."""
 
-    async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer) -> None:
+    async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer, samples: Samples) -> None:
         """Law 29."""
         needs(store, SupportsRead)
         assert isinstance(store, SupportsRead)
         assert await store.current("Patient", "1") is None, "what never was is None"
-        await writer.put(patient("1", "old"))
+        await writer.put(samples.patient("1", "old"))
         old = await store.current("Patient", "1")
-        await writer.put(patient("1", "new"))
+        await writer.put(samples.patient("1", "new"))
         new = await store.current("Patient", "1")
         assert old is not None, "what was written is read"
         assert new is not None, "what was written is read"
-        assert json.loads(new.json)["name"][0]["text"] == "new", "the current version is the last that was written"
+        assert samples.text_of(json.loads(new.json)) == "new", "the current version is the last that was written"
         assert (new.type, new.id, new.deleted) == ("Patient", "1", False), "a resource is read under its name"
         assert new.version != old.version, "each version has an id of its own"
         assert b"\n" not in new.json, "a resource is one line"
-        assert await store.current("Organization", "1") is None, "an id belongs to its type"
+        assert await store.current(samples.record_type, "1") is None, "an id belongs to its type"
         await writer.delete("Patient", "1")
         gone = await store.current("Patient", "1")
         assert gone is None or gone.deleted, "what was deleted does not live"
@@ -104,34 +117,40 @@ class ReadSuite(StorageSuite):
 class OneDeleteSuite(StorageSuite):
     """What `SupportsDelete` promises."""
 
-    async def test_what_is_removed_comes_back_as_it_was(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_what_is_removed_comes_back_as_it_was(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """As SQL's `DELETE ... RETURNING *`."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1", "kept text"), patient("2"))
+        await writer.put(samples.patient("1", "kept text"), samples.patient("2"))
         removal = await store.remove("Patient", "1", None, rights)
         assert isinstance(removal, Deleted), "a resource that lives can be removed"
-        assert json.loads(removal.resource.json)["name"][0]["text"] == "kept text", "what was removed comes back"
+        assert samples.text_of(json.loads(removal.resource.json)) == "kept text", "what was removed comes back"
         assert (removal.resource.type, removal.resource.id) == ("Patient", "1"), "what was removed comes back"
         assert json.loads(removal.resource.json)["meta"]["versionId"] == removal.resource.version, (
             "the version that is told is that of the text"
         )
 
     async def test_what_was_removed_is_gone_and_nothing_else(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """From every read, at once."""
         needs(store, SupportsDelete)
-        await writer.put(patient("1"), patient("2"), organization("1"))
+        await put(writer, samples.patient("1"), samples.patient("2"), samples.record("1", "Patient/2"), samples.outside("1"))
         await store.remove("Patient", "1", None, await _rights(store, principal))
         assert await reader.ids(await reader.query("Patient")) == ["2"], "what was removed is gone, and nothing else"
-        assert await reader.ids(await reader.query("Organization")) == ["1"], "an id belongs to its type"
+        for type_ in (samples.record_type, samples.outside_type):
+            if type_ is not None:
+                assert await reader.ids(await reader.query(type_)) == ["1"], "an id belongs to its type"
 
-    async def test_a_second_removal_removes_nothing(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_a_second_removal_removes_nothing(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """It is told from the first; a storage without a memory may take it for what never was."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1"))
+        await writer.put(samples.patient("1"))
         first = await store.remove("Patient", "1", None, rights)
         assert isinstance(first, Deleted), "a resource that lives can be removed"
         again = await store.remove("Patient", "1", frozenset({first.resource.version}), rights)
@@ -139,39 +158,41 @@ class OneDeleteSuite(StorageSuite):
         if isinstance(again, AlreadyDeleted):
             assert again.version == first.resource.version, "of what is gone the version that was removed is told"
         assert await store.remove("Patient", "never", None, rights) == NeverExisted(), "what never was is told so"
-        await writer.put(patient("1", "back"))
+        await writer.put(samples.patient("1", "back"))
         assert isinstance(await store.remove("Patient", "1", None, rights), Deleted), "what came back can be removed again"
 
     async def test_another_version_is_left_alone(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """Law 25: `If-Match` is decided in the call."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
-        await writer.put(patient("1", "old"))
+        await writer.put(samples.patient("1", "old"))
         removed = await store.remove("Patient", "1", None, rights)
         assert isinstance(removed, Deleted), "a resource that lives can be removed"
         old = removed.resource.version
-        await writer.put(patient("1", "new"))
+        await writer.put(samples.patient("1", "new"))
         for versions in ({old}, {"no-such-version"}, set()):
             removal = await store.remove("Patient", "1", frozenset(versions), rights)
             assert removal == VersionMismatch(), "a resource at another version is left alone"
         assert await reader.texts(await reader.query("Patient")) == {"1": "new"}, "a resource at another version is left alone"
 
-    async def test_of_several_removals_at_once_one_removes(self, store: Deleting, writer: Writer, principal: Principal) -> None:
+    async def test_of_several_removals_at_once_one_removes(
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """Whoever is told that it removed has the resource."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         for race in range(_RACES):
             id_ = f"p{race}"
-            await writer.put(patient(id_))
+            await writer.put(samples.patient(id_))
             removals: list[Removal] = await together(4, lambda _, id_=id_: store.remove("Patient", id_, None, rights))  # type: ignore[misc]
             removed = [removal for removal in removals if isinstance(removal, Deleted)]
             assert len(removed) == 1, "of several removals one removes"
             assert all(isinstance(removal, (Deleted, *_GONE)) for removal in removals), "of several removals one removes"
 
     async def test_of_a_removal_and_an_update_neither_is_lost(
-        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """A removal that names a version never removes a later one."""
         needs(store, SupportsDelete)
@@ -179,7 +200,7 @@ class OneDeleteSuite(StorageSuite):
         rights = await _rights(store, principal)
         for race in range(_RACES):
             id_ = f"p{race}"
-            await writer.put(patient(id_, "old"))
+            await writer.put(samples.patient(id_, "old"))
             version = await _version(store, _target("Patient", ("_id", id_), rights=rights))
             outcome: list[Removal] = []
 
@@ -188,34 +209,34 @@ class OneDeleteSuite(StorageSuite):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(remove)
-                tasks.start_soon(writer.put, patient(id_, "new"))
+                tasks.start_soon(writer.put, samples.patient(id_, "new"))
             assert (await reader.texts(await reader.query("Patient"))).get(id_) == "new", "a removal never takes a later version"
             assert isinstance(outcome[0], Deleted | VersionMismatch), "a removal removes, or is told of the other version"
 
     async def test_a_removal_is_in_the_next_deletions(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """Law 3, and law 6 without snapshots; what came back is in the output (MF-22)."""
         needs(store, SupportsDelete)
         needs(store, SupportsDeletions)
         rights = await _rights(store, principal)
-        await writer.put(*(patient(id_) for id_ in ("kept", "gone", "back")))
+        await writer.put(*(samples.patient(id_) for id_ in ("kept", "gone", "back")))
         since = await reader.cut()
         for id_ in ("gone", "back"):
             await store.remove("Patient", id_, None, rights)
-        await writer.put(patient("back"))
+        await writer.put(samples.patient("back"))
         query = await reader.query("Patient", since=since)
         assert await reader.gone(query) == ["Patient/gone"], "what was removed is told once, unless it came back"
         if since is not None:
             assert await reader.ids(query) == ["back"], "what came back is in the output"
 
     async def test_an_export_does_not_see_a_removal_after_its_cut(
-        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal
+        self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """With snapshots an export as of the cut still has it, and the next one tells of it."""
         needs(store, SupportsDelete)
         needs(store, SupportsSnapshot)
-        await writer.put(*(patient(f"p{number}", "x" * 400) for number in range(6)))
+        await writer.put(*(samples.patient(f"p{number}", "x" * 400) for number in range(6)))
         query = await reader.query("Patient", page_bytes=1_000)
         pages = await reader.pages(query)
         for number in range(6):
@@ -362,9 +383,10 @@ class BatchDeleteSuite(StorageSuite):
         assert isinstance(store, SupportsBatchDelete)
         first = Batch(run="run", number=0, type="Observation", versions=batch.versions[:1], rights=batch.rights)
         await store.remove_batch(first)
-        for _ in range(2):
-            tally = await store.end_run("run")
+        for again in (False, True):
+            tally = await store.end_run("run", cancelled=not again)
             assert (tally.removed, tally.left, tally.doubtful) == (1, 0, 0), "the end of a run tells what it has come to"
+            assert tally.cancelled, "whoever ended a run first says whether it was a cancel"
         assert await store.remove_batch(batch) is None, "after its end a run removes nothing"
         assert sorted(await reader.ids(await reader.query("Observation"))) == ["o1", "o2", "o3"], (
             "after its end a run removes nothing"
@@ -375,7 +397,107 @@ class BatchDeleteSuite(StorageSuite):
         assert (never.removed, never.left) == (0, 0), "a run that never began has come to nothing"
 
 
-class DeleteSuite(ReadSuite, OneDeleteSuite, ConditionalDeleteSuite, BatchDeleteSuite):
+class LockedDeleteSuite(StorageSuite):
+    """What `SupportsLockedDelete` promises."""
+
+    async def test_what_is_found_under_the_lock_is_removed_or_nothing(
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+    ) -> None:
+        """The conditions of a conditional delete hold at the instant of the removal."""
+        needs(store, SupportsLockedDelete)
+        assert isinstance(store, SupportsLockedDelete)
+        rights = await _rights(store, principal)
+        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        none = await store.remove_matching(target, at_most=9, if_version=None)
+        assert isinstance(none, Matches), "where nothing matches, that is told"
+        assert none.count == 0, "where nothing matches, that is told"
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(3)))
+        await writer.put(observation("other", "Patient/1", "another"))
+        for at_most, versions in ((2, None), (9, frozenset({"no-such-version"}))):
+            left = await store.remove_matching(target, at_most=at_most, if_version=versions)
+            assert isinstance(left, Matches), "more than were asked for, or another version, are left alone"
+            assert left.count == 3, "more than were asked for, or another version, are left alone"
+        assert len(await reader.ids(await reader.query("Observation"))) == 4, (
+            "more than were asked for, or another version, are left alone"
+        )
+        removed = await store.remove_matching(target, at_most=3, if_version=None)
+        assert isinstance(removed, Sequence), "all that match are removed"
+        assert sorted(each.id for each in removed) == ["o0", "o1", "o2"], "all that match are removed, and come back"
+        assert await reader.ids(await reader.query("Observation")) == ["other"], "all that match are removed, and nothing else"
+
+
+class OutboxSuite(StorageSuite):
+    """What `SupportsOutbox` promises."""
+
+    async def test_each_removal_is_reported_in_order_under_its_note(
+        self, store: Conditional, writer: Writer, principal: Principal
+    ) -> None:
+        """Law 37: by whichever way it was removed."""
+        needs(store, SupportsOutbox)
+        assert isinstance(store, SupportsOutbox)
+        rights = await _rights(store, principal)
+        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(6)))
+        one = store.recording("first")
+        await one.remove("Observation", "o0", None, rights)
+        await one.remove("Observation", "o0", None, rights)
+        await one.remove("Observation", "o1", frozenset({"no-such-version"}), rights)
+        expected: list[tuple[str, tuple[str, ...]]] = [("first", ("o0",))]
+        if isinstance(several := store.recording("second"), SupportsConditionalDelete):
+            target = _target("Observation", ("_id", "o1,o2"), rights=rights)
+            await several.remove_all(target, await several.find(target, at_most=9))
+            expected.append(("second", ("o1", "o2")))
+        if isinstance(locked := store.recording("third"), SupportsLockedDelete):
+            await locked.remove_matching(_target("Observation", ("_id", "o3"), rights=rights), at_most=1, if_version=None)
+            expected.append(("third", ("o3",)))
+        if isinstance(store, SupportsBatchDelete):
+            found = await store.find(_target("Observation", ("_id", "o4"), rights=rights), at_most=9)
+            frozen = Batch(run="r", number=0, type="Observation", versions=found.versions, rights=rights, note="fourth")
+            for _ in range(2):
+                await store.remove_batch(frozen)
+            expected.append(("fourth", ("o4",)))
+        await store.remove("Observation", "o5", None, rights)  # on nobody's behalf
+        reports = await _unreported(store, "a", 1)
+        told = [(report.note, tuple(sorted(report.ids))) for report in reports]
+        assert told == expected, "each removal is reported once, in order, under its note"
+        assert {report.type for report in reports} == {"Observation"}, "a report names the type"
+        assert sorted({report.number for report in reports}) == [report.number for report in reports], "reports are numbered"
+
+    async def test_reports_are_leased_to_one_teller_and_kept_until_they_are_told(
+        self, store: Deleting, writer: Writer, principal: Principal
+    ) -> None:
+        """So that each is told at least once, and mostly once."""
+        needs(store, SupportsOutbox)
+        assert isinstance(store, SupportsOutbox)
+        rights = await _rights(store, principal)
+        await writer.put(patient("1"), patient("2"))
+        for id_ in ("1", "2"):
+            await store.recording("note").remove("Patient", id_, None, rights)
+        await _teller_takes_turns(store)
+
+
+async def _unreported(outbox: SupportsOutbox | DeletionLog, teller: str, at: int, limit: int = 99) -> Sequence[Report]:
+    reports = await outbox.unreported(teller, Instant(at), lease_seconds=1, limit=limit)
+    assert reports is not None, "a lease that ended is given to whoever asks"
+    return reports
+
+
+async def _teller_takes_turns(outbox: SupportsOutbox | DeletionLog) -> None:
+    """With two reports in it."""
+    first = await _unreported(outbox, "a", 0, limit=1)
+    assert len(first) == 1, "as many reports are given as were asked for"
+    other = await outbox.unreported("b", Instant(1), lease_seconds=1, limit=9)
+    assert other is None, "while one tells nobody else does"
+    assert list(await _unreported(outbox, "b", 2_000_000, limit=1)) == list(first), "a report that was not told is given again"
+    await outbox.reported("b", [first[0].number])
+    second = await _unreported(outbox, "a", 2_000_001)
+    assert [report.number for report in second] > [report.number for report in first], "what was told is forgotten"
+    await outbox.reported("a", [])
+    assert list(await _unreported(outbox, "c", 2_000_002)) == list(second), "a teller that told nothing forgets nothing"
+    await outbox.reported("c", [report.number for report in second])
+    assert not await _unreported(outbox, "d", 2_000_003), "what was told is forgotten"
+
+
+class DeleteSuite(ReadSuite, OneDeleteSuite, ConditionalDeleteSuite, BatchDeleteSuite, LockedDeleteSuite, OutboxSuite):
     """All that the protocols of deletes promise, as far as the adapter has them."""
 
 
@@ -422,6 +544,21 @@ class DeletionLogSuite(Suite):
         assert list(await log.outcomes("run", 3) or ()) == outcomes, "the outcomes of a batch come back, in order"
         assert await log.outcomes("other", 3) is None, "a batch belongs to its run"
 
+    async def test_what_a_settling_finds_gone_is_reported_with_it(self, log: DeletionLog) -> None:
+        """Law 37: whoever settles, and once."""
+        marks = [replace(_mark(id_), note=note) for id_, note in (("1", "a"), ("2", "a"), ("3", "b"), ("4", ""))]
+        first, second, third, fourth = await log.intend(marks) or ()
+        assert [mark.id for mark in await log.doubtful(None, 0, 9)] == ["1", "2", "3", "4"], "doubts of all types are read"
+        await log.settle([_at(first, 5), _at(third, 5), _at(fourth, 5)], [second])
+        await log.settle([_at(first, 6), _at(second, 6)], [])
+        reports = await _unreported(log, "x", 0)
+        told = [(report.note, report.type, report.ids, report.at) for report in reports]
+        assert told == [("a", "Patient", ("1",), 5), ("b", "Patient", ("3",), 5)], (
+            "what a settling finds gone is reported once, under its note"
+        )
+        await log.reported("x", [])
+        await _teller_takes_turns(log)
+
     async def test_a_run_that_has_ended_takes_no_more(self, log: DeletionLog) -> None:
         """Law 26."""
         marks = await log.intend([_mark("1"), _mark("2")], "run", 0) or ()
@@ -430,9 +567,10 @@ class DeletionLogSuite(Suite):
         )
         await log.intend([_mark("3")], "run", 1)
         assert not await log.ended("run"), "a run ends when it is ended"
-        for _ in range(2):
-            tally = await log.end_run("run")
+        for again in (False, True):
+            tally = await log.end_run("run", cancelled=not again)
             assert (tally.removed, tally.left, tally.doubtful) == (1, 1, 1), "the end of a run tells what it has come to"
+            assert tally.cancelled, "whoever ended a run first says whether it was a cancel"
         assert await log.ended("run"), "a run that was ended has ended"
         assert await log.intend([_mark("4")], "run", 2) is None, "a run that has ended takes no more"
         assert [mark.id for mark in await log.doubtful("Patient", 0, 9)] == ["3"], "a run that has ended takes no more"

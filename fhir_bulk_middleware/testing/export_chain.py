@@ -6,16 +6,15 @@ from random import Random
 
 import anyio
 import anyio.lowlevel
-import pytest
 
 from fhir_bulk_middleware.export.query import Query
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsSnapshot
-from fhir_bulk_middleware.testing.resource_values import Reader, StorageSuite, Writer, needs, observation, patient
+from fhir_bulk_middleware.testing.needed import pytest
+from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs
 
 __all__ = ["ChainSuite"]
 
-_TYPES = ("Observation", "Patient")
 _IDS = ("a", "b", "c", "d")
 _CHANGES = 24
 
@@ -28,6 +27,7 @@ class _Host:
 
     writer: Writer
     random: Random
+    samples: Samples
     holds: dict[_Key, str] = field(default_factory=dict)
     serial: int = 0
 
@@ -39,13 +39,19 @@ class _Host:
             await self.writer.delete(*key)
             del self.holds[key]
             return
-        chosen = {(random.choice(_TYPES), random.choice(_IDS)) for _ in range(random.randint(1, 4))}
+        chosen = {(random.choice(_types(self.samples)), random.choice(_IDS)) for _ in range(random.randint(1, 4))}
         written = {}
         for key in sorted(chosen):
             self.serial += 1
             written[key] = f"number {self.serial}"
-        await self.writer.put(*(_resource(key, text) for key, text in written.items()))
+        await self.writer.put(*(self._resource(key, text) for key, text in written.items()))
         self.holds |= written
+
+    def _resource(self, key: _Key, text: str) -> str:
+        type_, id_ = key
+        resource = self.samples.patient(id_, text) if type_ == "Patient" else self.samples.record(id_, "Patient/a", text=text)
+        assert resource is not None, "a record of one patient can be written"
+        return resource
 
 
 @dataclass(slots=True)
@@ -63,7 +69,7 @@ class _Client:
         cut = await self.reader.cut(self.precision)
         assert cut is not None
         until = None if whole else await self._some_instant(cut)
-        for type_ in _TYPES:
+        for type_ in _types(self.reader.samples):
             await self._apply(type_, await self.reader.query(type_, since=self.since, until=until, as_of=cut))
         if until is None:
             assert self.has == await self._storage(cut), "applying each export in turn gives the storage at its cut"
@@ -83,13 +89,13 @@ class _Client:
     async def _some_instant(self, cut: Instant) -> Instant | None:
         """One at which something was written since the last export, for at such instants windows begin and end."""
         found: list[Instant] = []
-        for type_ in _TYPES:
+        for type_ in _types(self.reader.samples):
             found += (await self.reader.instants(await self.reader.query(type_, since=self.since, as_of=cut))).values()
         return self.random.choice(sorted(found)) if found else None
 
     async def _storage(self, cut: Instant) -> dict[_Key, str]:
         found: dict[_Key, str] = {}
-        for type_ in _TYPES:
+        for type_ in _types(self.reader.samples):
             texts = await self.reader.texts(await self.reader.query(type_, as_of=cut))
             found.update(((type_, id_), text) for id_, text in texts.items())
         return found
@@ -100,30 +106,31 @@ class ChainSuite(StorageSuite):
 
     @pytest.mark.parametrize("history", range(12))
     async def test_exports_that_follow_each_other_give_the_storage(
-        self, store: SupportsExport, reader: Reader, writer: Writer, history: int
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, history: int
     ) -> None:
         """Whatever is created, updated, deleted and created again between them; the same in each run."""
         _needs(store)
         random = Random(history)  # noqa: S311 - to be repeated, not to be secret
-        host = _Host(writer, random)
-        clients = [_Client(reader, precision, random) for precision in Precision]
+        host = _Host(writer, random, samples)
+        shown = [precision for precision in Precision if precision.value >= samples.precision.value]
+        clients = [_Client(reader, precision, random) for precision in shown]
         for _ in range(_CHANGES):
             await host.change()
             if random.random() < 0.4:
                 await random.choice(clients).export(whole=random.random() < 0.7)
         for client in clients:
             await client.export()
-            if client.precision is Precision.MICROSECONDS:
+            if client.precision is samples.precision is Precision.MICROSECONDS:
                 assert client.has == host.holds, "what was written before a cut at full precision is in it"
 
     @pytest.mark.parametrize("precision", Precision)
     async def test_what_is_written_while_exports_begin_is_in_one_of_them(
-        self, store: SupportsExport, reader: Reader, writer: Writer, precision: Precision
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, precision: Precision
     ) -> None:
         """Writers do not wait for exports: what a cut does not hold the next one does."""
         _needs(store)
         random = Random(precision.value)  # noqa: S311 - as above
-        host, client = _Host(writer, random), _Client(reader, precision, random)
+        host, client = _Host(writer, random, samples), _Client(reader, precision, random)
         writing = anyio.Event()
 
         async def write() -> None:
@@ -137,8 +144,10 @@ class ChainSuite(StorageSuite):
             while not writing.is_set():
                 await client.export()
                 await anyio.lowlevel.checkpoint()
-        last = _Client(reader, Precision.MICROSECONDS, random, client.since, client.has)
+        last = _Client(reader, samples.precision, random, client.since, client.has)
         await last.export()
+        if samples.precision is not Precision.MICROSECONDS:
+            return  # what was written in the last instant is in an export after it
         assert last.has == host.holds, "what was written while a cut was taken is in this export or in the next"
 
 
@@ -148,6 +157,5 @@ def _needs(store: object) -> None:
         needs(store, capability)
 
 
-def _resource(key: _Key, text: str) -> str:
-    type_, id_ = key
-    return patient(id_, text) if type_ == "Patient" else observation(id_, "Patient/a", text)
+def _types(samples: Samples) -> list[str]:
+    return sorted({"Patient", samples.record_type})

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
-
-from fhir_bulk_middleware.export.job import Failure, Job, JobState
+from fhir_bulk_middleware.export.job import Failure, Idempotency, Job, JobState
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason
@@ -26,18 +24,19 @@ from fhir_bulk_middleware.testing.job_values import (
     hour,
     started,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["JobRetentionSuite"]
 
 
-async def _in_state(store: CompleteJobStore, state: JobState, at: Instant = NOW) -> Job:
+async def _in_state(store: CompleteJobStore, state: JobState, at: Instant = NOW, adapter: str = "") -> Job:
     """A job that came into `state` at that instant; all but queued ones have a sealed part."""
-    job = a_job(at=at)
+    job = a_job(at=at, adapter=adapter)
     if state is JobState.QUEUED:
         return await added(store, job)
     job = await started(store, job=job)
     finished = state in {JobState.COMPLETED, JobState.EXPIRED}
-    await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], "c", at, done=1, finished=finished)
+    await store.checkpoint(await claimed(store, adapter=adapter), [a_part(job, 0, 0)], "c", at, done=1, finished=finished)
     job = await found(store, job)
     match state:
         case JobState.CANCELLED:
@@ -75,6 +74,24 @@ class JobRetentionSuite(Suite):
         assert list(both) == [old[1], cancelled], "changed_before takes several states together, oldest first"
         assert list(await store.changed_before([], hour(9), 10)) == [], "no state asked for, no job"
 
+    async def test_a_sweep_finds_its_own_adapters_jobs_only(self, store: CompleteJobStore) -> None:
+        """Law 32."""
+        promise = "a sweep finds its own adapter's jobs only"
+        for state in [*(state for state in JobState if state is not JobState.QUEUED), JobState.QUEUED]:
+            await _in_state(store, state, adapter="b")
+        for adapter, count in (("a", 0), ("", 0), ("b", 1)):
+            assert len(await store.due(hour(9), 10, adapter=adapter)) == 2 * count, promise
+            assert len(await store.changed_before(list(JobState), hour(9), 10, adapter=adapter)) == 6 * count, promise
+            assert len(await store.overdue(hour(9), 10, adapter=adapter)) == 2 * count, promise
+            assert len(await store.reclaimable(10, adapter=adapter)) == 3 * count, promise
+
+    async def test_files_of_another_adapters_jobs_are_kept(self, store: CompleteJobStore) -> None:
+        """Law 32: they may lie in the same output store, and are their own sweep's to remove."""
+        theirs = await _in_state(store, JobState.CANCELLED, adapter="b")
+        asked = [theirs.id, new_job_id()]
+        assert await store.keeps_files(asked, adapter="a") == {theirs.id}, "files of another adapter's jobs are kept"
+        assert await store.keeps_files(asked, adapter="b") == frozenset(), "files of cancelled jobs are not kept"
+
     async def test_due_are_the_finished_jobs_whose_retention_is_over(self, store: CompleteJobStore) -> None:
         """ST-22: to the microsecond, and each job by its own."""
         promise = "due gives finished jobs once their retention is over, longest over first"
@@ -109,6 +126,20 @@ class JobRetentionSuite(Suite):
         assert list(await store.reclaimable(10)) == [], "what was reclaimed is not reclaimable again"
         for state in JobState:
             assert await found(store, jobs[state]) == jobs[state], "reclaiming leaves the job itself, for its owner may ask"
+
+    @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED])
+    async def test_of_a_job_that_has_ended_nothing_is_kept_that_its_client_sent(
+        self, store: CompleteJobStore, state: JobState
+    ) -> None:
+        """Law 38."""
+        promise = "of a job that has ended nothing is kept that its client sent"
+        asked = await added(store, replace(a_job(), idempotency=Idempotency("key", "fingerprint")))
+        failed = asked.failed(Failure(Reason.FAULT, "broken"), NOW)
+        ended = {JobState.CANCELLED: asked.cancelled(NOW), JobState.EXPIRED: asked.expired(NOW), JobState.FAILED: failed}[state]
+        assert await store.replace(ended), "replace writes a job whose revision is the stored one"
+        kept = await found(store, asked)
+        assert (kept.request, kept.idempotency) == (ended.request, ended.idempotency), promise
+        assert (kept.request.url, kept.request.options.elements, kept.request.window.since) == ("", (), None), promise
 
     async def test_sweeping_again_does_no_harm(self, store: CompleteJobStore) -> None:
         """A sweep may have crashed half-way."""

@@ -12,14 +12,15 @@ Each test is a promise; its failure names it.
 
 from dataclasses import replace
 
-import pytest
+import anyio
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request
+from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request, Standing
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
 from fhir_bulk_middleware.testing.job_values import (
     CUT,
@@ -34,6 +35,7 @@ from fhir_bulk_middleware.testing.job_values import (
     Suite,
     a_job,
     a_part,
+    a_registration,
     a_slice,
     added,
     claimed,
@@ -43,6 +45,7 @@ from fhir_bulk_middleware.testing.job_values import (
     started,
     together,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
 
 __all__ = ["JobRetentionSuite", "JobStoreSuite", "WorkQueueSuite"]
@@ -67,7 +70,13 @@ def _filled(text: str) -> Job:
         precision=Precision.MICROSECONDS,
     )
     owner = Owner(f"{text}issuer", f"subject{text}")
-    return Job(id=new_job_id(), mount=text, owner=owner, request=request, created_at=NOW, changed_at=hour(1))
+    return Job(
+        id=new_job_id(), mount=text, adapter=f"{text}adapter", owner=owner, request=request, created_at=NOW, changed_at=hour(1)
+    )
+
+
+class _RefusedError(Exception):
+    """Raised by a look at the registrations."""
 
 
 class JobStoreSuite(Suite):
@@ -130,6 +139,45 @@ class JobStoreSuite(Suite):
         places = [(part.slice, part.number) for part in await store.parts(job.id)]
         assert places == [(s, n) for s in range(12) for n in range(11)], "parts stand by slice and number, as numbers"
 
+    async def test_a_job_stands_as_of_one_instant(self, store: CompleteJobStore) -> None:
+        """Law 35: job, parts and progress of its plan together."""
+        job = await started(store, 2)
+        await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
+        standing = await store.standing(job.id, job.mount, job.owner)
+        assert standing == Standing(await found(store, job), tuple(await store.parts(job.id)), 1), (
+            "a standing is the job, its parts and how far its plan is done"
+        )
+        assert await store.standing(job.id, job.mount, OTHER) is None, "a standing is its owner's alone"
+        assert await store.standing(job.id, "/other", job.owner) is None, "a standing answers through its mount only"
+        assert await store.standing(new_job_id(), job.mount, job.owner) is None, "an unknown id has no standing"
+        assert await store.replace((await found(store, job)).cancelled(NOW)), "a job can be cancelled"
+        await store.reclaimed(job.id)
+        again = await store.standing(job.id, job.mount, job.owner)
+        assert again is not None, "a cancelled job still stands"
+        assert (again.job.state, again.parts) == (JobState.CANCELLED, ()), "a standing is that of now"
+
+    async def test_a_standing_never_lists_less_than_its_state_says(self, store: CompleteJobStore) -> None:
+        """Law 35: a cancel and a reclaiming come between."""
+        for _ in range(20):
+            job = await started(store)
+            await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
+            whole = await found(store, job)
+            seen: list[Standing | None] = []
+
+            async def end(whole: Job = whole) -> None:
+                await store.replace(whole.cancelled(NOW))
+                await store.reclaimed(whole.id)
+
+            async def look(job: Job = job, seen: list[Standing | None] = seen) -> None:
+                seen.extend([await store.standing(job.id, job.mount, job.owner) for _ in range(10)])
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(look)
+                tasks.start_soon(end)
+            for standing in seen:
+                assert standing is not None, "a cancelled job still stands"
+                assert standing.parts or standing.job.state is JobState.CANCELLED, "a completed job stands with all its parts"
+
     async def test_a_part_is_found_in_its_own_job_only(self, store: CompleteJobStore) -> None:
         """Law 7: an id of one job opens nothing in another."""
         job = await started(store)
@@ -149,6 +197,7 @@ class JobStoreSuite(Suite):
             Owner(OWNER.issuer.upper(), OWNER.subject),
             Owner(OWNER.issuer, OWNER.subject + " "),
             Owner(OWNER.issuer, OWNER.subject + "\x00"),
+            Owner(OWNER.issuer, OWNER.subject, "another client of the same subject"),
             Owner("%", "%"),
             Owner("", ""),
         ],
@@ -158,6 +207,17 @@ class JobStoreSuite(Suite):
         """Law 7."""
         job = await added(store)
         assert await store.find(job.id, MOUNT, stranger) is None, "find gives a job only to its owner, issuer and subject"
+
+    async def test_a_job_of_one_client_is_not_that_of_another(self, store: CompleteJobStore) -> None:
+        """Law 7, where the client is a part of ownership; limits and keys count by the same owner."""
+        mine, theirs = (replace(OWNER, client=client) for client in ("app-1", "app-2"))
+        job = await added(store, a_job(mine))
+        assert await store.find(job.id, MOUNT, mine) == job, "a job comes back as it was added, its owner's client too"
+        for stranger in (theirs, OWNER, replace(OWNER, client="APP-1")):
+            assert await store.find(job.id, MOUNT, stranger) is None, "find gives a job only to its owner, the client included"
+        other = a_job(theirs)
+        assert await store.add(other, ROWS, working_at_most=1) == other, "each owner has its own limit of jobs"
+        assert await store.add(a_job(theirs), ROWS, working_at_most=1) is None, "each owner has its own limit of jobs"
 
     async def test_a_job_answers_through_its_mount_only(self, store: CompleteJobStore) -> None:
         """Law 10."""
@@ -185,6 +245,50 @@ class JobStoreSuite(Suite):
         assert not await store.add(third, Rows(Everything()), working_at_most=2), "an owner's running jobs count to the limit"
         assert await store.replace((await found(store, first)).cancelled(NOW)), "a job can be cancelled"
         assert await store.add(third, Rows(Everything()), working_at_most=2), "jobs that ended do not count to the limit"
+
+    async def test_the_limit_is_an_adapters_own(self, store: CompleteJobStore) -> None:
+        """Law 32: what a client has running at one adapter says nothing about another."""
+        assert await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "the first job is below the limit"
+        assert await store.add(a_job(adapter="b"), ROWS, working_at_most=1), "jobs of another adapter do not count to the limit"
+        assert not await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "an owner's queued jobs count to the limit"
+
+    async def test_a_store_keeps_its_id(self, store: CompleteJobStore) -> None:
+        """Law 32: output stores are bound to it."""
+        assert len(await store.store_id()) >= 16, "a store's id is long enough to be its own"
+        assert await store.store_id() == await store.store_id(), "a store keeps its id"
+
+    async def test_registrations_stand_there_by_mount(self, store: CompleteJobStore) -> None:
+        """Law 32; a restart registers again."""
+        untold = replace(a_registration("a", adapter="".join(ODD)), audiences=None, named=False, settings={})
+        seen: list[list[Registration]] = []
+        for registration in (a_registration("b"), untold, a_registration("b", adapter="other")):
+            await store.register(registration, lambda standing: seen.append(list(standing)))
+        promise = "registrations stand there as they were given, by mount, the last of each"
+        assert list(await store.registrations()) == [untold, a_registration("b", adapter="other")], promise
+        assert seen == [[], [a_registration("b")], [untold, a_registration("b")]], "who registers is shown what stands there"
+
+    async def test_a_registration_that_is_not_admitted_is_not_kept(self, store: CompleteJobStore) -> None:
+        """Law 32."""
+        promise = "what the look at a store's registrations raises passes, and nothing is kept"
+
+        def refuse(_: object) -> None:
+            raise _RefusedError
+
+        await store.register(a_registration("a"), lambda _: None)
+        try:
+            await store.register(a_registration("b"), refuse)
+        except _RefusedError:
+            pass
+        else:
+            raise AssertionError(promise)
+        assert list(await store.registrations()) == [a_registration("a")], promise
+
+    async def test_of_several_who_register_at_once_each_sees_those_before_it(self, store: CompleteJobStore) -> None:
+        """Law 32: two owners that start together must not both be the first."""
+        seen: list[int] = []
+        names = [a_registration(str(number)) for number in range(8)]
+        await together(8, lambda number: store.register(names[number], lambda standing: seen.append(len(standing))))
+        assert sorted(seen) == list(range(8)), "a look and its registration are one step"
 
     async def test_the_limit_holds_for_requests_at_the_same_time(self, store: CompleteJobStore) -> None:
         """KO-113."""

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Sizes, Slice
 from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
@@ -13,6 +12,8 @@ from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.protocols import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.registration import Registration
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = [
     "ATTEMPTS",
@@ -28,6 +29,7 @@ __all__ = [
     "Suite",
     "a_job",
     "a_part",
+    "a_registration",
     "a_slice",
     "added",
     "claimed",
@@ -83,7 +85,7 @@ def hour(hours: float) -> Instant:
     return after(NOW, hours * 3600)
 
 
-def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job:
+def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapter: str = "") -> Job:
     """A new job."""
     request = Request(
         url="https://ehr.example/fhir/$export",
@@ -104,9 +106,18 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT) -> Job
             sizes=Sizes(4, 3, 2, 1),
             ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
             base_url="https://ehr.example/fhir",
+            base_urls=("https://ehr.example/bulk", "https://ehr.example/fhir"),
+            deletions_since=Instant(NOW - 1),
         ),
     )
-    return Job(id=new_job_id(), mount=mount, owner=owner, request=request, created_at=at, changed_at=at)
+    return Job(id=new_job_id(), mount=mount, adapter=adapter, owner=owner, request=request, created_at=at, changed_at=at)
+
+
+def a_registration(mount: str = MOUNT, *, adapter: str = "") -> Registration:
+    """What a mount says of itself."""
+    return Registration(
+        mount=mount, adapter=adapter, named=True, dialect="standard", audiences=("a", "b"), settings={"lease_seconds": LEASE}
+    )
 
 
 def a_slice(number: int, *, range_: str = "", estimate: int = 100) -> Slice:
@@ -141,24 +152,26 @@ async def added(store: CompleteJobStore, job: Job | None = None, rows: Rows = RO
     return job
 
 
-async def claimed(store: CompleteJobStore, worker: str = "worker", now: Instant = NOW, *, attempts: int = ATTEMPTS) -> Lease:
+async def claimed(
+    store: CompleteJobStore, worker: str = "worker", now: Instant = NOW, *, attempts: int = ATTEMPTS, adapter: str = ""
+) -> Lease:
     """A lease, where there is something to claim."""
-    lease = await store.claim(worker, now, lease_seconds=LEASE, attempts=attempts)
+    lease = await store.claim(worker, now, lease_seconds=LEASE, attempts=attempts, adapter=adapter)
     assert lease is not None, "work that nobody holds is given to whoever asks"
     return lease
 
 
-async def planned(store: CompleteJobStore, slices: Sequence[Slice]) -> Job:
+async def planned(store: CompleteJobStore, slices: Sequence[Slice], adapter: str = "") -> Job:
     """Plan the job that comes next, and tell how it stands then."""
-    lease = await claimed(store, "planner")
+    lease = await claimed(store, "planner", adapter=adapter)
     assert await store.plan(lease, CUT, Codec.GZIP, slices, NOW), "the holder of a job's planning can plan it"
     return await found(store, lease.job)
 
 
 async def started(store: CompleteJobStore, slices: int = 1, job: Job | None = None) -> Job:
     """A running job of so many slices, each still to be done."""
-    await added(store, job)
-    return await planned(store, [a_slice(number) for number in range(slices)])
+    job = await added(store, job)
+    return await planned(store, [a_slice(number) for number in range(slices)], job.adapter)
 
 
 async def found(store: CompleteJobStore, job: Job) -> Job:

@@ -11,10 +11,10 @@ Subclass `OutputStoreSuite` and say how a store is made:
 from collections.abc import AsyncIterator
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.protocols import OutputStore
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["OutputStoreSuite"]
 
@@ -44,6 +44,29 @@ class OutputStoreSuite:
         key = _key()
         await _put(store, key, b"", _LONG[:1], _LONG[1:300_000], _LONG[300_000:])
         assert await _get(store, key, 0, len(_LONG)) == _LONG, "a sealed part must read back byte for byte"
+
+    async def test_a_store_is_bound_to_one_job_store_for_good(self, store: OutputStore) -> None:
+        """Law 32: the sweep of another job store would take these parts for leftovers."""
+        promise = "an output store is bound to the first job store that asks, and to no other"
+        assert await store.bind("a" * 32), promise
+        assert not await store.bind("b" * 32), promise
+        assert await store.bind("a" * 32), promise
+        await _put(store, _key(), b"x")
+        assert not await store.bind("b" * 32), promise
+        assert all(job_id != "a" * 32 for job_id in await _jobs(store)), "what a store is bound to is no job"
+
+    async def test_of_several_who_bind_at_once_one_is_first(self, store: OutputStore) -> None:
+        """Law 32."""
+        bound: list[str] = []
+
+        async def bind(name: str) -> None:
+            if await store.bind(name):
+                bound.append(name)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(bind, f"{number}" * 32)
+        assert len(bound) == 1, "of several job stores that bind an output store at once one succeeds"
 
     async def test_any_range_of_a_part_can_be_read(self, store: OutputStore) -> None:
         """A range at the beginning, across chunks, at the end, and an empty one."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-import pytest
-
 from fhir_bulk_middleware.export.query import Block, EveryPatient, Filter, Page, Query, Selection
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -21,16 +19,18 @@ from fhir_bulk_middleware.protocols import (
     SupportsProvenance,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import (
     Reader,
+    Samples,
     StorageSuite,
     Writer,
-    condition,
     members_of,
     needs,
     observation,
     organization,
     patient,
+    put,
 )
 
 __all__ = ["JoiningSuite", "OrganisingSuite", "PatientsSuite", "ProvenanceSuite"]
@@ -155,11 +155,13 @@ class ProvenanceSuite(StorageSuite):
 class PatientsSuite(StorageSuite):
     """What `SupportsPatients` promises."""
 
-    async def test_patients_are_those_that_are_there(self, store: SupportsExport, writer: Writer, principal: Principal) -> None:
+    async def test_patients_are_those_that_are_there(
+        self, store: SupportsExport, writer: Writer, principal: Principal, samples: Samples
+    ) -> None:
         """PT-04."""
         needs(store, SupportsPatients)
         assert isinstance(store, SupportsPatients)
-        await writer.put(patient("1"), patient("gone"), observation("o", "Patient/only-named"))
+        await put(writer, samples.patient("1"), samples.patient("gone"), samples.record("o", "Patient/only-named"))
         await writer.delete("Patient", "gone")
         asked = frozenset({"Patient/1", "Patient/gone", "Patient/only-named", "Patient/never", "Patient/o"})
         assert await store.patients(asked, principal) == frozenset({"Patient/1"}), "those that name a patient, and no other"
@@ -188,17 +190,19 @@ class OrganisingSuite(StorageSuite):
     @pytest.mark.parametrize("page_bytes", [1, 400, 10**6])
     @pytest.mark.parametrize("everyone", [True, False])
     async def test_each_patient_has_what_lies_in_its_compartment(
-        self, store: SupportsExport, reader: Reader, writer: Writer, page_bytes: int, *, everyone: bool
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, page_bytes: int, *, everyone: bool
     ) -> None:
         """FR-14, FR-17, law 22."""
         needs(store, SupportsOrganising)
-        await writer.put(organization("1"), condition("c1", "Patient/1"), observation("none", "Location/1"))
-        await writer.put(*(observation(f"o{number}", "Patient/1") for number in range(5)))
-        await writer.put(patient("1"), patient("10"), patient("3"), patient("2"))
-        await writer.put(observation("both", "Patient/1", performer=[{"reference": "Patient/10"}]), condition("c3", "Patient/3"))
-        await writer.delete("Condition", "c3")
+        record = samples.record_type
+        await put(writer, samples.outside("1"), samples.record("none"), samples.record("o3", "Patient/3"))
+        await put(writer, *(samples.record(f"o{number}", "Patient/1") for number in (0, 1, 2, 4, 5)))
+        await writer.put(*(samples.patient(id_) for id_ in ("1", "10", "3", "2")))
+        both = samples.record("both", "Patient/1", "Patient/10")
+        await put(writer, both)
+        await writer.delete(record, "o3")
         selection: Selection = EveryPatient() if everyone else members_of("Patient/1", "Patient/10")
-        types = ("Condition", "Observation", "Organization", "Patient")
+        types = sorted({record, "Patient", *([samples.outside_type] if samples.outside_type else [])})
         queries = [await reader.query(type_, selection, page_bytes=page_bytes) for type_ in types]
         queries = [replace(query, as_of=queries[0].as_of) for query in queries]
         found = await self.blocks(store, queries)
@@ -208,9 +212,10 @@ class OrganisingSuite(StorageSuite):
             if block.type == "Patient":
                 assert block.reference not in held, "the patient comes first"
             held.setdefault(block.reference, []).extend(names)
+        shared = set() if both is None else {f"{record}/both"}
         expected = {
-            "Patient/1": {"Patient/1", "Condition/c1", "Observation/both", *(f"Observation/o{number}" for number in range(5))},
-            "Patient/10": {"Patient/10", "Observation/both"},
+            "Patient/1": {"Patient/1", *(f"{record}/o{number}" for number in (0, 1, 2, 4, 5))} | shared,
+            "Patient/10": {"Patient/10"} | shared,
             "Patient/2": {"Patient/2"},
             "Patient/3": {"Patient/3"},
         }
@@ -218,22 +223,24 @@ class OrganisingSuite(StorageSuite):
         assert {name: set(rest) for name, rest in held.items()} == listed, "a block is what lies in its patient's compartment"
         assert all(max(Counter(rest).values()) == 1 for rest in held.values()), "a resource is in a block once"
 
-    async def test_nobody_has_no_block(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+    async def test_nobody_has_no_block(self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples) -> None:
         """An empty selection is empty."""
         needs(store, SupportsOrganising)
-        await writer.put(patient("1"))
+        await writer.put(samples.patient("1"))
         assert await self.blocks(store, [await reader.query("Patient", members_of())]) == [], "an empty selection is empty"
 
-    async def test_a_window_and_a_cut_hold_in_blocks(self, store: SupportsExport, reader: Reader, writer: Writer) -> None:
+    async def test_a_window_and_a_cut_hold_in_blocks(
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
+    ) -> None:
         """Laws 2 and 5."""
         needs(store, SupportsOrganising)
         needs(store, SupportsSnapshot)
-        await writer.put(patient("1"), observation("old", "Patient/1"))
+        await put(writer, samples.patient("1"), samples.record("old", "Patient/1"))
         since = max((await reader.instants(await reader.query("Patient"))).values())
-        await writer.put(observation("new", "Patient/1"))
-        query = await reader.query("Observation", EveryPatient(), since=since)
+        await put(writer, samples.record("new", "Patient/1"))
+        query = await reader.query(samples.record_type, EveryPatient(), since=since)
         before = await self.blocks(store, [query])
-        await writer.put(observation("new", "Patient/2"), observation("later", "Patient/1"))
+        await put(writer, samples.record("new", "Patient/2"), samples.record("later", "Patient/1"))
         assert await self.blocks(store, [query]) == before, "a cut is exact"
         assert [json.loads(block.page.lines)["id"] for block in before] == ["new"], "a block holds what is in the window"
 

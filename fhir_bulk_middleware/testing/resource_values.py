@@ -1,20 +1,21 @@
 """What the suites of a storage adapter are made of: resources, queries, and ways to read all of one."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import pytest
+from typing import Protocol
 
 from fhir_bulk_middleware.export.query import Compartments, Everything, Page, Query, Rows, Selection, Window
-from fhir_bulk_middleware.instant import Instant, Precision, after, parse, system_clock
+from fhir_bulk_middleware.instant import Instant, Precision, after, system_clock
 from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.protocols import SupportsDeletions, SupportsExport, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.testing.job_values import Suite
+from fhir_bulk_middleware.testing.needed import pytest
+from fhir_bulk_middleware.testing.samples import Samples, condition, observation, organization, patient
 
 __all__ = [
     "Reader",
+    "Samples",
     "StorageSuite",
     "Writer",
     "condition",
@@ -23,6 +24,7 @@ __all__ = [
     "observation",
     "organization",
     "patient",
+    "put",
 ]
 
 
@@ -38,31 +40,15 @@ class Writer(Protocol):
         ...
 
 
+async def put(writer: Writer, *resources: str | None) -> None:
+    """Keep those of the resources that the storage can hold (`Samples`), together."""
+    await writer.put(*(resource for resource in resources if resource is not None))
+
+
 def needs(store: object, protocol: type) -> None:
     """Skip the test where the adapter does not have the capability."""
     if not isinstance(store, protocol):
         pytest.skip(f"{protocol.__name__} is not implemented")
-
-
-def patient(id_: str, text: str = "") -> str:
-    """A patient."""
-    return json.dumps({"resourceType": "Patient", "id": id_, "name": [{"text": text or f"of {id_}"}]})
-
-
-def observation(id_: str, subject: str, text: str = "", **more: Any) -> str:
-    """An observation on a subject such as `Patient/1`."""
-    content = {"subject": {"reference": subject}, "code": {"text": text or f"of {id_}"}, **more}
-    return json.dumps({"resourceType": "Observation", "id": id_, "status": "final", **content})
-
-
-def condition(id_: str, subject: str) -> str:
-    """A condition of a patient."""
-    return json.dumps({"resourceType": "Condition", "id": id_, "subject": {"reference": subject}})
-
-
-def organization(id_: str) -> str:
-    """A resource that is in no patient's compartment."""
-    return json.dumps({"resourceType": "Organization", "id": id_, "name": f"of {id_}"})
 
 
 def members_of(*references: str) -> Compartments:
@@ -76,6 +62,7 @@ class Reader:
 
     store: SupportsExport
     principal: Principal
+    samples: Samples
 
     async def query(
         self,
@@ -100,9 +87,9 @@ class Reader:
             page_bytes=page_bytes,
         )
 
-    async def cut(self, precision: Precision = Precision.MICROSECONDS) -> Instant | None:
-        """A cut, None where the storage has none."""
-        return await self.store.cut(precision) if isinstance(self.store, SupportsSnapshot) else None
+    async def cut(self, precision: Precision | None = None) -> Instant | None:
+        """A cut, as fine as the storage is where nothing else is said; None where the storage has none."""
+        return await self.store.cut(precision or self.samples.precision) if isinstance(self.store, SupportsSnapshot) else None
 
     async def pages(self, query: Query, cursor: str | None = None) -> list[Page]:
         """The pages of a query."""
@@ -129,17 +116,12 @@ class Reader:
         return [json.loads(line)["id"] for line in await self.lines(query)]
 
     async def texts(self, query: Query) -> dict[str, str]:
-        """What `observation` or `patient` gave a query's resources as their text, by id."""
-        found = {}
-        for line in await self.lines(query):
-            content = json.loads(line)
-            found[content["id"]] = (content.get("code") or content["name"][0])["text"]
-        return found
+        """What a query's resources were given as their text, by id."""
+        return {content["id"]: self.samples.text_of(content) for content in map(json.loads, await self.lines(query))}
 
     async def instants(self, query: Query) -> dict[str, Instant]:
         """The `lastUpdated` of a query's resources, by id."""
-        found = map(json.loads, await self.lines(query))
-        return {content["id"]: parse(content["meta"]["lastUpdated"]) for content in found}
+        return {content["id"]: self.samples.changed(content) for content in map(json.loads, await self.lines(query))}
 
     async def gone(self, query: Query, cursor: str | None = None) -> list[str]:
         """The deletions of a query; none where the storage does not know them."""
@@ -167,7 +149,16 @@ async def _some(store: SupportsDeletions, query: Query, cursor: str | None) -> A
 
 
 class StorageSuite(Suite):
-    """What the suites of a storage adapter share. Override `store` and `writer`, and `principal` where it matters who asks."""
+    """What the suites of a storage adapter share.
+
+    Override `store` and `writer`; `principal` where it matters who asks; `samples` where the storage does not hold whatever it is
+    given.
+    """
+
+    @pytest.fixture
+    def samples(self) -> Samples:
+        """What is written."""
+        return Samples()
 
     @pytest.fixture
     def principal(self) -> Principal:
@@ -177,6 +168,11 @@ class StorageSuite(Suite):
         )
 
     @pytest.fixture
-    def reader(self, store: SupportsExport, principal: Principal) -> Reader:
+    def set_clock(self) -> Callable[[float], None] | None:
+        """Sets the clock that the storage stamps its writes by, in seconds from the machine's; None where that cannot be done."""
+        return None
+
+    @pytest.fixture
+    def reader(self, store: SupportsExport, principal: Principal, samples: Samples) -> Reader:
         """Reads the adapter's exports."""
-        return Reader(store, principal)
+        return Reader(store, principal, samples)

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-import pytest
 
 from fhir_bulk_middleware.protocols import JobRunner, Recipe
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["FolderWork", "RunnerSuite"]
 
@@ -33,6 +33,11 @@ class FolderWork:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(exist_ok=True)
+
+    @property
+    def adapter(self) -> str:
+        """It is nobody's in particular."""
+        return ""
 
     def recipe(self) -> Recipe:
         """The same folder, in another process."""
@@ -51,11 +56,15 @@ class FolderWork:
             return True
         return False
 
-    async def abandoned(self, worker: str) -> None:
+    async def abandoned(self, worker: str, cause: str = "") -> None:
         """Give back what a worker held."""
-        self._log(f"abandoned {worker}")
+        self._log(f"abandoned {worker} {cause}")
         for path in self._folder.glob("taken-*"):
             path.rename(path.with_name(path.name.replace("taken-", "done-")))
+
+    async def give_up(self, cause: str) -> None:
+        """Write it down."""
+        self._log(f"gave up {cause}")
 
     async def _do(self, worker: str, name: str, taken: Path) -> None:
         self._log(f"{name} {worker} {os.getpid()}")

@@ -107,11 +107,21 @@ class TokenMint:
         self._key.save(path)
 
     @classmethod
+    def kept_in(cls, path: str | os.PathLike[str], issuer: str, audience: str) -> Self:
+        """The mint whose key is in a file; one key is made there, whoever comes first, if there is no such file.
+
+        Raises:
+            OSError: the file cannot be read or written.
+            ValueError: as `load`.
+        """
+        return cls(issuer, audience, key=SigningKey.kept_in(path))
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str], issuer: str, audience: str) -> Self:
         """The mint whose key was saved in a file.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it holds no private key of ours.
+            ValueError: it holds no private key of ours, or other users may read or write it.
         """
         return cls(issuer, audience, key=SigningKey.load(path))

@@ -1,12 +1,10 @@
 """What workers may rely on, and what is relied on in spite of workers."""
 
-import pytest
-
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded
-from fhir_bulk_middleware.identifiers import new_job_id
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded, Standing
+from fhir_bulk_middleware.export.query import Compartments, Membership, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.testing.job_values import (
     ATTEMPTS,
     CUT,
@@ -15,6 +13,7 @@ from fhir_bulk_middleware.testing.job_values import (
     ODD,
     OTHER,
     OWNER,
+    ROWS,
     CompleteJobStore,
     Suite,
     a_job,
@@ -28,12 +27,19 @@ from fhir_bulk_middleware.testing.job_values import (
     started,
     together,
 )
+from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["WorkQueueSuite"]
 
 
 async def _nothing(store: CompleteJobStore, now: Instant = NOW) -> bool:
     return await store.claim("idle", now, lease_seconds=LEASE, attempts=ATTEMPTS) is None
+
+
+async def _standing(store: CompleteJobStore, job: Job) -> Standing:
+    standing = await store.standing(job.id, job.mount, job.owner)
+    assert standing is not None, "a job is found as it stands"
+    return standing
 
 
 async def _writes(store: CompleteJobStore, lease: Lease) -> list[bool]:
@@ -53,6 +59,38 @@ class WorkQueueSuite(Suite):
     async def test_without_work_there_is_no_lease(self, store: CompleteJobStore) -> None:
         """An idle worker asks often."""
         assert await _nothing(store), "where there is no work nothing is given out"
+
+    async def test_work_is_given_out_for_its_own_adapter_only(self, store: CompleteJobStore) -> None:
+        """Law 32: planning and slices alike, whoever's turn it is."""
+        promise = "work is given out for its own adapter only"
+        jobs = {adapter: await added(store, a_job(adapter=adapter)) for adapter in ("b", "a", "")}
+        for adapter in ("a", "b", ""):
+            lease = await claimed(store, adapter=adapter)
+            assert lease.job.id == jobs[adapter].id, promise
+            assert await store.plan(lease, CUT, Codec.PLAIN, [a_slice(0)], NOW), "the holder of a job's planning can plan it"
+        assert await store.claim("stranger", hour(1), lease_seconds=LEASE, attempts=ATTEMPTS, adapter="c") is None, promise
+        for adapter in ("a", "b", ""):
+            lease = await claimed(store, adapter=adapter)
+            assert (lease.job.id, lease.slice) == (jobs[adapter].id, a_slice(0)), promise
+            assert await store.claim("w", NOW, lease_seconds=LEASE, attempts=ATTEMPTS, adapter=adapter) is None, promise
+
+    async def test_a_claim_ends_no_other_adapters_job(self, store: CompleteJobStore) -> None:
+        """Law 32: also not for its own idea of how often work may be begun."""
+        job = await added(store, a_job(adapter="b"))
+        await claimed(store, adapter="b")
+        ended: list[Job] = []
+        await store.claim("w", hour(1), lease_seconds=LEASE, attempts=1, adapter="a", failed=ended.append)
+        assert not ended, "a claim ends no other adapter's job"
+        assert await found(store, job) == job, "a claim ends no other adapter's job"
+
+    async def test_a_lease_is_judged_by_its_own_length(self, store: CompleteJobStore) -> None:
+        """A process that gives shorter leases does not take a longer one for what a clock that was set back left behind."""
+        await added(store)
+        lease = await claimed(store)
+        promise = "a lease is judged by its own length, not by that of whoever asks"
+        assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100, attempts=ATTEMPTS) is None, promise
+        assert await store.renew(lease, NOW, lease_seconds=LEASE * 10, done=0), "the holder of a lease can renew it"
+        assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100, attempts=ATTEMPTS) is None, promise
 
     async def test_a_new_job_is_given_out_to_be_planned(self, store: CompleteJobStore) -> None:
         """Law 18: the first attempt is 1."""
@@ -78,6 +116,39 @@ class WorkQueueSuite(Suite):
         assert [lease.slice for lease in leases] == slices, "slices are given out as they were planned, first ones first"
         assert all(lease.job == now for lease in leases), "a lease has the job as it is"
         assert await _nothing(store), "each slice is given out once"
+
+    @pytest.mark.parametrize("codec", Codec)
+    async def test_a_job_keeps_the_codec_of_its_plan(self, store: CompleteJobStore, codec: Codec) -> None:
+        """Law 5: a job that was planned by one process is finished by another, with the same bytes."""
+        job = await added(store)
+        assert await store.plan(await claimed(store), CUT, codec, [a_slice(0)], hour(1)), "a queued job can be planned"
+        assert (await found(store, job)).codec is codec, "a job keeps the codec of its plan"
+        assert (await claimed(store)).job.codec is codec, "a lease has the codec of the plan"
+
+    async def test_a_plan_may_bring_its_own_rows(self, store: CompleteJobStore) -> None:
+        """Law 33: the members of a group are read when the cut is fixed."""
+        principal = Principal(
+            owner=OWNER,
+            scopes=("system/*.rs", "".join(ODD)),
+            expires_at=NOW,
+            client_id="client",
+            claims={"wards": ["7"]},
+        )
+        asked = Rows(
+            Compartments(frozenset()), "ward=7", membership=Membership("g", principal, frozenset({"Patient/1"}), older=True)
+        )
+        await added(store, rows=asked)
+        await added(store, rows=asked)
+        for rows in (ROWS, None):
+            lease = await claimed(store)
+            assert lease.rows == asked, "rows come back as they were added, and no selection becomes another"
+            membership = lease.rows.membership
+            assert membership is not None
+            assert membership.principal.claims == principal.claims, "rows come back as they were added"
+            assert await store.plan(lease, CUT, Codec.PLAIN, [a_slice(0), a_slice(1)], NOW, rows=rows)
+            for _ in range(2):
+                planned_rows = (await claimed(store)).rows
+                assert planned_rows == (rows or asked), "a plan's rows take the place of the job's, for each later lease"
 
     async def test_a_plan_without_slices_completes_the_job(self, store: CompleteJobStore) -> None:
         """An empty export is a result."""
@@ -120,13 +191,12 @@ class WorkQueueSuite(Suite):
         """Law 20."""
         promise = "unfinished names the first slice that is not finished"
         job = await started(store, 3)
-        assert await store.unfinished(job.id) == 0, promise
+        assert (await _standing(store, job)).unfinished == 0, promise
         leases = [await claimed(store) for _ in range(3)]
         by_number = {lease.slice.number: lease for lease in leases if lease.slice is not None}
         for number, first in ((1, 0), (0, 2), (2, None)):
             await store.checkpoint(by_number[number], (), None, NOW, done=0, finished=True)
-            assert await store.unfinished(job.id) == first, promise
-        assert await store.unfinished(new_job_id()) is None, promise
+            assert (await _standing(store, job)).unfinished == first, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: CompleteJobStore) -> None:
         """A retry repeats nothing that is sealed."""
@@ -319,6 +389,7 @@ class WorkQueueSuite(Suite):
         failed = await found(store, job)
         assert failed.state is JobState.FAILED, "work that was begun too often fails its job"
         assert failed.changed_at == hour(1), "a job failed when its failure was found"
+        assert failed.request == job.request.of_failed(), "of a job that has failed neither URL nor criteria are kept"
         assert failed.failure is not None, "a failed job says why"
         assert failed.failure.reason is Reason.FAULT, "work that was begun too often is a fault of ours"
         assert "disk" not in failed.failure.detail, "the owner is told nothing of the machine's inside"
@@ -358,6 +429,17 @@ class WorkQueueSuite(Suite):
         assert (await found(store, job)).state is JobState.FAILED, "work that was begun too often fails its job"
         assert "unlucky" in (await store.cause(job.id) or ""), "the cause that is kept names the worker that fell silent"
         assert not any(await _writes(store, other)), "after a job has failed no lease on it writes any more"
+
+    @pytest.mark.parametrize("cause", ["worker unlucky was ended by SIGSEGV", ""])
+    async def test_the_end_of_a_worker_is_the_cause_that_is_kept(self, store: CompleteJobStore, cause: str) -> None:
+        """Law 43: as its keeper saw it; or that it is gone, where nothing is known."""
+        job = await started(store)
+        for _ in range(ATTEMPTS):
+            await claimed(store, "unlucky")
+            await store.release_worker("unlucky", NOW, cause)
+        assert await _nothing(store), "the ends of workers count as attempts"
+        kept = await store.cause(job.id) or ""
+        assert kept == cause if cause else "unlucky" in kept, "the cause of a worker's end is kept for the operator"
 
     async def test_a_job_that_fails_is_not_in_the_way(self, store: CompleteJobStore) -> None:
         """The same claim goes on to the next work."""

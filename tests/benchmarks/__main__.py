@@ -20,6 +20,7 @@ from .lifecycle import large, lifecycle, scaling
 from .postgres import postgres
 from .starting import starting
 from .traffic import host, kick_off, polls
+from .worst import worst
 
 __all__ = ["SCENARIOS", "main"]
 
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "downloads": downloads,
     "lifecycle": lifecycle,
     "starting": starting,
+    "worst": worst,
 }
 ON_DEMAND: dict[str, Scenario] = {"large": large}
 """Not measured unless asked for."""

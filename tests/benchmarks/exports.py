@@ -84,9 +84,11 @@ class ChosenCodec(SQLiteJobStore):
         arguments = {**super().recipe().arguments, "codec": self._codec.value}
         return Recipe(f"{__name__}:ChosenCodec", arguments)
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         del codec
-        return await super().plan(lease, cut, self._codec, slices, now)
+        return await super().plan(lease, cut, self._codec, slices, now, rows=rows)
 
 
 class Exports:

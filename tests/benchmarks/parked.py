@@ -25,7 +25,7 @@ class Parked:
     path: str
 
     def hold(self, seconds: float) -> None:
-        """Renew the lease; workers believe none that reaches further than their own would."""
+        """Renew the lease for so long."""
         held = asyncio.run(self.jobs.renew(self.lease, system_clock(), lease_seconds=seconds, done=1_000))
         if not held:
             raise RuntimeError("a worker took the job that was to be polled")

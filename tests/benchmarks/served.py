@@ -60,7 +60,15 @@ def _host(base: str) -> Starlette:
 
 
 def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
-    settings = Settings(worker_processes=workers, retry_after=1, poll_burst=10**9, polls_per_second=1e6)
+    settings = Settings(
+        worker_processes=workers,
+        retry_after=1,
+        poll_burst=10**9,
+        polls_per_second=1e6,
+        requests_per_owner=10**9,
+        kick_offs_per_minute=10**9 if workers else 60,
+        refusals_per_minute=10**9 if workers else 300,
+    )
     runner: JobRunner = ProcessRunner(folder / "runner", settings) if workers else Nobody()
     return BulkData(
         resources=WatchedStore(store),

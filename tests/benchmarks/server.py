@@ -20,7 +20,7 @@ from .data import Data
 from .load import Load
 from .served import AUDIENCE, ISSUER
 
-__all__ = ["SUBJECT", "Server", "memory", "serve"]
+__all__ = ["SUBJECT", "Server", "environment", "memory", "serve"]
 
 SUBJECT = "benchmark"
 _POLL = 0.005
@@ -35,12 +35,14 @@ class Server:
         folder: what it keeps.
         token: one that may export everything.
         process: the process.
+        others: tokens of other owners.
     """
 
     port: int
     folder: Path
     token: str
     process: "subprocess.Popen[bytes]"
+    others: tuple[str, ...] = ()
     _connection: http.client.HTTPConnection = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class Server:
         command = [sys.executable, "-m", f"{__package__}.load", str(self.port), path, self.token if token else ""]
         ran = subprocess.run(
             [*command, str(connections), str(seconds), "-" if core is None else str(core)],
-            env=_environment(),
+            env=environment(),
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -101,11 +103,12 @@ def serve(data: Data, folder: Path, *, workers: int) -> Generator[Server]:
         port, fd = listener.getsockname()[1], listener.fileno()
         process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.served", str(folder), str(data.store), str(fd), str(workers)],
-            env=_environment(),
+            env=environment(),
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
         )
-    server = Server(port, folder, mint.token(SUBJECT, "system/*.rs", expires_in=24 * 3600), process)
+    token, *others = (mint.token(name, "system/*.rs", expires_in=24 * 3600) for name in (SUBJECT, *map(str, range(16))))
+    server = Server(port, folder, token, process, tuple(others))
     try:
         server.ask("GET", "/bare")
         while workers and len(list((folder / "runner" / "workers").glob("*"))) < workers:
@@ -129,5 +132,6 @@ def memory(parent: int) -> dict[int, float]:
     return found
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What a process of the benchmarks inherits."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}

@@ -22,7 +22,7 @@ from .rounds import Series, interleave
 from .served import ISSUER
 from .server import SUBJECT, Server, serve
 
-__all__ = ["host", "kick_off", "polls"]
+__all__ = ["a_job", "host", "kick_off", "polls"]
 
 _FEW = 4
 """Connections of a load that shares the machine with an export."""
@@ -31,7 +31,7 @@ _FEW = 4
 def polls(bench: Bench) -> Iterator[Figure]:
     """Rows 9 and 10."""
     folder = bench.folder / "polls"
-    job = _job(bench.data.types)
+    job = a_job(bench.data.types)
     with parked(folder, job, Rows(Everything())) as held:
         held.hold(3600)
         with serve(bench.data, folder, workers=0) as server:
@@ -154,7 +154,8 @@ def _rate(
     return rate
 
 
-def _job(types: tuple[str, ...]) -> Job:
+def a_job(types: tuple[str, ...]) -> Job:
+    """A job of the benchmark's own subject."""
     now = system_clock()
     request = Request(
         url=f"{ISSUER}/fhir/$export",

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from random import Random
 from urllib.parse import urlsplit
@@ -24,7 +25,9 @@ class Client:
         self.busy = 0
         """How often the answer was 503, with word of when to come again."""
         self.may_be_busy = False
-        headers = {"Authorization": f"Bearer {house.mint.token(subject, 'system/*.rs', expires_in=86_400)}"}
+        self.fetched: Counter[str] = Counter()
+        """How often each file was fetched."""
+        headers = {"Authorization": f"Bearer {house.mint.token(subject, 'system/*.cruds', expires_in=86_400)}"}
         self.http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30), limits=httpx2.Limits(max_connections=20))
 
     async def ask(
@@ -46,6 +49,16 @@ class Client:
                 await asyncio.sleep(0.1)
                 continue
             return answer
+
+    async def fetch(self, url: str) -> bytes:
+        """A file."""
+        path = urlsplit(url).path
+        answer = await self.ask("GET", path)
+        if answer.status_code != 200:
+            self.wrong(f"a file was answered {answer.status_code}")
+            return b""
+        self.fetched[path.rpartition("/")[2]] += 1
+        return answer.content
 
     def wrong(self, what: str) -> None:
         """Remember what must not be."""

@@ -57,6 +57,11 @@ class House:
                 start_new_session=True,
             )
 
+    @property
+    def audit(self) -> Path:
+        """The audit file of all servers and workers."""
+        return self.state / "audit.jsonl"
+
     def close(self) -> None:
         """End everything."""
         for server in self._servers:
@@ -135,7 +140,7 @@ class House:
     def files(self) -> set[str]:
         """What lies in the output store."""
         folder = self.state / "exports"
-        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} if folder.exists() else set()
+        return {str(path.relative_to(folder)) for path in folder.rglob("*/*") if path.is_file()} if folder.exists() else set()
 
     def known_files(self) -> set[str]:
         """What the rows of jobs with a result, or with work left, know of."""

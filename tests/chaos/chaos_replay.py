@@ -8,7 +8,7 @@ from chaos_server import SETTINGS
 
 from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.job import FileKind, Job, JobState
-from fhir_bulk_middleware.export.query import Everything, Query, Rows
+from fhir_bulk_middleware.export.query import Query, Rows
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -46,10 +46,10 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
     rows = rows_from_content(content)
     assert await calm.add(job, rows, working_at_most=1)
-    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1)
+    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1, adapter=job.adapter)
     assert lease is not None
     assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
-    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS)
+    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
     while await work.step("replay"):
         pass
     parts = await calm.parts(job_id)
@@ -59,11 +59,13 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
 
 
 async def living(resources: SQLiteResourceStore, job: Job, rows: Rows) -> int:
-    """How many resources lived at the cut, counted without slices."""
-    assert rows.selection == Everything()
+    """How many resources the job has to tell of, deletions included, counted without slices."""
     total = 0
     for type_ in job.request.types:
         query = Query(type=type_, rows=rows, window=job.request.window, as_of=job.cut)
         async for page in resources.pages(query, None):
             total += page.count
+        if query.window.since is not None:
+            async for deletions in resources.deletions(query, None):
+                total += len(deletions.references)
     return total

@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 from chaos_client import Client
 from chaos_house import House
+from chaos_mirror import Mirror, mirrors
+from chaos_removals import Removals, served
 from chaos_replay import File, replayed
-from chaos_server import BRIEF_SECONDS, ISSUER, SETTINGS
+from chaos_server import ADAPTER, BRIEF_SECONDS, ISSUER, SETTINGS
 
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import Broken, verify
@@ -40,6 +42,7 @@ class Export:
         outcome: what became of it.
         cancel_after: seconds after which it is cancelled, None if it is not.
         urls: of its files, as far as a manifest named them.
+        mirror: whose chain it goes on with, None for an export of its own.
     """
 
     mount: str
@@ -51,6 +54,14 @@ class Export:
     manifest: dict[str, Any] = field(default_factory=dict)
     urls: list[str] = field(default_factory=list)
     detail: str = ""
+    mirror: Mirror | None = None
+
+    @property
+    def target(self) -> str:
+        """What is asked for at its kick-off."""
+        if self.mirror is not None:
+            return f"/{self.mount}{self.mirror.path}?{self.mirror.query}"
+        return f"/{self.mount}/$export?_type={','.join(self.types)}"
 
     @property
     def job_id(self) -> str:
@@ -60,8 +71,9 @@ class Export:
 class Round:
     """One round: what happens in it follows from its number and the seed, but not at which instruction it strikes."""
 
-    def __init__(self, house: House, seed: str, number: int) -> None:
+    def __init__(self, house: House, followers: list[Mirror], seed: str, number: int) -> None:
         self.house = house
+        self.mirrors = followers
         self.random = Random(f"{seed}.{number}")  # noqa: S311 - to be repeated, not to be secret
         self.client = Client(house, self.random, self.random.choice(["alice", "bob"]))
         self.name = self.random.choice(list(DISTURBANCES))
@@ -73,6 +85,7 @@ class Round:
         self.names = tuple(sorted({self.name, self.second} - {"calm"})) or ("calm",)
         self.key = f"{seed}.{number}"
         self.exports: list[Export] = []
+        self.removals = Removals(self.client, house.stores.resources, Random(f"{self.key}.removals"), f"d{number}.")  # noqa: S311
         self.done = asyncio.Event()
         self.struck = 0
         """How many blows fell while an export was at work."""
@@ -92,14 +105,20 @@ class Round:
                     cancel_after=random.uniform(0, 3) if cancelled and not brief else None,
                 )
             )
+        for number, mirror in enumerate(self.mirrors):
+            if random.random() < 0.5:
+                cancel_after = random.uniform(0, 3) if random.random() < 0.1 else None
+                key = f"{self.key}.mirror.{number}"
+                self.exports.append(Export("fhir", mirror.types, key, cancel_after, mirror=mirror))
         writing = asyncio.create_task(self._write())
         try:
             async with asyncio.TaskGroup() as tasks:
                 disturbing = [tasks.create_task(self._disturb(name)) for name in self.names]
+                removing = tasks.create_task(self.removals.run(self.done))
                 exporting = [tasks.create_task(self._export(export)) for export in self.exports]
                 await asyncio.gather(*exporting)
                 self.done.set()
-                await asyncio.gather(*disturbing)
+                await asyncio.gather(*disturbing, removing)
             await self._check()
         except* (TimeoutError, AssertionError) as group:
             self.client.violations.extend(f"{type(error).__name__}: {error}" for error in _leaves(group))
@@ -114,7 +133,7 @@ class Round:
     # --- What clients do ---
 
     async def _export(self, export: Export) -> None:
-        path = f"/{export.mount}/$export?_type={','.join(export.types)}"
+        path = export.target
         headers = {"Prefer": "respond-async", "Idempotency-Key": export.key}
         answer = await self.client.ask("GET", path, headers=headers)
         if answer.status_code != 202:
@@ -156,7 +175,7 @@ class Round:
 
     def _completed(self, export: Export, manifest: dict[str, Any]) -> None:
         export.manifest = manifest
-        export.urls = [urlsplit(item["url"]).path for item in manifest["output"]]
+        export.urls = [urlsplit(item["url"]).path for item in listed(manifest)]
         export.outcome = export.outcome or "completed"
 
     def _gone(self, export: Export) -> None:
@@ -230,6 +249,7 @@ class Round:
     async def _check(self) -> None:
         self._restore()
         self.client.may_be_busy = False
+        await self.removals.check(self.house.audit)
         for export in self.exports:
             match export.outcome:
                 case "completed":
@@ -246,48 +266,56 @@ class Round:
                     self.client.wrong(f"cancelling at the end was answered {answer.status_code}")
                 await self._is_gone(export)
         await self._nothing_is_left()
+        if unrecorded := self.client.fetched - served(self.house.audit):
+            self.client.wrong(f"files were served that the audit does not know: {sorted(unrecorded)[:3]}")
 
     async def _check_files(self, export: Export) -> None:
         """Law 5: the files are those of a run that nobody disturbed, for whoever fetches them."""
         if export.mount == "brief":
             return
+        if export.mirror is not None:
+            await export.mirror.follow(self.client, export.manifest, self.house.stores.resources)
         stores = self.house.stores
         owner = Owner(ISSUER, self.client.subject)
         expected = await replayed(self.house.state, stores.jobs, stores.resources, export.job_id, owner)
         promised = [
             (item["type"], item["count"], item["extension"]["size"], item["extension"]["sha256"])
-            for item in export.manifest["output"]
+            for item in listed(export.manifest)
         ]
         if promised != [(file.type, file.count, file.size, file.sha256) for file in expected]:
             self.client.wrong(f"job {export.job_id} has other files than an undisturbed run with its cut and plan")
         if [path.rpartition("/")[2] for path in export.urls] != [file.file_id for file in expected]:
             self.client.wrong(f"job {export.job_id} has other file ids than an undisturbed run")
         if (manifest := (await self.client.ask("GET", export.path)).json()) and [
-            urlsplit(item["url"]).path for item in manifest["output"]
+            urlsplit(item["url"]).path for item in listed(manifest)
         ] != export.urls:
             self.client.wrong("two servers show two manifests")
         for path, file in zip(export.urls, expected, strict=False):
             await self._check_file(path, file)
 
     async def _check_file(self, path: str, file: File) -> None:
-        answer = await self.client.ask("GET", path)
-        body = answer.content
-        if answer.status_code != 200:
-            self.client.wrong(f"a file was answered {answer.status_code}")
-        elif (len(body), hashlib.sha256(body).hexdigest(), body.count(b"\n")) != (file.size, file.sha256, file.count):
+        body = await self.client.fetch(path)
+        if (len(body), hashlib.sha256(body).hexdigest(), body.count(b"\n")) != (file.size, file.sha256, file.count):
             self.client.wrong(f"file {file.file_id} has other bytes than its manifest promised")
 
     async def _nothing_is_left(self) -> None:
         """After a sweep: what a worker that was stopped lets fall later goes with the next one."""
         stores = self.house.stores
         for _ in range(40):
-            await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+            await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
             left = self.house.files() - self.house.known_files()
-            folders = [path.name for path in (self.house.state / "exports").glob("*") if not any(path.iterdir())]
+            folders = [
+                path.name for path in (self.house.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
+            ]
             if not left and not folders:
                 return
             await asyncio.sleep(0.25)
         self.client.wrong(f"files are left: {sorted(left)[:5]} {folders[:5]}")
+
+
+def listed(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files of a manifest in the order of its plan: output first, then deletions."""
+    return [*manifest["output"], *manifest.get("deleted", [])]
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -400,14 +428,15 @@ async def _slow_reader(round_: Round) -> None:
     for export in round_.exports:
         if export.outcome != "completed" or not export.urls or export.mount == "brief":
             continue
-        number = max(range(len(export.urls)), key=lambda n: export.manifest["output"][n]["extension"]["size"])
-        item = export.manifest["output"][number]["extension"]
+        files = listed(export.manifest)
+        number = max(range(len(files)), key=lambda n: files[n]["extension"]["size"])
+        item = files[number]["extension"]
         halfway, go_on = asyncio.Event(), asyncio.Event()
         reading = asyncio.create_task(round_.client.slow(export.urls[number], item["size"], item["sha256"], halfway, go_on))
         await halfway.wait()
         await round_._cancel(export)
         stores = round_.house.stores
-        await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock).sweep()
+        await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
         go_on.set()
         await asyncio.wait_for(reading, END)
         return
@@ -478,10 +507,11 @@ async def chaos(
     begun = asyncio.get_running_loop().time()
     try:
         house.start()
+        followers = await mirrors(house.stores.resources)
         for number in rounds:
             if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
                 break
-            round_ = Round(house, seed, number)
+            round_ = Round(house, followers, seed, number)
             found = await round_.run()
             report.rounds += 1
             report.busy += round_.client.busy
@@ -492,7 +522,7 @@ async def chaos(
                 report.violations.append(f"round {number} ({', '.join(round_.names)}): {what}")
                 say(report.violations[-1])
             say(f"round {number}: {', '.join(round_.names)}: {', '.join(export.outcome for export in round_.exports)}")
-        if isinstance(broken := verify(state / "audit.jsonl"), Broken):
+        if isinstance(broken := verify(house.audit), Broken):
             report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
     finally:
         house.close()

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.removal import Batch
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.heartbeat import ThreadHeart
@@ -29,6 +30,7 @@ from fhir_bulk_middleware.instant import Clock, Instant, system_clock
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.protocols import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -39,6 +41,7 @@ from fhir_bulk_middleware.testing.tokens import TokenMint
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
 BRIEF_SECONDS = 1.5
 _PACE = 0.005
+ADAPTER = "chaos"
 SETTINGS = Settings(
     page_bytes=8 * 1024,
     part_bytes=400 * 1024,
@@ -51,6 +54,9 @@ SETTINGS = Settings(
     poll_burst=1_000,
     polls_per_second=1_000,
     jobs_per_owner=50,
+    removal_batch=5,
+    kick_offs_per_minute=1_000_000,
+    refusals_per_minute=1_000_000,
     worker_processes=2,
     # The clock is stepped by hours, and a job is not to be late because of that.
     deadline=30 * 86_400,
@@ -76,6 +82,10 @@ class Paced(SQLiteResourceStore):
 
     def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         return self._paced(super().pages(query, after))
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        time.sleep(_PACE * 10)  # noqa: ASYNC251 - as above
+        return await super().remove_batch(batch)
 
     async def _paced(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
         async with closing(pages) as source:
@@ -105,6 +115,7 @@ def work(state: JsonValue) -> Exporter:
         stores.clock,
         beating=ThreadHeart(),
         observers=Observers([stores.audit]),
+        adapter=ADAPTER,
     )
 
 
@@ -113,7 +124,7 @@ class _Again:
 
     def __init__(self, inner: Work, state: Path) -> None:
         self._inner, self._state = inner, state
-        self.step, self.abandoned = inner.step, inner.abandoned
+        self.step, self.abandoned, self.adapter = inner.step, inner.abandoned, inner.adapter
 
     def recipe(self) -> Recipe:
         return Recipe("chaos_server:work", {"state": str(self._state)})
@@ -143,6 +154,7 @@ def application(state: Path) -> Starlette:
             runner=ChaosRunner(state),
             settings=SETTINGS.model_copy(update=changed),
             mount=mount,
+            adapter=ADAPTER,
             clock=stores.clock,
             observers=[stores.audit],
         )

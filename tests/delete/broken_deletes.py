@@ -10,7 +10,18 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from fhir_bulk_middleware.delete.removal import AlreadyDeleted, Batch, Current, Deleted, Mark, Matches, Removal, Tally, Target
+from fhir_bulk_middleware.delete.removal import (
+    AlreadyDeleted,
+    Batch,
+    Current,
+    Deleted,
+    Mark,
+    Matches,
+    Removal,
+    Report,
+    Tally,
+    Target,
+)
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
@@ -190,24 +201,81 @@ class ForgetsItsJournal(Broken):
 class GoesOnAfterTheEnd(Broken):
     promise = "after its end a run removes nothing"
 
-    async def end_run(self, run: str) -> Tally:
-        tally = await super().end_run(run)
-        self._ended_runs.clear()
-        return tally
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        self._ended_runs.pop(batch.run, None)
+        return await super().remove_batch(batch)
 
 
 class CountsOtherRuns(Broken):
     promise = "the end of a run tells what it has come to"
 
-    async def end_run(self, run: str) -> Tally:
-        tally = await super().end_run(run)
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        tally = await super().end_run(run, cancelled=cancelled)
         return replace(tally, removed=tally.removed + 1)
+
+
+class ForgetsWhoEnded(Broken):
+    promise = "whoever ended a run first says whether it was a cancel"
+
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
+        return replace(await super().end_run(run, cancelled=cancelled), cancelled=cancelled)
+
+
+class RemovesMoreThanAsked(Broken):
+    promise = "more than were asked for, or another version, are left alone"
+
+    async def remove_matching(
+        self, target: Target, *, at_most: int, if_version: frozenset[str] | None
+    ) -> Sequence[Current] | Matches:
+        return await super().remove_matching(target, at_most=max(at_most, 99), if_version=if_version)
+
+
+class ReportsWhatItLeaves(Broken):
+    promise = "each removal is reported once, in order, under its note"
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+        removal = await super().remove(type_, id_, if_version, rights)
+        if not isinstance(removal, Deleted):
+            self._report(self._note, Instant(1), type_, [id_])
+        return removal
+
+
+class ReportsNoBatches(Broken):
+    promise = "each removal is reported once, in order, under its note"
+
+    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
+        return await super().remove_batch(replace(batch, note=""))
+
+
+class GivesReportsToAll(Broken):
+    promise = "while one tells nobody else does"
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        self._outbox._teller = None
+        return await super().unreported(teller, now, lease_seconds=lease_seconds, limit=limit)
+
+
+class ForgetsWhatItGives(Broken):
+    promise = "a report that was not told is given again"
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        reports = await super().unreported(teller, now, lease_seconds=lease_seconds, limit=limit)
+        for report in reports or ():
+            self._outbox._reports.pop(report.number)
+        return reports
 
 
 class BrokenLog(MemoryDeletionLog):
     """Attributes: promise: as above."""
 
     promise: ClassVar[str]
+
+
+class ReportsNothing(BrokenLog):
+    promise = "what a settling finds gone is reported once, under its note"
+
+    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+        return await super().intend([replace(mark, note="") for mark in marks], run, batch)
 
 
 class SettlesTwice(BrokenLog):

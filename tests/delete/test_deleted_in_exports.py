@@ -1,20 +1,21 @@
 """Deletes feed the exports that come after, on stores with a history and on hosts that delete hard (laws 3, 6, 27, 28)."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import House, people
+from conftest import BASE, HandClock, House, people
 from hosts import HardHost
 
 from fhir_bulk_middleware import AIDBOX, BulkData
 from fhir_bulk_middleware.delete.policy import NOT_FOUND
 from fhir_bulk_middleware.delete.removal import Current, Removal
-from fhir_bulk_middleware.instant import Precision, render
+from fhir_bulk_middleware.instant import Instant, Precision, render
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 
 pytestmark = pytest.mark.anyio
@@ -135,6 +136,19 @@ async def test_a_host_that_deletes_hard_gets_a_memory(hard: tuple[House, HardHos
     assert await put_out(house, f"/$export?_type=Patient&_since={start}") == ["p1"]
 
 
+async def test_the_log_knows_whose_it_was_that_names_its_patient_by_the_server_s_url(
+    hard: tuple[House, HardHost],
+) -> None:
+    """KO-85, law 27."""
+    house, host = hard
+    for id_, base in (("own", BASE), ("other", "https://other.example/fhir")):
+        await host.put(json.dumps({"resourceType": "Observation", "id": id_, "subject": {"reference": f"{base}/Patient/p1"}}))
+    start = await since(house)
+    for id_ in ("own", "other"):
+        assert (await house.ask("DELETE", f"/Observation/{id_}", scope=FULL)).status_code == 200
+    assert await gone(house, f"/Patient/$export?_type=Observation&_since={start}") == ["Observation/own"]
+
+
 async def test_what_the_log_knows_is_told_from_what_never_was(make_house: Any) -> None:
     policy = AIDBOX.but({DeleteOutcome.NEVER_EXISTED: NOT_FOUND})
     host = HardHost()
@@ -236,12 +250,77 @@ async def test_a_cancel_on_such_a_host_tells_what_was_removed(hard: tuple[House,
     assert sum(type_ == "Observation" for type_, _ in host.rows) == 2
 
 
+class Ticking(HandClock):
+    """A clock that goes on each time that it is read."""
+
+    def __call__(self) -> Instant:
+        self.now = Instant(self.now + 1_000)
+        return self.now
+
+
+class Snapshots(MemoryResourceStore):
+    """Reads as of an instant and does not tell what was deleted; dies after a delete, or answers late."""
+
+    deletions = None  # type: ignore[assignment]
+    dies = False
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    tells = True
+
+    async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+        removal = await super().remove(type_, id_, if_version, rights)
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        if self.dies:
+            raise OSError("after")
+        return removal
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        found = await super().current(type_, id_)
+        return found if self.tells or found is None or not found.deleted else None
+
+
+@pytest.mark.parametrize("history", ["answered", "answered late", "died", "died, and the storage does not tell"])
+async def test_before_a_storage_with_snapshots_a_deletion_is_in_the_export_that_the_resource_is_missing_from(
+    make_house: Any, history: str
+) -> None:
+    """Law 28: neither late by an export nor in two."""
+    clock = Ticking()
+    host = Snapshots(clock=clock)
+    exports: list[tuple[list[str], list[str]]] = []
+    async with make_house(parts={"resources": host, "log": MemoryDeletionLog(), "clock": clock}) as house:
+        house.clock = clock
+        for id_ in ("p1", "p2"):
+            await host.create("Patient", {"resourceType": "Patient"}, id_)
+        since = (await house.export("/$export?_type=Patient"))["transactionTime"]
+
+        async def export() -> None:
+            nonlocal since
+            clock.advance(1)
+            location = await house.kick_off(f"/$export?_type=Patient&_since={since}")
+            await house.runner.finish()
+            manifest = (await house.ask("GET", location)).json()
+            lines = await house.lines(manifest)
+            bundles = (await house.lines(manifest, "deleted")).get("Bundle", [])
+            urls = [json.loads(line)["entry"][0]["request"]["url"] for line in bundles]
+            exports.append(([json.loads(line)["id"] for line in lines.get("Patient", [])], urls))
+            since = manifest["transactionTime"]
+
+        host.dies, host.meanwhile = history.startswith("died"), export if history == "answered late" else None
+        host.tells = history != "died, and the storage does not tell"
+        removed = await house.ask("DELETE", "/Patient/p1", scope=FULL)
+        assert removed.status_code == (500 if host.dies else 200)
+        await export()
+        await export()
+        told = [urls for _, urls in exports]
+        assert told == [["Patient/p1"]] + [[]] * (len(exports) - 1), "in the first export whose cut is after it, and in no other"
+
+
 def test_a_storage_that_forgets_what_it_deletes_needs_a_log_or_no_deletes(house_parts: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"log: HardHost .*SupportsDeletions"):
-        BulkData(**house_parts)
+        BulkData(**house_parts, deletes=AIDBOX)
     without = BulkData(**house_parts, deletes=None)
     assert not [row for row in without.table if row.path.startswith("/{type}")]
-    assert [row.path for row in BulkData(**house_parts, log=MemoryDeletionLog()).table if row.shared] == [
+    assert [row.path for row in BulkData(**house_parts, log=MemoryDeletionLog(), deletes=AIDBOX).table if row.shared] == [
         "/{type}/{id}",
         "/{type}",
     ]

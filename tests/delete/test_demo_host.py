@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -23,7 +24,8 @@ async def http(tmp_path: Path, mint: TokenMint) -> AsyncIterator[httpx2.AsyncCli
     store = SQLiteResourceStore(tmp_path / "store.db")
     verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=mint.issuer, audience=mint.audience)
     app = fhir_host(store, verifier)
-    BulkData(resources=store, verifier=verifier, jobs=MemoryJobStore(), outputs=MemoryOutputStore()).install(app)
+    jobs, outputs = MemoryJobStore(), MemoryOutputStore()
+    BulkData(resources=store, verifier=verifier, jobs=jobs, outputs=outputs, deletes=AIDBOX).install(app)
     headers = {"authorization": f"Bearer {mint.token('somebody', 'system/*.cruds')}"}
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://ehr/fhir", headers=headers) as http:
         yield http

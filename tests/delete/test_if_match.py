@@ -47,6 +47,14 @@ def test_of_what_is_gone_only_the_removed_version_may_be_named(removed: str, nam
     assert IfMatch(named).judge(AlreadyDeleted(None)) == VersionMismatch(), "what nobody knows is not confirmed"
 
 
+@given(st.frozensets(VERSIONS, min_size=1), VERSIONS)
+def test_a_version_that_begins_like_a_named_one_is_another(named: frozenset[str], more: str) -> None:
+    longer = {f"{version}{more}" for version in named}
+
+    assert all(IfMatch(named).allows(version) for version in named)
+    assert [version for version in longer - named if IfMatch(named).allows(version)] == []
+
+
 @pytest.mark.parametrize("headers", [["*", "*"], ["*", '"1"'], ['"1"', ""]])
 def test_a_star_stands_alone(headers: list[str]) -> None:
     with pytest.raises(ValueError, match="required"):

@@ -158,6 +158,15 @@ CELLS = [
     Cell("?status=amended&_dry-run=true", 404, "outcome", left=3),
     Cell("/b1?_dry-run=true", 200, "batch-response", left=3),
     Cell("/b1?_dry-run=true", 403, "outcome", scope=RD, left=3),  # a dry run needs s
+    # --- Percent-encoding, in criteria and in granular scopes (law 39)
+    Cell("?status=amended%2Cfinal", 412, "outcome", left=3, says="3 resources"),
+    *(Cell(f"?code:text={broken}", 400, "outcome", left=3, says="percent") for broken in ("%zz", "%", "%ff")),
+    Cell(FINAL, 412, "outcome", scope="system/Observation.ds?status=amended%2Cfinal", left=3, says="3 resources"),
+    *(
+        Cell(url, 403, "outcome", scope=f"system/Observation.ds?status:not={broken}", left=3)
+        for url in ("/b1", ONE)
+        for broken in ("%ff", "%zz", "amended%")
+    ),
     Cell("/b1?_dry-run=true", 412, "outcome", headers=if_match("2"), left=3),
     Cell("/never?_dry-run=true", 200, "batch-response", left=3),
     Cell("/b1?_dry-run=yes", 400, "outcome", left=3),

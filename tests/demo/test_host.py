@@ -10,6 +10,7 @@ import pytest
 
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.jose import JoseTokenVerifier
+from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -45,11 +46,14 @@ def patient(**members: Any) -> dict[str, Any]:
 
 
 def issue(response: httpx2.Response) -> str:
-    """The code of the one issue."""
+    """The code of the one issue; its shape is that which the middleware's document promises for shared paths."""
     assert response.headers["content-type"] == "application/fhir+json"
+    assert response.headers["x-request-id"]
     outcome = response.json()
     assert outcome["resourceType"] == "OperationOutcome"
     (only,) = outcome["issue"]
+    assert only["details"]["text"] == only["diagnostics"]
+    assert only["diagnostics"].isprintable()
     code: str = only["code"]
     return code
 
@@ -118,6 +122,9 @@ async def test_what_was_deleted_is_gone_and_what_never_was_is_not_found(
         ("GET", "/Patient?name=x", None, None, 400),
         ("GET", "/Patient?_count=0", None, None, 400),
         ("GET", "/Patient?_count=many", None, None, 400),
+        ("GET", "/Patient/", None, None, 404),
+        ("DELETE", "/Patient/?identifier=1", None, None, 404),
+        ("DELETE", "/Patient/a/", None, None, 404),
         ("DELETE", "/Patient/a", None, None, 405),
         ("PATCH", "/Patient/a", "[]", "application/json-patch+json", 405),
         ("POST", "/Patient", "{}", "text/plain", 415),
@@ -126,6 +133,7 @@ async def test_what_was_deleted_is_gone_and_what_never_was_is_not_found(
         ("POST", "/Patient", '{"resourceType":"Group"}', "application/fhir+json", 400),
         ("PUT", "/Patient/a", '{"resourceType":"Patient","id":"b"}', "application/fhir+json", 400),
         ("PUT", "/Patient/a", '{"resourceType":"Patient","id":"a","meta":7}', "application/fhir+json", 422),
+        ("PUT", "/Patient/a%1B%0A", '{"resourceType":"Patient","id":"b"}', "application/fhir+json", 400),
         ("POST", "/Patient", '{"resourceType":"Patient","active":true,"active":false}', "application/fhir+json", 422),
     ],
 )
@@ -228,6 +236,20 @@ async def test_the_capability_statement_says_what_was_added_to_the_host(http: ht
 
     assert rest["operation"] == [{"name": "export", "definition": "http://example.org/export"}]
     assert "Patient" in {resource["type"] for resource in rest["resource"]}
+
+
+async def test_a_fault_is_said_as_an_operation_outcome_too(store: SQLiteResourceStore) -> None:
+    class Broken:
+        async def verify(self, token: str) -> Principal:
+            raise RuntimeError(token)
+
+    app = fhir_host(store, Broken())
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://ehr/fhir") as http:
+        answer = await http.get("/Patient/a", headers=bearer("system/*.rs"))
+
+    assert (answer.status_code, issue(answer)) == (500, "exception")
+    assert "token" not in answer.text.lower()
 
 
 async def test_links_use_the_public_address_where_one_is_set(store: SQLiteResourceStore) -> None:

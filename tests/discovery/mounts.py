@@ -5,6 +5,7 @@ from typing import Any
 from fhir_bulk_middleware import AIDBOX, BulkData, DeletePolicy
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import SupportsDelete
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -28,12 +29,13 @@ class Bare:
 
 
 def mount(dialect: Dialect = STANDARD, resources: Any = None, deletes: DeletePolicy | None = AIDBOX, **settings: Any) -> BulkData:
+    resources = MemoryResourceStore() if resources is None else resources
     return BulkData(
-        resources=MemoryResourceStore() if resources is None else resources,
+        resources=resources,
         verifier=Closed(),
         jobs=MemoryJobStore(),
         outputs=MemoryOutputStore(),
         dialect=dialect,
-        deletes=deletes,
+        deletes=deletes if isinstance(resources, SupportsDelete) else None,
         settings=Settings(**settings),
     )

@@ -101,15 +101,23 @@ def test_the_text_names_limits_and_promises() -> None:
 
 
 def test_where_to_get_a_token_is_said_if_it_is_known() -> None:
-    security = rest(mount(smart=SMART).capability.fragment())["security"]
+    """The extension's own definition requires `authorize`; where nobody signs in, SMART's configuration alone says it."""
+    users = {**SMART, "authorization_endpoint": "https://auth.example/authorize"}
+    security = rest(mount(smart=users).capability.fragment())["security"]
 
     assert security["extension"] == [
         {
             "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-            "extension": [{"url": "token", "valueUri": "https://auth.example/token"}],
+            "extension": [
+                {"url": "token", "valueUri": "https://auth.example/token"},
+                {"url": "authorize", "valueUri": "https://auth.example/authorize"},
+            ],
         }
     ]
-    assert security["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
+    backend = rest(mount(smart=SMART).capability.fragment())["security"]
+    assert "extension" not in backend
+    for each in (security, backend):
+        assert each["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
     assert "security" not in rest(mount().capability.fragment())
 
 

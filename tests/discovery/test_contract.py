@@ -16,7 +16,7 @@ from conftest import AUDIENCE, ISSUER, KICK_OFF, job_of, people
 from loopback import free_socket, served
 from mounts import SMART, mount
 
-from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
+from fhir_bulk_middleware import AIDBOX, BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, SUBJECT_BOUND, Dialect
 from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.runner import LoopRunner
@@ -27,7 +27,10 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
-_EXAMPLES = 8
+_EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "8"))
+"""How many cases the fuzzer makes up for each operation, besides those that it derives; 300 are some thousands for a dialect."""
+
+_SECONDS = 75 * _EXAMPLES
 _CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -57,8 +60,16 @@ def bulk(mint: TokenMint, dialect: Dialect) -> Iterator[tuple[BulkData, str]]:
         jobs=MemoryJobStore(),
         outputs=MemoryOutputStore(),
         runner=LoopRunner(),
-        settings=Settings(public_base_url=base, jobs_per_owner=100_000, polls_per_second=1e6, smart=SmartConfiguration(**SMART)),
+        settings=Settings(
+            public_base_url=base,
+            jobs_per_owner=100_000,
+            kick_offs_per_minute=1_000_000,
+            refusals_per_minute=1_000_000,
+            polls_per_second=1e6,
+            smart=SmartConfiguration(**SMART),
+        ),
         dialect=dialect,
+        deletes=AIDBOX,
     )
     with served(made.app, listener):
         yield made, base
@@ -89,6 +100,7 @@ def with_examples(document: dict[str, Any], examples: dict[str, str]) -> dict[st
     return document
 
 
+@pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: TokenMint, dialect: Dialect, tmp_path: Path) -> None:
@@ -103,6 +115,7 @@ def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: Tok
     assert "No issues found" in ran.stdout
 
 
+@pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
 @pytest.mark.parametrize("dialect", [SUBJECT_BOUND], ids=["subject-bound"])
 def test_a_document_that_lacks_an_answer_is_found_out(
@@ -132,7 +145,7 @@ def fuzz(document: Path, base: str, token: str, *, heads: bool) -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=_SECONDS,
         cwd=document.parent,
         env=os.environ | {"NO_COLOR": "1", "COLUMNS": "130"},
     )

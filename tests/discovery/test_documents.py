@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from jsonschema import Draft202012Validator
 from mounts import SMART, Bare, mount
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from fhir_bulk_middleware import BulkData, BulkDataMiddleware
 from fhir_bulk_middleware.dialects import DIALECTS, HEALTH_CONNECT_AU, STANDARD, STU2, STU4, Dialect
+from fhir_bulk_middleware.dialects.model import Lists
 
 pytestmark = pytest.mark.anyio
 
@@ -151,3 +153,53 @@ async def test_the_middleware_serves_it_at_the_hosts_root_too() -> None:
 async def test_urls_of_the_smart_configuration_must_be_absolute(url: str) -> None:
     with pytest.raises(ValueError, match="absolute"):
         mount(smart={"token_endpoint": url})
+
+
+def kick_off_values(dialect: Dialect) -> dict[str, dict[str, Any]]:
+    """The schema of one value of each parameter of a kick-off, wherever the document has it."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, operations in mount(dialect).openapi()["paths"].items():
+        for method, operation in operations.items():
+            if not path.endswith("$export"):
+                continue
+            if method == "get":
+                for parameter in operation["parameters"]:
+                    schema = parameter["schema"]
+                    found[parameter["name"]] = schema.get("items", schema)
+            else:
+                entries = operation["requestBody"]["content"]["application/fhir+json"]["schema"]["properties"]["parameter"]
+                for entry in entries["items"]["oneOf"]:
+                    (value,) = [schema for name, schema in entry["properties"].items() if name.startswith("value")]
+                    found[entry["properties"]["name"]["const"]] = value.get("properties", {}).get("code", value)
+    return found
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_the_document_says_what_values_look_like(dialect: Dialect) -> None:
+    """A client that is made from the document cannot send what is always refused."""
+    values = kick_off_values(dialect)
+    cases = {
+        "_outputFormat": (["ndjson", "application/fhir+ndjson"], ["csv", ""]),
+        "_type": (["Patient"], ["patient", "", "Patient?a=b", "Patient,", "Patient Observation"]),
+        "_typeFilter": (
+            ["Patient?gender=male", "Observation?code=a%2Cb&status=final"],
+            ["Patient", "Patient?", "?a=b", "patient?a=b"],
+        ),
+        "_elements": (["id", "Patient.name", "Observation.value[x]"], ["Patient.name.family", "", "Name"]),
+    }
+    offer = mount(dialect).offer
+    assert values.keys() >= cases.keys() & {one.name for level in dialect.kick_off for one in offer.parameters(level)}
+    for name in cases.keys() & values.keys():
+        judge = Draft202012Validator(values[name])
+        good, bad = cases[name]
+        assert all(map(judge.is_valid, good)), name
+        assert not any(map(judge.is_valid, bad)), name
+    lists = Draft202012Validator(values["_type"])
+    assert lists.is_valid("Patient,Observation") == (dialect.lists is Lists.COMMA)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_the_document_says_what_other_methods_on_a_path_of_ours_get(dialect: Dialect) -> None:
+    for path, operations in mount(dialect, deletes=None).openapi()["paths"].items():
+        for operation in operations.values():
+            assert "Allow" in operation["responses"]["405"]["headers"], path

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -29,7 +30,8 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 
 ALICE = Owner(ISSUER, "alice")
-SETTINGS = Settings(public_base_url=BASE, renew_seconds=0.001, lease_seconds=5, retention=3_600, jobs_per_owner=10_000, settle=0)
+MANY: dict[str, Any] = {"jobs_per_owner": 10_000, "kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}
+SETTINGS = Settings(public_base_url=BASE, renew_seconds=0.001, lease_seconds=5, retention=3_600, settle=0, **MANY)
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a race is about order, not about disks
 
 
@@ -59,7 +61,7 @@ class Arena:
         self.jobs = SQLiteJobStore(folder / "jobs.db")
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
         self.resources = Flaky({"Patient": [patient(str(number)) for number in range(20)]})
-        self.work = Exporter(self.resources, self.jobs, self.outputs, SETTINGS, self.clock)
+        self.work = Exporter(self.resources, self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena")
         self.clients = [self._client(), self._client()]
         self.random = Random(5)  # noqa: S311 - to be repeated
 
@@ -73,6 +75,8 @@ class Arena:
             jobs=self.jobs,
             outputs=self.outputs,
             runner=HandRunner(),
+            adapter="arena",
+            mount="standard",
             settings=SETTINGS,
             clock=self.clock,
         )
@@ -84,7 +88,7 @@ class Arena:
             pass
 
     async def sweep(self) -> None:
-        await Retention(self.jobs, self.outputs, SETTINGS, self.clock).sweep()
+        await Retention(self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena").sweep()
 
     async def state(self, location: str) -> JobState:
         job = await self.jobs.find(job_of(location), "standard", ALICE)

@@ -38,7 +38,7 @@ def test_ringing_where_nobody_listens_does_nothing(tmp_path: Path) -> None:
     doorbell.prepare()
     os.mkfifo(tmp_path / "bells" / "left by one who was killed")
     doorbell.ring()
-    doorbell.take_all_down()
+    doorbell.take_dead_down()
     assert list((tmp_path / "bells").iterdir()) == []
 
 
@@ -49,7 +49,7 @@ def test_what_is_no_bell_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "bells" / "link").symlink_to(tmp_path / "precious")
     (tmp_path / "bells" / "file").write_text("precious")
     doorbell.ring()
-    doorbell.take_all_down()
+    doorbell.take_dead_down()
     assert (tmp_path / "precious").read_text() == (tmp_path / "bells" / "file").read_text() == "precious"
 
 

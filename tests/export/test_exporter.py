@@ -1,7 +1,8 @@
 import gzip
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Complete, Listed, observation, patient
 
+from fhir_bulk_middleware.events import Event
 from fhir_bulk_middleware.export import deflate
 from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.job import Codec, FileKind, Job, JobState, Part
 from fhir_bulk_middleware.export.part import PartReader
 from fhir_bulk_middleware.export.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.protocols import OutputSink
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -116,6 +120,38 @@ async def test_a_group_without_members_completes_without_files() -> None:
     assert (await house.state(made)).state is JobState.COMPLETED
     assert await house.jobs.parts(made.id) == []
     assert house.resources.asked == []
+
+
+class Stumbling(Complete):
+    """Fails in the middle of a type's deletions, once, at the page that it is told."""
+
+    stumbles_at = 0
+
+    async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        async for page in super().deletions(query, after):
+            self.stumbles_at -= 1
+            if self.stumbles_at == 0:
+                raise OSError("gone for a moment")
+            yield page
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stumbles_at", [0, 40, 50, 63])
+async def test_deletions_of_all_types_go_on_where_a_worker_left_off(stumbles_at: int) -> None:
+    """Laws 5 and 44: they are one slice, in parts, and each part is a checkpoint."""
+    types = ("Encounter", "Observation", "Patient")
+    deleted = [f"{type_}/{number:02}" for type_ in types for number in range(40)]
+    adapter = Stumbling({type_: [] for type_ in types}, deleted=deleted)
+    adapter.stumbles_at = stumbles_at
+    house = House(adapter)
+    made = await house.add(*types, window=Window(after(NOW, -60)))
+    await house.run()
+    assert adapter.stumbles_at < 0, "it came past the page at which it fails, if there is one"
+    parts = await house.jobs.parts(made.id)
+    assert {(part.kind, part.type) for part in parts} == {(FileKind.DELETED, "Bundle")}
+    assert [part.count for part in parts] == [36, 36, 36, 12]
+    lines = b"".join([await house.text(part) for part in parts]).splitlines()
+    assert [json.loads(line)["entry"][0]["request"]["url"] for line in lines] == deleted
 
 
 @pytest.mark.anyio
@@ -292,6 +328,61 @@ async def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_no_file
     assert (ended.state, ended.done) == (JobState.COMPLETED, 30)
     assert [part.key.partition("/")[2].split(".")[1] for part in await house.jobs.parts(made.id)] == ["2"]
     assert {key.partition("/")[2].split(".")[1] for key in house.outputs._parts} == {"2"}
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_lost_its_lease_leaves_no_file_while_the_job_goes_on() -> None:
+    house = House(Listed({}))
+    made = await house.add("Observation", "Patient")
+    lines = {"Observation": [observation(number) for number in range(30)], "Patient": [patient("1")]}
+
+    class Slow(Listed):
+        async def before_page(self, number: int) -> None:
+            if number == 10:
+                house.now = after(house.now, 60)  # the lease runs out, and another worker does this slice
+                assert await house.exporter(Listed(lines)).step("other")
+
+    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await house.exporter(Listed(lines)).step("first")
+    await house.exporter(Slow(lines)).step("first")
+
+    assert (await house.state(made)).state is JobState.RUNNING
+    assert {key.partition("/")[2].partition(".ndjson")[0] for key in house.outputs._parts} == {"0-0.2"}
+
+
+@pytest.mark.anyio
+async def test_a_worker_whose_checkpoint_comes_too_late_reads_no_further_and_tells_nobody() -> None:
+    lines = {"Observation": [observation(number, size=511) for number in range(25)]}
+    told: list[Event] = []
+
+    class Told:
+        async def observe(self, event: Event) -> None:
+            told.append(event)
+
+    class Overtaken(MemoryOutputStore):
+        """Between the lease check of an attempt and its checkpoint, another worker does the whole slice."""
+
+        @asynccontextmanager
+        async def create(self, key: str) -> AsyncGenerator[OutputSink]:
+            async with super().create(key) as sink:
+                yield sink
+                if "/0-0.1." in key:
+                    house.now = after(house.now, 60)
+                    await house.run(house.exporter(Listed(lines)))
+
+    house = House(Listed({}), outputs=Overtaken())
+    made = await house.add("Observation")
+    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await house.exporter(Listed(lines)).step("first")
+    first = Listed(lines)
+    await Exporter(first, house.jobs, house.outputs, house.settings, lambda: house.now, observers=Observers([Told()])).step(
+        "first"
+    )
+
+    ended = await house.state(made)
+    assert (ended.state, ended.done) == (JobState.COMPLETED, 25)
+    assert {part.key.rpartition("-")[2].split(".")[1] for part in await house.jobs.parts(made.id)} == {"2"}
+    assert told == []
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
+from fhir_bulk_middleware.export.page_form import MalformedPage, PageForm
 from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Page, Selection
 
 ONES = Compartments(frozenset({"Patient/1", "Patient/abc-9.Z"}))
@@ -29,6 +30,15 @@ def breaches(type: str, selection: Selection, page: Page) -> bool:  # noqa: A002
     return False
 
 
+def malformed(type: str, page: Page) -> str:  # noqa: A002 - as above
+    try:
+        PageForm(type, 1_000, None).check(page)
+        Firewall(type, Everything()).check(page)
+    except MalformedPage as fault:
+        return str(fault)
+    return "nothing"
+
+
 PATIENT = '{"resourceType":"Patient","id":"1","name":[{"id":"2"}]}'
 MINE = observation("Patient/1")
 
@@ -44,32 +54,47 @@ def test_a_page_without_lines_holds_nothing_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "said"),
     [
-        Page(b"", 1, "c"),
-        Page(b"\n", 1, "c"),
-        Page(PATIENT.encode(), 1, "c"),  # not ended
-        Page((MINE + "\n" + PATIENT + "\n").encode(), 2, "c"),
-        Page((PATIENT + "\n" + PATIENT + "\n").encode(), 1, "c"),  # one too many
-        Page((PATIENT + "\n").encode(), 2, "c"),  # one too few
-        Page((PATIENT + "\n\n").encode(), 2, "c"),
-        Page(("\n" + PATIENT + "\n").encode(), 2, "c"),
-        Page((" " + PATIENT + "\n").encode(), 1, "c"),
-        Page((PATIENT + " \n").encode(), 1, "c"),
-        Page((PATIENT + "\r\n").encode(), 1, "c"),
-        Page((PATIENT + "\r" + PATIENT + "\n").encode(), 2, "c"),
-        Page((PATIENT[:-1] + "\n}\n").encode(), 1, "c"),  # a raw newline within
-        Page((PATIENT + "\n" + MINE).encode(), 2, "c"),
-        Page(b'{"resourceType":"PatientX","id":"1"}\n', 1, "c"),
-        Page(b'{"resourceType":"Patient"}\n', 1, "c"),
-        Page(b'{"id":"1","resourceType":"Patient"}\n', 1, "c"),
-        Page(b'{"resourceType": "Patient","id":"1"}\n', 1, "c"),
-        Page(b'[{"resourceType":"Patient","id":"1"}]\n', 1, "c"),
-        Page(b'\xef\xbb\xbf{"resourceType":"Patient","id":"1"}\n', 1, "c"),
-        Page(b'{"resourceType":"Patient","id":"1"\n', 1, "c"),
+        (Page(b"", 1, "c"), "page 1 of Patient is malformed: it has no lines and says that there are 1"),
+        (Page(b"\n", 1, "c"), "line 1 of a page of Patient is malformed: it is not JSON: is it empty"),
+        (Page(PATIENT.encode(), 1, "c"), "line 1 of a page of Patient is malformed: it does not end with a newline"),
+        (Page((PATIENT + "\n" + PATIENT + "\n").encode(), 1, "c"), "it has 2 lines and says that there are 1"),
+        (Page((PATIENT + "\n").encode(), 2, "c"), "it has 1 lines and says that there are 2"),
+        (Page((PATIENT + "\n\n").encode(), 2, "c"), "line 2 of a page of Patient is malformed: it is not JSON: is it empty"),
+        (Page(("\n" + PATIENT + "\n").encode(), 2, "c"), "line 1 of a page of Patient is malformed: it is not JSON: is it empty"),
+        (Page((" " + PATIENT + "\n").encode(), 1, "c"), "it must be compact, without blanks"),
+        (Page((PATIENT + " \n").encode(), 1, "c"), "it must be compact, without blanks"),
+        (Page((PATIENT + "\r\n").encode(), 1, "c"), "line 1 of a page of Patient is malformed: it ends with a carriage return"),
+        (Page((PATIENT + "\r" + PATIENT + "\n").encode(), 2, "c"), "it has 1 lines and says that there are 2"),
+        (Page((PATIENT[:-1] + "\n}\n").encode(), 1, "c"), "a part of a resource that was written on several lines"),
+        (Page(b'{"resourceType":"Patient"}\n', 1, "c"), 'it does not begin with {"resourceType":"Patient",'),
+        (Page(b'{"id":"1","resourceType":"Patient"}\n', 1, "c"), "its first member is not resourceType"),
+        (Page(b'{"resourceType": "Patient","id":"1"}\n', 1, "c"), 'json.dumps needs separators=(",", ":")'),
+        (Page(b'[{"resourceType":"Patient","id":"1"}]\n', 1, "c"), "it is no JSON object with a resourceType"),
+        (Page(b'{"id":"1"}\n', 1, "c"), "it is no JSON object with a resourceType"),
+        (Page(b'\xef\xbb\xbf{"resourceType":"Patient","id":"1"}\n', 1, "c"), "it begins with a byte order mark"),
+        (Page('{"resourceType":"Patient","id":"1"}\n'.encode("utf-16"), 1, "c"), "not in UTF-8"),
+        (Page(b'{"resourceType":"Patient","id":"1"\n', 1, "c"), "it is not JSON"),
     ],
 )
-def test_a_page_that_is_not_lines_of_the_type_is_stopped(bad: Page) -> None:
+def test_a_page_that_is_malformed_is_told_as_that_and_where_to_read(bad: Page, said: str) -> None:
+    """Law 43: line, fault, and where to read; never as a breach."""
+    message = malformed("Patient", bad)
+    assert said in message
+    assert "see Page in fhir_bulk_middleware.export.query" in message
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Page((MINE + "\n" + PATIENT + "\n").encode(), 2, "c"),
+        Page((PATIENT + "\n" + MINE).encode(), 2, "c"),
+        Page((PATIENT + "\n" + MINE.replace(":", ": ") + "\n").encode(), 2, "c"),
+        Page(b'{"resourceType":"PatientX","id":"1"}\n', 1, "c"),
+    ],
+)
+def test_a_resource_of_another_type_is_a_breach(bad: Page) -> None:
     assert breaches("Patient", Everything(), bad)
 
 

@@ -62,11 +62,24 @@ async def test_an_adapter_that_cannot_slice_has_one_slice_per_type() -> None:
 
 @pytest.mark.anyio
 async def test_deletions_are_planned_after_the_output_if_they_are_asked_for_since_an_instant() -> None:
-    plan = await planner(Complete({"Patient": ["p"]})).plan(job("Patient", window=Window(SINCE), created_at=NOW), ROWS)
-    assert [(part.number, part.kind, part.type) for part in plan.slices] == [
-        (0, FileKind.OUTPUT, "Patient"),
-        (1, FileKind.DELETED, "Patient"),
+    resources = Complete({**LINES, "Patient": ["p"]}, deleted=["Patient/1", "Encounter/1", "Encounter/2"])
+    plan = await planner(resources).plan(asked(Window(SINCE)), ROWS)
+    assert [(part.kind, part.type, part.range) for part in plan.slices[-2:]] == [
+        (FileKind.OUTPUT, "Patient", "0-1"),
+        (FileKind.DELETED, "Bundle", '["Encounter", "Patient"]'),
     ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("adapter", [Listed, Complete])
+async def test_of_a_type_without_a_change_an_export_since_an_instant_has_no_slice(adapter: type[Listed]) -> None:
+    """Law 44: whether or not the adapter can slice."""
+    plan = await planner(adapter({"Observation": [], "Patient": ["p"]})).plan(
+        job("Observation", "Patient", window=Window(SINCE), created_at=NOW), ROWS
+    )
+    assert [(part.kind, part.type) for part in plan.slices] == [(FileKind.OUTPUT, "Patient")]
+    nothing = await planner(adapter({"Observation": []})).plan(job("Observation", window=Window(SINCE), created_at=NOW), ROWS)
+    assert nothing.slices == ()
 
 
 @pytest.mark.anyio

@@ -1,9 +1,11 @@
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,8 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 
 COUNT, GATE = 120, 70
+SCHEDULING = 5.0
+"""Seconds that a busy machine may take beyond what is promised."""
 
 
 class State:
@@ -135,21 +139,76 @@ async def test_what_a_killed_worker_held_is_given_back_at_once(state: State) -> 
 
 @pytest.mark.anyio
 async def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(state: State, undisturbed: list[object]) -> None:
-    async with state.runner().running(state.exporter()):
+    recipe = state.exporter().recipe()
+    assert recipe is not None
+    paused = spawn()  # nobody keeps it, so nobody ends it for being stopped
+    assert paused.stdin is not None
+    paused.stdin.write(Assignment("paused", state.folder / "workers", recipe, 30).line())
+    paused.stdin.flush()
+    try:
         await until(lambda: len(state.reached()) == 1)
-        (paused,) = state.reached()
-        os.kill(paused, signal.SIGSTOP)
-        try:
-            await until(lambda: len(state.reached()) == 2)  # the other worker took over what it held
+        paused.send_signal(signal.SIGSTOP)
+        async with state.runner().running(state.exporter()):
+            await until(lambda: len(state.reached()) == 2)  # another worker took over what it held
             state.open()
             await until(state.completed)
             before = await state.content()
-        finally:
-            os.kill(paused, signal.SIGCONT)
-        await until(lambda: not drafts(state.folder))
+            paused.send_signal(signal.SIGCONT)
+            await until(lambda: not drafts(state.folder))
+    finally:
+        paused.send_signal(signal.SIGCONT)
+        paused.communicate(timeout=20)
     names, rows = await state.files()
     assert names == rows
     assert before == await state.content() == undisturbed
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_in_the_middle_of_a_write_is_ended_within_the_lease(
+    state: State, undisturbed: list[object]
+) -> None:
+    """Until then it holds the write lock of the job store, and nobody can write."""
+    async with state.runner().running(state.exporter()):
+        await until(lambda: len(state.reached()) == 1)
+        (stopped,) = state.reached()
+        stop_in_a_write(state, stopped)
+        begun = time.monotonic()
+        state.open()
+        await until(lambda: is_gone(stopped))
+        assert time.monotonic() - begun < SETTINGS.lease_seconds + SCHEDULING
+        await until(state.completed)
+    assert await state.content() == undisturbed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("in_a_write", [False, True], ids=["idle", "its worker in the middle of a write"])
+@pytest.mark.parametrize("alone", [False, True], ids=["its workers go on", "with its workers"])
+async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
+    state: State, undisturbed: list[object], in_a_write: bool, alone: bool
+) -> None:
+    bells = state.folder / "workers"
+    with server(state) as first:
+        await until(lambda: len(state.reached()) == 1)
+        await until(lambda: len(list(bells.iterdir())) == 2)
+        kept = {int(bell.name.split("-")[-2]) for bell in bells.iterdir()}
+        (busy,) = state.reached()
+        async with state.runner().running(state.exporter()):
+            first.send_signal(signal.SIGSTOP)
+            if in_a_write:
+                stop_in_a_write(state, busy)
+            if alone:
+                for worker in kept:
+                    os.kill(worker, signal.SIGSTOP)
+            begun = time.monotonic()
+            await until(lambda: all(is_gone(worker) for worker in kept))
+            taken_over = time.monotonic() - begun
+            state.open()
+            await until(state.completed)
+            assert taken_over < SETTINGS.lease_seconds + SCHEDULING
+            first.send_signal(signal.SIGCONT)  # it finds that it was replaced, and stands by
+            await until(lambda: len(workers_of(first.pid)) == 0)
+            assert len(list(bells.iterdir())) == 2
+    assert await state.content() == undisturbed
 
 
 @pytest.mark.anyio
@@ -291,6 +350,31 @@ async def test_an_export_in_the_servers_own_loop_has_the_same_files(state: State
     assert await state.content() == undisturbed
 
 
+def stop_in_a_write(state: State, pid: int) -> None:
+    """Stop a worker while it holds the write lock: it has to renew its lease some ten times a second."""
+    with closing(sqlite3.connect(state.folder / "jobs.db", timeout=0, isolation_level=None)) as connection:
+        for _ in range(100_000):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return
+            connection.execute("ROLLBACK")
+            os.kill(pid, signal.SIGCONT)
+    raise AssertionError("it was never in a write")
+
+
+def workers_of(server: int) -> list[str]:
+    """The worker processes whose parent is the server, and that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == server and state != "Z":
+                found.append(entry.name)
+    return found
+
+
 def drafts(folder: Path) -> list[Path]:
     return list((folder / "exports").glob("*/.tmp-*"))
 
@@ -304,7 +388,8 @@ def is_gone(pid: int) -> bool:
 def spawn() -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "fhir_bulk_middleware.export.worker"]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
 
 
 @contextmanager

@@ -122,6 +122,8 @@ REFUSED = [
     ("Observation", "code-value-quantity=a$", "code-value-quantity", "not a composite of 2 parts"),
     ("Observation", "code-value-quantity=a$5$6", "code-value-quantity", "not a composite of 2 parts"),
     ("Observation", "code-value-quantity=a$b", "code-value-quantity", "not a number"),
+    ("Patient", "_id=..", "_id", "does not consist of dots"),
+    ("Patient", "_id=a,.", "_id", "does not consist of dots"),
     # the query itself
     ("Patient", "", "Patient", "name=value"),
     ("Patient", "&", "Patient", "name=value"),
@@ -167,9 +169,40 @@ def test_a_filter_is_parsed_as_its_query_is() -> None:
     )
 
 
-def test_a_query_is_not_decoded_again() -> None:
-    (criterion,) = Criteria.parse(R4, "Patient", "identifier=a%2Cb+c").criteria
-    assert criterion.values == (TokenValue(None, "a%2Cb+c"),)
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("identifier=a%2Cb", [("identifier", "a,b")]),
+        ("identifier=a%5C%2Cb+c", [("identifier", "a\\,b+c")]),
+        ("identifier=a%26gender%3Dmale", [("identifier", "a&gender=male")]),
+        ("identifier=a%252Cb", [("identifier", "a%2Cb")]),
+        ("family%3Aexact=%C3%81lvarez", [("family:exact", "Álvarez")]),
+        ("family=Álvarez", [("family", "Álvarez")]),
+        ("identifier=a%20b&gender%3Dmale=", None),
+    ],
+)
+def test_a_query_is_split_and_then_each_name_and_value_is_decoded(query: str, parameters: list[tuple[str, str]] | None) -> None:
+    """Law 39."""
+    if parameters is None:
+        with pytest.raises(CriteriaError):
+            Criteria.parse(R4, "Patient", query)
+    else:
+        assert list(Criteria.parse(R4, "Patient", query).parameters) == parameters
+
+
+def test_an_encoded_comma_separates_values_as_a_plain_one_does() -> None:
+    """Law 39."""
+    (criterion,) = Criteria.parse(R4, "Patient", "identifier=a%2Cb").criteria
+    assert criterion.values == (TokenValue(None, "a"), TokenValue(None, "b"))
+
+
+@pytest.mark.parametrize("broken", ["%", "%4", "%zz", "%u0041", "a%2", "%ff", "%C3", "%C3%28", "%ED%A0%80"])
+def test_broken_percent_encoding_is_malformed(broken: str) -> None:
+    """Law 39: it is never read as some other text."""
+    for query in (f"identifier={broken}", f"identifier{broken}=a"):
+        with pytest.raises(CriteriaError, match="percent") as refused:
+            Criteria.parse(R4, "Patient", query)
+        assert refused.value.malformed
 
 
 def test_a_value_may_contain_question_and_equals_signs() -> None:

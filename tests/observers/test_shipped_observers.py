@@ -12,14 +12,35 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF, people
+from fhir.resources.auditevent import AuditEvent as R5AuditEvent
+from fhir.resources.R4B.auditevent import AuditEvent as R4AuditEvent
 from listening import Writer, keeps_audit
 
+from fhir_bulk_middleware import events
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.population import population
-from fhir_bulk_middleware.events import Completed, Deleted, Event, Failed, Removal, RequestRefused
+from fhir_bulk_middleware.events import (
+    AuditGap,
+    Cancelled,
+    Completed,
+    Deleted,
+    DeleteIntended,
+    Event,
+    Expired,
+    Failed,
+    FileServed,
+    KickedOff,
+    NothingDeleted,
+    RefusalsSummed,
+    Removal,
+    RequestRefused,
+    Started,
+)
+from fhir_bulk_middleware.export.job import JobKind
+from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -28,8 +49,8 @@ from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.observers.audit_events import audit_event
 from fhir_bulk_middleware.observers.audit_file import Verified, verify
 from fhir_bulk_middleware.observers.metrics import Metrics
-from fhir_bulk_middleware.outcomes import Operation, Reason
-from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
+from fhir_bulk_middleware.principal import Caller, Owner
 from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -38,11 +59,35 @@ from fhir_bulk_middleware.testing.tokens import TokenMint
 
 ALICE = Owner(ISSUER, "alice")
 AT = Instant(1_700_000_000_000_000)
+CALLER = Caller(client_id="nightly", address="2001:db8::7", request_id="0123456789abcdef")
+JOB: dict[str, Any] = {"at": AT, "mount": "m", "owner": ALICE, "job_id": "j"}
+ASKED: dict[str, Any] = {"at": AT, "mount": "m", "owner": ALICE, "caller": CALLER}
+REMOVAL: dict[str, Any] = {**ASKED, "removal": Removal.BY_CRITERIA, "type": "Patient", "criteria": ("Patient?name=0a1b",)}
+SUM: dict[str, Any] = {"at": AT, "mount": "m", "owner": None, "count": 3, "first": AT, "last": AT}
 EVENTS: list[Event] = [
-    Completed(at=AT, mount="m", owner=ALICE, job_id="j", resources=3, seconds=7),
-    Failed(at=AT, mount="m", owner=ALICE, job_id="j", reason=Reason.FAULT, cause="OSError"),
+    KickedOff(
+        **ASKED,
+        job_id="j",
+        kind=JobKind.EXPORT,
+        level=Level.GROUP,
+        types=("Patient",),
+        group="g",
+        patients=("0a1b", "Patient/1"),
+        criteria=("Observation?code=0a1b",),
+    ),
+    Started(**JOB, cut=AT, slices=1, estimate=2),
+    Completed(**JOB, resources=3, seconds=7),
+    Failed(**JOB, reason=Reason.FAULT, cause="OSError"),
+    Cancelled(**JOB, caller=CALLER),
+    Expired(**JOB),
+    FileServed(**ASKED, job_id="j", file_id="f", type="Patient", size=7),
     RequestRefused(at=AT, mount="m", owner=None, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
-    Deleted(at=AT, mount="m", owner=ALICE, removal=Removal.BY_ID, type="Patient", references=("Patient/1",)),
+    RequestRefused(**ASKED, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
+    RefusalsSummed(**{**SUM, "owner": ALICE}, reasons={"file: job-expired": 3}, addresses={"192.0.2.1": 3}),
+    AuditGap(**SUM, missed={"file-served": 3}),
+    DeleteIntended(**REMOVAL, references=("Patient/1",)),
+    NothingDeleted(**REMOVAL, outcome=DeleteOutcome.NO_MATCH),
+    Deleted(**REMOVAL, references=("Patient/1",)),
 ]
 
 
@@ -88,8 +133,11 @@ async def test_what_workers_do_reaches_observers_with_a_recipe(tmp_path: Path, m
     metrics = Metrics(tmp_path / "metrics")
     async with in_processes(tmp_path, mint, Writer(str(tmp_path / "heard")), metrics) as client:
         assert (await finished(client)).status_code == 200
-        kept = await keeps_audit_again(tmp_path / "store.db").search("AuditEvent", ids=None, count=99, after=None)
-        audited = [json.loads(stored.json) for stored in kept.resources]
+    # The worker tells of the completion after a poll can see it; when the server has stopped it has.
+    store = keeps_audit_again(tmp_path / "store.db")
+    kept = await store.search("AuditEvent", ids=None, count=99, after=None)
+    store.close()
+    audited = [json.loads(stored.json) for stored in kept.resources]
 
     heard = [json.loads(line) for line in (tmp_path / "heard").read_text().splitlines()]
     heard = [event for event in heard if event.get("reason") != "polled-too-often"]
@@ -135,6 +183,18 @@ def test_an_audit_event_is_a_resource_with_what_its_release_requires(event: Even
     assert required | {"recorded", "agent", "source", "action"} <= resource.keys()
     assert resource["source"]["observer"]
     assert ("identifier" in resource["agent"][0]["who"]) == (event.owner is not None)
+    official = R5AuditEvent if version is FhirVersion.R5 else R4AuditEvent
+    assert official.model_validate(resource).model_dump(mode="json")["agent"] == resource["agent"]
+    if event.caller is not None:
+        said = json.dumps(resource)
+        assert all(str(value) in said for value in (CALLER.client_id, CALLER.address, CALLER.request_id))
+
+
+def test_every_event_that_an_adapter_is_given_is_among_those_that_were_tried() -> None:
+    kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
+    left_out = {Event, events.JobEvent, events.PartSealed, events.AuditFailed}
+
+    assert {type(event) for event in EVENTS} == kinds - left_out
 
 
 def test_a_server_keeps_an_audit_file_unless_told_not_to(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import httpx2
 from fhir_bulk_middleware.instant import Instant, parse
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.smart.clients import Client
-from fhir_bulk_middleware.smart.replay import ReplayLog
+from fhir_bulk_middleware.smart.replay import MemoryReplayLog, ReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 
 URL = "https://ehr.example/fhir/auth"
@@ -30,7 +30,9 @@ class Endpoint:
         self.now = NOW
         both = {"keys": [key for signing in KEYS.values() for key in signing.jwks["keys"]]}
         clients = [Client.registered("backend", both, scopes), Client.registered("other", OTHER.jwks, ["system/Patient.rs"])]
-        self.server = AuthorizationServer(URL, AUDIENCE, clients, key=SERVER, replay=replay, clock=self.clock)
+        self.server = AuthorizationServer(
+            URL, AUDIENCE, clients, key=SERVER, replay=replay or MemoryReplayLog(), clock=self.clock
+        )
 
     def clock(self) -> Instant:
         return self.now

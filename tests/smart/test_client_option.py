@@ -18,6 +18,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a URL without TLS": (["--client", "me=http://lab.example/jwks.json"], "must be https"),
     "twice the same": (["--client", "me={file}", "--client", "me={file}"], "same id"),
     "a scope that is none": (["--client", "me={file}", "--client-scope", "everything"], "system/ scopes"),
+    "a scope on no type": (["--client", "me={file}", "--client-scope", "system/*.rs system/Patinet.rs"], "has no such type"),
     "with the keys of another server": (["--client", "me={file}", "--jwks", "{file}"], "exclude each other"),
     "every address": (["--client", "me={file}", "--host", "0.0.0.0"], "--public-base-url"),  # noqa: S104 - it must be refused
 }

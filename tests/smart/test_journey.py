@@ -13,7 +13,6 @@ from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.jose.signing import SigningKey
 
-OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 PEOPLE = [{"resourceType": "Patient", "id": "a"}, {"resourceType": "Observation", "id": "b", "status": "final", "code": {}}]
 
 
@@ -90,8 +89,7 @@ def test_every_sign_points_to_the_same_token_endpoint(journey: Journey) -> None:
 
     assert root == journey.configuration
     (server,) = statement["rest"]
-    (extension,) = [one for one in server["security"]["extension"] if one["url"] == OAUTH_URIS]
-    assert extension["extension"] == [{"url": "token", "valueUri": journey.configuration["token_endpoint"]}]
+    assert server["security"]["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
     definitions = [operation["definition"] for operation in server["operation"]]
     assert definitions == ["http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"]
     keys = httpx2.get(journey.configuration["jwks_uri"]).json()["keys"]

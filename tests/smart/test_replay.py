@@ -69,3 +69,11 @@ async def test_what_was_used_stays_used_after_a_restart(tmp_path: Path) -> None:
         log = SQLiteReplayLog(tmp_path / "smart.db")
         assert await log.first_use("a", "1", LATER, NOW) is first
         log.close()
+
+
+async def test_what_has_expired_is_forgotten_by_the_next_use(log: ReplayLog) -> None:
+    assert isinstance(log, MemoryReplayLog | SQLiteReplayLog)
+    for number in range(1_000):
+        now = Instant(NOW + number)
+        assert await log.first_use("a", str(number), Instant(now + 2), now)
+        assert log.remembered() <= 2, "the last two are good, and no other is kept"

@@ -5,6 +5,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from jose import jws
 from registered import ASSERTION_TYPE, AUDIENCE, KEYS, OTHER, SECONDS, SERVER, URL, Endpoint, assertion, form
@@ -240,7 +241,7 @@ class _Away:
 async def test_while_a_clients_keys_are_not_to_be_had_it_is_told_to_come_again() -> None:
     endpoint = Endpoint()
     endpoint.server = AuthorizationServer(
-        URL, AUDIENCE, [Client.registered("backend", _Away())], key=SERVER, clock=endpoint.clock
+        URL, AUDIENCE, [Client.registered("backend", _Away())], key=SERVER, replay=MemoryReplayLog(), clock=endpoint.clock
     )
 
     answer = await endpoint.post(form())
@@ -271,6 +272,37 @@ async def test_nothing_that_was_sent_is_logged(caplog: pytest.LogCaptureFixture)
         assert secret not in caplog.text
 
 
+REASONS: dict[str, tuple[dict[str, str], str]] = {
+    "a stranger": (form(assertion(OTHER, iss="stranger")), "its iss is no client of ours"),
+    "another's key": (
+        form(assertion(OTHER, header={"kid": KEYS["ES384"].kid})),
+        "in the name of backend: its signature is not good",
+    ),
+    "a kid of nobody": (form(assertion(header={"kid": "unknown"})), "in the name of backend: its kid is not in the key set"),
+    "another audience": (form(assertion(aud=URL)), "in the name of backend: its aud is not the token endpoint alone"),
+    "expired": (form(assertion(exp=SECONDS - 61)), "in the name of backend: it has expired"),
+    "no token at all": (form("nonsense"), "not three segments"),
+    "another grant": (form(grant_type="password"), "unsupported_grant_type: grant_type must be client_credentials."),
+    "scopes that it may not have": (form(scope="system/Nonsense.rs"), "invalid_scope: scope must name"),
+}
+
+
+@pytest.mark.parametrize(("fields", "reason"), REASONS.values(), ids=REASONS)
+async def test_the_log_says_why_there_was_no_token(fields: dict[str, str], reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="fhir_bulk_middleware")
+    await Endpoint().post(fields)
+
+    assert [record.getMessage() for record in caplog.records if "token request refused" in record.getMessage()]
+    assert reason in caplog.text
+
+
+async def test_an_assertion_that_was_used_before_is_told_so_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="fhir_bulk_middleware")
+    endpoint, twice = Endpoint(), form()
+    assert [(await endpoint.post(twice)).status_code for _ in range(2)] == [200, 400]
+    assert "in the name of backend: it was used before" in caplog.text
+
+
 async def test_the_key_set_has_public_members_only_and_the_configuration_leads_there() -> None:
     import httpx2
 
@@ -296,7 +328,7 @@ async def test_tokens_of_another_server_or_for_another_audience_are_not_taken() 
         (URL, "https://x.example", SERVER),
         (URL, AUDIENCE, SigningKey()),
     ]:
-        other = AuthorizationServer(url, audience, clients, key=key, clock=endpoint.clock)
+        other = AuthorizationServer(url, audience, clients, key=key, replay=MemoryReplayLog(), clock=endpoint.clock)
         with pytest.raises(TokenRejected):
             await other.verifier().verify(token)
 
@@ -313,14 +345,48 @@ async def test_a_client_that_makes_no_sense_is_not_registered(client_id: str, sc
 @pytest.mark.parametrize("lifetime", [0, 301])
 async def test_a_token_lives_five_minutes_at_most(lifetime: int) -> None:
     with pytest.raises(ValueError, match="300"):
-        AuthorizationServer(URL, AUDIENCE, [], key=SERVER, lifetime=lifetime)
+        AuthorizationServer(URL, AUDIENCE, [], key=SERVER, replay=MemoryReplayLog(), lifetime=lifetime)
 
 
 async def test_two_clients_of_one_name_are_refused() -> None:
     client = Client.registered("a", OTHER.jwks)
     with pytest.raises(ValueError, match="same id"):
-        AuthorizationServer(URL, AUDIENCE, [client, client], key=SERVER)
+        AuthorizationServer(URL, AUDIENCE, [client, client], key=SERVER, replay=MemoryReplayLog())
+
+
+def test_a_server_without_a_replay_log_is_refused() -> None:
+    with pytest.raises(TypeError, match="good twice; give a SQLiteReplayLog"):
+        AuthorizationServer(URL, AUDIENCE, [], key=SERVER, replay=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scope", ["system/Patinet.rs", "system/Patinet.rs?_id=a"])
+def test_a_scope_on_a_type_that_there_is_not_is_refused(scope: str) -> None:
+    client = Client.registered("a", OTHER.jwks, ["system/*.rs", scope])
+    with pytest.raises(ValueError, match=r"scope of client a names Patinet: FHIR 4\.0\.1 has no such type"):
+        AuthorizationServer(URL, AUDIENCE, [client], key=SERVER, replay=MemoryReplayLog())
 
 
 def test_the_type_of_assertion_is_that_of_the_standard() -> None:
     assert ASSERTION_TYPE == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+async def asked(method: str, path: str) -> httpx2.Response:
+    """The answer to a request that is no request for a token."""
+    transport = httpx2.ASGITransport(Endpoint().server.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://ehr.example") as http:
+        return await http.request(method, path)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+async def test_another_method_is_refused_in_the_words_of_oauth_too(method: str) -> None:
+    answer = await asked(method, "/token")
+
+    assert (answer.status_code, answer.headers["Allow"], answer.headers["Content-Type"]) == (405, "POST", "application/json")
+    assert answer.json() == {"error": "invalid_request", "error_description": "Method Not Allowed."}
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_another_path_is_refused_in_the_words_of_oauth_too() -> None:
+    answer = await asked("GET", "/tokens")
+
+    assert (answer.status_code, answer.json()["error"]) == (404, "invalid_request")

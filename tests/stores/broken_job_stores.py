@@ -3,17 +3,19 @@
 pytest does not collect this file by itself: `test_broken_job_stores.py` does, and wants to see each class fail.
 """
 
-from collections.abc import Collection, Sequence
+import secrets
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio.lowlevel
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
 from fhir_bulk_middleware.testing.job_values import OTHER
@@ -41,12 +43,41 @@ class IgnoresIssuer(Broken):
         return entry.job if entry and (entry.job.mount, entry.job.owner.subject) == (mount, owner.subject) else None
 
 
+class IgnoresClient(Broken):
+    promise = "find gives a job only to its owner, the client included"
+
+    async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
+        entry = self._entries.get(job_id)
+        return (
+            entry.job if entry and entry.job.mount == mount and replace(entry.job.owner, client=owner.client) == owner else None
+        )
+
+
 class IgnoresMount(Broken):
     promise = "find gives a job only through the mount that made it"
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:  # noqa: ARG002
         entry = self._entries.get(job_id)
         return entry.job if entry and entry.job.owner == owner else None
+
+
+class ReadsJobThenParts(Broken):
+    """As two reads."""
+
+    promise = "a completed job stands with all its parts"
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        standing = await super().standing(job_id, mount, owner)
+        await anyio.lowlevel.checkpoint()
+        return None if standing is None else replace(standing, parts=tuple(await self.parts(job_id)))
+
+
+class StandsForAnybody(Broken):
+    promise = "a standing is its owner's alone"
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:  # noqa: ARG002
+        job = self._entries[job_id].job if job_id in self._entries else None
+        return None if job is None else await super().standing(job_id, mount, job.owner)
 
 
 class TrimsStrings(Broken):
@@ -129,8 +160,26 @@ class IgnoresAttemptInCheckpoint(_Fenceless):
 class IgnoresAttemptInPlan(_Fenceless):
     promise = "a holder whose lease was given on publishes nothing"
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
-        return await super().plan(self._current(lease), cut, codec, slices, now)
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
+        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows)
+
+
+class KeepsTheRowsOfTheKickOff(Broken):
+    promise = "a plan's rows take the place of the job's"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,  # noqa: ARG002
+    ) -> bool:
+        return await super().plan(lease, cut, codec, slices, now)
 
 
 class IgnoresAttemptInRelease(_Fenceless):
@@ -275,6 +324,13 @@ class TellsTheOwnerTheCause(Broken):
         return lease
 
 
+class ForgetsHowAWorkerEnded(Broken):
+    promise = "the cause of a worker's end is kept for the operator"
+
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:
+        await super().release_worker(worker, now, cause and "it ended")
+
+
 class ForgetsTheCause(Broken):
     promise = "the cause is kept for the operator"
 
@@ -349,18 +405,46 @@ class FindsPartsAnywhere(Broken):
         return next((part for part in parts if part.file_id == file_id), None)
 
 
+class KeepsRequestsOfEndedJobs(Broken):
+    promise = "of a job that has ended nothing is kept that its client sent"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        return await super().replace(replace(job, request=entry.job.request) if entry else job)
+
+
+class KeepsKeysOfEndedJobs(Broken):
+    promise = "of a job that has ended nothing is kept that its client sent"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        return await super().replace(replace(job, idempotency=entry.job.idempotency) if entry else job)
+
+
+class KeepsRequestsOfWorkBegunTooOften(Broken):
+    promise = "of a job that has failed neither URL nor criteria are kept"
+
+    async def claim(self, worker: str, now: Instant, **more: Any) -> Lease | None:
+        before = {job_id: entry.job.request for job_id, entry in self._entries.items()}
+        lease = await super().claim(worker, now, **more)
+        for job_id, entry in self._entries.items():
+            if entry.job.state is JobState.FAILED:
+                entry.job = replace(entry.job, request=before[job_id])
+        return lease
+
+
 class ReclaimsResults(Broken):
     promise = "reclaimable are cancelled, expired and failed jobs, and no others"
 
-    async def reclaimable(self, limit: int) -> Sequence[str]:
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:  # noqa: ARG002
         return [entry.job.id for entry in self._entries.values() if not entry.job.state.working and not entry.reclaimed][:limit]
 
 
 class DropsFilesOfQueuedJobs(Broken):
     promise = "files are kept of queued, running and completed jobs"
 
-    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
-        kept = await super().keeps_files(job_ids)
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
+        kept = await super().keeps_files(job_ids, adapter=adapter)
         return frozenset(job_id for job_id in kept if self._entries[job_id].job.state is not JobState.QUEUED)
 
 
@@ -380,6 +464,145 @@ class ForgetsTurnsOnRemove(Broken):
         await super().remove(job_id)
         self._turns.clear()
         self._turns[OTHER] = 1
+
+
+class GivesWorkToAnyAdapter(Broken):
+    promise = "work is given out for its own adapter only"
+
+    async def claim(
+        self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, adapter: str = "", **more: Any
+    ) -> Lease | None:
+        first = next((entry.job.adapter for entry in self._entries.values() if entry.work), adapter)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, adapter=first, **more)
+
+
+class PlansForItsAdapterOnly(Broken):
+    promise = "work is given out for its own adapter only"
+
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
+        entry = self._entries.get(lease.job.id)
+        if entry:
+            entry.job = replace(entry.job, adapter="")
+        return await super().plan(lease, cut, codec, slices, now, rows=rows)
+
+
+class FailsAnybodysJob(Broken):
+    promise = "a claim ends no other adapter's job"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
+        for adapter in {entry.job.adapter for entry in self._entries.values()}:
+            for entry in self._entries.values():
+                if any(work.free(now) and work.attempt >= attempts for work in entry.work.values()):
+                    await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, adapter=adapter)
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
+
+
+class JudgesLeasesByTheAskersOwn(Broken):
+    promise = "a lease is judged by its own length, not by that of whoever asks"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, attempts: int, **more: Any) -> Lease | None:
+        for entry in self._entries.values():
+            for work in entry.work.values():
+                work.leased_for = lease_seconds
+        return await super().claim(worker, now, lease_seconds=lease_seconds, attempts=attempts, **more)
+
+
+class CountsOtherAdaptersJobs(Broken):
+    promise = "jobs of another adapter do not count to the limit"
+
+    async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
+        working = sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values())
+        return None if working >= working_at_most else await super().add(job, rows, working_at_most=working_at_most)
+
+
+class SweepsAnybodysDueJobs(Broken):
+    promise = "a sweep finds its own adapter's jobs only"
+
+    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:  # noqa: ARG002
+        adapters = sorted({entry.job.adapter for entry in self._entries.values()})
+        return [job for name in adapters for job in await MemoryJobStore.due(self, now, limit, adapter=name)][:limit]
+
+
+class ForgetsAnybodysJobs(Broken):
+    promise = "a sweep finds its own adapter's jobs only"
+
+    async def changed_before(
+        self,
+        states: Collection[JobState],
+        instant: Instant,
+        limit: int,
+        *,
+        adapter: str = "",  # noqa: ARG002
+    ) -> Sequence[Job]:
+        jobs = [entry.job for entry in self._entries.values()]
+        found = [job for job in jobs if job.state in states and job.changed_at < instant]
+        return sorted(found, key=lambda job: job.changed_at)[:limit]
+
+
+class EndsAnybodysOverdueJobs(Broken):
+    promise = "a sweep finds its own adapter's jobs only"
+
+    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:  # noqa: ARG002
+        jobs = [entry.job for entry in self._entries.values()]
+        return [job for job in jobs if job.state.working and job.created_at < created_before][:limit]
+
+
+class ReclaimsAnybodysFiles(Broken):
+    promise = "a sweep finds its own adapter's jobs only"
+
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:  # noqa: ARG002
+        adapters = sorted({entry.job.adapter for entry in self._entries.values()})
+        return [job for name in adapters for job in await MemoryJobStore.reclaimable(self, limit, adapter=name)][:limit]
+
+
+class DropsFilesOfOtherAdapters(Broken):
+    promise = "files of another adapter's jobs are kept"
+
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
+        kept = await super().keeps_files(job_ids, adapter=adapter)
+        return frozenset(job_id for job_id in kept if self._entries[job_id].job.adapter == adapter)
+
+
+class AnotherIdEachTime(Broken):
+    promise = "a store keeps its id"
+
+    async def store_id(self) -> str:
+        return secrets.token_hex(16)
+
+
+class LooksTooLate(Broken):
+    promise = "who registers is shown what stands there"
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        await super().register(registration, lambda _: None)
+        look(self._standing())
+
+
+class KeepsWhatWasRefused(Broken):
+    promise = "what the look at a store's registrations raises passes, and nothing is kept"
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        standing = list(self._standing())
+        await super().register(registration, lambda _: None)
+        look(standing)
+
+
+class LooksBeforeItRegisters(Broken):
+    promise = "a look and its registration are one step"
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        look(self._standing())
+        await anyio.lowlevel.checkpoint()
+        await super().register(registration, lambda _: None)
+
+
+class KeepsOneRegistration(Broken):
+    promise = "registrations stand there as they were given, by mount, the last of each"
+
+    async def registrations(self) -> Sequence[Registration]:
+        return list(await super().registrations())[:1]
 
 
 BROKEN: tuple[type[Broken], ...] = tuple(

@@ -5,7 +5,7 @@ pytest does not collect this file by itself: `test_broken_resource_stores.py` do
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,11 +24,11 @@ from fhir_bulk_middleware.export.query import (
     Rows,
     Window,
 )
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, parse, render, system_clock
 from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore, _Version
 from fhir_bulk_middleware.stores.versioned import Stored
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 
 
 class Broken(MemoryResourceStore):
@@ -45,6 +45,15 @@ class HidesTypes(Broken):
 
     async def authorise(self, principal: Principal) -> Authorisation:
         return replace(await super().authorise(principal), types=frozenset({"Patient"}))
+
+
+class ExportsOnlyWhatThereIs(Broken):
+    """Authorises the types that exist at kick-off."""
+
+    promise = "a type that is first written between kick-off and cut is in this export or in the next"
+
+    async def authorise(self, principal: Principal) -> Authorisation:
+        return replace(await super().authorise(principal), types=await self.types())
 
 
 class Rewriting(Broken):
@@ -106,6 +115,41 @@ class Asking(Broken):
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         return super().deletions(self.asked(query, after), after)
+
+
+class ForgetsAPath(Broken):
+    """Knows an observation's subject, and not who performed it."""
+
+    promise = "each link alone puts a resource into the compartment: Observation.performer did not"
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, after):
+            lines = [line for line in page.lines.split(b"\n")[:-1] if not self.forgotten(query, json.loads(line))]
+            if lines:
+                yield replace(page, lines=b"".join(line + b"\n" for line in lines), count=len(lines))
+
+    @staticmethod
+    def forgotten(query: Query, content: dict[str, Any]) -> bool:
+        everything = isinstance(query.rows.selection, Everything)
+        return not everything and content["resourceType"] == "Observation" and "subject" not in content
+
+
+class WritesLocalTime(Rewriting):
+    promise = "lastUpdated is the instant of the write"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        lines = page.lines
+        for line in page.lines.split(b"\n")[:-1]:
+            shown = json.loads(line)["meta"]["lastUpdated"]
+            lines = lines.replace(shown.encode(), render(after(parse(shown), 7_200), Precision.MICROSECONDS).encode())
+        return replace(page, lines=lines)
+
+
+class DropsUnknownElements(Rewriting):
+    promise = "what was written is kept, whatever it is"
+
+    def rewritten(self, page: Page, query: Query) -> Page:  # noqa: ARG002
+        return replace(page, lines=page.lines.replace(b'"aaUnknown":true,', b""))
 
 
 class IgnoresPageBytes(Asking):
@@ -239,6 +283,17 @@ class CutsRoundedUp(Broken):
         return Instant(await super().cut(precision) + precision.value)
 
 
+class CreepsWhileTheClockIsBehind(Broken):
+    """Rounds each cut down, also one that nobody's clock will reach for minutes."""
+
+    promise = "what was written before a cut is in it while the clock is set back"
+
+    async def cut(self, precision: Precision) -> Instant:
+        found = floor(max(self._clock(), self._last.given), precision)
+        self._last.given = max(self._last.given, found)
+        return found
+
+
 class CutsInThePast(Broken):
     promise = "what was written before a cut at full precision is in it"
 
@@ -344,6 +399,36 @@ class ForgetsWhoseItWas(Broken):
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         selection = query.rows.selection
         return super().deletions(replace(query, rows=Rows(Everything())) if selection != Everything() else query, after)
+
+
+class TellsOnlyTheLastOwner(Broken):
+    """Forgets where a resource was before it moved."""
+
+    promise = "a deletion is told to each whose the resource was since then"
+
+    def _owners(self, query: Query, version: _Version) -> frozenset[str]:
+        return version.owners if version.stored.deleted else super()._owners(query, version)
+
+
+class ReadsMembersAtKickOff(Broken):
+    """Reads all groups anew for each principal that is authorised, and not again until then."""
+
+    promise = "who joined before the cut is a member at it, and who left is not"
+
+    def __init__(self, *, clock: Clock = system_clock) -> None:
+        super().__init__(clock=clock)
+        self.kept: dict[str, frozenset[str] | None] = {}
+        self.kicked_off = False
+
+    async def authorise(self, principal: Principal) -> Authorisation:
+        self.kicked_off = True
+        return await super().authorise(principal)
+
+    async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
+        if self.kicked_off and group_id in self.kept:
+            return self.kept[group_id]
+        self.kept[group_id] = await super().members(group_id, principal)
+        return self.kept[group_id]
 
 
 class TakesUnknownGroupsForEmpty(Broken):
@@ -492,7 +577,7 @@ def _all(kind: type[Broken]) -> Iterator[type[Broken]]:
 BROKEN = sorted(_all(Broken), key=lambda broken: broken.__name__)
 
 
-class _Suite(ResourceStoreSuite):
+class _Suite(ResourceStoreSuite, StoredTextSuite):
     broken: ClassVar[type[Broken]]
 
     @pytest.fixture
@@ -502,6 +587,15 @@ class _Suite(ResourceStoreSuite):
     @pytest.fixture
     def writer(self, store: Broken) -> Broken:
         return store
+
+    @pytest.fixture
+    def set_clock(self, store: Broken) -> Callable[[float], None]:
+        clock = store._clock
+
+        def set_clock(seconds: float) -> None:
+            store._clock = lambda: after(clock(), seconds)
+
+        return set_clock
 
 
 def _suite(broken: type[Broken]) -> type[Any]:

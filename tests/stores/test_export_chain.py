@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ class History:
     mirror: dict[Key, str] = field(default_factory=dict)
     cuts: list[Instant] = field(default_factory=list)
     exports: list[tuple[Query, list[bytes], list[str]]] = field(default_factory=list)
+    subjects: dict[str, int] = field(default_factory=dict)
 
     async def happen(self, change: Put | Delete | Step | Cut, serial: int) -> None:
         match change:
@@ -89,6 +91,7 @@ class History:
             text = f"{serial}.{number}"
             content = {"resourceType": type_, "id": id_, "language": text, "subject": {"reference": f"Patient/{change.subject}"}}
             lines[type_, id_] = text, json.dumps(content).encode()
+            self.subjects[text] = change.subject
         before = self.latest
         self.store.load([line for _, line in lines.values()] if serial % 2 else self.doubled(lines))
         for (type_, id_), (text, _) in lines.items():
@@ -158,6 +161,24 @@ class History:
             assert await self.lines(query) == lines
             assert [reference async for page in self.store.deletions(query, None) for reference in page.references] == references
 
+    def died(self, type_: str, selection: Selection, since: Instant | None) -> set[str]:
+        """What was alive at an instant or later, lay in a selection then or later, and is dead at the last cut (law 34)."""
+        found = set()
+        for key in {key for _, key, _ in self.log if key[0] == type_}:
+            history = sorted((at, text) for at, of, text in self.log if of == key and at <= self.cuts[-1])
+            if not history or history[-1][1] is not None or history[-1][0] <= (since or 0):
+                continue
+            ends = [at for at, _ in history[1:]]
+            lived = [text for (_, text), end in zip(history, ends, strict=False) if text is not None and end > (since or 0)]
+            whose = {f"Patient/{key[1] if type_ == 'Patient' else self.subjects[text]}" for text in lived}
+            match selection:
+                case Compartments(references):
+                    selected = not whose.isdisjoint(references)
+                case _:
+                    selected = True
+            found |= {key[1]} if selected else set()
+        return found
+
     def held(self, cut: Instant) -> dict[Key, str]:
         newest = {key: text for at, key, text in self.log if at <= cut}
         return {key: text for key, text in newest.items() if text is not None}
@@ -185,10 +206,13 @@ async def live(events: list[Put | Delete | Step | Cut]) -> None:
                 await history.happen(change, serial)
         memory, sqlite = histories
         assert memory.exports == sqlite.exports, "both stores export the same bytes"
-        for selection in SELECTIONS:
+        for selection, since in product(SELECTIONS, (None, *memory.cuts)):
             for type_ in TYPES:
-                query = Query(type=type_, rows=Rows(selection), window=Window(), as_of=memory.cuts[-1])
-                assert await memory.export(query) == await sqlite.export(query), "both stores select the same"
+                query = Query(type=type_, rows=Rows(selection), window=Window(since), as_of=memory.cuts[-1])
+                lines, references = await memory.export(query)
+                assert (lines, references) == await sqlite.export(query), "both stores select the same"
+                told = {reference.partition("/")[2] for reference in references}
+                assert told == memory.died(type_, selection, since), "a deletion is told to all whose the resource was since then"
         for history in histories:
             await history.again()
 

@@ -264,6 +264,23 @@ class _OffByOne(MemoryOutputStore):
             yield chunk
 
 
+class _Open(MemoryOutputStore):
+    """Lets any job store in."""
+
+    async def bind(self, store: str) -> bool:  # noqa: ARG002
+        return True
+
+
+class _Hesitant(MemoryOutputStore):
+    """Looks, and binds a moment later."""
+
+    async def bind(self, store: str) -> bool:
+        free = self._bound is None
+        await anyio.lowlevel.checkpoint()
+        self._bound = store if free else self._bound
+        return free or self._bound == store
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("broken", "test", "promise"),
@@ -274,6 +291,8 @@ class _OffByOne(MemoryOutputStore):
         (_Eager, OutputStoreSuite.test_a_key_written_again_is_replaced_as_a_whole, "stay whole until"),
         (_Eager, OutputStoreSuite.test_leaving_a_successor_unsealed_keeps_the_part, "must keep the part"),
         (_Greedy, OutputStoreSuite.test_a_read_comes_in_chunks, "in chunks"),
+        (_Open, OutputStoreSuite.test_a_store_is_bound_to_one_job_store_for_good, "to no other"),
+        (_Hesitant, OutputStoreSuite.test_of_several_who_bind_at_once_one_is_first, "one succeeds"),
         (_Careless, OutputStoreSuite.test_discard_removes_a_jobs_parts_and_no_others, "not touch another"),
         (_Thorough, OutputStoreSuite.test_discard_keeps_what_it_is_told_to_keep, "must stay"),
         (_Forgetful, OutputStoreSuite.test_jobs_lists_every_job_with_anything_here, "must be listed"),

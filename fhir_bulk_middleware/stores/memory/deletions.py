@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fhir_bulk_middleware.delete.removal import Mark, Tally
+from fhir_bulk_middleware.delete.removal import Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox
 
 __all__ = ["MemoryDeletionLog"]
 
@@ -19,7 +20,9 @@ class MemoryDeletionLog:
         self._last = 0
         self._batches: dict[tuple[str, int], list[int]] = {}
         self._outcomes: dict[tuple[str, int], tuple[DeleteOutcome, ...]] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, bool] = {}
+        """Whether a cancel ended each run."""
+        self._outbox = MemoryOutbox()
         self._lock = threading.Lock()  # never held across an await
 
     async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
@@ -50,9 +53,16 @@ class MemoryDeletionLog:
     ) -> None:
         """See `DeletionLog`."""
         with self._lock:
+            told: dict[tuple[str, str], list[str]] = {}
+            at = Instant(0)
             for mark in gone:
                 if (known := self._marks.get(mark.number)) is not None and known.at is None:
                     self._marks[mark.number] = mark
+                    at = max(at, mark.at or at)
+                    if known.note:
+                        told.setdefault((known.note, mark.type), []).append(mark.id)
+            for (note, type_), ids in told.items():
+                self._outbox.add(note, at, type_, ids)
             for mark in left:
                 if (known := self._marks.get(mark.number)) is not None and known.at is None:
                     del self._marks[mark.number]
@@ -68,10 +78,10 @@ class MemoryDeletionLog:
         """See `DeletionLog`."""
         return run in self._ended
 
-    async def end_run(self, run: str) -> Tally:
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `DeletionLog`."""
         with self._lock:
-            self._ended.add(run)
+            cancelled = self._ended.setdefault(run, cancelled)
             outcomes = [outcome for (of, _), several in self._outcomes.items() if of == run for outcome in several]
             open_ = [
                 self._marks[number]
@@ -80,8 +90,18 @@ class MemoryDeletionLog:
                 for number in numbers
                 if number in self._marks
             ]
-            tally = Tally.of(outcomes, sum(mark.at is None for mark in open_))
+            tally = Tally.of(outcomes, sum(mark.at is None for mark in open_), cancelled=cancelled)
             return replace(tally, removed=tally.removed + sum(mark.at is not None for mark in open_))
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        with self._lock:
+            return self._outbox.take(teller, now, lease_seconds, limit)
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
+        with self._lock:
+            self._outbox.forget(teller, numbers)
 
     async def latest(self, type_: str, id_: str) -> Mark | None:
         """See `DeletionLog`."""
@@ -102,10 +122,11 @@ class MemoryDeletionLog:
         ]
         return sorted(within, key=_number)[:limit]
 
-    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+    async def doubtful(self, type_: str | None, after: int, limit: int) -> Sequence[Mark]:
         """See `DeletionLog`."""
         with self._lock:
-            marks = [mark for mark in self._marks.values() if mark.type == type_ and mark.at is None and mark.number > after]
+            doubtful = (mark for mark in self._marks.values() if mark.at is None and mark.number > after)
+            marks = [mark for mark in doubtful if type_ in {None, mark.type}]
         return sorted(marks, key=_number)[:limit]
 
     def _gone(self, type_: str) -> Iterator[Mark]:

@@ -1,14 +1,16 @@
 """Jobs in memory: what a job store does, without how it is made durable."""
 
+import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Compartments, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
+from fhir_bulk_middleware.registration import Registration
+from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
 
 __all__ = ["MemoryJobStore"]
 
@@ -24,15 +26,19 @@ class _Work:
     """Attempts that do not count: those that recorded a part, and those that were asked to stop."""
     worker: str | None = None
     leased_until: Instant | None = None
+    leased_for: float = 0
     done: int = 0
     """How far its slice was ever read, by any attempt."""
     cause: str | None = None
 
-    def free(self, now: Instant, lease_seconds: float) -> bool:
+    def free(self, now: Instant) -> bool:
         """Whether nobody holds it; a lease that ends too far ahead is none, for the clock was set back."""
         if self.leased_until is None:
             return True
-        return not now < self.leased_until <= after(now, slack(lease_seconds))
+        return not now < self.leased_until <= after(now, SLACK * self.leased_for)
+
+    def lease(self, now: Instant, seconds: float) -> None:
+        self.leased_until, self.leased_for = after(now, seconds), seconds
 
     def give_back(self, cause: str) -> None:
         self.worker, self.leased_until, self.cause = None, None, cause
@@ -66,9 +72,26 @@ class MemoryJobStore:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._turns: dict[Owner, int] = {}
+        self._id = secrets.token_hex(16)
+        self._registrations: dict[str, Registration] = {}
         self._lock = threading.Lock()  # never held across an await
 
     # --- JobStore ---
+
+    async def store_id(self) -> str:
+        """See `JobStore.store_id`."""
+        return self._id
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        """See `JobStore.register`."""
+        with self._lock:
+            look(self._standing())
+            self._registrations[registration.mount] = registration
+
+    async def registrations(self) -> Sequence[Registration]:
+        """See `JobStore.registrations`."""
+        with self._lock:
+            return self._standing()
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
@@ -76,7 +99,8 @@ class MemoryJobStore:
             for entry in self._entries.values():
                 if entry.job.state.live and job.idempotency is not None and entry.job.same_key(job):
                     return entry.job
-            working = sum(entry.job.owner == job.owner and entry.job.state.working for entry in self._entries.values())
+            whose = job.adapter, job.owner
+            working = sum((each.adapter, each.owner) == whose and each.state.working for each in self._jobs())
             if working >= working_at_most:
                 return None
             if job.id in self._entries:
@@ -91,16 +115,31 @@ class MemoryJobStore:
             return entry.job if entry and entry.job.mount == mount and entry.job.owner == owner else None
 
     async def replace(self, job: Job) -> bool:
-        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
         with self._lock:
             entry = self._entries.get(job.id)
             if entry is None or entry.job.revision != job.revision:
                 return False
             entry.job = replace(
-                entry.job, cut=job.cut, codec=job.codec, estimate=job.estimate, done=max(job.done, entry.job.done)
+                entry.job,
+                request=job.request,
+                idempotency=job.idempotency,
+                cut=job.cut,
+                codec=job.codec,
+                estimate=job.estimate,
+                done=max(job.done, entry.job.done),
             )
             entry.turn(job.state, job.changed_at, job.failure)
             return True
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        """See `JobStore.standing`."""
+        with self._lock:
+            entry = self._entries.get(job_id)
+            if entry is None or (entry.job.mount, entry.job.owner) != (mount, owner):
+                return None
+            parts = tuple(part for _, part in sorted(entry.parts.items()))
+            return Standing(entry.job, parts, min((number for number in entry.work if number is not None), default=None))
 
     async def parts(self, job_id: str) -> Sequence[Part]:
         """See `JobStore.parts`."""
@@ -112,37 +151,33 @@ class MemoryJobStore:
         """See `JobStore.part`."""
         return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
 
-    async def unfinished(self, job_id: str) -> int | None:
-        """See `JobStore.unfinished`."""
-        with self._lock:
-            entry = self._entries.get(job_id)
-            return min((number for number in entry.work if number is not None), default=None) if entry else None
-
     # --- JobRetention ---
 
-    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.due`."""
         with self._lock:
             finished = {JobState.COMPLETED, JobState.FAILED}
-            over = [entry.job for entry in self._entries.values() if entry.job.state in finished and entry.job.expires_at <= now]
+            over = [job for job in self._jobs(adapter) if job.state in finished and job.expires_at <= now]
             return sorted(over, key=lambda job: job.expires_at)[:limit]
 
-    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+    async def changed_before(
+        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
+    ) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
         with self._lock:
-            jobs = [job for job in self._jobs() if job.state in states and job.changed_at < instant]
+            jobs = [job for job in self._jobs(adapter) if job.state in states and job.changed_at < instant]
         return sorted(jobs, key=lambda job: job.changed_at)[:limit]
 
-    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.overdue`."""
         with self._lock:
-            jobs = [job for job in self._jobs() if job.state.working and job.created_at < created_before]
+            jobs = [job for job in self._jobs(adapter) if job.state.working and job.created_at < created_before]
         return sorted(jobs, key=lambda job: job.created_at)[:limit]
 
-    async def reclaimable(self, limit: int) -> Sequence[str]:
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
         """See `JobRetention.reclaimable`; oldest first."""
         with self._lock:
-            jobs = [e.job for e in self._entries.values() if e.job.state in _ENDED and not e.reclaimed]
+            jobs = [job for job in self._jobs(adapter) if job.state in _ENDED and not self._entries[job.id].reclaimed]
         return [job.id for job in sorted(jobs, key=lambda job: job.changed_at)[:limit]]
 
     async def reclaimed(self, job_id: str) -> None:
@@ -155,10 +190,11 @@ class MemoryJobStore:
                 entry.slices.clear()
                 entry.parts.clear()
 
-    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
         """See `JobRetention.keeps_files`."""
         with self._lock:
-            return frozenset(job.id for job in self._jobs() if job.id in job_ids and job.state not in _ENDED)
+            jobs = [job for job in self._jobs() if job.id in job_ids]
+        return frozenset(job.id for job in jobs if job.adapter != adapter or job.state not in _ENDED)
 
     async def remove(self, job_id: str) -> None:
         """See `JobRetention.remove`."""
@@ -176,28 +212,33 @@ class MemoryJobStore:
         *,
         lease_seconds: float,
         attempts: int,
+        adapter: str = "",
         failed: Callable[[Job], None] = lambda _: None,
     ) -> Lease | None:
         """See `WorkQueue.claim`."""
         ended: list[Job] = []
-        lease = self._claim(worker, now, lease_seconds, attempts, ended)
+        lease = self._claim(adapter, worker, now, lease_seconds=lease_seconds, attempts=attempts, ended=ended)
         for job in ended:
             failed(job)
         return lease
 
-    def _claim(self, worker: str, now: Instant, lease_seconds: float, attempts: int, ended: list[Job]) -> Lease | None:
+    def _claim(
+        self, adapter: str, worker: str, now: Instant, *, lease_seconds: float, attempts: int, ended: list[Job]
+    ) -> Lease | None:
         with self._lock:
-            while (found := self._next(now, lease_seconds)) is not None:
+            while (found := self._next(adapter, now)) is not None:
                 entry, place = found
                 work = entry.work[place]
                 if work.worker is not None:  # it was neither finished nor given back
                     work.give_back(silent(work.worker, work.attempt))
                 if work.attempt - work.excused >= attempts:
                     entry.cause = work.cause
+                    entry.job = replace(entry.job, request=entry.job.request.of_failed())
                     entry.turn(JobState.FAILED, now, EXHAUSTED)
                     ended.append(entry.job)
                     continue
-                work.attempt, work.worker, work.leased_until = work.attempt + 1, worker, after(now, lease_seconds)
+                work.attempt, work.worker = work.attempt + 1, worker
+                work.lease(now, lease_seconds)
                 self._turns[entry.job.owner] = max(self._turns.values(), default=0) + 1
                 piece = None if place is None else entry.slices[place]
                 return Lease(job=entry.job, rows=entry.rows, slice=piece, attempt=work.attempt, worker=worker)
@@ -210,11 +251,13 @@ class MemoryJobStore:
             if held is None:
                 return False
             entry, work = held
-            work.leased_until = after(now, lease_seconds)
+            work.lease(now, lease_seconds)
             _advance(entry, work, done)
             return True
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """See `WorkQueue.plan`."""
         with self._lock:
             held = self._held(lease)
@@ -222,6 +265,7 @@ class MemoryJobStore:
                 return False
             entry, _ = held
             entry.slices = {piece.number: piece for piece in slices}
+            entry.rows = rows or entry.rows
             entry.work = {number: _Work() for number in sorted(entry.slices)}
             entry.job = replace(entry.job, cut=cut, codec=codec, estimate=sum(piece.estimate for piece in slices))
             entry.turn(JobState.RUNNING if slices else JobState.COMPLETED, now)
@@ -259,13 +303,13 @@ class MemoryJobStore:
                 held[1].excused += excused
                 held[1].give_back(cause)
 
-    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""
         with self._lock:
             for entry in self._entries.values():
                 for work in entry.work.values():
                     if work.worker == worker:
-                        work.give_back(gone(worker))
+                        work.give_back(cause or gone(worker))
 
     async def cause(self, job_id: str) -> str | None:
         """See `WorkQueue.cause`."""
@@ -273,16 +317,19 @@ class MemoryJobStore:
             entry = self._entries.get(job_id)
             return entry.cause if entry else None
 
-    def _jobs(self) -> Iterator[Job]:
-        return (entry.job for entry in self._entries.values())
+    def _standing(self) -> Sequence[Registration]:
+        return [registration for _, registration in sorted(self._registrations.items())]
 
-    def _next(self, now: Instant, lease_seconds: float) -> tuple[_Entry, int | None] | None:
+    def _jobs(self, adapter: str | None = None) -> Iterator[Job]:
+        """The jobs of an adapter; of all of them for None."""
+        return (entry.job for entry in self._entries.values() if adapter is None or entry.job.adapter == adapter)
+
+    def _next(self, adapter: str, now: Instant) -> tuple[_Entry, int | None] | None:
         """The first free work of the oldest job of the owner who was served longest ago."""
-        for entry in sorted(
-            self._entries.values(), key=lambda entry: (self._turns.get(entry.job.owner, 0), entry.job.created_at)
-        ):
+        entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
+        for entry in sorted(entries, key=lambda entry: (self._turns.get(entry.job.owner, 0), entry.job.created_at)):
             for place, work in entry.work.items():
-                if work.free(now, lease_seconds):
+                if work.free(now):
                     return entry, place
         return None
 

@@ -17,6 +17,12 @@ class MemoryOutputStore:
     def __init__(self) -> None:
         self._parts: dict[str, bytes] = {}
         self._begun: dict[_Sink, str] = {}
+        self._bound: str | None = None
+
+    async def bind(self, store: str) -> bool:
+        """See `OutputStore.bind`."""
+        self._bound = self._bound or store
+        return self._bound == store
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncGenerator[OutputSink]:

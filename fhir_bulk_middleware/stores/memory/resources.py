@@ -1,5 +1,7 @@
 """Resources with their history in memory: what a storage adapter does, without how it is made fast and durable."""
 
+import copy
+import itertools
 import json
 import threading
 import uuid
@@ -17,6 +19,7 @@ from fhir_bulk_middleware.delete.removal import (
     Matches,
     NeverExisted,
     Removal,
+    Report,
     Tally,
     Target,
     Version,
@@ -27,17 +30,17 @@ from fhir_bulk_middleware.export.query import Authorisation, Block, Compartments
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.group import MEMBER_TYPES, members
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory import related
+from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict
 
 __all__ = ["MemoryResourceStore"]
 
-_KINDS = tuple(sorted(MEMBER_TYPES))
 _DELETIONS_PER_PAGE = 1_000
 
 
@@ -63,6 +66,19 @@ class _Version:
             return self.valid_to is None
         return self.stored.last_updated <= as_of and (self.valid_to is None or self.valid_to > as_of)
 
+    def was_held_after(self, since: Instant) -> bool:
+        """Whether the resource lived as this version at some moment after the instant; one that is current still does."""
+        if self.stored.deleted:
+            return False
+        return self.valid_to is None or self.valid_to > max(since, self.stored.last_updated)
+
+
+@dataclass(slots=True)
+class _Last:
+    """The latest instant that a write or a cut was given."""
+
+    given: Instant
+
 
 class MemoryResourceStore:
     """A versioned resource store for tests and trials, with the methods of `SQLiteResourceStore`; it is gone with its process.
@@ -85,11 +101,14 @@ class MemoryResourceStore:
         self._base_urls = tuple(base_urls)
         self._compartments = compartments.Compartments(version, self._base_urls)
         self._lock = threading.Lock()  # held by a write: what a transaction is elsewhere
-        self._last = Instant(0)
+        self._last = _Last(Instant(0))
+        self._note = ""
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
         self._batches: dict[tuple[str, int], Sequence[DeleteOutcome]] = {}
-        self._ended_runs: set[str] = set()
+        self._ended_runs: dict[str, bool] = {}
+        """Whether a cancel ended each."""
+        self._outbox = MemoryOutbox()
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
@@ -239,13 +258,13 @@ class MemoryResourceStore:
 
     async def now(self) -> Instant:
         """The store's clock: the machine's, but never behind what was given already."""
-        return max(self._clock(), self._last)
+        return max(self._clock(), self._last.given)
 
     async def cut(self, precision: Precision) -> Instant:
         """Fix a cut; see `SupportsSnapshot`."""
         with self._lock:
-            found = floor(max(self._clock(), self._last), precision)
-            self._last = max(self._last, found)  # the next write is later than both
+            found = latest_cut(self._clock(), self._last.given, precision)
+            self._last.given = max(self._last.given, found)  # the next write is later than both
             return found
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
@@ -288,7 +307,11 @@ class MemoryResourceStore:
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - as above
         """See `SupportsDelete`."""
         with self._lock:
-            return self._remove(type_, id_, if_version, self._tick())
+            instant = self._tick()
+            removal = self._remove(type_, id_, if_version, instant)
+            if isinstance(removal, Deleted):
+                self._report(self._note, instant, type_, [id_])
+            return removal
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         """See `SupportsConditionalDelete`."""
@@ -299,11 +322,31 @@ class MemoryResourceStore:
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """See `SupportsConditionalDelete`."""
         with self._lock:
-            if self._matching(target) != list(matches.versions):
-                return None
-            instant = self._tick()
-            removed = [self._remove(target.type, match.id, None, instant) for match in matches.versions]
-        return [removal.resource for removal in removed if isinstance(removal, Deleted)]
+            return self._remove_these(target, matches.versions) if self._matching(target) == [*matches.versions] else None
+
+    async def remove_matching(
+        self, target: Target, *, at_most: int, if_version: frozenset[str] | None
+    ) -> Sequence[Current] | Matches:
+        """See `SupportsLockedDelete`."""
+        with self._lock:
+            matches = Matches(len(found := self._matching(target)), tuple(found[:at_most]))
+            return self._remove_these(target, matches.versions) if matches.removable(if_version) else matches
+
+    def recording(self, note: str) -> "MemoryResourceStore":
+        """See `SupportsOutbox`; the same store, but for the note."""
+        recording = copy.copy(self)
+        recording._note = note  # noqa: SLF001 - its own
+        return recording
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        with self._lock:
+            return self._outbox.take(teller, now, lease_seconds, limit)
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
+        with self._lock:
+            self._outbox.forget(teller, numbers)
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`."""
@@ -313,16 +356,18 @@ class MemoryResourceStore:
             place = (batch.run, batch.number)
             if place not in self._batches:
                 instant = self._tick()
-                self._batches[place] = [
-                    batch_outcome(self._remove(batch.type, frozen.id, {frozen.version}, instant)) for frozen in batch.versions
-                ]
+                removals = [self._remove(batch.type, frozen.id, {frozen.version}, instant) for frozen in batch.versions]
+                removed = [removal.resource.id for removal in removals if isinstance(removal, Deleted)]
+                self._report(batch.note, instant, batch.type, removed)
+                self._batches[place] = [batch_outcome(removal) for removal in removals]
             return self._batches[place]
 
-    async def end_run(self, run: str) -> Tally:
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `SupportsBatchDelete`."""
         with self._lock:
-            self._ended_runs.add(run)
-            return Tally.of([outcome for (of, _), batch in self._batches.items() if of == run for outcome in batch])
+            cancelled = self._ended_runs.setdefault(run, cancelled)
+            outcomes = [outcome for (of, _), batch in self._batches.items() if of == run for outcome in batch]
+            return Tally.of(outcomes, cancelled=cancelled)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -340,14 +385,14 @@ class MemoryResourceStore:
 
     def _tick(self) -> Instant:
         """The instant of a write: later than any other's and than any cut (law 4)."""
-        self._last = max(self._clock(), Instant(self._last + 1))
-        return self._last
+        self._last.given = max(self._clock(), Instant(self._last.given + 1))
+        return self._last.given
 
     def _draft(self, resource: bytes | Mapping[str, object], id_: str | None = None, type_: str | None = None) -> _Draft:
         form, content = canonical_and_content(resource, resource_id=id_)
         if type_ not in {None, form.type}:
             raise ValueError(f"resourceType: must be {type_}")
-        return _Draft(form, self._compartments.of(content, _KINDS))
+        return _Draft(form, self._compartments.of(content, MEMBER_KINDS))
 
     def _put(self, new: _Draft, instant: Instant) -> Stored:
         form = new.canonical
@@ -366,6 +411,17 @@ class MemoryResourceStore:
             return VersionMismatch()
         self._delete(newest, instant)
         return Deleted(newest.as_current())
+
+    def _remove_these(self, target: Target, versions: Sequence[Version]) -> list[Current]:
+        instant = self._tick()
+        removals = [self._remove(target.type, version.id, None, instant) for version in versions]
+        removed = [removal.resource for removal in removals if isinstance(removal, Deleted)]
+        self._report(self._note, instant, target.type, [resource.id for resource in removed])
+        return removed
+
+    def _report(self, note: str, instant: Instant, type_: str, ids: Sequence[str]) -> None:
+        if note and ids:
+            self._outbox.add(note, instant, type_, ids)
 
     def _delete(self, newest: Stored, instant: Instant) -> None:
         owners = self._history[newest.type, newest.id][-1].owners  # a deletion keeps them (law 27)
@@ -386,6 +442,14 @@ class MemoryResourceStore:
         history.append(_Version(stored, owners))
         self._versions.append(history[-1])
 
+    def _owners(self, query: Query, version: _Version) -> frozenset[str]:
+        """The compartments that a version is in; a deletion is in all that the resource was in since `since` (law 34)."""
+        if not version.stored.deleted:
+            return version.owners
+        since = query.window.since or Instant(0)
+        former = itertools.takewhile(lambda other: other is not version, self._history[version.stored.type, version.stored.id])
+        return frozenset[str]().union(*(other.owners for other in former if other.was_held_after(since)))
+
     def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
         """The versions of a query with their positions, in the order in which they were written."""
         low, high = map(int, query.range.split("-")) if query.range else (0, len(self._versions) - 1)
@@ -398,7 +462,7 @@ class MemoryResourceStore:
                 and version.held(query.as_of)
                 and (query.window.since is None or stored.last_updated > query.window.since)
                 and (query.window.until is None or stored.last_updated <= query.window.until)
-                and _selected(query, version.owners)
+                and _selected(query, self._owners(query, version))
             ):
                 yield position, version
 

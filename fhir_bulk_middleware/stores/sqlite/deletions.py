@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.delete.removal import Mark, Tally
+from fhir_bulk_middleware.delete.removal import Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SQLiteDeletionLog"]
@@ -40,7 +41,14 @@ CREATE TABLE batch (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ended (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """
-_COLUMNS = "number, type, id, version, owners, rights, at"
+# On whose behalf each mark is, whether a cancel ended a run, and reports.
+_NOTES = f"""\
+ALTER TABLE mark ADD COLUMN note TEXT NOT NULL DEFAULT '';
+ALTER TABLE ended ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX mark_in_doubt ON mark (number) WHERE at IS NULL;
+{outbox.SCHEMA}
+"""
+_COLUMNS = "number, type, id, version, owners, rights, at, note"
 _MARKS = f"SELECT {_COLUMNS} FROM mark WHERE "  # noqa: S608 - names of ours only
 
 
@@ -52,7 +60,7 @@ class SQLiteDeletionLog:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._database = Database(Path(path), [_SCHEMA.rstrip()], synchronous="FULL")
+        self._database = Database(Path(path), [_SCHEMA.rstrip(), _NOTES.rstrip()], synchronous="FULL")
 
     def recipe(self) -> Recipe:
         """How to open the same file in another process."""
@@ -92,9 +100,17 @@ class SQLiteDeletionLog:
         """See `DeletionLog`."""
         return self._database.reader.execute("SELECT 1 FROM ended WHERE run = ?", (run,)).fetchone() is not None
 
-    async def end_run(self, run: str) -> Tally:
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `DeletionLog`."""
-        return await self._database.write(partial(_end_run, run=run))
+        return await self._database.write(partial(_end_run, run=run, cancelled=cancelled))
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        return await outbox.unreported(self._database, teller, now, lease_seconds, limit)
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
+        await self._database.write(partial(outbox.forget, teller=teller, numbers=numbers))
 
     async def latest(self, type_: str, id_: str) -> Mark | None:
         """See `DeletionLog`."""
@@ -114,8 +130,10 @@ class SQLiteDeletionLog:
             limit,
         )
 
-    async def doubtful(self, type_: str, after: int, limit: int) -> Sequence[Mark]:
+    async def doubtful(self, type_: str | None, after: int, limit: int) -> Sequence[Mark]:
         """See `DeletionLog`."""
+        if type_ is None:
+            return self._read("at IS NULL AND number > ? ORDER BY number LIMIT ?", after, limit)
         return self._read("type = ? AND at IS NULL AND number > ? ORDER BY number LIMIT ?", type_, after, limit)
 
     def _read(self, where: str, *values: str | int) -> list[Mark]:
@@ -128,8 +146,8 @@ def _intend(connection: sqlite3.Connection, marks: Sequence[Mark], run: str, bat
     numbered = []
     for mark in marks:
         cursor = connection.execute(
-            "INSERT INTO mark (type, id, version, owners, rights, run, batch) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (mark.type, mark.id, mark.version, json.dumps(sorted(mark.owners)), mark.rights, run, batch),
+            "INSERT INTO mark (type, id, version, owners, rights, run, batch, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (mark.type, mark.id, mark.version, json.dumps(sorted(mark.owners)), mark.rights, run, batch, mark.note),
         )
         numbered.append(replace(mark, number=int(cursor.lastrowid or 0), at=None))
     return numbered
@@ -138,17 +156,27 @@ def _intend(connection: sqlite3.Connection, marks: Sequence[Mark], run: str, bat
 def _settle(
     connection: sqlite3.Connection, gone: Sequence[Mark], left: Sequence[Mark], *, run: str, batch: int, outcomes: Sequence[str]
 ) -> None:
-    connection.executemany(
-        "UPDATE mark SET at = ?, version = ?, owners = ? WHERE number = ? AND at IS NULL",
-        [(mark.at, mark.version, json.dumps(sorted(mark.owners)), mark.number) for mark in gone],
-    )
+    told: dict[tuple[str, str], list[str]] = {}
+    at = Instant(0)
+    for mark in gone:
+        settled = connection.execute(
+            "UPDATE mark SET at = ?, version = ?, owners = ? WHERE number = ? AND at IS NULL RETURNING note",
+            (mark.at, mark.version, json.dumps(sorted(mark.owners)), mark.number),
+        ).fetchone()
+        if settled is not None:  # else somebody else has settled it, and reported it
+            at = max(at, mark.at or at)
+            if settled[0]:
+                told.setdefault((settled[0], mark.type), []).append(mark.id)
+    for (note, type_), ids in told.items():
+        outbox.add(connection, note, at, type_, ids)
     connection.executemany("DELETE FROM mark WHERE number = ? AND at IS NULL", [(mark.number,) for mark in left])
     if run:
         connection.execute("INSERT OR IGNORE INTO batch VALUES (?, ?, ?)", (run, batch, json.dumps(outcomes)))
 
 
-def _end_run(connection: sqlite3.Connection, run: str) -> Tally:
-    connection.execute("INSERT OR IGNORE INTO ended VALUES (?)", (run,))
+def _end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Tally:
+    connection.execute("INSERT OR IGNORE INTO ended (run, cancelled) VALUES (?, ?)", (run, cancelled))
+    (cancelled,) = connection.execute("SELECT cancelled FROM ended WHERE run = ?", (run,)).fetchone()
     rows = connection.execute("SELECT outcomes FROM batch WHERE run = ?", (run,)).fetchall()
     outcomes = [DeleteOutcome[name] for (names,) in rows for name in json.loads(names)]
     gone, doubtful = connection.execute(
@@ -156,10 +184,19 @@ def _end_run(connection: sqlite3.Connection, run: str) -> Tally:
         " AND NOT EXISTS (SELECT 1 FROM batch WHERE batch.run = mark.run AND batch.batch = mark.batch)",
         (run,),
     ).fetchone()
-    tally = Tally.of(outcomes, doubtful)
+    tally = Tally.of(outcomes, doubtful, cancelled=bool(cancelled))
     return replace(tally, removed=tally.removed + gone)
 
 
 def _mark(row: tuple[Any, ...]) -> Mark:
-    number, type_, id_, version, owners, rights, at = row
-    return Mark(number=number, type=type_, id=id_, version=version, owners=frozenset(json.loads(owners)), rights=rights, at=at)
+    number, type_, id_, version, owners, rights, at, note = row
+    return Mark(
+        number=number,
+        type=type_,
+        id=id_,
+        version=version,
+        owners=frozenset(json.loads(owners)),
+        rights=rights,
+        at=at,
+        note=note,
+    )

@@ -20,20 +20,35 @@ from fhir_bulk_middleware.export.job import (
     Request,
     Slice,
 )
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.export.query import (
+    Compartments,
+    EveryPatient,
+    Everything,
+    Filter,
+    Level,
+    Membership,
+    Rows,
+    Selection,
+    Window,
+)
 from fhir_bulk_middleware.fhir.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.registration import Registration
 
 __all__ = [
     "JOB_COLUMNS",
     "PART_COLUMNS",
+    "REGISTRATION_COLUMNS",
     "SLICE_COLUMNS",
     "job_from_record",
     "job_record",
+    "owner_record",
     "part_from_record",
     "part_record",
+    "registration_from_record",
+    "registration_record",
     "rows_content",
     "rows_from_content",
     "slice_from_record",
@@ -41,9 +56,11 @@ __all__ = [
 ]
 
 JOB_COLUMNS = (
-    "id, mount, issuer, subject, url, level, types, since, until, precision, state, revision, created_at, changed_at, "
+    "id, mount, adapter, issuer, subject, client, url, level, types, since, until, precision, state, revision, created_at, "
+    "changed_at, "
     "cut, codec, estimate, done, reason, detail, retention, granular, options, idempotency_key, fingerprint, kind"
 )
+REGISTRATION_COLUMNS = "mount, adapter, named, dialect, audiences, settings"
 SLICE_COLUMNS = "number, kind, type, range, estimate, cursor, parts, joined"
 PART_COLUMNS = (
     "file_id, slice, number, kind, type, key, codec, count, size, sha256, stored_size, sealed_at, flush_points, severity, "
@@ -52,6 +69,12 @@ PART_COLUMNS = (
 
 _Record = tuple[Any, ...]
 _OPTIONS = TypeAdapter(Options)
+_MEMBERSHIP = TypeAdapter(Membership)
+
+
+def owner_record(owner: Owner) -> tuple[str, str, str]:
+    """An owner as the columns `issuer, subject, client`."""
+    return owner.issuer, owner.subject, owner.client or ""
 
 
 def job_record(job: Job) -> _Record:
@@ -60,8 +83,8 @@ def job_record(job: Job) -> _Record:
     return (
         job.id,
         job.mount,
-        job.owner.issuer,
-        job.owner.subject,
+        job.adapter,
+        *owner_record(job.owner),
         request.url,
         request.level.value,
         json.dumps(request.types),
@@ -92,8 +115,10 @@ def job_from_record(record: _Record) -> Job:
     (
         job_id,
         mount,
+        adapter,
         issuer,
         subject,
+        client,
         url,
         level,
         types,
@@ -120,7 +145,8 @@ def job_from_record(record: _Record) -> Job:
     return Job(
         id=job_id,
         mount=mount,
-        owner=Owner(issuer, subject),
+        adapter=adapter,
+        owner=Owner(issuer, subject, client or None),
         request=Request(
             url=url,
             level=Level(level),
@@ -142,6 +168,31 @@ def job_from_record(record: _Record) -> Job:
         done=done,
         failure=None if reason is None else Failure(Reason[reason], detail),
         idempotency=None if key is None else Idempotency(key, fingerprint),
+    )
+
+
+def registration_record(registration: Registration) -> _Record:
+    """A registration as `REGISTRATION_COLUMNS`."""
+    return (
+        registration.mount,
+        registration.adapter,
+        registration.named,
+        registration.dialect,
+        None if registration.audiences is None else json.dumps(registration.audiences),
+        json.dumps(dict(registration.settings)),
+    )
+
+
+def registration_from_record(record: _Record) -> Registration:
+    """The registration of `REGISTRATION_COLUMNS`."""
+    mount, adapter, named, dialect, audiences, settings = record
+    return Registration(
+        mount=mount,
+        adapter=adapter,
+        named=bool(named),
+        dialect=dialect,
+        audiences=None if audiences is None else tuple(json.loads(audiences)),
+        settings=json.loads(settings),
     )
 
 
@@ -235,6 +286,7 @@ def rows_content(rows: Rows) -> bytes:
         "filters": filters,
         "joined": sorted(rows.joined),
         "versions": rows.versions,
+        "membership": None if rows.membership is None else _MEMBERSHIP.dump_python(rows.membership, mode="json"),
     }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
@@ -254,4 +306,12 @@ def rows_from_content(content: bytes) -> Rows:
             raise ValueError(f"unknown selection {unknown!r}")
     filters = tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"])
     versions = tuple((id_, version) for id_, version in said["versions"])
-    return Rows(selection, said["rights"], filters, frozenset(said["joined"]), versions)
+    membership = said.get("membership")
+    return Rows(
+        selection,
+        said["rights"],
+        filters,
+        frozenset(said["joined"]),
+        versions,
+        None if membership is None else _MEMBERSHIP.validate_python(membership, strict=False),
+    )

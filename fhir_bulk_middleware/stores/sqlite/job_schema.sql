@@ -1,12 +1,29 @@
--- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names.
+-- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names. An owner is issuer,
+-- subject and client; the client is empty where it is no part of ownership.
+
+-- The store's own id, and who works on it (law 32): one row for each mount. `audiences` and `settings` are JSON.
+CREATE TABLE store (id TEXT NOT NULL);
+
+INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
+
+CREATE TABLE registration (
+    mount TEXT PRIMARY KEY,
+    adapter TEXT NOT NULL,
+    named INTEGER NOT NULL,
+    dialect TEXT NOT NULL,
+    audiences TEXT,
+    settings TEXT NOT NULL
+) WITHOUT ROWID;
 
 -- The hot row: all that a poll reads, found by its id. `cause` is the operator's and stands last, where a poll does not read it.
 CREATE TABLE job (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     mount TEXT NOT NULL,
+    adapter TEXT NOT NULL,
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
+    client TEXT NOT NULL,
     url TEXT NOT NULL,
     level TEXT NOT NULL,
     types TEXT NOT NULL,
@@ -33,17 +50,17 @@ CREATE TABLE job (
     cause TEXT
 );
 
-CREATE INDEX job_owner ON job (issuer, subject, state);
+CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
 
 -- A client's key counts as long as its job can be polled (law 12).
-CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, mount, idempotency_key)
+CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, client, mount, idempotency_key)
     WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');
 
-CREATE INDEX job_due ON job (changed_at + CAST(round(retention * 1000000) AS INTEGER)) WHERE state IN ('completed', 'failed');
+CREATE INDEX job_due ON job (adapter, changed_at + CAST(round(retention * 1000000) AS INTEGER)) WHERE state IN ('completed', 'failed');
 
-CREATE INDEX job_changed ON job (state, changed_at);
+CREATE INDEX job_changed ON job (adapter, state, changed_at);
 
-CREATE INDEX job_reclaimable ON job (changed_at) WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed');
+CREATE INDEX job_reclaimable ON job (adapter, changed_at) WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed');
 
 -- Whose resources a job may hold, and the adapter's rights: large, compressed, read by workers only.
 CREATE TABLE job_rows (
@@ -87,18 +104,23 @@ CREATE TABLE part (
 
 -- Open work, and who holds it: slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap,
 -- and a write is allowed exactly if the row is here with the writer's name and attempt. `excused` attempts do not count: those that
--- recorded a part, and those that were asked to stop. `done` is the slice's high-water mark.
+-- recorded a part, and those that were asked to stop. `done` is the slice's high-water mark. `adapter` is the job's, and `leased_for`
+-- the microseconds that the lease was given for at a time: whoever asks judges a lease by its own length, not by theirs.
 CREATE TABLE work (
     job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     slice INTEGER NOT NULL,
+    adapter TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     excused INTEGER NOT NULL DEFAULT 0,
     worker TEXT,
     leased_until INTEGER,
+    leased_for INTEGER NOT NULL DEFAULT 0,
     done INTEGER NOT NULL DEFAULT 0,
     cause TEXT,
     PRIMARY KEY (job_id, slice)
 ) WITHOUT ROWID;
+
+CREATE INDEX work_adapter ON work (adapter);
 
 -- Whoever ends a job, and however: no lease on it can write after that (law 18). One line, for a script is split at line ends.
 CREATE TRIGGER job_ended AFTER UPDATE OF state ON job WHEN new.state NOT IN ('queued', 'running') BEGIN DELETE FROM work WHERE job_id = new.id; END;
@@ -107,8 +129,9 @@ CREATE TRIGGER job_ended AFTER UPDATE OF state ON job WHEN new.state NOT IN ('qu
 CREATE TABLE turn (
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
+    client TEXT NOT NULL,
     served INTEGER NOT NULL,
-    PRIMARY KEY (issuer, subject)
+    PRIMARY KEY (issuer, subject, client)
 ) WITHOUT ROWID;
 
 CREATE INDEX turn_served ON turn (served);

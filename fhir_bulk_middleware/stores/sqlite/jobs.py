@@ -8,19 +8,24 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.export.query import Rows
-from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.sqlite import work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.job_records import (
     JOB_COLUMNS,
     PART_COLUMNS,
+    REGISTRATION_COLUMNS,
     job_from_record,
     job_record,
+    owner_record,
     part_from_record,
+    registration_from_record,
+    registration_record,
     rows_content,
     rows_from_content,
 )
@@ -28,13 +33,17 @@ from fhir_bulk_middleware.stores.sqlite.job_records import (
 __all__ = ["SQLiteJobStore"]
 
 _KNOWN = 512
-"""Jobs that are remembered, at most; one has some kB."""
+"""Jobs that are remembered, at most."""
 
-_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?"
+_KNOWN_CHARACTERS = 8 * 1024 * 1024
+"""Characters of all that are remembered: most jobs have some hundred, and those that clients made large must not fill memory."""
+
+_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
+_OWN = f"{_WHOLE} AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _SAME_KEY = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
-    WHERE issuer = ? AND subject = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
+    WHERE issuer = ? AND subject = ? AND client = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
         AND state NOT IN ('cancelled', 'expired')
 """  # noqa: S608
 _PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
@@ -42,27 +51,32 @@ _PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # n
 _UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
     UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
-        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail
+        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, url = :url, types = :types,
+        since = :since, until = :until, granular = :granular, options = :options, idempotency_key = :idempotency_key,
+        fingerprint = :fingerprint, cause = CASE WHEN :state IN ('cancelled', 'expired') THEN NULL ELSE cause END
     WHERE id = :id AND revision = :revision
 """
 _DUE = f"""
     SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
-    WHERE state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
+    WHERE adapter = ? AND state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
     ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
 """  # noqa: S608
 _CHANGED_BEFORE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE state IN (SELECT value FROM json_each(?)) AND changed_at < ?
+    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN (SELECT value FROM json_each(?)) AND changed_at < ?
     ORDER BY changed_at, sequence LIMIT ?
 """  # noqa: S608
 _OVERDUE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE state IN ('queued', 'running') AND created_at < ? ORDER BY created_at, sequence LIMIT ?
+    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN ('queued', 'running') AND created_at < ?
+    ORDER BY created_at, sequence LIMIT ?
 """  # noqa: S608
 _RECLAIMABLE = """
-    SELECT id FROM job INDEXED BY job_reclaimable WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+    SELECT id FROM job INDEXED BY job_reclaimable
+    WHERE adapter = ? AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
     ORDER BY changed_at, sequence LIMIT ?
 """
 _KEEPS_FILES = """
-    SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?)) AND +state IN ('queued', 'running', 'completed')
+    SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
+        AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
 """
 
 
@@ -79,9 +93,10 @@ class SQLiteJobStore:
 
     def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
-        self._database = Database(Path(path), [schema], synchronous="FULL", blocking=blocking)
+        self._database = Database(Path(path), [schema], synchronous="FULL", forgets=True, blocking=blocking)
         self._known: dict[str, Job] = {}
-        self._rows: tuple[str, Rows] | None = None
+        self._known_characters = 0
+        self._rows: tuple[tuple[str, JobState], Rows] | None = None
 
     def recipe(self) -> Recipe:
         """How to open the same file in a worker process."""
@@ -94,6 +109,18 @@ class SQLiteJobStore:
 
     # --- JobStore ---
 
+    async def store_id(self) -> str:
+        """See `JobStore.store_id`."""
+        return str(self._database.reader.execute("SELECT id FROM store").fetchone()[0])
+
+    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+        """See `JobStore.register`."""
+        await self._database.write(partial(_register, registration=registration, look=look))
+
+    async def registrations(self) -> Sequence[Registration]:
+        """See `JobStore.registrations`."""
+        return _standing(self._database.reader)
+
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
         content = await self._database.aside(partial(rows_content, rows))
@@ -105,7 +132,7 @@ class SQLiteJobStore:
         All but its progress is as it was while the revision is, so of a job that is polled again and again no more is read.
         """
         reader = self._database.reader
-        standing = reader.execute(_STANDS, (job_id, mount, owner.issuer, owner.subject)).fetchone()
+        standing = reader.execute(_STANDS, (job_id, mount, *owner_record(owner))).fetchone()
         if standing is None:
             return None
         revision, done, estimate = standing
@@ -115,15 +142,21 @@ class SQLiteJobStore:
         record = reader.execute(_WHOLE, (job_id,)).fetchone()
         if record is None:  # it was forgotten between the two reads
             return None
-        if len(self._known) >= _KNOWN:
+        self._known_characters += sum(len(value) for value in record if isinstance(value, str))
+        if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
+            self._known_characters = 0
             self._known.clear()  # several threads may be here, and this is one step
         job = self._known[job_id] = job_from_record(record)
         return job
 
     async def replace(self, job: Job) -> bool:
-        """See `JobStore.replace`. Identity and request of a job are never rewritten, and `done` never falls."""
+        """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
         written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
         return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
+
+    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        """See `JobStore.standing`. A job of a terabyte has thousands of parts, so they are not read in a server's loop."""
+        return await self._database.aside(partial(self._standing, job_id, mount, owner))
 
     async def parts(self, job_id: str) -> Sequence[Part]:
         """See `JobStore.parts`. A job of a terabyte has thousands, so they are not read in a server's loop."""
@@ -134,36 +167,33 @@ class SQLiteJobStore:
         record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
         return None if record is None else part_from_record(record)
 
-    async def unfinished(self, job_id: str) -> int | None:
-        """See `JobStore.unfinished`."""
-        (first,) = self._database.reader.execute(_UNFINISHED, (job_id,)).fetchone()
-        return None if first is None else int(first)
-
     # --- JobRetention ---
 
-    async def due(self, now: Instant, limit: int) -> Sequence[Job]:
+    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.due`."""
-        return self._jobs(_DUE, (now, limit))
+        return self._jobs(_DUE, (adapter, now, limit))
 
-    async def changed_before(self, states: Collection[JobState], instant: Instant, limit: int) -> Sequence[Job]:
+    async def changed_before(
+        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
+    ) -> Sequence[Job]:
         """See `JobRetention.changed_before`."""
-        return self._jobs(_CHANGED_BEFORE, (json.dumps([state.value for state in states]), instant, limit))
+        return self._jobs(_CHANGED_BEFORE, (adapter, json.dumps([state.value for state in states]), instant, limit))
 
-    async def overdue(self, created_before: Instant, limit: int) -> Sequence[Job]:
+    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobRetention.overdue`."""
-        return self._jobs(_OVERDUE, (created_before, limit))
+        return self._jobs(_OVERDUE, (adapter, created_before, limit))
 
-    async def reclaimable(self, limit: int) -> Sequence[str]:
+    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
         """See `JobRetention.reclaimable`; oldest first."""
-        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (limit,)).fetchall()]
+        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (adapter, limit)).fetchall()]
 
     async def reclaimed(self, job_id: str) -> None:
         """See `JobRetention.reclaimed`."""
         await self._database.write(partial(_reclaimed, job_id=job_id))
 
-    async def keeps_files(self, job_ids: Collection[str]) -> frozenset[str]:
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
         """See `JobRetention.keeps_files`."""
-        found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)),)).fetchall()
+        found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)), adapter)).fetchall()
         return frozenset(job_id for (job_id,) in found)
 
     async def remove(self, job_id: str) -> None:
@@ -179,42 +209,51 @@ class SQLiteJobStore:
         *,
         lease_seconds: float,
         attempts: int,
+        adapter: str = "",
         failed: Callable[[Job], None] = lambda _: None,
     ) -> Lease | None:
         """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
-        while work.anything(self._database.reader, now, lease_seconds):
+        while work.anything(self._database.reader, adapter, now):
             granted, ended = await self._database.write(
-                partial(work.claim, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
+                partial(work.claim, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
             )
             for job in ended:
                 failed(job)
             if granted is None:
                 return None
-            rows = await self._rows_of(granted.job.id)
+            rows = await self._rows_of(granted.job)
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
                 return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
         self._rows = None
         return None
 
-    async def _rows_of(self, job_id: str) -> Rows | None:
-        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices."""
-        remembered = self._rows
-        if remembered is not None and remembered[0] == job_id:
+    async def _rows_of(self, job: Job) -> Rows | None:
+        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices.
+
+        They are remembered by the job's state too, for its plan may have changed them.
+        """
+        remembered, key = self._rows, (job.id, job.state)
+        if remembered is not None and remembered[0] == key:
             return remembered[1]
-        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
+        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
         if record is None:
             return None
         rows = await self._database.aside(partial(rows_from_content, record[0]))
-        self._rows = job_id, rows
+        self._rows = key, rows
         return rows
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `WorkQueue.renew`."""
-        return await self._database.write(partial(work.renew, lease=lease, until=after(now, lease_seconds), done=done))
+        return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
-    async def plan(self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant) -> bool:
+    async def plan(
+        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+    ) -> bool:
         """See `WorkQueue.plan`."""
-        return await self._database.write(partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now))
+        content = None if rows is None else await self._database.aside(partial(rows_content, rows))
+        return await self._database.write(
+            partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content)
+        )
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
@@ -228,14 +267,26 @@ class SQLiteJobStore:
         """See `WorkQueue.release`."""
         await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
 
-    async def release_worker(self, worker: str, now: Instant) -> None:  # noqa: ARG002 - as above
+    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
         """See `WorkQueue.release_worker`."""
-        await self._database.write(partial(work.release_worker, worker=worker))
+        await self._database.write(partial(work.release_worker, worker=worker, cause=cause))
 
     async def cause(self, job_id: str) -> str | None:
         """See `WorkQueue.cause`."""
         row = self._database.reader.execute("SELECT cause FROM job WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else row[0]
+
+    def _standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+        reader = self._database.reader
+        reader.execute("BEGIN")  # what is read until the rollback is of one instant
+        try:
+            record = reader.execute(_OWN, (job_id, mount, *owner_record(owner))).fetchone()
+            if record is None:
+                return None
+            (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
+            return Standing(job_from_record(record), tuple(self._parts(job_id)), unfinished)
+        finally:
+            reader.rollback()
 
     def _parts(self, job_id: str) -> list[Part]:
         return [part_from_record(record) for record in self._database.reader.execute(_PARTS, (job_id,)).fetchall()]
@@ -244,15 +295,29 @@ class SQLiteJobStore:
         return [job_from_record(record) for record in self._database.reader.execute(query, values).fetchall()]
 
 
+def _register(connection: sqlite3.Connection, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+    look(_standing(connection))
+    connection.execute(
+        f"INSERT OR REPLACE INTO registration ({REGISTRATION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
+        registration_record(registration),
+    )
+
+
+def _standing(connection: sqlite3.Connection) -> list[Registration]:
+    records = connection.execute(f"SELECT {REGISTRATION_COLUMNS} FROM registration ORDER BY mount").fetchall()  # noqa: S608
+    return [registration_from_record(record) for record in records]
+
+
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
     if job.idempotency is not None:
-        key = (job.owner.issuer, job.owner.subject, job.mount, job.idempotency.key)
+        key = (*owner_record(job.owner), job.mount, job.idempotency.key)
         record = connection.execute(_SAME_KEY, key).fetchone()
         if record is not None:
             return job_from_record(record)
     (working,) = connection.execute(
-        "SELECT count(*) FROM job WHERE issuer = ? AND subject = ? AND state IN ('queued', 'running')",
-        (job.owner.issuer, job.owner.subject),
+        "SELECT count(*) FROM job "
+        "WHERE issuer = ? AND subject = ? AND client = ? AND adapter = ? AND state IN ('queued', 'running')",
+        (*owner_record(job.owner), job.adapter),
     ).fetchone()
     if working >= working_at_most:
         return None
@@ -262,7 +327,7 @@ def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_mo
         record,
     )
     connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
-    work.open_planning(connection, job.id)
+    work.open_planning(connection, job)
     return job
 
 
@@ -277,9 +342,9 @@ def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
 
 
 def _remove(connection: sqlite3.Connection, job_id: str) -> None:
-    owner = connection.execute("SELECT issuer, subject FROM job WHERE id = ?", (job_id,)).fetchone()
+    owner = connection.execute("SELECT issuer, subject, client FROM job WHERE id = ?", (job_id,)).fetchone()
     if owner is None:
         return
     connection.execute("DELETE FROM job WHERE id = ?", (job_id,))  # its rows in all other tables go with it
-    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ?", owner).fetchone() is None:
-        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ?", owner)
+    if connection.execute("SELECT 1 FROM job WHERE issuer = ? AND subject = ? AND client = ?", owner).fetchone() is None:
+        connection.execute("DELETE FROM turn WHERE issuer = ? AND subject = ? AND client = ?", owner)

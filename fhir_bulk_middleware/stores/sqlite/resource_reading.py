@@ -7,13 +7,21 @@ fast as SQLite's own shell with the same query.
 
 import json
 import sqlite3
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPatient, Everything, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, first_after, first_of, next_of, number_of
+from fhir_bulk_middleware.stores.sqlite.resource_schema import (
+    BLOCK_BITS,
+    COUNTER_BITS,
+    CURRENT,
+    first_after,
+    first_of,
+    next_of,
+    number_of,
+)
 
 __all__ = ["add_members", "connect", "deletions", "empty_keys", "pages", "read_pages", "slices", "span_of"]
 
@@ -27,6 +35,12 @@ _MEMBERS = """
 FROM json_each(?) AS member
 CROSS JOIN owner ON owner.reference = member.value
 CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq BETWEEN ? AND ?
+"""
+
+# What a resource was before it was deleted; a version that was replaced in its own transaction never held.
+_FORMER = """
+SELECT in_patient, json FROM resource
+WHERE id = ? AND seq > ? AND seq < ? AND deleted = 0 AND valid_to > ? AND valid_to > last_updated
 """
 
 
@@ -83,16 +97,44 @@ def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes
             yield Page(b"\n".join(lines), len(lines) - 1, str(seq))
 
 
-def deletions(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Deletions]:
-    """The deletions of a query that still hold as of its cut, by `seq`."""
-    span = _span(connection, query, after)
+def deletions(
+    connection: sqlite3.Connection, query: Query, after: str | None, owners: Callable[[bytes], frozenset[str]]
+) -> Generator[Deletions]:
+    """The deletions of a query that still hold as of its cut, by `seq`.
+
+    A resource is told to the compartments that it was in since the window began (law 34). They are read from its versions, so the
+    cost is that of what was deleted, and not of what members have.
+
+    Args:
+        connection: of this reader alone.
+        query: what is asked.
+        after: the cursor to go on after.
+        owners: the compartments that a resource lies in, by its text.
+    """
+    span = _span(connection, replace(query, rows=replace(query.rows, selection=Everything())), after)
     if span is None:
         return
-    _want(connection, span, query)
     select, seq = span.select("seq, id", deleted=True), span.first - 1
     while rows := connection.execute(f"{select} LIMIT {_DELETIONS_PER_PAGE}", (seq,)).fetchall():
         seq = rows[-1][0]
-        yield Deletions(tuple(f"{query.type}/{id_.decode()}" for _, id_ in rows), str(seq))
+        told = [id_.decode() for deleted_at, id_ in rows if _was_selected(connection, query, (deleted_at, id_), owners)]
+        if told:
+            yield Deletions(tuple(f"{query.type}/{id_}" for id_ in told), str(seq))
+
+
+def _was_selected(
+    connection: sqlite3.Connection, query: Query, deleted: tuple[int, bytes], owners: Callable[[bytes], frozenset[str]]
+) -> bool:
+    """Whether a resource lay in what the query selects, as any version that it lived as since the window began."""
+    selection = query.rows.selection
+    if isinstance(selection, Everything):
+        return True
+    seq, id_ = deleted
+    number = seq >> COUNTER_BITS
+    former = connection.execute(_FORMER, (id_.decode(), first_of(number), seq, query.window.since or 0)).fetchall()
+    if isinstance(selection, EveryPatient):
+        return any(in_patient for in_patient, _ in former)
+    return any(not owners(text).isdisjoint(selection.references) for _, text in former)
 
 
 def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> Sequence[Range]:
@@ -102,12 +144,18 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     is near enough what lived at a cut just made.
     """
     span = _span(connection, query, None)
-    if span is None:
+    if span is None or (query.window.since is not None and not _anything(connection, span, query)):
         return ()
     if not isinstance(query.rows.selection, Compartments):
         return _cut(span, _extents(connection, span, query), target_bytes)
     extents = _members_extents(connection, span, query.rows.selection, target_bytes)
     return _cut(span, extents, target_bytes) if extents else ()
+
+
+def _anything(connection: sqlite3.Connection, span: _Span, query: Query) -> bool:
+    """Whether a resource of the span lives; what has changed may all have been deleted, or belong to others."""
+    _want(connection, span, query)
+    return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:

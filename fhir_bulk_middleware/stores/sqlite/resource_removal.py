@@ -22,6 +22,7 @@ from fhir_bulk_middleware.delete.removal import (
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.values import TokenValue
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, first_of, next_of, number_of
 from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
 
@@ -58,15 +59,23 @@ class Removing:
         writing: writes in the same.
         compartments: of which a deletion is kept (law 27).
         base_urls: the base URLs under which absolute references lead to this store.
+        note: on whose behalf; what is removed is recorded under it. Empty to record nothing.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, writing: Writing, compartments: Compartments, base_urls: Collection[str]
+        self,
+        connection: sqlite3.Connection,
+        writing: Writing,
+        compartments: Compartments,
+        base_urls: Collection[str],
+        note: str = "",
     ) -> None:
         self._connection = connection
         self._writing = writing
         self._compartments = compartments
         self._base_urls = base_urls
+        self._note = note
+        self._removed: list[Current] = []
 
     def one(self, type_: str, id_: str, if_version: Collection[str] | None) -> Removal:
         """Remove a resource if it is at one of the versions; see `SupportsDelete.remove`."""
@@ -95,6 +104,17 @@ class Removing:
             return None
         return [self._delete(target.type, match.id) for match in matches.versions]
 
+    def matching(self, target: Target, at_most: int, if_version: frozenset[str] | None) -> Sequence[Current] | Matches:
+        """Find and remove; see `SupportsLockedDelete`."""
+        number = number_of(self._connection, target.type)
+        if number is None:
+            return Matches(0, ())
+        found = list(_matching(self._connection, number, first_of(number), target, self._base_urls))
+        matches = Matches(len(found), tuple(found[:at_most]))
+        if not matches.removable(if_version):
+            return matches
+        return [self._delete(target.type, match.id) for match in matches.versions]
+
     def batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """Remove a frozen batch and journal it, unless that was done before or the run has ended."""
         if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.run,)).fetchone() is not None:
@@ -108,18 +128,26 @@ class Removing:
         self._connection.execute("INSERT INTO removal_batch VALUES (?, ?, ?)", (*place, letters))
         return outcomes
 
+    def finish(self) -> None:
+        """Record what was removed, in the transaction that removes it (law 37)."""
+        if self._note and self._removed:
+            ids = [resource.id for resource in self._removed]
+            outbox.add(self._connection, self._note, self._writing.instant, self._removed[0].type, ids)
+
     def _delete(self, type_: str, id_: str) -> Current:
         removed = self._writing.delete(type_, id_, self._compartments)
         if removed is None:
             raise RuntimeError(f"{type_}/{id_} went away within a transaction")
-        return removed.as_current()
+        self._removed.append(removed.as_current())
+        return self._removed[-1]
 
 
-def end_run(connection: sqlite3.Connection, run: str) -> Tally:
+def end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Tally:
     """End a run and count its journal."""
-    connection.execute("INSERT OR IGNORE INTO removal_run VALUES (?)", (run,))
+    connection.execute("INSERT OR IGNORE INTO removal_run (run, cancelled) VALUES (?, ?)", (run, cancelled))
+    (by_cancel,) = connection.execute("SELECT cancelled FROM removal_run WHERE run = ?", (run,)).fetchone()
     rows = connection.execute("SELECT outcomes FROM removal_batch WHERE run = ?", (run,)).fetchall()
-    return Tally.of([_OUTCOMES[letter] for (letters,) in rows for letter in letters])
+    return Tally.of([_OUTCOMES[letter] for (letters,) in rows for letter in letters], cancelled=bool(by_cancel))
 
 
 def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, bool] | None:

@@ -13,8 +13,20 @@ reading anything.
 import sqlite3
 
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.sqlite import outbox
 
-__all__ = ["BLOCK_BITS", "CURRENT", "MIGRATIONS", "PAGE_SIZE", "clock_row", "first_after", "first_of", "next_of", "number_of"]
+__all__ = [
+    "BLOCK_BITS",
+    "COUNTER_BITS",
+    "CURRENT",
+    "MIGRATIONS",
+    "PAGE_SIZE",
+    "clock_row",
+    "first_after",
+    "first_of",
+    "next_of",
+    "number_of",
+]
 
 CURRENT = (1 << 63) - 1
 """`valid_to` of a version that was not superseded."""
@@ -25,7 +37,8 @@ BLOCK_BITS = 8
 PAGE_SIZE = 16_384
 """Bytes of a page of the file: resources are read a quarter faster than from pages of 4 kB, and the file is smaller."""
 
-_COUNTER_BITS = 40
+COUNTER_BITS = 40
+"""Bits of a `seq` below its type's number."""
 
 MIGRATIONS = (
     """\
@@ -71,6 +84,20 @@ CREATE TABLE removal_batch (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
+    # Whether a cancel ended a run, and removals that observers may not know of yet.
+    f"""\
+ALTER TABLE removal_run ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+{outbox.SCHEMA}
+""".rstrip(),
+    # The base URLs below which an absolute reference is one to this store; all compartments and targets are worked out with them.
+    """\
+CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
+""".rstrip(),
+    # Since when all deletions are known, and what finds what may be forgotten.
+    f"""\
+CREATE TABLE horizon (one INTEGER PRIMARY KEY CHECK (one = 1), since INTEGER NOT NULL) STRICT;
+CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURRENT}
+""".rstrip(),
 )
 
 
@@ -87,7 +114,7 @@ def clock_row(connection: sqlite3.Connection) -> Instant:
 
 def first_of(number: int) -> int:
     """Below every `seq` of the type."""
-    return number << _COUNTER_BITS
+    return number << COUNTER_BITS
 
 
 def next_of(connection: sqlite3.Connection, number: int) -> int:

@@ -8,15 +8,13 @@ from functools import cached_property
 
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import Compartments
-from fhir_bulk_middleware.fhir.group import MEMBER_TYPES
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, floor
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
 __all__ = ["Draft", "Writing", "cut", "draft"]
-
-_KINDS = tuple(sorted(MEMBER_TYPES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def draft(resource: bytes | str | Mapping[str, object], compartments: Compartmen
         ValueError: as `canonical` says.
     """
     form, content = canonical_and_content(resource, resource_id=resource_id)
-    return Draft(form, compartments.of(content, _KINDS), targets(content, compartments.parse))
+    return Draft(form, compartments.of(content, MEMBER_KINDS), targets(content, compartments.parse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class _Version:
 def cut(connection: sqlite3.Connection, clock: Clock, precision: Precision) -> Instant:
     """Fix a cut (law 1), in a write transaction: no write can be open, and each later one is later than the cut (law 4)."""
     last = clock_row(connection)
-    found = floor(max(clock(), last), precision)
+    found = latest_cut(clock(), last, precision)
     connection.execute("UPDATE clock SET last = ?", (max(last, found),))
     return found
 

@@ -1,26 +1,35 @@
 """`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
 
+import copy
 import itertools
 import json
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Tally, Target
+from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Report, Tally, Target
 from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.stores.sqlite import resource_blocks, resource_provenance, resource_reading, resource_removal
+from fhir_bulk_middleware.stores.sqlite import (
+    outbox,
+    resource_bases,
+    resource_blocks,
+    resource_forgetting,
+    resource_provenance,
+    resource_reading,
+    resource_removal,
+)
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
@@ -56,7 +65,9 @@ class SQLiteResourceStore:
         path: the file; its folder is made if it is missing.
         version: the FHIR release that the resources are written in.
         clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
-        base_urls: the base URLs under which an absolute reference leads to this store.
+        base_urls: the base URLs under which an absolute reference leads to this store. The file keeps all that it was ever given;
+            a new one is indexed when the file is opened (`open`), while others wait to write. A process that was started before
+            does without it.
     """
 
     def __init__(
@@ -70,9 +81,9 @@ class SQLiteResourceStore:
         self._database = Database(path, MIGRATIONS, synchronous="FULL", page_size=PAGE_SIZE)
         self._version = version
         self._clock = clock
-        self._base_urls = tuple(base_urls)
-        self._compartments = Compartments(version, self._base_urls)
+        self._given_base_urls = tuple(url.rstrip("/") for url in base_urls)
         self._idle: list[sqlite3.Connection] = []
+        self._note = ""
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
@@ -119,7 +130,8 @@ class SQLiteResourceStore:
         Raises:
             VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
         """
-        return await self._write(lambda writing: writing.delete(type_, id_, self._compartments, if_match))
+        compartments = self._compartments
+        return await self._write(lambda writing: writing.delete(type_, id_, compartments, if_match))
 
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
         """Current resources of a type, by the instant of their last change.
@@ -172,6 +184,10 @@ class SQLiteResourceStore:
                 progress(kept)
         return kept
 
+    def open(self) -> None:
+        """Open the file now, and index a base URL that is new to it; otherwise the first use does that. Blocks."""
+        _ = self._base_urls
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         while self._idle:
@@ -198,7 +214,26 @@ class SQLiteResourceStore:
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
-        return self._stepped(resource_reading.deletions, query, after)
+        return self._stepped(partial(resource_reading.deletions, owners=self._owners), query, after)
+
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        return resource_forgetting.horizon(self._database.reader)
+
+    async def forget(self, before: Instant, *, grace: float = 86_400) -> int:
+        """Forget what was superseded or deleted before an instant: deletions are known since then, and no longer.
+
+        What jobs may still need stays for `grace` seconds more, which must not be less than `Settings.deadline`; a later call
+        removes it. Of a deleted resource nothing is left then: its versions are counted from 1 if it is created again.
+
+        Returns:
+            How many versions were removed.
+        """
+        await self._database.write(partial(resource_forgetting.announce, before=before))
+        removed = 0
+        while batch := await self._database.write(partial(resource_forgetting.forget, before=before, grace=grace)):
+            removed += batch
+        return removed
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
@@ -251,7 +286,7 @@ class SQLiteResourceStore:
 
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:  # noqa: ARG002 - none were noted
         """See `SupportsDelete`."""
-        return await self._removal(lambda removing: removing.one(type_, id_, if_version))
+        return await self._removal(lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
@@ -259,24 +294,60 @@ class SQLiteResourceStore:
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""
-        return await self._removal(lambda removing: removing.all(target, matches))
+        return await self._removal(lambda removing: removing.all(target, matches), self._note)
+
+    async def remove_matching(
+        self, target: Target, *, at_most: int, if_version: frozenset[str] | None
+    ) -> Sequence[Current] | Matches:
+        """See `SupportsLockedDelete`. While it looks at the type, unless `_id` is a criterion, others wait to write."""
+        return await self._removal(lambda removing: removing.matching(target, at_most, if_version), self._note)
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`."""
-        return await self._removal(lambda removing: removing.batch(batch))
+        return await self._removal(lambda removing: removing.batch(batch), batch.note)
 
-    async def end_run(self, run: str) -> Tally:
+    async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `SupportsBatchDelete`."""
-        return await self._database.write(partial(resource_removal.end_run, run=run))
+        return await self._database.write(partial(resource_removal.end_run, run=run, cancelled=cancelled))
+
+    def recording(self, note: str) -> "SQLiteResourceStore":
+        """See `SupportsOutbox`; the same store on the same connections, but for the note."""
+        recording = copy.copy(self)
+        recording._note = note  # noqa: SLF001 - its own
+        return recording
+
+    async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
+        """See `SupportsOutbox`."""
+        return await outbox.unreported(self._database, teller, now, lease_seconds, limit)
+
+    async def reported(self, teller: str, numbers: Sequence[int]) -> None:
+        """See `SupportsOutbox`."""
+        await self._database.write(partial(outbox.forget, teller=teller, numbers=numbers))
 
     def recipe(self) -> Recipe:
         """How to open the file in another process. A clock other than the machine's stays here."""
         return Recipe(
             f"{__name__}:{resource_store.__name__}",
-            {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._base_urls]},
+            {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._given_base_urls]},
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _base_urls(self) -> tuple[str, ...]:
+        """The base URLs of the file, with those that this store was given; not to be asked for first within a transaction."""
+        missing = frozenset(self._given_base_urls).difference(resource_bases.bases(self._database.reader))
+        if missing:
+            self._database.write_here(partial(resource_bases.adopt, urls=sorted(missing), version=self._version))
+        return resource_bases.bases(self._database.reader)
+
+    @cached_property
+    def _compartments(self) -> Compartments:
+        return Compartments(self._version, self._base_urls)
+
+    def _owners(self, text: bytes) -> frozenset[str]:
+        """The compartments that a resource lies in."""
+        return self._compartments.of(json.loads(text), MEMBER_KINDS)
 
     def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
         """A Group as it is, or was at an instant; None if there was none then."""
@@ -312,12 +383,18 @@ class SQLiteResourceStore:
     async def _write(self, change: Callable[[Writing], T]) -> T:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
-    async def _removal(self, change: Callable[[Removing], T]) -> T:
-        return await self._database.write(
-            lambda connection: self._at_one_instant(
-                connection, lambda writing: change(Removing(connection, writing, self._compartments, self._base_urls))
-            )
-        )
+    async def _removal(self, change: Callable[[Removing], T], note: str) -> T:
+        compartments, base_urls = self._compartments, self._base_urls
+
+        def remove(connection: sqlite3.Connection) -> T:
+            writing = Writing(connection, self._clock)
+            removing = Removing(connection, writing, compartments, base_urls, note)
+            result = change(removing)
+            removing.finish()
+            writing.finish()
+            return result
+
+        return await self._database.write(remove)
 
     def _find_matches(self, target: Target, at_most: int) -> Matches:
         return resource_removal.find(self._database.reader, target, self._base_urls, at_most)

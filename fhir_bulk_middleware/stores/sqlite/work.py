@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 
 from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.stores.leases import EXHAUSTED, gone, silent, slack
+from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
 from fhir_bulk_middleware.stores.sqlite.job_records import (
     JOB_COLUMNS,
     PART_COLUMNS,
     SLICE_COLUMNS,
     job_from_record,
+    job_record,
+    owner_record,
     part_record,
     slice_from_record,
     slice_record,
@@ -25,13 +27,15 @@ __all__ = ["Granted", "anything", "checkpoint", "claim", "open_planning", "plan"
 
 _PLANNING = -1
 
-_FREE = "(leased_until IS NULL OR leased_until <= :now OR leased_until > :furthest)"
+_FREE = f"(leased_until IS NULL OR leased_until <= :now OR leased_until > :now + leased_for * {SLACK})"
 
 # Owners take turns; within an owner the oldest job comes first.
 _NEXT_JOB = f"""
     SELECT {", ".join(f"job.{column}" for column in JOB_COLUMNS.split(", "))}
-    FROM job LEFT JOIN turn ON turn.issuer = job.issuer AND turn.subject = job.subject
-    WHERE job.state IN ('queued', 'running') AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
+    FROM job LEFT JOIN turn
+        ON turn.issuer = job.issuer AND turn.subject = job.subject AND turn.client = job.client
+    WHERE job.adapter = :adapter AND job.state IN ('queued', 'running')
+        AND EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id AND {_FREE})
     ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
 """  # noqa: S608 - constants of ours only
 _NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
@@ -55,65 +59,82 @@ class Granted:
     attempt: int
 
 
-def open_planning(connection: sqlite3.Connection, job_id: str) -> None:
+def open_planning(connection: sqlite3.Connection, job: Job) -> None:
     """Let a new job be planned by whoever comes first."""
-    connection.execute("INSERT INTO work (job_id, slice) VALUES (?, ?)", (job_id, _PLANNING))
+    connection.execute("INSERT INTO work (job_id, slice, adapter) VALUES (?, ?, ?)", (job.id, _PLANNING, job.adapter))
 
 
-def anything(reader: sqlite3.Connection, now: Instant, lease_seconds: float) -> bool:
+def anything(reader: sqlite3.Connection, adapter: str, now: Instant) -> bool:
     """Whether there is anything to claim: a read that looks at held work at most, so that idle workers lock nobody out."""
-    row = reader.execute(f"SELECT 1 FROM work WHERE {_FREE} LIMIT 1", _limits(now, lease_seconds)).fetchone()  # noqa: S608
-    return row is not None
+    query = f"SELECT 1 FROM work WHERE adapter = :adapter AND {_FREE} LIMIT 1"  # noqa: S608
+    return reader.execute(query, {"adapter": adapter, "now": now}).fetchone() is not None
 
 
 def claim(
-    connection: sqlite3.Connection, worker: str, now: Instant, *, lease_seconds: float, attempts: int
+    connection: sqlite3.Connection, adapter: str, worker: str, now: Instant, *, lease_seconds: float, attempts: int
 ) -> tuple[Granted | None, list[Job]]:
     """Give the next piece of work to `worker`; the jobs whose work was begun too often, and which failed on the way."""
     ended: list[Job] = []
-    limits = _limits(now, lease_seconds)
+    limits: dict[str, int | str] = {"adapter": adapter, "now": now}
     while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
         job = job_from_record(record)
         number, attempt, excused, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
         if holder is not None:  # it was neither finished nor given back
             cause = silent(holder, attempt)
         if attempt - excused >= attempts:
-            _fail(connection, job.id, cause, now)
-            ended.append(replace(job.failed(EXHAUSTED, now), revision=job.revision + 1))
+            failed = job.failed(EXHAUSTED, now)
+            _fail(connection, failed, cause)
+            ended.append(replace(failed, revision=job.revision + 1))
             continue
         connection.execute(
-            "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, cause = ? WHERE job_id = ? AND slice = ?",
-            (attempt + 1, worker, after(now, lease_seconds), cause, job.id, number),
+            "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, leased_for = ?, cause = ? WHERE job_id = ? AND slice = ?",
+            (attempt + 1, worker, *_span(now, lease_seconds), cause, job.id, number),
         )
         connection.execute(
-            "INSERT OR REPLACE INTO turn (issuer, subject, served) SELECT ?, ?, coalesce(max(served), 0) + 1 FROM turn",
-            (job.owner.issuer, job.owner.subject),
+            "INSERT OR REPLACE INTO turn (issuer, subject, client, served) "
+            "SELECT ?, ?, ?, coalesce(max(served), 0) + 1 FROM turn",
+            owner_record(job.owner),
         )
         return Granted(job, _slice(connection, job.id, number), attempt + 1), ended
     return None, ended
 
 
-def renew(connection: sqlite3.Connection, lease: Lease, until: Instant, done: int) -> bool:
-    """Hold the lease until then, and count what was read."""
+def renew(connection: sqlite3.Connection, lease: Lease, now: Instant, lease_seconds: float, done: int) -> bool:
+    """Hold the lease for so long from now on, and count what was read."""
     if not _advance(connection, lease, done):
         return False
-    connection.execute("UPDATE work SET leased_until = ? WHERE job_id = ? AND slice = ?", (until, *_place(lease)))
+    connection.execute(
+        "UPDATE work SET leased_until = ?, leased_for = ? WHERE job_id = ? AND slice = ?",
+        (*_span(now, lease_seconds), *_place(lease)),
+    )
     return True
 
 
 def plan(
-    connection: sqlite3.Connection, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], *, now: Instant
+    connection: sqlite3.Connection,
+    lease: Lease,
+    cut: Instant,
+    codec: Codec,
+    slices: Sequence[Slice],
+    *,
+    now: Instant,
+    content: bytes | None = None,
 ) -> bool:
-    """Write the plan and open its slices, or complete a job that has none."""
+    """Write the plan and open its slices, or complete a job that has none; with `content`, write its rows anew."""
     if lease.slice is not None or _mark(connection, lease) is None:
         return False
     job_id = lease.job.id
+    if content is not None:
+        connection.execute("UPDATE job_rows SET content = ? WHERE job_id = ?", (content, job_id))
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
         f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(job_id, *slice_record(piece)) for piece in slices],
     )
-    connection.executemany("INSERT INTO work (job_id, slice) VALUES (?, ?)", [(job_id, piece.number) for piece in slices])
+    connection.executemany(
+        "INSERT INTO work (job_id, slice, adapter) VALUES (?, ?, ?)",
+        [(job_id, piece.number, lease.job.adapter) for piece in slices],
+    )
     connection.execute(
         "UPDATE job SET state = ?, revision = revision + 1, changed_at = ?, cut = ?, codec = ?, estimate = ? WHERE id = ?",
         (
@@ -174,13 +195,16 @@ def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused
     )
 
 
-def release_worker(connection: sqlite3.Connection, worker: str) -> None:
+def release_worker(connection: sqlite3.Connection, worker: str, cause: str) -> None:
     """Give back all that a worker held."""
-    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (gone(worker), worker))
+    why = cause or gone(worker)
+    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (why, worker))
 
 
-def _limits(now: Instant, lease_seconds: float) -> dict[str, int | str]:
-    return {"now": now, "furthest": after(now, slack(lease_seconds))}
+def _span(now: Instant, lease_seconds: float) -> tuple[Instant, int]:
+    """Until when a lease holds, and for how many microseconds it was given."""
+    until = after(now, lease_seconds)
+    return until, until - now
 
 
 def _place(lease: Lease) -> tuple[str, int]:
@@ -215,9 +239,10 @@ def _slice(connection: sqlite3.Connection, job_id: str, number: int) -> Slice | 
     )
 
 
-def _fail(connection: sqlite3.Connection, job_id: str, cause: str | None, now: Instant) -> None:
+def _fail(connection: sqlite3.Connection, failed: Job, cause: str | None) -> None:
+    written = dict(zip(JOB_COLUMNS.split(", "), job_record(failed), strict=True))
     connection.execute(
-        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = ?, reason = ?, detail = ?, cause = ? "
-        "WHERE id = ?",
-        (now, EXHAUSTED.reason.name, EXHAUSTED.detail, cause, job_id),
+        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = :changed_at, reason = :reason, detail = :detail, "
+        "url = :url, since = :since, until = :until, options = :options, cause = :cause WHERE id = :id",
+        written | {"cause": cause},
     )

@@ -1,0 +1,107 @@
+"""`--set NAME=VALUE`: each field of `Settings` that text can say, for the commands that run the middleware."""
+
+import argparse
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["add_to", "settings_of"]
+
+_WIDTH: Final = 100
+_SOURCE = re.compile(r"\s*\((?:laws? \d|[A-Z]{2}-\d)[^)]*\)")
+"""Where a description cites its law or requirement; that is for who reads the code."""
+
+
+def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None) -> None:
+    """Add the option to a command, and to its help each setting with its meaning and default.
+
+    Args:
+        parser: the command's.
+        own: settings that have an option of their own there: name to option.
+    """
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="a setting, from the list below (repeatable)",
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "settings (durations in seconds, sizes in bytes):\n" + "\n".join(
+        _described(name, field) for name, field in _settable().items() if name not in (own or {})
+    )
+
+
+def settings_of(
+    given: argparse.Namespace,
+    own: Mapping[str, tuple[str, object]] | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings that a command was given.
+
+    Args:
+        given: what stood on the command line.
+        own: settings that have an option of their own: name to option and value; None is not given.
+        defaults: what the command uses instead of the default of `Settings`.
+
+    Raises:
+        Complaint: a setting is unknown, given twice, or has a value that it cannot have.
+    """
+    options = own or {}
+    texts = {name: str(value) for name, (_, value) in options.items() if value is not None}
+    for text in given.settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Complaint(f"--set {text}: NAME=VALUE is required")
+        if name in options:
+            raise Complaint(f"--set {name}: use {options[name][0]}")
+        if name not in _settable():
+            raise Complaint(f"--set {name}: there is no such setting; known are {', '.join(_settable())}")
+        if name in texts:
+            raise Complaint(f"--set {name}: give it once")
+        texts[name] = value
+    try:
+        return Settings.model_validate_strings({**(defaults or {}), **texts})
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        place = str(first["loc"][0]) if first["loc"] else ""
+        option = options[place][0] if place in options else f"--set {place}".strip()
+        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _settable() -> dict[str, FieldInfo]:
+    """The fields whose values are plain text."""
+    return {name: field for name, field in Settings.model_fields.items() if not any(map(_is_model, _alternatives(field)))}
+
+
+def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
+    return get_args(field.annotation) or (field.annotation,)
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _described(name: str, field: FieldInfo) -> str:
+    meaning = " ".join(_SOURCE.sub("", field.description or "").split())
+    lines = textwrap.wrap(f"{meaning} (default: {_text(field.default)})", _WIDTH - 6)
+    return "\n".join([f"  {name}", *(f"      {line}" for line in lines)])
+
+
+def _text(default: object) -> str:
+    match default:
+        case None:
+            return "none"
+        case bool():
+            return str(default).lower()
+        case float() if default.is_integer():
+            return str(int(default))
+    return str(default)

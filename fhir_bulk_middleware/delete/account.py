@@ -1,0 +1,106 @@
+"""The audit records of one delete: what is about to be removed, and what came of it (law 37)."""
+
+import uuid
+from collections.abc import Sequence
+
+from fhir_bulk_middleware.events import Deleted, DeleteIntended, NothingDeleted, Removal
+from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.principal import Principal
+
+__all__ = ["DeleteAccount"]
+
+
+class DeleteAccount:
+    """Tells observers of one delete.
+
+    Args:
+        observers: who is told.
+        clock: what time it is.
+        mount: the name of the mount.
+        principal: who deletes.
+        removal: how the resources are named.
+        type_: their resource type.
+        criteria: what was asked for; None for a delete by id.
+    """
+
+    def __init__(
+        self,
+        observers: Observers,
+        clock: Clock,
+        *,
+        mount: str,
+        principal: Principal,
+        removal: Removal,
+        type_: str,
+        criteria: Criteria | None = None,
+    ) -> None:
+        self._observers = observers
+        self._clock = clock
+        self._mount = mount
+        self._principal = principal
+        self._removal = removal
+        self._type = type_
+        self._criteria = criteria
+        self._intended: tuple[str, ...] | None = None
+
+    async def intend(self, ids: Sequence[str]) -> None:
+        """Have it recorded that these are about to be removed; the same ones are recorded once.
+
+        Raises:
+            Refused: an audit cannot record it, so nothing may be removed.
+        """
+        references = tuple(f"{self._type}/{id_}" for id_ in ids)
+        if references == self._intended:
+            return
+        await self._observers.require(
+            DeleteIntended(
+                at=self._clock(),
+                mount=self._mount,
+                owner=self._principal.owner,
+                caller=self._principal.caller,
+                removal=self._removal,
+                type=self._type,
+                references=references,
+                criteria=await self._asked(),
+            )
+        )
+        self._intended = references
+
+    async def event(self) -> Deleted:
+        """What is told of the removal, but for what only the removal can say: when it was, and what is gone."""
+        return Deleted(
+            at=self._clock(),
+            mount=self._mount,
+            owner=self._principal.owner,
+            caller=self._principal.caller,
+            removal=self._removal,
+            type=self._type,
+            references=(),
+            criteria=await self._asked(),
+            record_id=uuid.uuid4().hex,
+        )
+
+    async def left(self, outcome: DeleteOutcome, ids: Sequence[str] = ()) -> None:
+        """Tell that nothing was removed, and which resources a dry run is about to show to the client.
+
+        Raises:
+            Refused: an audit cannot record it, and resources would be shown.
+        """
+        event = NothingDeleted(
+            at=self._clock(),
+            mount=self._mount,
+            owner=self._principal.owner,
+            caller=self._principal.caller,
+            removal=self._removal,
+            type=self._type,
+            outcome=outcome,
+            references=tuple(f"{self._type}/{id_}" for id_ in ids),
+            criteria=await self._asked(),
+        )
+        await (self._observers.require(event) if ids else self._observers.tell(event))
+
+    async def _asked(self) -> tuple[str, ...]:
+        return await self._observers.detail.criteria([] if self._criteria is None else [self._criteria])

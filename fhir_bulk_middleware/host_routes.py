@@ -1,0 +1,38 @@
+"""What can be seen of a host's own routes before we stand in front of them (law 42)."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute, Match, Mount, Route
+
+__all__ = ["own_deletes"]
+
+
+def own_deletes(routes: Sequence[BaseRoute], base: str, types: Collection[str]) -> list[str]:
+    """The paths of the host's own routes for DELETE of a resource, or of what meets criteria, below its base path.
+
+    Routes within mounts are found where what is mounted has a table of routes; those of other applications cannot be seen.
+
+    Args:
+        routes: the host's table.
+        base: the path below which it serves FHIR.
+        types: the resource types that there are.
+    """
+    found: dict[str, None] = {}
+    for type_ in sorted(types):
+        for path in (f"{base}/{type_}", f"{base}/{type_}/1"):
+            scope = {"type": "http", "method": "DELETE", "path": path, "root_path": "", "headers": [], "query_string": b""}
+            found |= dict.fromkeys(_matching(routes, scope, ""))
+    return list(found)
+
+
+def _matching(routes: Sequence[BaseRoute], scope: dict[str, Any], prefix: str) -> Iterator[str]:
+    for route in routes:
+        if isinstance(route, Mount):
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                yield from _matching(route.routes or (), {**scope, **child}, prefix + route.path)
+        elif isinstance(route, Route) and (route.methods is None or "DELETE" in route.methods):
+            match, _ = route.matches(scope)
+            if match is Match.FULL:
+                yield prefix + route.path

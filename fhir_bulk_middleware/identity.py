@@ -1,0 +1,216 @@
+"""Whose jobs are whose: the identity of an adapter, and how a `BulkData` takes its place on the stores (law 32).
+
+The *adapter* is what jobs are made for: its identity stands on each of them, and work, sweeps and files are taken by it. A
+*mount* is who answers for them: several mounts of one adapter share stores, workers and limits (law 10).
+"""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from fhir_bulk_middleware.binding import bind
+from fhir_bulk_middleware.dialects import Dialect
+from fhir_bulk_middleware.export.recipes import recipes_of
+from fhir_bulk_middleware.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
+from fhir_bulk_middleware.registration import AGREED, NotAdmitted, Registration, admit, disagreements
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["Identity", "Place", "TellsAudiences", "identity_of", "registration_of"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_LONGEST = 200
+
+
+@runtime_checkable
+class TellsAudiences(Protocol):
+    """A token verifier that says which audiences its tokens may be for. Without it mounts cannot be told apart by them."""
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        """Each `aud` that suffices."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which adapter it is.
+
+    Attributes:
+        name: stands on each job.
+        given: whether the host gave the name.
+        parts: the objects that carry out the work, by which two adapters of one class in one process are told apart; empty
+            where the name alone says it: a given one, or one with a digest of recipes.
+    """
+
+    name: str
+    given: bool
+    parts: tuple[object, ...] = ()
+
+
+def identity_of(name: str | None, mount: str | None, **parts: object) -> Identity:
+    """The identity of an adapter: the name that its host gives, else what can be known of it.
+
+    With recipes (`SupportsWorkerProcess`) it is the first part's class with a digest of all recipes, so every process that
+    makes it in the same way means the same one. Without them it is the class with the name of the mount, if the host gave that,
+    and in one process the objects too. What nobody can tell apart are two processes that make different adapters of one class,
+    without a recipe, for tokens of one audience: there the host must give a name.
+
+    Args:
+        name: what the host calls the adapter.
+        mount: what the host calls the mount.
+        parts: what the work is carried out with: the storage, and the groups and the log where they are separate.
+
+    Raises:
+        ValueError: the name is empty, too long or not printable.
+    """
+    if name is not None:
+        if not name.strip() or len(name) > _LONGEST or not name.isprintable():
+            raise ValueError(f"adapter: a printable name of 1 to {_LONGEST} characters is required")
+        return Identity(name, given=True)
+    there: dict[str, object] = {}
+    for key, part in parts.items():
+        if part is not None and not any(part is other for other in there.values()):
+            there[key] = part
+    kinds = [_kind(part) for part in there.values()]
+    recipes = recipes_of(**there)
+    if recipes is None:
+        return Identity("+".join(kinds) + (f"@{mount}" if mount else ""), given=False, parts=tuple(there.values()))
+    digest = hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
+    return Identity(f"{kinds[0]}-{digest[:12]}", given=False)
+
+
+def _kind(part: object) -> str:
+    """The class, by the same name whether its module is imported or run as a script."""
+    module = type(part).__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        module = main.__spec__.name if main.__spec__ is not None else Path(getattr(main, "__file__", None) or module).stem
+    return f"{module}.{type(part).__qualname__}"
+
+
+def registration_of(
+    identity: Identity, mount: str, dialect: Dialect, verifier: TokenVerifier, settings: Settings, *, named: bool
+) -> Registration:
+    """What a mount says of itself to its job store."""
+    return Registration(
+        mount=mount,
+        adapter=identity.name,
+        named=named,
+        dialect=dialect.name,
+        audiences=tuple(sorted(verifier.audiences)) if isinstance(verifier, TellsAudiences) else None,
+        settings={name: getattr(settings, name) for name in AGREED},
+    )
+
+
+class Place:
+    """A `BulkData`'s place on its stores, from its start to its end.
+
+    Args:
+        identity: of its adapter.
+        registration: what it says of itself.
+        jobs: the job store.
+        outputs: the output store.
+        log: our own log of deletes, if there is one.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        registration: Registration,
+        jobs: JobStore,
+        outputs: OutputStore,
+        log: DeletionLog | None = None,
+    ) -> None:
+        self._identity = identity
+        self._registration = registration
+        self._jobs = jobs
+        self._outputs = outputs
+        self._log = log
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Hold the place while the context is open.
+
+        Raises:
+            NotAdmitted: the stores belong to somebody else.
+        """
+        told: list[str] = []
+
+        def look(standing: Sequence[Registration]) -> None:
+            admit(self._registration, standing)
+            told.extend(disagreements(self._registration, standing))
+
+        await self._jobs.register(self._registration, look)
+        await bind(self._outputs, self._jobs)
+        for line in told:
+            _log.warning(
+                "mount %s: %s, in another process or before a restart; on one job store it must be the same in all of them, or "
+                "they take each other's work for abandoned",
+                self._registration.mount,
+                line,
+            )
+        with _alone(await self._jobs.store_id(), self._identity), _logging(self._log, self._identity):
+            yield
+
+
+@contextmanager
+def _alone(store: str, identity: Identity) -> Iterator[None]:
+    """While the context is open, no other object of this process goes by this identity on this job store."""
+    if not identity.parts:
+        yield
+        return
+    key = store, identity.name
+    others = _present.setdefault(key, [])
+    if not all(_same(parts, identity.parts) for parts in others):
+        raise NotAdmitted(
+            f"this process already has another {identity.name} on this job store, and nothing tells the two apart: give each its "
+            "name, BulkData(adapter=..., mount=...)"
+        )
+    others.append(identity.parts)
+    try:
+        yield
+    finally:
+        others.pop()  # all of them are the same
+        if not others:
+            del _present[key]
+
+
+@contextmanager
+def _logging(log: DeletionLog | None, identity: Identity) -> Iterator[None]:
+    """While the context is open, no other adapter in this process has this log: its deletions would be told in our exports."""
+    if log is None:
+        yield
+        return
+    recipes = recipes_of(log=log)
+    key = id(log) if recipes is None else json.dumps(recipes, sort_keys=True)
+    users = _logs.setdefault(key, [])
+    if not all(user == identity.name for user in users):
+        raise NotAdmitted(
+            f"the log of deletes is already that of the adapter {users[0]!r}: its exports would tell what was deleted in this "
+            "one; give each adapter a log of its own"
+        )
+    users.append(identity.name)
+    try:
+        yield
+    finally:
+        users.pop()  # all of them are the same
+        if not users:
+            del _logs[key]
+
+
+_logs: dict[int | str, list[str]] = {}
+"""By log of deletes, the adapters in this process that have it, one entry for each place taken."""
+
+_present: dict[tuple[str, str], list[tuple[object, ...]]] = {}
+"""By job store and adapter, the objects of adapters that are known by their class alone, one entry for each place taken."""
+
+
+def _same(some: tuple[object, ...], others: tuple[object, ...]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))

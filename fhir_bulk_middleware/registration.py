@@ -1,0 +1,92 @@
+"""What a `BulkData` says of itself to its job store when it starts, and which of them may stand beside each other (law 32)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["AGREED", "NotAdmitted", "Registration", "admit", "agreed", "disagreements"]
+
+AGREED = ("lease_seconds", "renew_seconds", "attempts", "deadline", "tombstone_retention")
+"""The settings that all processes on the jobs of one adapter must agree on."""
+
+
+class NotAdmitted(Exception):  # noqa: N818 - an outcome, told in one sentence to whoever starts the server
+    """This `BulkData` must not work on this store. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """One mount on a job store, as the store remembers it.
+
+    Attributes:
+        mount: the mount's name; a store has one registration for each.
+        adapter: the identity of the adapter that the mount's jobs are made for.
+        named: whether the host gave a name (`adapter=` or `mount=`), so that a second adapter on the store is no accident.
+        dialect: the name of the dialect that the mount speaks.
+        audiences: the audiences that its tokens may be for, sorted; None where its verifier does not tell.
+        settings: the values of `AGREED`.
+    """
+
+    mount: str
+    adapter: str
+    named: bool
+    dialect: str
+    audiences: tuple[str, ...] | None
+    settings: Mapping[str, float]
+
+
+def admit(new: Registration, standing: Sequence[Registration]) -> None:
+    """Let a registration stand beside those that a store has. The same mount may be registered again and again.
+
+    Raises:
+        NotAdmitted: its adapter is another one and nobody named it; or another mount has its name: one of another adapter, in
+            another dialect (law 10), or for tokens of another audience (law 32).
+    """
+    adapters = sorted({other.adapter for other in standing})
+    if adapters and new.adapter not in adapters and not new.named:
+        raise NotAdmitted(
+            f"this job store has the jobs of the adapter {adapters[0]!r}, and this one is {new.adapter!r}: where it is the "
+            f"same storage, made in another way, give BulkData(adapter={adapters[0]!r}, mount={_first(standing)!r}); where it is "
+            "another one, give it a name of its own, BulkData(adapter=...), or a job store of its own"
+        )
+    for other in standing:
+        if other.mount != new.mount:
+            continue
+        for what, theirs, ours in (
+            ("answers for the adapter", other.adapter, new.adapter),
+            ("speaks the dialect", other.dialect, new.dialect),
+            ("takes tokens for", _told(other.audiences), _told(new.audiences)),
+        ):
+            if theirs != ours:
+                raise NotAdmitted(
+                    f"the mount {new.mount!r} of this job store {what} {theirs!r}, and this one {ours!r}: jobs of one mount must "
+                    "not answer through another, so give this one a name of its own, BulkData(mount=...)"
+                )
+
+
+def disagreements(new: Registration, standing: Sequence[Registration]) -> list[str]:
+    """For each setting that processes on one adapter's jobs set differently: its name, and both values."""
+    found = {
+        (name, other.settings[name], value)
+        for other in standing
+        if other.adapter == new.adapter
+        for name, value in new.settings.items()
+        if name in other.settings and other.settings[name] != value
+    }
+    return [f"{name} is {ours:g} here and {theirs:g} there" for name, theirs, ours in sorted(found)]
+
+
+def agreed(settings: Settings, adapter: str, standing: Sequence[Registration]) -> Settings:
+    """The settings, with those that stand with the store for this adapter: for helpers that are told nothing else."""
+    theirs = next((other.settings for other in standing if other.adapter == adapter), {})
+    known = {name: value for name, value in theirs.items() if name in AGREED}
+    return Settings.model_validate(settings.model_dump() | known)
+
+
+def _first(standing: Sequence[Registration]) -> str:
+    return min(standing, key=lambda other: (other.adapter, other.mount)).mount
+
+
+def _told(audiences: tuple[str, ...] | None) -> str:
+    return "an audience that its verifier does not tell" if audiences is None else ", ".join(audiences)

@@ -1,0 +1,53 @@
+"""The base URLs of a resource store: below which an absolute reference leads to a resource of its own (KO-85).
+
+They are kept with the file, because compartments and targets are worked out when a version is written. A base that comes later is
+added, and what names it is worked out anew; none is ever taken away, for what was written under a former name of the server still
+means its resources.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
+from fhir_bulk_middleware.fhir.provenance import targets
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT
+
+__all__ = ["adopt", "bases"]
+
+
+def bases(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The base URLs of the file."""
+    return tuple(url for (url,) in connection.execute("SELECT url FROM base ORDER BY url"))
+
+
+def adopt(connection: sqlite3.Connection, urls: Collection[str], version: FhirVersion) -> None:
+    """Take base URLs for the store's own, in a write transaction. Reads each version's text once, for each URL."""
+    connection.executemany("INSERT OR IGNORE INTO base VALUES (?)", [(url,) for url in urls])
+    compartments = Compartments(version, bases(connection))
+    for url in urls:
+        naming = connection.execute("SELECT seq FROM resource WHERE deleted = 0 AND instr(json, ?) > 0", (f'"{url}/',)).fetchall()
+        for (seq,) in naming:
+            _index(connection, seq, compartments)
+
+
+def _index(connection: sqlite3.Connection, seq: int, compartments: Compartments) -> None:
+    """Add what a version lies in and is about."""
+    text, valid_to, in_patient = connection.execute(
+        "SELECT json, valid_to, in_patient FROM resource WHERE seq = ?", (seq,)
+    ).fetchone()
+    content = json.loads(text)
+    owners: Sequence[str] = sorted(compartments.of(content, MEMBER_KINDS))
+    for owner in owners:
+        connection.execute("INSERT INTO owner (reference) VALUES (?) ON CONFLICT DO NOTHING", (owner,))
+        connection.execute("INSERT OR IGNORE INTO compartment SELECT number, ? FROM owner WHERE reference = ?", (seq, owner))
+    connection.executemany(
+        "INSERT OR IGNORE INTO target VALUES (?, ?, ?)",
+        [(type_, id_, seq) for type_, id_ in sorted(targets(content, compartments.parse))],
+    )
+    if not in_patient and any(owner.startswith("Patient/") for owner in owners):
+        connection.execute("UPDATE resource SET in_patient = 1 WHERE seq = ?", (seq,))
+        if valid_to == CURRENT:
+            connection.execute("UPDATE extent SET in_patient = in_patient + 1 WHERE block = ?", (seq >> BLOCK_BITS,))

@@ -1,0 +1,103 @@
+"""The resources that the suites of a storage adapter write; an author replaces what his storage does not hold."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant, Precision, parse
+
+__all__ = ["Samples", "condition", "observation", "organization", "patient"]
+
+
+def patient(id_: str, text: str = "") -> str:
+    """A patient."""
+    return json.dumps({"resourceType": "Patient", "id": id_, "name": [{"text": text or f"of {id_}"}]})
+
+
+def observation(id_: str, subject: str, text: str = "", **more: Any) -> str:
+    """An observation on a subject such as `Patient/1`."""
+    content = {"subject": {"reference": subject}, "code": {"text": text or f"of {id_}"}, **more}
+    return json.dumps({"resourceType": "Observation", "id": id_, "status": "final", **content})
+
+
+def condition(id_: str, subject: str) -> str:
+    """A condition of a patient."""
+    return json.dumps({"resourceType": "Condition", "id": id_, "subject": {"reference": subject}})
+
+
+def organization(id_: str) -> str:
+    """A resource that is in no patient's compartment."""
+    return json.dumps({"resourceType": "Organization", "id": id_, "name": f"of {id_}"})
+
+
+class Samples:
+    """What the suites write, as JSON texts, and how they read it back.
+
+    The defaults suit a storage that keeps whatever JSON it is given. An author whose storage has fixed types and columns
+    overrides what does not fit, and hands his own to the suites by the fixture `samples`. A method that may return None does so
+    where the storage cannot hold such a resource; what the suites would have asked of it is then not asked.
+
+    Attributes:
+        version: the FHIR release of the resources.
+        precision: how exactly the storage keeps `lastUpdated`.
+        record_type: a type that lies in the Patient compartment; the one that most tests write.
+        outside_type: a type that is in nobody's Patient compartment, None if the storage has none.
+        types: the types that are tried with each of their links to a patient; None for all that HL7 puts into the Patient
+            compartment.
+    """
+
+    version: FhirVersion = FhirVersion.R4
+    precision: Precision = Precision.MICROSECONDS
+    record_type: str = "Observation"
+    outside_type: str | None = "Organization"
+    types: frozenset[str] | None = None
+
+    def patient(self, id_: str, text: str = "") -> str:
+        """A patient; `text` is anything that a name may hold, and `text_of` finds it again."""
+        return patient(id_, text)
+
+    def record(self, id_: str, *patients: str, text: str = "") -> str | None:
+        """A resource of `record_type` in the compartments of these patients (`Patient/1`): none, one or two of them."""
+        first, *others = patients or ("Location/1",)
+        more = {"performer": [{"reference": other} for other in others]} if others else {}
+        return observation(id_, first, text, **more)
+
+    def outside(self, id_: str) -> str | None:
+        """A resource of `outside_type`."""
+        return organization(id_)
+
+    def linked(self, type_: str, id_: str, path: str, reference: str) -> str | None:
+        """A resource whose only link to a patient is a reference at this path; None if the storage has no such element.
+
+        It holds nothing else, and single elements where FHIR has lists. A storage that checks resources needs an override.
+
+        Args:
+            type_: one of `types`.
+            id_: the id.
+            path: names of elements, joined by dots: `performer.actor`.
+            reference: to the patient.
+        """
+        element: dict[str, Any] = {"reference": reference}
+        for name in reversed(path.split(".")):
+            element = {name: element}
+        return json.dumps({"resourceType": type_, "id": id_, **element})
+
+    def text_of(self, content: Mapping[str, Any]) -> str:
+        """What `patient` and `record` were given as `text`; the default if that was empty."""
+        return str((content.get("code") or content["name"][0])["text"])
+
+    def changed(self, content: Mapping[str, Any]) -> Instant:
+        """When a resource was changed last, as an exported line shows it."""
+        return parse(content["meta"]["lastUpdated"])
+
+    def paths(self) -> Iterator[tuple[str, str]]:
+        """Each type of `types` with each path by which HL7 puts it into a Patient compartment.
+
+        A Patient lies in its own compartment, and its links to others are another matter (law 41).
+        """
+        for type_, paths in sorted(definitions(self.version).compartment_paths("Patient").items()):
+            if type_ != "Patient" and (self.types is None or type_ in self.types):
+                for path in paths:
+                    yield type_, path

@@ -1,0 +1,256 @@
+"""What a host is told when it makes a `BulkData` of parts that cannot work, and of parts that can (law 43)."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listed import Complete, Listed, Remade
+
+from fhir_bulk_middleware import BulkData, Settings
+from fhir_bulk_middleware.delete.removal import Current
+from fhir_bulk_middleware.export.query import Authorisation, Deletions, Page, Query
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.stores.filesystem import FileOutputStore
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+
+# mypy: disable-error-code="override, misc"
+
+
+class Trusting:
+    async def verify(self, token: str) -> Principal:
+        raise NotImplementedError(token)
+
+
+class Plain(Listed):
+    def __init__(self) -> None:
+        super().__init__({})
+
+
+class NoCoroutine(Plain):
+    def authorise(self, principal: Principal) -> Authorisation:
+        del principal
+        return Authorisation(frozenset())
+
+
+class Coroutine(Plain):
+    async def pages(self, query: Query, after: str | None) -> list[Page]:
+        del query, after
+        return []
+
+
+class PlainGenerator(Plain):
+    def pages(self, query: Query, after: str | None) -> Any:
+        del query, after
+        yield Page(b"", 0, "")
+
+
+class GeneratorForCoroutine(Plain):
+    async def authorise(self, principal: Principal) -> AsyncIterator[Authorisation]:
+        del principal
+        yield Authorisation(frozenset())
+
+
+class OneArgument(Plain):
+    async def pages(self, query: Query) -> AsyncIterator[Page]:
+        del query
+        yield Page(b"", 0, "")
+
+
+class WantsMore(Plain):
+    async def authorise(self, principal: Principal, tenant: str) -> Authorisation:
+        del principal, tenant
+        return Authorisation(frozenset())
+
+
+class Misspelt(Plain):
+    async def deletion(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        del query, after
+        yield Deletions((), "")
+
+
+class Transposed(Plain):
+    async def cuurent(self, type_: str, id_: str) -> Current | None:
+        del type_, id_
+        return None
+
+
+class Half(Plain):
+    async def now(self) -> Instant:
+        return Instant(0)
+
+
+class AsyncTypes(Plain):
+    async def exportable_types(self) -> frozenset[str]:
+        return frozenset()
+
+
+class With(Plain):
+    """With a recipe."""
+
+    def __init__(self, factory: str = "listed:Listed", **arguments: Any) -> None:
+        super().__init__()
+        self._recipe: Any = Recipe(factory, arguments)
+
+    def recipe(self) -> Recipe:
+        recipe: Recipe = self._recipe
+        return recipe
+
+
+class Dict(With):
+    def __init__(self) -> None:
+        super().__init__()
+        self._recipe = {"factory": "listed:Listed"}
+
+
+class AsyncRecipe(Plain):
+    async def recipe(self) -> Recipe:
+        return Recipe("listed:Listed", {"lines": {}})
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "a class": (lambda: Plain, "resources: Plain is a class; give an instance of it: Plain(...)"),
+    "nothing of it": (object, "resources: object is no SupportsExport; it lacks authorise, pages"),
+    "no coroutine": (NoCoroutine, "resources: NoCoroutine.authorise is no coroutine function: write async def, without yield"),
+    "a generator for a coroutine": (GeneratorForCoroutine, "GeneratorForCoroutine.authorise is no coroutine function"),
+    "a coroutine for a generator": (
+        Coroutine,
+        "Coroutine.pages is nothing for `async for`: write async def with yield",
+    ),
+    "a generator that is not async": (PlainGenerator, "PlainGenerator.pages is nothing for `async for`"),
+    "an argument too few": (OneArgument, "OneArgument.pages cannot be called with (query, after): too many positional arguments"),
+    "an argument too many": (
+        WantsMore,
+        "cannot be called with (principal): missing a required argument: 'tenant'",
+    ),
+    "async for plain": (AsyncTypes, "AsyncTypes.exportable_types is async and is called without await: write a plain def"),
+    "deletion for deletions": (
+        Misspelt,
+        "Misspelt has deletion, and the method of SupportsDeletions is called deletions",
+    ),
+    "cuurent for current": (Transposed, "Transposed has cuurent, and the method of SupportsRead is called current"),
+    "a half of a protocol": (Half, "Half has now, a part of SupportsSnapshot, and lacks cut: add what is missing, or rename"),
+    "a recipe of __main__": (
+        lambda: With("__main__:make"),
+        "in a worker process __main__ is the worker: move what makes it",
+    ),
+    "a recipe of no module": (
+        lambda: With("no_such.module:make"),
+        "recipe of With does not work: no_such.module:make: No module named",
+    ),
+    "a recipe of no name": (
+        lambda: With("listed:nothing"),
+        "recipe of With does not work: listed:nothing: listed has no nothing",
+    ),
+    "a recipe without colon": (lambda: With("listed"), "a factory is written package.module:callable, not 'listed'"),
+    "a recipe of no callable": (lambda: With("listed:NOW"), "listed:NOW cannot be called"),
+    "a recipe of other arguments": (lambda: With("listed:Listed", path="x"), "missing a required argument: 'lines'"),
+    "a recipe that is no JSON": (lambda: With("listed:Listed", lines=object()), "Object of type object is not JSON serializable"),
+    "a recipe of a megabyte": (lambda: With("listed:Listed", lines="x" * 10**6), "are 1000013 bytes of JSON, and may be 16384"),
+    "a dict for a recipe": (Dict, "resources: Dict.recipe() returned a dict and no Recipe"),
+    "an async recipe": (AsyncRecipe, "AsyncRecipe.recipe is async and is called without await"),
+}
+
+
+def make(resources: Any, **more: Any) -> BulkData:
+    parts = {"verifier": Trusting(), "jobs": MemoryJobStore(), "outputs": MemoryOutputStore(), **more}
+    return BulkData(resources=resources, **parts)
+
+
+@pytest.mark.parametrize(("adapter", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_an_adapter_that_cannot_work_is_refused_at_start(adapter: Callable[[], object], said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(adapter())
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("resources: ")
+
+
+def test_other_parts_are_checked_alike() -> None:
+    class Bad:
+        def verify(self, token: str) -> None: ...
+        def observe(self, event: object) -> None: ...
+        def members(self, group_id: str, principal: Principal) -> None: ...
+        def wake(self) -> None: ...
+
+    for parts, said in (
+        ({"verifier": Bad()}, "verifier: Bad.verify is no coroutine function"),
+        ({"observers": [Bad()]}, "observers: Bad.observe is no coroutine function"),
+        ({"groups": Bad()}, "groups: Bad.members is no coroutine function"),
+        ({"runner": Bad()}, "runner: Bad is no JobRunner; it lacks running"),
+        ({"jobs": MemoryJobStore}, "jobs: MemoryJobStore is a class"),
+        ({"outputs": object()}, "outputs: object is no OutputStore; it lacks create, discard, jobs, read"),
+        ({"log": object()}, "log: object is no DeletionLog; it lacks"),
+    ):
+        with pytest.raises(TypeError, match=said.replace("(", r"\(").replace(")", r"\)")):
+            make(Plain(), **parts)
+
+
+def logged(call: Callable[..., Awaitable[Authorisation]]) -> Callable[..., Awaitable[Authorisation]]:
+    @wraps(call)
+    def wrapper(*arguments: Any) -> Awaitable[Authorisation]:
+        return call(*arguments)
+
+    return wrapper
+
+
+class Unusual(Plain):
+    """All that looks odd and works."""
+
+    @logged
+    async def authorise(self, principal: Principal) -> Authorisation:
+        del principal
+        return Authorisation(frozenset())
+
+    def pages(self, query: Query, after: str | None = None, *more: object) -> AsyncIterator[Page]:
+        """A plain function that returns an iterator, as an array store's own iterator would be."""
+        del more
+        return super().pages(query, after)
+
+    def find(self, id_: str) -> str:
+        """The host's own, of another meaning than `SupportsConditionalDelete.find`."""
+        return id_
+
+    async def put(self, *resources: str) -> None:
+        """The host's own; only short names are so near to `cut`."""
+
+    def patient(self, id_: str) -> str:
+        """All but `SupportsPatients.patients` by its name, and not by its arguments."""
+        return id_
+
+    @property
+    def deletion(self) -> str:
+        raise AssertionError("a property is not read")
+
+
+def test_what_looks_odd_and_works_is_let_pass() -> None:
+    make(Unusual())
+
+
+def test_it_is_told_once_what_the_adapter_can_do_and_what_not_and_where_exports_run(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "fhir_bulk_middleware")
+    make(Complete({}))
+    abilities, place = (record for record in caplog.records if record.name == "fhir_bulk_middleware")
+    assert abilities.getMessage().startswith("Complete has SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions.")
+    assert "\n  no SupportsDelete: there is no DELETE route: the host keeps its own" in abilities.getMessage()
+    assert "\n  no SupportsGroups: there is no Group level" in abilities.getMessage()
+    assert place.levelno == logging.WARNING
+    assert place.getMessage() == (
+        "Exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: resources"
+        " (Complete) has no recipe(); jobs (MemoryJobStore) has no recipe(); outputs (MemoryOutputStore) has no recipe()"
+        " (see SupportsWorkerProcess in fhir_bulk_middleware.protocols)."
+    )
+
+    caplog.clear()
+    jobs, outputs = SQLiteJobStore(tmp_path / "jobs.db"), FileOutputStore(tmp_path / "exports")
+    make(Remade(str(tmp_path), 1, 1), jobs=jobs, outputs=outputs, settings=Settings(worker_processes=3))
+    jobs.close()
+    assert [record.getMessage() for record in caplog.records][1:] == ["Exports run in 3 worker processes."]
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]

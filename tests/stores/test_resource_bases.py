@@ -1,0 +1,68 @@
+"""A resource store that learns later under which URLs its resources are known finds what names them so (KO-85)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Query, Rows, Selection, Window
+from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+pytestmark = pytest.mark.anyio
+
+OLD, NEW = "https://old.example/fhir", "https://ehr.example/fhir"
+RESOURCES: list[dict[str, Any]] = [
+    {"resourceType": "Patient", "id": "p"},
+    {"resourceType": "Observation", "id": "relative", "subject": {"reference": "Patient/p"}},
+    {"resourceType": "Observation", "id": "old", "subject": {"reference": f"{OLD}/Patient/p"}},
+    {"resourceType": "Observation", "id": "new", "subject": {"reference": f"{NEW}/Patient/p/_history/1"}},
+    {"resourceType": "Observation", "id": "other", "subject": {"reference": "https://other.example/fhir/Patient/p"}},
+    {"resourceType": "Observation", "id": "longer", "subject": {"reference": f"{NEW}2/Patient/p"}},
+    {"resourceType": "Observation", "id": "nobody", "note": [{"text": f"see {NEW}/Patient/p"}]},
+    {"resourceType": "Provenance", "id": "v", "target": [{"reference": f"{NEW}/Observation/new"}]},
+]
+
+
+async def ids(store: SQLiteResourceStore, selection: Selection, since: Instant | None = None) -> list[str]:
+    query = Query(
+        type="Observation",
+        rows=Rows(selection),
+        window=Window(since),
+        as_of=await store.cut(Precision.MICROSECONDS),
+    )
+    whole = [json.loads(line)["id"] async for page in store.pages(query, None) for line in page.lines.splitlines()]
+    estimate = sum(found.estimate for found in await store.slices(query, 10**6))
+    assert estimate == len(whole), "an estimate follows"
+    return sorted(whole)
+
+
+async def about(store: SQLiteResourceStore) -> list[str]:
+    as_of = await store.cut(Precision.MICROSECONDS)
+    query = Query(type="Provenance", rows=Rows(EveryPatient()), window=Window(), as_of=as_of)
+    target = Query(type="Observation", rows=Rows(EveryPatient()), window=Window(), as_of=as_of)
+    pages = store.provenance(query, [target], None, latest=False)
+    return [json.loads(line)["id"] async for page in pages for line in page.lines.splitlines()]
+
+
+async def test_a_new_base_url_is_indexed_and_an_old_one_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "resources.db"
+    mine = Compartments(frozenset({"Patient/p"}))
+    store = SQLiteResourceStore(path)
+    store.load(json.dumps(resource).encode() for resource in RESOURCES)
+    assert await ids(store, mine) == await ids(store, EveryPatient()) == ["relative"]
+    store.close()
+    expected = ["relative"]
+    for urls, found, provenance in [([f"{OLD}/"], "old", []), ([NEW], "new", ["v"]), ([], None, ["v"])]:
+        store = SQLiteResourceStore(path, base_urls=urls)
+        store.open()
+        expected = sorted([*expected, *([found] if found else [])])
+        assert await ids(store, mine) == await ids(store, EveryPatient()) == expected
+        assert await about(store) == provenance
+        store.close()
+    store = SQLiteResourceStore(path)
+    since = await store.cut(Precision.MICROSECONDS)
+    await store.update("Observation", "late", {"resourceType": "Observation", "subject": {"reference": f"{OLD}/Patient/p"}})
+    assert await ids(store, mine, since) == ["late"], "also of what is written by a process that was not told"
+    store.close()

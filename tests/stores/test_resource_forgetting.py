@@ -1,0 +1,85 @@
+"""A resource store forgets what was superseded or deleted long ago, and says since when it knows all."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import HandClock
+
+from fhir_bulk_middleware.export.query import Compartments, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.instant import Instant, Precision, after
+from fhir_bulk_middleware.protocols import SupportsDeletionHorizon
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: HandClock) -> Iterator[SQLiteResourceStore]:
+    store = SQLiteResourceStore(tmp_path / "resources.db", clock=clock)
+    yield store
+    store.close()
+
+
+async def export(
+    store: SQLiteResourceStore,
+    cut: Instant,
+    since: Instant | None = None,
+    selection: Selection = Everything(),  # noqa: B008 - frozen
+) -> tuple[list[str], list[str]]:
+    """What lives as of a cut, and what was deleted since."""
+    query = Query(type="Observation", rows=Rows(selection), window=Window(since), as_of=cut)
+    lines = [json.loads(line)["id"] async for page in store.pages(query, None) for line in page.lines.splitlines()]
+    return lines, [reference async for page in store.deletions(query, None) for reference in page.references]
+
+
+async def put(store: SQLiteResourceStore, id_: str, patient: int = 1) -> None:
+    await store.update("Observation", id_, {"resourceType": "Observation", "subject": {"reference": f"Patient/{patient}"}})
+
+
+async def test_what_jobs_may_need_stays_until_none_of_them_can_run(store: SQLiteResourceStore, clock: HandClock) -> None:
+    """Law 3 holds within the horizon, and law 5 for jobs that began before it was set."""
+    assert isinstance(store, SupportsDeletionHorizon)
+    assert await store.deletions_known_since() is None
+    for id_ in ("kept", "changes", "moves", "goes"):
+        await put(store, id_)
+    clock.advance(60)
+    since = await store.cut(Precision.SECONDS)
+    await put(store, "changes")
+    await put(store, "moves", 2)
+    for id_ in ("moves", "goes"):
+        await store.delete("Observation", id_)
+    clock.advance(60)
+    cut = await store.cut(Precision.SECONDS)
+    mine = Compartments(frozenset({"Patient/1"}))
+    before = [await export(store, cut, since), await export(store, cut, since, mine)]
+    assert before == [(["changes"], ["Observation/moves", "Observation/goes"])] * 2
+
+    clock.advance(30 * DAY)
+    horizon = after(clock(), -30 * DAY)
+    assert await store.forget(horizon) == 0, "nothing is older by a day"
+    assert await store.deletions_known_since() == horizon
+    assert [await export(store, cut, since), await export(store, cut, since, mine)] == before, "a job that runs reads on"
+    assert await store.forget(since) == 0
+    assert await store.deletions_known_since() == horizon, "a horizon does not go back"
+
+    clock.advance(DAY)
+    await put(store, "new")
+    assert await store.forget(after(clock(), -30 * DAY)) == 6, "four versions that were replaced, and two deletions"
+    now = await store.cut(Precision.MICROSECONDS)
+    assert await export(store, now) == await export(store, now, None, mine) == (["kept", "changes", "new"], [])
+    assert await store.read("Observation", "goes") is None
+    kept = await store.read("Observation", "changes")
+    assert kept is not None
+    assert kept.version == 2
+    await put(store, "goes")
+    await store.delete("Observation", "goes")
+    assert await export(store, await store.cut(Precision.MICROSECONDS), now) == ([], ["Observation/goes"])
