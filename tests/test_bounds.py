@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.caps import PATH_REMEMBERED, TOKENS_BYTES
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import after
@@ -397,7 +398,9 @@ async def test_an_intent_that_finds_no_space_is_told_to_come_again(tmp_path: Pat
     await host.put(*(json.dumps({"resourceType": "Patient", "id": f"{number}"}, separators=(",", ":")) for number in range(200)))
     verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=mint.issuer, audience=mint.audience)
     jobs = SQLiteJobStore(tmp_path / "jobs.db")
-    bulk = BulkData(resources=host, verifier=verifier, jobs=jobs, outputs=MemoryOutputStore(), runner=HandRunner(), log=log)
+    bulk = BulkData(
+        resources=host, verifier=verifier, jobs=jobs, outputs=MemoryOutputStore(), runner=HandRunner(), log=log, deletes=AIDBOX
+    )
     headers = {"authorization": f"Bearer {mint.token('somebody', 'system/*.cruds')}"}
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(bulk.app), base_url="http://ehr", headers=headers) as http:
         await fill(log)
@@ -438,7 +441,7 @@ async def test_nothing_that_a_client_sent_is_in_the_file_once_its_job_has_ended(
     await resources.create("Patient", {"resourceType": "Patient", "id": SECRET}, SECRET)
     verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE, clock=clock)
     bulk = BulkData(resources=resources, verifier=verifier, jobs=jobs, outputs=outputs, runner=runner, clock=clock)
-    retention = Retention(jobs, outputs, Settings(), clock)
+    retention = Retention(jobs, outputs, Settings(), clock, adapter=bulk.registration.adapter)
     scope = f"system/Patient.rs?_id={SECRET} system/Observation.rs"
     async with (
         bulk.running(),

@@ -13,6 +13,7 @@ import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU, STANDARD
 from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.jose import JoseTokenVerifier
@@ -32,7 +33,12 @@ pytestmark = pytest.mark.anyio
 TENANTS = ("north", "south")
 ROUNDS = 15
 SETTINGS = Settings(
-    public_base_url="https://ehr.example", worker_processes=1, jobs_per_owner=1_000, polls_per_second=1_000, poll_burst=1_000
+    public_base_url="https://ehr.example",
+    worker_processes=1,
+    jobs_per_owner=1_000,
+    kick_offs_per_minute=1_000_000,
+    polls_per_second=1_000,
+    poll_burst=1_000,
 )
 FULL = "system/*.cruds"
 
@@ -51,7 +57,7 @@ class Place:
 
     def bulk(self, resources: Any, **more: Any) -> BulkData:
         parts: dict[str, Any] = {"verifier": self.verifier(), "jobs": self.jobs, "outputs": self.outputs, "runner": LoopRunner()}
-        return BulkData(resources=resources, settings=SETTINGS, **{**parts, **more})
+        return BulkData(resources=resources, settings=SETTINGS, **{"deletes": AIDBOX, **parts, **more})
 
     def token(self, audience: str = AUDIENCE) -> str:
         return self.mint.token("alice", FULL, aud=audience)

@@ -184,7 +184,7 @@ def test_other_parts_are_checked_alike() -> None:
         ({"groups": Bad()}, "groups: Bad.members is no coroutine function"),
         ({"runner": Bad()}, "runner: Bad is no JobRunner; it lacks running"),
         ({"jobs": MemoryJobStore}, "jobs: MemoryJobStore is a class"),
-        ({"outputs": object()}, "outputs: object is no OutputStore; it lacks create, discard, jobs, read"),
+        ({"outputs": object()}, "outputs: object is no OutputStore; it lacks bind, create, discard, jobs, read"),
         ({"log": object()}, "log: object is no DeletionLog; it lacks"),
     ):
         with pytest.raises(TypeError, match=said.replace("(", r"\(").replace(")", r"\)")):

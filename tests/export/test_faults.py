@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -244,6 +245,7 @@ async def test_what_stays_broken_fails_its_job_clearly_and_no_other(bench: Bench
 
 
 async def test_a_folder_that_is_none_fails_the_job_clearly(bench: Bench) -> None:
+    shutil.rmtree(bench.folder / "exports")
     (bench.folder / "exports").write_bytes(b"")
 
     location = await bench.kick_off("Observation")

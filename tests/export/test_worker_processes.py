@@ -207,7 +207,7 @@ async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
             assert taken_over < SETTINGS.lease_seconds + SCHEDULING
             first.send_signal(signal.SIGCONT)  # it finds that it was replaced, and stands by
             await until(lambda: len(workers_of(first.pid)) == 0)
-            assert len(list(bells.iterdir())) == 2
+            await until(lambda: len(list(bells.iterdir())) == 2)
     assert await state.content() == undisturbed
 
 

@@ -218,7 +218,8 @@ async def overdue(folder: Path, mint: TokenMint, size: int, chance: random.Rando
             settings = scene.house.settings.model_copy(update={"deadline": 0.001})
             exporter = scene.house.runner.work
             assert isinstance(exporter, Exporter)
-            await Retention(scene.jobs, FileOutputStore(folder / "files"), settings, runs=exporter.runs).sweep()
+            outputs, adapter = FileOutputStore(folder / "files"), exporter.adapter
+            await Retention(scene.jobs, outputs, settings, runs=exporter.runs, adapter=adapter).sweep()
             answer = await scene.house.ask("GET", scene.location, scope=FULL)
             assert answer.status_code == 500, answer.text
             removed = tally(answer.text)
