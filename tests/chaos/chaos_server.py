@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.delete.removal import Batch
 from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
@@ -153,6 +154,7 @@ def application(state: Path) -> Starlette:
             outputs=stores.outputs,
             runner=ChaosRunner(state),
             settings=SETTINGS.model_copy(update=changed),
+            deletes=AIDBOX,
             mount=mount,
             adapter=ADAPTER,
             clock=stores.clock,
