@@ -62,7 +62,7 @@ async def audited(
     **settings: Any,
 ) -> AsyncIterator[tuple[House, Path]]:
     path = folder / "audit.jsonl"
-    pace = {"kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}
+    pace: dict[str, Any] = {"kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}
     limits = Settings(public_base_url=BASE, on_audit_failure=policy, renew_seconds=0.001, lease_seconds=0.01, **pace, **settings)
     house = House(mint, dialect, limits, observers=[AuditFile(path, patience=0.05), *observers])
     async with house.bulk.running(), house.http:
