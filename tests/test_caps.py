@@ -338,7 +338,7 @@ def test_twice_the_size_costs_at_most_twice_as_much(parser: str) -> None:
 
     once, twice = operations(lambda: act(SIZE)), operations(lambda: act(2 * SIZE))
 
-    assert twice <= 2 * once + 50
+    assert twice <= 2 * once + once // 100 + 50  # a garbage collection in the middle counts, too
 
 
 def act_quietly(act: Callable[[int], object], size: int) -> None:
