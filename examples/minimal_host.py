@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Principal
-from fhir_bulk_middleware.export.query import Authorisation, Compartments, Page, Query
-from fhir_bulk_middleware.protocols import TokenVerifier
+from fhir_bulk_middleware.contract.protocols import TokenVerifier
+from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Page, Query
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 

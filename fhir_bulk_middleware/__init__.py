@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fhir_bulk_middleware.app import BulkData
+    from fhir_bulk_middleware.contract.access import Owner, Principal, TokenRejected
     from fhir_bulk_middleware.delete.policy import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, DeletePolicy
     from fhir_bulk_middleware.dialects import (
         HEALTH_CONNECT_AU,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fhir_bulk_middleware.jose import JoseTokenVerifier
     from fhir_bulk_middleware.middleware import BulkDataMiddleware
     from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-    from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
     from fhir_bulk_middleware.settings import Settings
 
 __all__ = [

@@ -16,50 +16,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fhir_bulk_middleware.abilities import tell_abilities
-from fhir_bulk_middleware.addresses import Addresses
-from fhir_bulk_middleware.audit_detail import AuditDetail
-from fhir_bulk_middleware.contract_check import check, check_parts
-from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
-from fhir_bulk_middleware.delete.logged import Sources, sources_of
-from fhir_bulk_middleware.delete.outbox import Outbox
-from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
-from fhir_bulk_middleware.delete.results import RemovalResults
-from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.delete.service import DeleteService
-from fhir_bulk_middleware.dialects import STANDARD, Dialect
-from fhir_bulk_middleware.discovery.capability import Capability
-from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
-from fhir_bulk_middleware.discovery.metadata import MetadataRoute
-from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.discovery.openapi import openapi
-from fhir_bulk_middleware.engine import Engine
-from fhir_bulk_middleware.export.admission import Admission
-from fhir_bulk_middleware.export.coverage import Coverage
-from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.endpoints import ExportEndpoints
-from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.export.retention import Retention
-from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
-from fhir_bulk_middleware.export.service import ExportService
-from fhir_bulk_middleware.fhir.compartments import Compartments
-from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.guard import Guard
-from fhir_bulk_middleware.host_routes import own_deletes
-from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
-from fhir_bulk_middleware.identity import Place, identity_of, registration_of
-from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.loopback import plain_beyond_loopback
-from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
-from fhir_bulk_middleware.observers.audit_chain import Key, read_key
-from fhir_bulk_middleware.observers.audit_events import AuditEvents
-from fhir_bulk_middleware.observers.audit_file import AuditFile
-from fhir_bulk_middleware.observing import Observers
-from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.pace import Pace
-from fhir_bulk_middleware.protocols import (
+from fhir_bulk_middleware.contract.abilities import tell_abilities
+from fhir_bulk_middleware.contract.check import check, check_parts
+from fhir_bulk_middleware.contract.protocols import (
     DeletionLog,
     JobRetention,
     JobRunner,
@@ -77,10 +36,51 @@ from fhir_bulk_middleware.protocols import (
     TokenVerifier,
     WorkQueue,
 )
-from fhir_bulk_middleware.replies import Replies
-from fhir_bulk_middleware.routes import Row, routes, table
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
+from fhir_bulk_middleware.delete.journal import Sources, sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
+from fhir_bulk_middleware.delete.runs import RemovalRuns
+from fhir_bulk_middleware.delete.service import DeleteService
+from fhir_bulk_middleware.delete.status import RemovalResults
+from fhir_bulk_middleware.dialects import STANDARD, Dialect
+from fhir_bulk_middleware.discovery.capability import Capability
+from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
+from fhir_bulk_middleware.discovery.metadata import MetadataRoute
+from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.openapi import openapi
+from fhir_bulk_middleware.export.admission import Admission
+from fhir_bulk_middleware.export.endpoints import ExportEndpoints
+from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.export.service import ExportService
+from fhir_bulk_middleware.export.types import Coverage
+from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.files.delivery import Delivery
+from fhir_bulk_middleware.host_routes import own_deletes
+from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.guard import Guard
+from fhir_bulk_middleware.http.pace import Pace
+from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.http.routes import Row, routes, table
+from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
+from fhir_bulk_middleware.identity import Place, identity_of, registration_of
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.loopback import plain_beyond_loopback
+from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
+from fhir_bulk_middleware.observers.audit_chain import Key, read_key
+from fhir_bulk_middleware.observers.audit_detail import AuditDetail
+from fhir_bulk_middleware.observers.audit_events import AuditEvents
+from fhir_bulk_middleware.observers.audit_file import AuditFile
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
+from fhir_bulk_middleware.workers.engine import Engine
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 __all__ = ["BulkData"]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fhir_bulk_middleware.binding import bind
+from fhir_bulk_middleware.contract.binding import bind
+from fhir_bulk_middleware.contract.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
+from fhir_bulk_middleware.contract.recipes import recipes_of
+from fhir_bulk_middleware.contract.registration import AGREED, NotAdmitted, Registration, admit, disagreements
 from fhir_bulk_middleware.dialects import Dialect
-from fhir_bulk_middleware.export.recipes import recipes_of
-from fhir_bulk_middleware.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
-from fhir_bulk_middleware.registration import AGREED, NotAdmitted, Registration, admit, disagreements
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Identity", "Place", "TellsAudiences", "identity_of", "registration_of"]

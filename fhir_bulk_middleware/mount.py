@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from fhir_bulk_middleware.caps import PATH_REMEMBERED, PATHS_REMEMBERED
-from fhir_bulk_middleware.engine import Engine
-from fhir_bulk_middleware.routes import PathRoute, whole
+from fhir_bulk_middleware.http.routes import PathRoute, whole
+from fhir_bulk_middleware.workers.engine import Engine
 
 __all__ = ["AllowedHere", "SelectiveMount", "SubApplication"]
 

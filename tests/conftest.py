@@ -11,16 +11,16 @@ import official
 import pytest
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Failure, JobState, Lease
+from fhir_bulk_middleware.contract.protocols import SupportsDelete, Work
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
-from fhir_bulk_middleware.export.job import Failure, JobState, Lease
-from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import Instant, after, parse
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import SupportsDelete, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.profiler import Stage, measure
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
 from fhir_bulk_middleware.demo.population import population
-from fhir_bulk_middleware.export.query import Authorisation, Page, Query
-from fhir_bulk_middleware.export.stages import Stage, measure
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 
@@ -70,7 +70,7 @@ def test_an_adapter_of_ones_own_is_made_and_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_bench_adapter.py").write_text(
-        "from fhir_bulk_middleware.export.query import Authorisation, Page\n"
+        "from fhir_bulk_middleware.contract.query import Authorisation, Page\n"
         "class Adapter:\n"
         "    async def authorise(self, principal):\n"
         "        return Authorisation(frozenset({'Patient'}))\n"

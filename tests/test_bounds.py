@@ -20,14 +20,14 @@ from starlette.routing import Route
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.caps import PATH_REMEMBERED, TOKENS_BYTES
+from fhir_bulk_middleware.contract.access import Owner, Principal
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import after
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.verified import VerifiedTokens
 from fhir_bulk_middleware.mount import SelectiveMount
-from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.smart.replay import MemoryReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

@@ -14,22 +14,22 @@ import pytest
 from conftest import KICK_OFF, House, populate
 
 from fhir_bulk_middleware import caps
+from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.export import parameters
-from fhir_bulk_middleware.export.asked import Leniency, Reader
-from fhir_bulk_middleware.export.parameters import Parameter
-from fhir_bulk_middleware.export.preferences import Preferences
-from fhir_bulk_middleware.export.ranges import requested_ranges
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.export.kick_off import Leniency, Reader
 from fhir_bulk_middleware.fhir.elements import ElementSelection
-from fhir_bulk_middleware.fhir.escaping import split, unescape
-from fhir_bulk_middleware.fhir.matching import Matcher
-from fhir_bulk_middleware.fhir.texts import fold
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.fhir.search.escaping import split, unescape
+from fhir_bulk_middleware.fhir.search.matching import Matcher
+from fhir_bulk_middleware.fhir.search.texts import fold
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http import parameters
+from fhir_bulk_middleware.http.parameters import Parameter
+from fhir_bulk_middleware.http.preferences import Preferences
+from fhir_bulk_middleware.http.ranges import requested_ranges
 from fhir_bulk_middleware.jose.token import UnverifiedToken
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.principal import TokenRejected
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 

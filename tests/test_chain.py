@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects import DIALECTS, SOARIAN, STANDARD, STU2, Dialect
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.instant import Instant, Precision, parse, render
-from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

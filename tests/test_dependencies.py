@@ -24,7 +24,7 @@ for module in pkgutil.walk_packages(fhir_bulk_middleware.__path__, "fhir_bulk_mi
         importlib.import_module(module.name)
 
 from fhir_bulk_middleware.jose import ALGORITHMS, JoseTokenVerifier
-from fhir_bulk_middleware.principal import TokenRejected
+from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
 verified = []

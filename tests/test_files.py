@@ -13,7 +13,7 @@ from conftest import BASE, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.export.part import FLUSH_INTERVAL
+from fhir_bulk_middleware.files.part import FLUSH_INTERVAL
 
 pytestmark = pytest.mark.anyio
 
@@ -226,7 +226,7 @@ async def test_a_download_that_began_before_the_cancel_completes(file: File) -> 
     """DL-09. FR-13."""
     from starlette.requests import Request
 
-    from fhir_bulk_middleware.export.delivery import Delivery
+    from fhir_bulk_middleware.files.delivery import Delivery
 
     house = file.house
     part = await house.jobs.part(file.location.rpartition("/")[2], file.url.rpartition("/")[2])

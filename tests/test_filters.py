@@ -12,13 +12,13 @@ from conftest import KICK_OFF, House, populate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.contract.query import Filter, Level
 from fhir_bulk_middleware.dialects import DIALECTS, Dialect
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.export.filters import Filters
-from fhir_bulk_middleware.export.query import Filter, Level
 from fhir_bulk_middleware.fhir.canonical import canonical
-from fhir_bulk_middleware.fhir.criteria import Criteria
-from fhir_bulk_middleware.fhir.matching import Matcher
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.fhir.search.matching import Matcher
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant
 

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
 from fhir_bulk_middleware.dialects import SOARIAN
-from fhir_bulk_middleware.export.query import Authorisation, Page, Query
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.jose import JoseTokenVerifier
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore

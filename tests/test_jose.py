@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwk
 
+from fhir_bulk_middleware.contract.access import Owner, TokenRejected
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.jose import ALGORITHMS, JoseTokenVerifier
-from fhir_bulk_middleware.principal import Owner, TokenRejected
 from fhir_bulk_middleware.testing import TokenMint
 
 ISSUER = "https://as.example"

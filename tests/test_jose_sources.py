@@ -14,12 +14,12 @@ from typing import Any
 import anyio
 import pytest
 
+from fhir_bulk_middleware.contract.access import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.jose import FileKeys, FixedKeys, JoseTokenVerifier, KeySet, UrlKeys
 from fhir_bulk_middleware.jose.missing import MissingKids
 from fhir_bulk_middleware.jose.verified import VerifiedTokens, digest
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.testing import TokenMint
 
 ISSUER = "https://as.example"

@@ -19,20 +19,20 @@ from starlette.routing import Route
 from test_caps import LARGE, post, text
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
-from fhir_bulk_middleware.export.job import Codec, Options, Recorded
-from fhir_bulk_middleware.export.query import Everything, Filter, Page, Rows
-from fhir_bulk_middleware.export.runner import LoopRunner
-from fhir_bulk_middleware.export.shaping import Shaping
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Options, Recorded
+from fhir_bulk_middleware.contract.query import Everything, Filter, Page, Rows
+from fhir_bulk_middleware.export.transform import Shaping
 from fhir_bulk_middleware.fhir.canonical import canonical
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, system_clock
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import ROWS, a_job, a_part, a_slice
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.workers.runner import LoopRunner
 
 pytestmark = pytest.mark.anyio
 EVERYTHING: dict[str, Any] = {"jobs_per_owner": 10_000, "kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from conftest import House
 
-from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query
 from fhir_bulk_middleware.instant import Instant, Precision, floor, parse
-from fhir_bulk_middleware.principal import Principal
 
 pytestmark = pytest.mark.anyio
 

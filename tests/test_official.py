@@ -13,16 +13,16 @@ from conftest import BASE, KICK_OFF, House, populate
 from jsonschema import Draft202012Validator, FormatChecker
 
 from fhir_bulk_middleware import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, BulkData
+from fhir_bulk_middleware.contract.job import UNREADABLE
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
 from fhir_bulk_middleware.discovery import schemas
-from fhir_bulk_middleware.export.job import UNREADABLE
 from fhir_bulk_middleware.export.organising import header
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.replies import Replies
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import KICK_OFF, House, populate
 
-from fhir_bulk_middleware.export.job import Job, Part, Standing
-from fhir_bulk_middleware.principal import Owner
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Job, Part, Standing
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 
 pytestmark = pytest.mark.anyio

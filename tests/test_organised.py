@@ -8,8 +8,8 @@ from conftest import KICK_OFF, House
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.contract.events import Completed, Event, PartSealed
 from fhir_bulk_middleware.dialects import STU4
-from fhir_bulk_middleware.events import Completed, Event, PartSealed
 from fhir_bulk_middleware.export.organising import Portion, gathered, header
 
 pytestmark = pytest.mark.anyio

@@ -6,11 +6,11 @@ import httpx2
 import pytest
 from conftest import ISSUER, House, job_of, populate
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Failure, JobState
 from fhir_bulk_middleware.dialects import DIALECTS
-from fhir_bulk_middleware.export.job import Failure, JobState
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
 pytestmark = pytest.mark.anyio

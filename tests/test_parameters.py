@@ -7,11 +7,11 @@ from urllib.parse import quote
 import pytest
 from conftest import ISSUER, KICK_OFF, House, job_of, populate
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Associated, Job
 from fhir_bulk_middleware.dialects import STU2, STU4
-from fhir_bulk_middleware.export.job import Associated, Job
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import parse
-from fhir_bulk_middleware.principal import Owner
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import House
 
+from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.dialects import STANDARD, STU4
-from fhir_bulk_middleware.export.query import Page, Query
 
 pytestmark = pytest.mark.anyio
 

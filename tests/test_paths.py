@@ -14,8 +14,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from fhir_bulk_middleware import BulkData, BulkDataMiddleware
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects import DIALECTS, Dialect
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import KICK_OFF, House, populate
 
-from fhir_bulk_middleware.export.query import Authorisation, Page, Query
-from fhir_bulk_middleware.principal import Principal
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,10 @@ import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.registration import NotAdmitted
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU, STANDARD
-from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.jose import JoseTokenVerifier
-from fhir_bulk_middleware.registration import NotAdmitted
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -27,6 +26,7 @@ from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 pytestmark = pytest.mark.anyio
 

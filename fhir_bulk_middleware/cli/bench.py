@@ -11,15 +11,15 @@ import anyio
 
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.profiler import Stages, measure
 from fhir_bulk_middleware.cli.state import ISSUER, State
 from fhir_bulk_middleware.cli.token import EVERYTHING
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.protocols import Recipe, SupportsExport
+from fhir_bulk_middleware.contract.recipes import make
 from fhir_bulk_middleware.demo.show import Screen, screen
-from fhir_bulk_middleware.export.recipes import make
-from fhir_bulk_middleware.export.stages import Stages, measure
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import after, system_clock
-from fhir_bulk_middleware.principal import Owner, Principal
-from fhir_bulk_middleware.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore

@@ -5,8 +5,8 @@ import json
 import sys
 
 from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.contract.access import Principal, TokenRejected
 from fhir_bulk_middleware.dialects import DIALECTS
-from fhir_bulk_middleware.principal import Principal, TokenRejected
 
 __all__ = ["add_to"]
 

@@ -10,23 +10,23 @@ from starlette.routing import Mount
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
 from fhir_bulk_middleware.cli.state import AUDIENCE, State
+from fhir_bulk_middleware.contract.protocols import TokenVerifier
+from fhir_bulk_middleware.contract.registration import agreed
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.retention import Retention
-from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
 from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import AuditFile
-from fhir_bulk_middleware.observing import Observers
-from fhir_bulk_middleware.protocols import TokenVerifier
-from fhir_bulk_middleware.registration import agreed
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 __all__ = ["Stores", "application", "audit_file", "audit_of", "exporter", "retention", "settings_of"]
 

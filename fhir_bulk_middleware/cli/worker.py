@@ -37,7 +37,7 @@ def _run(given: argparse.Namespace) -> int:
 
 async def _work(state: State, given: Settings) -> None:
     from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter, settings_of  # noqa: PLC0415 - others need not wait
-    from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
+    from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
     stores = Stores.of(state)
     try:

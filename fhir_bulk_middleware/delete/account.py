@@ -3,12 +3,12 @@
 import uuid
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.events import Deleted, DeleteIntended, NothingDeleted, Removal
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.events import Deleted, DeleteIntended, NothingDeleted, Removal
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.principal import Principal
 
 __all__ = ["DeleteAccount"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fhir_bulk_middleware.delete.policy import DeletePolicy
-from fhir_bulk_middleware.export.parameters import Parameter
-from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http.parameters import Parameter
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["Control", "criteria", "criteria_refused", "separate"]

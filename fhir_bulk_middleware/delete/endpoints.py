@@ -3,23 +3,22 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fhir_bulk_middleware import bodies
-from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.delete import conditions
-from fhir_bulk_middleware.delete.answers import DeleteAnswers
 from fhir_bulk_middleware.delete.conditions import Control
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy, Return
+from fhir_bulk_middleware.delete.responses import DeleteAnswers
 from fhir_bulk_middleware.delete.service import DeleteService, DeleteWish, Result
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.endpoints import idempotency_key
-from fhir_bulk_middleware.export.parameters import Parameter
-from fhir_bulk_middleware.export.preferences import Preferences
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http import bodies, parameters
+from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.parameters import Parameter
+from fhir_bulk_middleware.http.preferences import Preferences
+from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.replies import Replies
 
 __all__ = ["DeleteEndpoints"]
 

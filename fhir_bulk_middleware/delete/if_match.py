@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.delete.removal import AlreadyDeleted, NeverExisted, Removal, VersionMismatch
+from fhir_bulk_middleware.contract.removal import AlreadyDeleted, NeverExisted, Removal, VersionMismatch
 
 __all__ = ["IfMatch"]
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from decimal import Decimal
 
-from fhir_bulk_middleware.delete.removal import Target
-from fhir_bulk_middleware.fhir.matching import Matcher
+from fhir_bulk_middleware.contract.removal import Target
+from fhir_bulk_middleware.fhir.search.matching import Matcher
 
 __all__ = ["TargetMatcher"]
 

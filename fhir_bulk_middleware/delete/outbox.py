@@ -9,11 +9,11 @@ from dataclasses import replace
 import anyio
 from pydantic import TypeAdapter, ValidationError
 
-from fhir_bulk_middleware.delete.removal import Report
-from fhir_bulk_middleware.events import Deleted, Removal
+from fhir_bulk_middleware.contract.events import Deleted, Removal
+from fhir_bulk_middleware.contract.protocols import SupportsOutbox
+from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.observing import Observers
-from fhir_bulk_middleware.protocols import SupportsOutbox
+from fhir_bulk_middleware.observers.observing import Observers
 
 __all__ = ["Outbox", "as_note"]
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.delete.removal import Version
+from fhir_bulk_middleware.contract.removal import Version
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 
 __all__ = ["Record"]

@@ -1,9 +1,9 @@
 """Ending the runs of remove-all jobs, so that an end is final whichever process dies when (law 36)."""
 
-from fhir_bulk_middleware.delete.logged import Sources
+from fhir_bulk_middleware.contract.job import Job, JobKind
+from fhir_bulk_middleware.contract.removal import Tally
+from fhir_bulk_middleware.delete.journal import Sources
 from fhir_bulk_middleware.delete.outbox import Outbox
-from fhir_bulk_middleware.delete.removal import Tally
-from fhir_bulk_middleware.export.job import Job, JobKind
 
 __all__ = ["RemovalRuns"]
 

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware import events
-from fhir_bulk_middleware.delete.account import DeleteAccount
-from fhir_bulk_middleware.delete.conditions import criteria_refused
-from fhir_bulk_middleware.delete.if_match import IfMatch
-from fhir_bulk_middleware.delete.outbox import Outbox, as_note
-from fhir_bulk_middleware.delete.policy import DeletePolicy
-from fhir_bulk_middleware.delete.removal import (
+from fhir_bulk_middleware.contract import events
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.job import Job, JobKind, Request
+from fhir_bulk_middleware.contract.protocols import (
+    SupportsConditionalDelete,
+    SupportsDelete,
+    SupportsLockedDelete,
+    SupportsOutbox,
+)
+from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
+from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Current,
     Deleted,
@@ -21,22 +25,18 @@ from fhir_bulk_middleware.delete.removal import (
     Version,
     VersionMismatch,
 )
+from fhir_bulk_middleware.delete.account import DeleteAccount
+from fhir_bulk_middleware.delete.conditions import criteria_refused
+from fhir_bulk_middleware.delete.if_match import IfMatch
+from fhir_bulk_middleware.delete.outbox import Outbox, as_note
+from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.rights import DeleteRights
-from fhir_bulk_middleware.export.job import Job, JobKind, Request
-from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.export.service import ExportService, KickOffDetail
-from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Precision
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import (
-    SupportsConditionalDelete,
-    SupportsDelete,
-    SupportsLockedDelete,
-    SupportsOutbox,
-)
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from fhir_bulk_middleware import bodies
 from fhir_bulk_middleware.demo.answers import FHIR_JSON, Refusal
 from fhir_bulk_middleware.fhir.canonical import DEPTH
 from fhir_bulk_middleware.fhir.nesting import deeper_than
+from fhir_bulk_middleware.http import bodies
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["after_of", "body_of", "count_of", "if_match_of", "query_of"]

@@ -17,14 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fhir_bulk_middleware.contract.access import TokenRejected
+from fhir_bulk_middleware.contract.protocols import TokenVerifier
 from fhir_bulk_middleware.demo.answers import Refusal, document, outcome, resource, searchset
 from fhir_bulk_middleware.demo.asked import after_of, body_of, count_of, if_match_of, query_of
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http.protective import ProtectiveHeaders
 from fhir_bulk_middleware.outcomes import Refused
-from fhir_bulk_middleware.principal import TokenRejected
-from fhir_bulk_middleware.protective import ProtectiveHeaders
-from fhir_bulk_middleware.protocols import TokenVerifier
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict

@@ -10,7 +10,7 @@ from datetime import UTC, tzinfo
 from enum import Enum, auto
 from types import MappingProxyType
 
-from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.instant import Precision
 from fhir_bulk_middleware.outcomes import Operation, Reason
 

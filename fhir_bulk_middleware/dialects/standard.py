@@ -3,8 +3,8 @@
 from dataclasses import replace
 from types import MappingProxyType
 
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, Lists, ManifestShape, RequiredHeader
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["STANDARD", "STU2", "STU3", "STU4"]

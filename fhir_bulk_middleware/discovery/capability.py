@@ -6,12 +6,12 @@ from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.discovery.definitions import CANONICAL
 from fhir_bulk_middleware.discovery.documentation import of_mount, of_operation
 from fhir_bulk_middleware.discovery.limits import mark
 from fhir_bulk_middleware.discovery.merging import merged
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.fhir.definitions import definitions
 
 __all__ = ["Capability"]

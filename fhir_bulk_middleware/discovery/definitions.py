@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.parameters import ExportParameter
-from fhir_bulk_middleware.export.query import Level
 
 __all__ = ["CANONICAL", "definition", "definition_id", "definition_path"]
 

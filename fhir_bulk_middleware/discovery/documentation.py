@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.discovery.definitions import definition_path
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.export.query import Level
 
 __all__ = ["of_mount", "of_operation"]
 

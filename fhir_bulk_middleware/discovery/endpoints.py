@@ -3,14 +3,14 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.discovery.definitions import definition, definition_path
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.guard import Open
+from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.guard import Open
+from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.http.routes import Row
 from fhir_bulk_middleware.outcomes import Operation
-from fhir_bulk_middleware.replies import Replies
-from fhir_bulk_middleware.routes import Row
 from fhir_bulk_middleware.smart.configuration import SMART_PATH, SmartConfiguration
 
 __all__ = ["discovery_rows", "smart_endpoint"]

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fhir_bulk_middleware.caps import STATEMENT_BYTES, STATEMENTS_BYTES, STATEMENTS_WAITING
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.fhir.nesting import deeper_than
-from fhir_bulk_middleware.routes import whole
+from fhir_bulk_middleware.http.routes import whole
 
 __all__ = ["MetadataRoute"]
 

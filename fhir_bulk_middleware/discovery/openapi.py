@@ -11,10 +11,10 @@ from fhir_bulk_middleware.discovery import requests, schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.guard import Open
+from fhir_bulk_middleware.http.guard import Open
+from fhir_bulk_middleware.http.replies import FileStatus
+from fhir_bulk_middleware.http.routes import Row, has_head
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
-from fhir_bulk_middleware.replies import FileStatus
-from fhir_bulk_middleware.routes import Row, has_head
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 
 __all__ = ["openapi"]

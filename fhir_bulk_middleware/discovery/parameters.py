@@ -5,7 +5,7 @@ Which of them a mount takes is for its dialect and its adapter to say; this says
 
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.export.query import Level
+from fhir_bulk_middleware.contract.query import Level
 
 __all__ = ["PARAMETERS", "ExportParameter"]
 

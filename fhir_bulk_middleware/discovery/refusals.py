@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
 from fhir_bulk_middleware.outcomes import Operation, Reason
-from fhir_bulk_middleware.routes import KICK_OFF_PATHS, Row
 
 __all__ = ["reasons"]
 

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 import anyio
 
 from fhir_bulk_middleware import caps
-from fhir_bulk_middleware.export.answers import authorised, references
-from fhir_bulk_middleware.export.asked import Asked, Leniency, TypeQuery
-from fhir_bulk_middleware.export.coverage import Coverage, Covered
-from fhir_bulk_middleware.export.job import Associated, Options, Request
-from fhir_bulk_middleware.export.planner import PROVENANCE
-from fhir_bulk_middleware.export.query import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.answers import authorised, references
+from fhir_bulk_middleware.contract.job import Associated, Options, Request
+from fhir_bulk_middleware.contract.protocols import (
+    SupportsDeletionHorizon,
+    SupportsExport,
+    SupportsGroups,
+    SupportsOrganising,
+    SupportsPatients,
+    SupportsProvenance,
+    SupportsSnapshot,
+)
+from fhir_bulk_middleware.contract.query import (
     Compartments,
     EveryPatient,
     Everything,
@@ -22,23 +29,16 @@ from fhir_bulk_middleware.export.query import (
     Selection,
     Window,
 )
+from fhir_bulk_middleware.export.kick_off import Asked, Leniency, TypeQuery
+from fhir_bulk_middleware.export.plan import PROVENANCE
 from fhir_bulk_middleware.export.sizes import sizes_of
-from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.export.types import Coverage, Covered
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, render
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import (
-    SupportsDeletionHorizon,
-    SupportsExport,
-    SupportsGroups,
-    SupportsOrganising,
-    SupportsPatients,
-    SupportsProvenance,
-    SupportsSnapshot,
-)
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 
-from fhir_bulk_middleware.export.closing import closing
+from fhir_bulk_middleware.contract.query import Deletions, Page, Query
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.page_form import PageForm
-from fhir_bulk_middleware.export.query import Deletions, Page, Query
+from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["deletion_pages"]
 

@@ -8,24 +8,24 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fhir_bulk_middleware import bodies, instant
-from fhir_bulk_middleware.addresses import Addresses
+from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.caps import IDEMPOTENCY_KEY
-from fhir_bulk_middleware.delete.results import RemovalResults
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Standing
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.delete.status import RemovalResults
 from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
-from fhir_bulk_middleware.export import parameters
 from fhir_bulk_middleware.export.admission import Wish
-from fhir_bulk_middleware.export.asked import Leniency, Reader
-from fhir_bulk_middleware.export.delivery import Delivery
-from fhir_bulk_middleware.export.job import Job, JobKind, JobState, Standing
+from fhir_bulk_middleware.export.kick_off import Leniency, Reader
 from fhir_bulk_middleware.export.manifest import Page, manifest, progress
-from fhir_bulk_middleware.export.parameters import Parameter
-from fhir_bulk_middleware.export.preferences import Preferences
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.export.service import ExportService
+from fhir_bulk_middleware.files.delivery import Delivery
+from fhir_bulk_middleware.http import bodies, parameters
+from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.parameters import Parameter
+from fhir_bulk_middleware.http.preferences import Preferences
+from fhir_bulk_middleware.http.replies import FileStatus, Replies
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.replies import FileStatus, Replies
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["ExportEndpoints", "idempotency_key"]

@@ -7,25 +7,25 @@ from typing import cast
 import anyio
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.delete.batches import BatchRemoval, removal_slices
-from fhir_bulk_middleware.delete.logged import sources_of
+from fhir_bulk_middleware.contract.events import Completed, Failed, Started
+from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease, Slice
+from fhir_bulk_middleware.contract.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
+from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
+from fhir_bulk_middleware.delete.journal import sources_of
 from fhir_bulk_middleware.delete.outbox import Outbox
 from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.events import Completed, Failed, Started
+from fhir_bulk_middleware.delete.task import BatchRemoval, removal_slices
 from fhir_bulk_middleware.export.firewall import FirewallBreach
-from fhir_bulk_middleware.export.heartbeat import Beating, LeaseLost, Pulse, ThreadHeart, in_task
-from fhir_bulk_middleware.export.job import Failure, Job, JobKind, Lease, Slice
 from fhir_bulk_middleware.export.page_form import MalformedPage
-from fhir_bulk_middleware.export.part import default_codec
-from fhir_bulk_middleware.export.planner import Plan, Planner
-from fhir_bulk_middleware.export.recipes import from_json, make, recipes_of
-from fhir_bulk_middleware.export.slice_export import JobsAndQueue, SliceExport
+from fhir_bulk_middleware.export.plan import Plan, Planner
+from fhir_bulk_middleware.export.slice import JobsAndQueue, SliceExport
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
-from fhir_bulk_middleware.observing import Observers, Unrecorded
+from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.workers.lease_keeper import Beating, LeaseLost, Pulse, ThreadHeart, in_task
 
 __all__ = ["Exporter", "in_worker"]
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from fhir_bulk_middleware.export.query import Filter
-from fhir_bulk_middleware.fhir.matching import Matcher
+from fhir_bulk_middleware.contract.query import Filter
+from fhir_bulk_middleware.fhir.search.matching import Matcher
 
 __all__ = ["Filters"]
 

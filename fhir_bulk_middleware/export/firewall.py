@@ -6,8 +6,8 @@ rare line whose own id must be known and does not stand where it usually does.
 
 import json
 
+from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Selection
 from fhir_bulk_middleware.export.page_form import MalformedPage, line_fault
-from fhir_bulk_middleware.export.query import Compartments, Everything, Page, Selection
 
 __all__ = ["Firewall", "FirewallBreach"]
 

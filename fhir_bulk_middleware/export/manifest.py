@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.contract.job import FileKind, Job, JobKind, JobState, Part
 from fhir_bulk_middleware.dialects.model import Dialect, Progress
-from fhir_bulk_middleware.export.job import FileKind, Job, JobKind, JobState, Part
 
 __all__ = ["Page", "manifest", "progress"]
 

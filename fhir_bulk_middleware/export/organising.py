@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware.export.closing import closing
+from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["Portion", "gathered", "header"]
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.export.query import Block, Deletions, Page
+from fhir_bulk_middleware.contract.query import Block, Deletions, Page
 
 __all__ = ["DELETIONS_AT_MOST", "LONGEST_CURSOR", "TOLERATED", "MalformedPage", "PageForm", "line_fault"]
 
@@ -24,10 +24,10 @@ DELETIONS_AT_MOST = 10_000
 _EMPTY_AT_MOST = 100_000
 
 _READ = {
-    "page": "see Page in fhir_bulk_middleware.export.query",
-    "line": "see Page in fhir_bulk_middleware.export.query; canonical in fhir_bulk_middleware.fhir.canonical writes such lines",
-    "block": "see Block in fhir_bulk_middleware.export.query",
-    "deletions": "see Deletions in fhir_bulk_middleware.export.query",
+    "page": "see Page in fhir_bulk_middleware.contract.query",
+    "line": "see Page in fhir_bulk_middleware.contract.query; canonical in fhir_bulk_middleware.fhir.canonical writes such lines",
+    "block": "see Block in fhir_bulk_middleware.contract.query",
+    "deletions": "see Deletions in fhir_bulk_middleware.contract.query",
 }
 _BOM = b"\xef\xbb\xbf"
 _REFERENCE = re.compile(r"[A-Z][A-Za-z]{0,63}/[A-Za-z0-9.-]{1,64}", re.ASCII)

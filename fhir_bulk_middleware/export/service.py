@@ -5,21 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
+from fhir_bulk_middleware.contract.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
+from fhir_bulk_middleware.contract.protocols import JobRunner, JobStore
+from fhir_bulk_middleware.contract.query import Compartments, Rows
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.export.admission import Admission, Wish
-from fhir_bulk_middleware.export.coverage import listed
-from fhir_bulk_middleware.export.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
-from fhir_bulk_middleware.export.query import Compartments, Rows
-from fhir_bulk_middleware.export.throttle import Throttle
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.export.types import listed
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.http.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock, seconds_between
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import JobRunner, JobStore
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 

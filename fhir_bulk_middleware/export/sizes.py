@@ -1,6 +1,6 @@
 """How large pages, parts and slices of a job are: the operator's settings, and within them the client's wish."""
 
-from fhir_bulk_middleware.export.job import Sizes
+from fhir_bulk_middleware.contract.job import Sizes
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["sizes_of"]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fhir_bulk_middleware.contract.access import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.principal import Owner, Principal, TokenRejected
 
 __all__ = ["Expectations", "moment", "name_in"]
 

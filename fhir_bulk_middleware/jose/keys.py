@@ -12,8 +12,8 @@ from jose import jwk
 from jose.backends.base import Key
 from jose.exceptions import JOSEError
 
+from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
-from fhir_bulk_middleware.principal import TokenRejected
 
 __all__ = ["ALGORITHMS", "KeySet", "VerificationKey"]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from fhir_bulk_middleware.caps import TOKEN_BYTES
+from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
-from fhir_bulk_middleware.principal import TokenRejected
 
 __all__ = ["ACCESS_TOKEN", "DECLARED_ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
 

@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass, field
 
 from fhir_bulk_middleware.caps import TOKENS_BYTES, TOKENS_REMEMBERED
+from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.jose.keys import KeySet
-from fhir_bulk_middleware.principal import Principal
 
 __all__ = ["VerifiedTokens", "digest"]
 

@@ -7,7 +7,8 @@ from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.events import (
+from fhir_bulk_middleware.contract.access import Caller, Owner
+from fhir_bulk_middleware.contract.events import (
     AuditGap,
     Completed,
     Deleted,
@@ -23,12 +24,11 @@ from fhir_bulk_middleware.events import (
     RequestRefused,
     name,
 )
-from fhir_bulk_middleware.export.recipes import as_json, from_json, make
+from fhir_bulk_middleware.contract.protocols import Recipe, SupportsAudit, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Precision, render
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Caller, Owner
-from fhir_bulk_middleware.protocols import Recipe, SupportsAudit, SupportsWorkerProcess
 
 __all__ = ["AuditEvents", "audit_event"]
 

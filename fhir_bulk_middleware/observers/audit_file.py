@@ -24,7 +24,8 @@ from typing import Final, Literal
 import anyio.to_thread
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.events import Event, RequestRefused, content
+from fhir_bulk_middleware.contract.events import Event, RequestRefused, content
+from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.instant import Clock, Precision, render, system_clock
 from fhir_bulk_middleware.observers.audit_chain import (
     FIRST,
@@ -43,7 +44,6 @@ from fhir_bulk_middleware.observers.audit_check import Broken, Verified, verify
 from fhir_bulk_middleware.observers.group_commit import GroupCommit
 from fhir_bulk_middleware.observers.line_file import last_line, lock, read, same, write
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import Recipe
 
 __all__ = ["AuditFile", "Broken", "Verified", "verify"]
 

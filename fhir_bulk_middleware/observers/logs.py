@@ -3,8 +3,8 @@
 import json
 import logging
 
-from fhir_bulk_middleware.events import AuditFailed, Event, RequestRefused, content
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.contract.events import AuditFailed, Event, RequestRefused, content
+from fhir_bulk_middleware.contract.protocols import Recipe
 
 __all__ = ["LogEvents"]
 
@@ -21,7 +21,7 @@ class LogEvents:
         logger: the name of the logger.
     """
 
-    def __init__(self, logger: str = "fhir_bulk_middleware.events") -> None:
+    def __init__(self, logger: str = "fhir_bulk_middleware.contract.events") -> None:
         self._name = logger
         self._log = logging.getLogger(logger)
 

@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("Metrics needs prometheus_client: pip install 'fhir-bulk-middleware[metrics]'") from error
 
-from fhir_bulk_middleware.events import (
+from fhir_bulk_middleware.contract.events import (
     AuditFailed,
     Completed,
     Deleted,
@@ -25,7 +25,7 @@ from fhir_bulk_middleware.events import (
     RequestRefused,
     name,
 )
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.contract.protocols import Recipe
 
 __all__ = ["Metrics"]
 

@@ -17,15 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fhir_bulk_middleware import bodies
+from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http import bodies
+from fhir_bulk_middleware.http.protective import ProtectiveHeaders
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.verifier import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Refused
-from fhir_bulk_middleware.principal import TokenRejected
-from fhir_bulk_middleware.protective import ProtectiveHeaders
 from fhir_bulk_middleware.smart import replies
 from fhir_bulk_middleware.smart.assertions import ALGORITHMS, Assertions
 from fhir_bulk_middleware.smart.clients import Client

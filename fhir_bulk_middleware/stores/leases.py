@@ -1,6 +1,6 @@
 """What our job stores say about leases in the same words."""
 
-from fhir_bulk_middleware.export.job import Failure
+from fhir_bulk_middleware.contract.job import Failure
 from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["EXHAUSTED", "SLACK", "gone", "silent"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fhir_bulk_middleware.delete.removal import Current
+from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.instant import Instant
 
 __all__ = ["SearchPage", "Stored", "VersionConflict"]

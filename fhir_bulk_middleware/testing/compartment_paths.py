@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from fhir_bulk_middleware.export.query import EveryPatient
+from fhir_bulk_middleware.contract.query import EveryPatient
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, members_of
 
 __all__ = ["CompartmentPathsSuite"]

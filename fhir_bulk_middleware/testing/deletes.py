@@ -12,8 +12,8 @@ the storage from the side; `DeletionLogSuite` with one, `log`.
         def writer(self, store):
             return MyWriter(...)       # put(*resources), delete(type, id)
 
-Each test is a promise of `fhir_bulk_middleware.protocols`; its failure names it. What needs a capability that the adapter does
-not have is skipped, by the capability's name.
+Each test is a promise of `fhir_bulk_middleware.contract.protocols`; its failure names the promise. A test that needs a capability
+which the adapter does not have is skipped, by the capability's name.
 """
 
 import json
@@ -24,25 +24,8 @@ from typing import Protocol
 
 import anyio
 
-from fhir_bulk_middleware.delete.removal import (
-    AlreadyDeleted,
-    Batch,
-    Deleted,
-    Mark,
-    Matches,
-    NeverExisted,
-    Removal,
-    Report,
-    Target,
-    VersionMismatch,
-)
-from fhir_bulk_middleware.export.query import Filter
-from fhir_bulk_middleware.fhir.criteria import Criteria
-from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import (
     DeletionLog,
     SupportsBatchDelete,
     SupportsConditionalDelete,
@@ -54,6 +37,23 @@ from fhir_bulk_middleware.protocols import (
     SupportsRead,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.contract.query import Filter
+from fhir_bulk_middleware.contract.removal import (
+    AlreadyDeleted,
+    Batch,
+    Deleted,
+    Mark,
+    Matches,
+    NeverExisted,
+    Removal,
+    Report,
+    Target,
+    VersionMismatch,
+)
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.testing.job_values import Suite, together
 from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, observation, patient, put

@@ -8,14 +8,14 @@ class TestMyDialect(DialectSuite):
 ```
 """
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Job, JobState, Request
+from fhir_bulk_middleware.contract.query import Level, Window
 from fhir_bulk_middleware.dialects.model import Answer, Dialect
-from fhir_bulk_middleware.export.job import Job, JobState, Request
 from fhir_bulk_middleware.export.manifest import Page, manifest, progress
-from fhir_bulk_middleware.export.query import Level, Window
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.outcomes import Operation, Reason
-from fhir_bulk_middleware.principal import Owner
 
 __all__ = ["DialectSuite"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fhir_bulk_middleware.export.job import Failure, Idempotency, Job, JobState
+from fhir_bulk_middleware.contract.job import Failure, Idempotency, Job, JobState
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import Reason

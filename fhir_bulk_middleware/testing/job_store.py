@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import anyio
 
-from fhir_bulk_middleware.export.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request, Standing
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Level, Rows, Window
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Failure, FileKind, Idempotency, Job, JobKind, JobState, Request, Standing
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Level, Rows, Window
+from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
 from fhir_bulk_middleware.testing.job_values import (
     CUT,

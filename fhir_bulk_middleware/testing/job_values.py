@@ -5,14 +5,26 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from fhir_bulk_middleware.export.job import Associated, Codec, FileKind, Ignored, Job, Lease, Options, Part, Request, Sizes, Slice
-from fhir_bulk_middleware.export.query import Compartments, Level, Rows, Window
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import (
+    Associated,
+    Codec,
+    FileKind,
+    Ignored,
+    Job,
+    Lease,
+    Options,
+    Part,
+    Request,
+    Sizes,
+    Slice,
+)
+from fhir_bulk_middleware.contract.protocols import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.query import Compartments, Level, Rows, Window
+from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import JobRetention, JobStore, WorkQueue
-from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = [

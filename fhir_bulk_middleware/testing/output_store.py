@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 
 import anyio
 
+from fhir_bulk_middleware.contract.protocols import OutputStore
 from fhir_bulk_middleware.identifiers import new_job_id
-from fhir_bulk_middleware.protocols import OutputStore
 from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["OutputStoreSuite"]

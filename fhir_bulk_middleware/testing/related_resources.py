@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from fhir_bulk_middleware.export.query import Block, EveryPatient, Filter, Page, Query, Selection
-from fhir_bulk_middleware.fhir.criteria import Criteria
-from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import (
     SupportsExport,
     SupportsJoining,
     SupportsOrganising,
@@ -19,6 +15,10 @@ from fhir_bulk_middleware.protocols import (
     SupportsProvenance,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.contract.query import Block, EveryPatient, Filter, Page, Query, Selection
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import (
     Reader,

@@ -14,8 +14,8 @@ Subclass it with two fixtures: an adapter over an empty storage, and a writer th
 A storage that does not keep whatever JSON it is given, such as tables with columns, says with a third fixture, `samples`, what
 can be written to it (`fhir_bulk_middleware.testing.samples`). One that does passes `StoredTextSuite` as well.
 
-Each test is a promise of `fhir_bulk_middleware.protocols`; its failure names it. What needs a capability that the adapter
-does not have is skipped, by the capability's name.
+Each test is a promise of `fhir_bulk_middleware.contract.protocols`; its failure names the promise. A test that needs a capability
+which the adapter does not have is skipped, by the capability's name.
 """
 
 import itertools
@@ -23,10 +23,8 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from fhir_bulk_middleware.export.query import EveryPatient, Everything, Selection
-from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -34,6 +32,8 @@ from fhir_bulk_middleware.protocols import (
     SupportsSlices,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Selection
+from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
 from fhir_bulk_middleware.testing.needed import pytest

@@ -1,10 +1,10 @@
 """What workers may rely on, and what is relied on in spite of workers."""
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Recorded, Standing
-from fhir_bulk_middleware.export.query import Compartments, Membership, Rows
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Recorded, Standing
+from fhir_bulk_middleware.contract.query import Compartments, Membership, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner, Principal
 from fhir_bulk_middleware.testing.job_values import (
     ATTEMPTS,
     CUT,

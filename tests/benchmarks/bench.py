@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec
-from fhir_bulk_middleware.export.part import default_codec
+from fhir_bulk_middleware.contract.job import Codec
+from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.settings import Settings
 
 from .data import Data, prepare

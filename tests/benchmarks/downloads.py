@@ -11,7 +11,7 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from fhir_bulk_middleware.export.job import Codec, Part
+from fhir_bulk_middleware.contract.job import Codec, Part
 from fhir_bulk_middleware.settings import Settings
 
 from .bench import Bench

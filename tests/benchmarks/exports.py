@@ -10,20 +10,20 @@ from pathlib import Path
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
+from fhir_bulk_middleware.contract.protocols import Recipe, SupportsExport
+from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import ThreadHeart
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
-from fhir_bulk_middleware.export.part import default_codec
-from fhir_bulk_middleware.export.query import Everything, Filter, Level, Rows, Selection, Window
-from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 from .data import Data
 

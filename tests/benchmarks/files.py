@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 
-from fhir_bulk_middleware.export import deflate
-from fhir_bulk_middleware.export.job import Codec
-from fhir_bulk_middleware.export.part import PartReader
+from fhir_bulk_middleware.contract.job import Codec
+from fhir_bulk_middleware.files import deflate
+from fhir_bulk_middleware.files.part import PartReader
 
 from .bench import Bench, core
 from .data import PLAIN_QUERY, Data

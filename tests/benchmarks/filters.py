@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from fhir_bulk_middleware.contract.job import Options
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Filter
 from fhir_bulk_middleware.export.firewall import Firewall
-from fhir_bulk_middleware.export.job import Options
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Filter
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 from .bench import Bench, core

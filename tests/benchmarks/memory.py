@@ -14,18 +14,18 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Job, JobState, Request
+from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.demo.population import large, small
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import ThreadHeart
-from fhir_bulk_middleware.export.job import Job, JobState, Request
-from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Precision, system_clock
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
 
 _MIB = 1024 * 1024
 _OWNER = Owner("https://issuer.example", "somebody")

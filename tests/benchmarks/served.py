@@ -19,13 +19,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.contract.protocols import JobRunner, Work
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.middleware import BulkDataMiddleware
-from fhir_bulk_middleware.protocols import JobRunner, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 from .watch import WatchedStore
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from statistics import median
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Job, Request
+from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.export.job import Job, Request
-from fhir_bulk_middleware.export.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Precision, system_clock
-from fhir_bulk_middleware.principal import Owner
 
 from . import watch
 from .bench import Bench

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from fhir_bulk_middleware.export.query import Page, Query
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 __all__ = ["WatchedStore", "forget", "read_at", "watched_store"]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from statistics import median
 
 from fhir_bulk_middleware.caps import BODY_OPENINGS, CRITERIA_VALUES, REPORTS, VALUES
-from fhir_bulk_middleware.export.query import Everything, Rows
+from fhir_bulk_middleware.contract.query import Everything, Rows
 
 from .bench import Bench
 from .figures import Figure, ratio

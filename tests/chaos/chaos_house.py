@@ -94,7 +94,7 @@ class House:
             with suppress(OSError, ValueError):
                 pid = int(entry.name)
                 environment = (entry / "environ").read_bytes()
-                if b"export.worker" in (entry / "cmdline").read_bytes() and str(Path(__file__).parent).encode() in environment:
+                if b"workers.process" in (entry / "cmdline").read_bytes() and str(Path(__file__).parent).encode() in environment:
                     parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                     if parent in self.servers():
                         found.append(pid)

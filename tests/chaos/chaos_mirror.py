@@ -6,8 +6,8 @@ from typing import Any
 
 from chaos_client import Client
 
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision, parse, render
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from chaos_client import Client
 
+from fhir_bulk_middleware.contract.query import Everything, Query, Rows, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
-from fhir_bulk_middleware.export.query import Everything, Query, Rows, Window
 from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 

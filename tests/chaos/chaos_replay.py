@@ -6,10 +6,10 @@ from pathlib import Path
 
 from chaos_server import SETTINGS
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
+from fhir_bulk_middleware.contract.query import Query, Rows
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import FileKind, Job, JobState
-from fhir_bulk_middleware.export.query import Query, Rows
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.job_records import SLICE_COLUMNS, rows_from_content, slice_from_record

@@ -21,9 +21,9 @@ from chaos_removals import Removals, served
 from chaos_replay import File, replayed
 from chaos_server import ADAPTER, BRIEF_SECONDS, ISSUER, SETTINGS
 
-from fhir_bulk_middleware.export.retention import Retention
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import Broken, verify
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
 
 END = 60.0

@@ -20,24 +20,24 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.protocols import Recipe, Work
+from fhir_bulk_middleware.contract.query import Page, Query
+from fhir_bulk_middleware.contract.removal import Batch
 from fhir_bulk_middleware.delete.policy import AIDBOX
-from fhir_bulk_middleware.delete.removal import Batch
-from fhir_bulk_middleware.export.closing import closing
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import ThreadHeart
-from fhir_bulk_middleware.export.query import Page, Query
-from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.instant import Clock, Instant, system_clock
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.observers.audit_file import AuditFile
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.protocols import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
 BRIEF_SECONDS = 1.5

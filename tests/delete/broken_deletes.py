@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from fhir_bulk_middleware.delete.removal import (
+from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,

@@ -5,8 +5,9 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fhir_bulk_middleware.delete.matching import TargetMatcher
-from fhir_bulk_middleware.delete.removal import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Page, Query
+from fhir_bulk_middleware.contract.removal import (
     Current,
     Deleted,
     Matches,
@@ -17,12 +18,11 @@ from fhir_bulk_middleware.delete.removal import (
     Version,
     VersionMismatch,
 )
-from fhir_bulk_middleware.export.query import Authorisation, Compartments, EveryPatient, Page, Query
+from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, render, system_clock
-from fhir_bulk_middleware.principal import Principal
 
 
 class HardHost:

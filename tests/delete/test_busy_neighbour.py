@@ -7,7 +7,7 @@ import pytest
 from conftest import House, populate
 from hosts import HardHost
 
-from fhir_bulk_middleware.delete.removal import Matches, Target
+from fhir_bulk_middleware.contract.removal import Matches, Target
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore

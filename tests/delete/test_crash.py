@@ -17,7 +17,7 @@ import pytest
 from conftest import ISSUER, job_of
 
 from fhir_bulk_middleware import Owner
-from fhir_bulk_middleware.export.recipes import as_json
+from fhir_bulk_middleware.contract.recipes import as_json
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -31,7 +31,7 @@ MANY = int(os.environ.get("FHIR_BULK_REMOVE_ALL", "10000"))
 
 WORKER = """
 import anyio, json, sys
-from fhir_bulk_middleware.export.recipes import from_json, make
+from fhir_bulk_middleware.contract.recipes import from_json, make
 
 async def work():
     exporter = make(from_json(json.loads(sys.argv[1])))

@@ -10,8 +10,8 @@ from conftest import BASE, HandClock, House, people
 from hosts import HardHost
 
 from fhir_bulk_middleware import AIDBOX, BulkData
+from fhir_bulk_middleware.contract.removal import Current, Removal
 from fhir_bulk_middleware.delete.policy import NOT_FOUND
-from fhir_bulk_middleware.delete.removal import Current, Removal
 from fhir_bulk_middleware.instant import Instant, Precision, render
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
@@ -352,12 +352,12 @@ async def test_rows_outside_of_the_rights_are_as_if_they_never_were(make_house: 
 
     class Wards(HardHost):
         async def deletable(self, principal: Any) -> Any:
-            from fhir_bulk_middleware.export.query import Authorisation
+            from fhir_bulk_middleware.contract.query import Authorisation
 
             return Authorisation(frozenset({"Patient"}), principal.owner.subject)
 
         async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
-            from fhir_bulk_middleware.delete.removal import NeverExisted
+            from fhir_bulk_middleware.contract.removal import NeverExisted
 
             row: Current | None = self.rows.get((type_, id_))
             if row is None or f'"family":"{rights}"'.encode() not in row.json:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import pytest
 from conftest import House, job_of, populate
 
-from fhir_bulk_middleware.delete.removal import Tally
+from fhir_bulk_middleware.contract.job import Job, JobState
+from fhir_bulk_middleware.contract.removal import Tally
 from fhir_bulk_middleware.dialects import DIALECTS
-from fhir_bulk_middleware.export.job import Job, JobState
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 

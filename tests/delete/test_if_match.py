@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.contract.removal import AlreadyDeleted, NeverExisted, VersionMismatch
 from fhir_bulk_middleware.delete.if_match import IfMatch
-from fhir_bulk_middleware.delete.removal import AlreadyDeleted, NeverExisted, VersionMismatch
 
 VERSIONS = st.from_regex(r"[A-Za-z0-9\-.]{1,64}", fullmatch=True)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import House, job_of, populate
 
-from fhir_bulk_middleware.delete.removal import Batch, Version
+from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.removal import Batch, Version
 from fhir_bulk_middleware.dialects import DIALECTS
-from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hosts import HardHost
 
-from fhir_bulk_middleware.delete.logged import LoggedDeletes
+from fhir_bulk_middleware.delete.journal import LoggedDeletes
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog

@@ -8,9 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.jose import JoseTokenVerifier
-from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
 

@@ -10,7 +10,7 @@ from mounts import SMART, Bare, mount
 from fhir_bulk_middleware import AIDBOX, FHIR_R4
 from fhir_bulk_middleware.dialects import DIALECTS, HEALTH_CONNECT_AU, SOARIAN, STANDARD, STU4, SUBJECT_BOUND, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
-from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 HL7 = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"

@@ -17,15 +17,15 @@ from loopback import free_socket, served
 from mounts import SMART, mount
 
 from fhir_bulk_middleware import AIDBOX, BulkData, JoseTokenVerifier, Settings
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, SUBJECT_BOUND, Dialect
-from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.export.runner import LoopRunner
-from fhir_bulk_middleware.routes import KICK_OFF_PATHS
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
 from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.workers.runner import LoopRunner
 
 _EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "8"))
 """How many cases the fuzzer makes up for each operation, besides those that it derives; 300 are some thousands for a dialect."""

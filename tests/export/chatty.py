@@ -5,7 +5,7 @@ import logging
 
 class Chatty:
     def __init__(self) -> None:
-        for logger in ("fhir_bulk_middleware", "fhir_bulk_middleware.events", "httpx2"):
+        for logger in ("fhir_bulk_middleware", "fhir_bulk_middleware.contract.events", "httpx2"):
             for level in (logging.DEBUG, logging.INFO, logging.WARNING):
                 logging.getLogger(logger).log(level, "%s says %s", logger, logging.getLevelName(level).lower())
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 from listed import Listed, observation, patient
 
-from fhir_bulk_middleware.export.query import Authorisation, Page, Query
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
 
 
 def _exit() -> None:

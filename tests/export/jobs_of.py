@@ -1,10 +1,10 @@
 """Jobs for the tests of what becomes of them."""
 
-from fhir_bulk_middleware.export.job import Job, Request
-from fhir_bulk_middleware.export.query import Everything, Level, Window
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Job, Request
+from fhir_bulk_middleware.contract.query import Everything, Level, Window
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision
-from fhir_bulk_middleware.principal import Owner
 
 OWNER = Owner("https://issuer.example", "somebody")
 MOUNT = "fhir"

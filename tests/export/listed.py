@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.export.query import Authorisation, Compartments, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant, Precision, floor
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import Recipe
 
 NOW = Instant(1_800_000_000_123_456)
 

@@ -8,10 +8,10 @@ import anyio
 from listed import Remade
 
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.runner import ProcessRunner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 SETTINGS = Settings(page_bytes=1024, part_bytes=4096, renew_seconds=0.1, lease_seconds=0.6, worker_processes=2)
 

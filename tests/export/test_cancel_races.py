@@ -18,13 +18,13 @@ from conftest import BASE, ISSUER, KICK_OFF, HandRunner, job_of
 from listed import Listed, patient
 
 from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import JobState
-from fhir_bulk_middleware.export.query import Page, Query
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Instant, system_clock
-from fhir_bulk_middleware.principal import Owner, Principal
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore

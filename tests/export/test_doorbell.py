@@ -5,7 +5,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from fhir_bulk_middleware.export.doorbell import Doorbell
+from fhir_bulk_middleware.workers.wakeup import Doorbell
 
 
 @pytest.mark.anyio

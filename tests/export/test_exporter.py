@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Complete, Listed, observation, patient
 
-from fhir_bulk_middleware.events import Event
-from fhir_bulk_middleware.export import deflate
+from fhir_bulk_middleware.contract.events import Event
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, JobState, Part
+from fhir_bulk_middleware.contract.protocols import OutputSink
+from fhir_bulk_middleware.contract.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import Codec, FileKind, Job, JobState, Part
-from fhir_bulk_middleware.export.part import PartReader
-from fhir_bulk_middleware.export.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
+from fhir_bulk_middleware.files import deflate
+from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.protocols import OutputSink
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

@@ -8,11 +8,11 @@ import pytest
 from jobs_of import EVERYTHING, MOUNT, job
 from listed import Complete, observation
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import JobState
-from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import system_clock
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

@@ -16,10 +16,10 @@ from conftest import BASE, ISSUER, KICK_OFF, HandClock, HandRunner, job_of
 from listed import Listed, observation
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.export.query import Page, Query
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.protocols import OutputSink
+from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.principal import Owner, Principal
-from fhir_bulk_middleware.protocols import OutputSink
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Page, Selection
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.page_form import MalformedPage, PageForm
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Page, Selection
 
 ONES = Compartments(frozenset({"Patient/1", "Patient/abc-9.Z"}))
 STAFF = Compartments(frozenset({"Practitioner/7", "Device/d"}))
@@ -82,7 +82,7 @@ def test_a_page_that_is_malformed_is_told_as_that_and_where_to_read(bad: Page, s
     """Law 43: line, fault, and where to read; never as a breach."""
     message = malformed("Patient", bad)
     assert said in message
-    assert "see Page in fhir_bulk_middleware.export.query" in message
+    assert "see Page in fhir_bulk_middleware.contract.query" in message
 
 
 @pytest.mark.parametrize(

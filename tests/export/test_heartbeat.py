@@ -6,14 +6,14 @@ import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, observation
 
+from fhir_bulk_middleware.contract.job import Job, JobState, Lease
+from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.heartbeat import Beating, ThreadHeart, in_task
-from fhir_bulk_middleware.export.job import Job, JobState, Lease
-from fhir_bulk_middleware.export.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.workers.lease_keeper import Beating, ThreadHeart, in_task
 
 SETTINGS = Settings(page_bytes=1024, part_bytes=1024 * 1024, renew_seconds=0.005, lease_seconds=10)
 LINES = {"Observation": [observation(number) for number in range(30)]}

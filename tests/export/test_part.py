@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.export import deflate
-from fhir_bulk_middleware.export.job import Codec, FileKind, Part
-from fhir_bulk_middleware.export.part import FLUSH_INTERVAL, PartEncoder, PartReader, default_codec
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Part
+from fhir_bulk_middleware.files import deflate
+from fhir_bulk_middleware.files.part import FLUSH_INTERVAL, PartEncoder, PartReader, default_codec
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

@@ -4,11 +4,11 @@ import pytest
 from jobs_of import EVERYTHING, job
 from listed import NOW, Complete, Listed
 
-from fhir_bulk_middleware.export.job import FileKind, Job
-from fhir_bulk_middleware.export.planner import Planner
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Rows, Window
+from fhir_bulk_middleware.contract.job import FileKind, Job
+from fhir_bulk_middleware.contract.protocols import SupportsDeletions
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Rows, Window
+from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.instant import Instant, Precision, after, floor
-from fhir_bulk_middleware.protocols import SupportsDeletions
 from fhir_bulk_middleware.settings import Settings
 
 LINES = {"Patient": ["p"] * 2, "Observation": ["o"] * 7, "Encounter": []}

@@ -5,12 +5,12 @@ import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, patient
 
+from fhir_bulk_middleware.contract.job import Failure, Job, JobState
+from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import Failure, Job, JobState
-from fhir_bulk_middleware.export.query import Rows
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

@@ -6,10 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
-from fhir_bulk_middleware.protocols import JobRunner, Work
+from fhir_bulk_middleware.contract.protocols import JobRunner, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.runner import FolderWork, RunnerSuite
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 
 class TestLoopRunner(RunnerSuite):

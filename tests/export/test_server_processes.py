@@ -35,7 +35,7 @@ class Servers:
         found: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             try:
-                if b"export.worker" not in (entry / "cmdline").read_bytes():
+                if b"workers.process" not in (entry / "cmdline").read_bytes():
                     continue
                 if str(self.state.folder).encode() not in (entry / "environ").read_bytes():
                     continue

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.export.subset import subsetter, tagged
+from fhir_bulk_middleware.export.elements import subsetter, tagged
 
 TAG = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 NAMES = ["resourceType", "id", "meta", "class", "for", "import", "_birthDate", "valueQuantity", "status", "code", "m0", "é"]

@@ -8,16 +8,16 @@ import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from waiting import until
 
+from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Rows, Selection, Window
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import FileKind, Job, JobState
-from fhir_bulk_middleware.export.part import PartReader
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Rows, Selection, Window
-from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Precision, system_clock
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 SETTINGS = Settings(page_bytes=2048, slice_bytes=16 * 1024, part_bytes=8 * 1024, worker_processes=2)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.export.worker import Assignment
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.workers.process import Assignment
 
-OURS, EVENTS, THEIRS = "fhir_bulk_middleware says", "fhir_bulk_middleware.events says", "httpx2 says"
+OURS, EVENTS, THEIRS = "fhir_bulk_middleware says", "fhir_bulk_middleware.contract.events says", "httpx2 says"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_worker_logs_ours_from_the_assigned_level_on_and_of_others_warnings(
 ) -> None:
     assignment = Assignment("w", tmp_path, Recipe("chatty:Chatty", {}), level)
     ran = subprocess.run(
-        [sys.executable, "-P", "-m", "fhir_bulk_middleware.export.worker"],
+        [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process"],
         input=assignment.line(),
         capture_output=True,
         timeout=60,

@@ -14,20 +14,20 @@ from listed import Complete, Remade
 from serving import SETTINGS, exporter
 from waiting import until
 
+from fhir_bulk_middleware.contract.job import Job, JobState
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.recipes import from_json, make
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import Job, JobState
-from fhir_bulk_middleware.export.part import PartReader
-from fhir_bulk_middleware.export.query import Rows
-from fhir_bulk_middleware.export.recipes import from_json, make
-from fhir_bulk_middleware.export.runner import LoopRunner, ProcessRunner
-from fhir_bulk_middleware.export.worker import Assignment
+from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, system_clock
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.workers.process import Assignment
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 COUNT, GATE = 120, 70
 SCHEDULING = 5.0
@@ -387,7 +387,7 @@ def is_gone(pid: int) -> bool:
 
 def spawn() -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    command = [sys.executable, "-m", "fhir_bulk_middleware.export.worker"]
+    command = [sys.executable, "-m", "fhir_bulk_middleware.workers.process"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
 

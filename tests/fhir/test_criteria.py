@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.fhir.criteria import Criteria, CriteriaError
-from fhir_bulk_middleware.fhir.escaping import escape, split, unescape
-from fhir_bulk_middleware.fhir.values import TokenValue
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
+from fhir_bulk_middleware.fhir.search.escaping import escape, split, unescape
+from fhir_bulk_middleware.fhir.search.values import TokenValue
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 R4 = FhirVersion.R4

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.fhir.decimals import COMPARE, compared, exactly, from_to, read_decimal, read_number
 from fhir_bulk_middleware.fhir.prefix import Prefix, split_prefix
+from fhir_bulk_middleware.fhir.search.decimals import COMPARE, compared, exactly, from_to, read_decimal, read_number
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=6)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.fhir.criteria import Criteria
-from fhir_bulk_middleware.fhir.matching import Matcher
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.fhir.search.matching import Matcher
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 R4, R4B, R5 = FhirVersion

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.fhir.prefix import Prefix
-from fhir_bulk_middleware.fhir.spans import COMPARE, Span, element_span, read_span
+from fhir_bulk_middleware.fhir.search.spans import COMPARE, Span, element_span, read_span
 
 MOMENTS = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29))  # noqa: DTZ001 - made aware below
 OFFSETS = st.integers(-14 * 60 + 1, 14 * 60 - 1).map(lambda minutes: timezone(timedelta(minutes=minutes)))

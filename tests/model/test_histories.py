@@ -20,10 +20,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.events import Deleted, Event
+from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.events import Deleted, Event
-from fhir_bulk_middleware.export.job import JobState
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.leases import EXHAUSTED
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

@@ -23,7 +23,7 @@ FILES = (
     Mutant(
         "range-end-exclusive",
         "FR-08",
-        "export/ranges.py",
+        "http/ranges.py",
         "min(int(last) + 1, size)",
         "min(int(last), size)",
         (_FILES,),
@@ -31,7 +31,7 @@ FILES = (
     Mutant(
         "range-suffix-from-start",
         "FR-08",
-        "export/ranges.py",
+        "http/ranges.py",
         "start, end = max(size - int(suffix), 0), size",
         "start, end = 0, min(int(suffix), size)",
         (_FILES,),
@@ -39,7 +39,7 @@ FILES = (
     Mutant(
         "ranges-larger-than-the-file",
         "law 38",
-        "export/ranges.py",
+        "http/ranges.py",
         "    if sum(item.length for item in ranges) > size:\n        return None\n",
         "",
         (_FILES,),
@@ -47,7 +47,7 @@ FILES = (
     Mutant(
         "one-etag-for-both-representations",
         "law 13",
-        "export/delivery.py",
+        "files/delivery.py",
         'return f"{self.part.sha256}-gzip" if self.gzipped else self.part.sha256',
         "return self.part.sha256",
         (_FILES,),
@@ -55,7 +55,7 @@ FILES = (
     Mutant(
         "weak-tag-satisfies-if-range",
         "law 13",
-        "export/delivery.py",
+        "files/delivery.py",
         "return not match[1] and match[2] == shown.tag",
         "return match[2] == shown.tag",
         (_FILES,),
@@ -63,7 +63,7 @@ FILES = (
     Mutant(
         "gzip-for-everybody",
         "FR-07",
-        "export/delivery.py",
+        "files/delivery.py",
         "gzipped=accepts and part.codec is Codec.GZIP",
         "gzipped=part.codec is Codec.GZIP",
         (_FILES,),
@@ -71,7 +71,7 @@ FILES = (
     Mutant(
         "gzip-refused-by-weight-is-sent",
         "FR-07",
-        "export/delivery.py",
+        "files/delivery.py",
         'weights.get("x-gzip", weights.get("*", 0.0))) > 0',
         'weights.get("x-gzip", weights.get("*", 0.0))) >= 0',
         (_FILES,),
@@ -79,7 +79,7 @@ FILES = (
     Mutant(
         "flush-without-reset",
         "law 13",
-        "export/part.py",
+        "files/part.py",
         "self._deflate.flush(zlib.Z_FULL_FLUSH)",
         "self._deflate.flush(zlib.Z_SYNC_FLUSH)",
         (_PART,),
@@ -87,7 +87,7 @@ FILES = (
     Mutant(
         "inflate-from-the-wrong-point",
         "law 13",
-        "export/part.py",
+        "files/part.py",
         "skip, left = start - first * FLUSH_INTERVAL, length",
         "skip, left = start - first * FLUSH_INTERVAL + 1, length",
         (_PART,),
@@ -95,7 +95,7 @@ FILES = (
     Mutant(
         "short-part-is-not-noticed",
         "FR-08",
-        "export/part.py",
+        "files/part.py",
         '        if left:\n            raise OSError(f"part {self._part.key} ends {left} bytes early")\n',
         "",
         (_PART, _FILES),
@@ -130,7 +130,7 @@ WORK = (
     Mutant(
         "no-lease-check-before-seal",
         "law 18",
-        "export/slice_export.py",
+        "export/slice.py",
         "            await self._ask()\n            await sink.seal()\n        if ahead is None:",
         "            await sink.seal()\n        if ahead is None:",
         (_EXPORTER,),
@@ -138,7 +138,7 @@ WORK = (
     Mutant(
         "lost-checkpoint-ignored",
         "law 18",
-        "export/slice_export.py",
+        "export/slice.py",
         "        if not recorded:\n            raise LeaseLost\n        # Finished work",
         "        # Finished work",
         (_EXPORTER,),
@@ -146,7 +146,7 @@ WORK = (
     Mutant(
         "attempt-missing-from-names",
         "law 18",
-        "export/slice_export.py",
+        "export/slice.py",
         'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}.{ending}"',
         'return f"{self._lease.job.id}/{self._slice.number}-{number}.1.{ending}"',
         (_EXPORTER,),
@@ -202,7 +202,7 @@ WORK = (
     Mutant(
         "throttle-never-fills-up",
         "ST-05",
-        "export/throttle.py",
+        "http/throttle.py",
         "max(seconds_between(at, now), 0.0) * self._rate)",
         "max(seconds_between(at, now), 0.0) * 0)",
         ("tests/test_status.py",),
@@ -245,7 +245,7 @@ TRUTH = (
     Mutant(
         "empty-group-is-everybody",
         "architecture 5",
-        "export/planner.py",
+        "export/plan.py",
         "if rows.selection != Compartments(frozenset()):",
         "if True:",
         ("tests/export/test_planner.py", "tests/test_groups.py"),
@@ -253,7 +253,7 @@ TRUTH = (
     Mutant(
         "decimals-lose-digits",
         "EL-02",
-        "export/subset.py",
+        "export/elements.py",
         "        found = decode(line)\n",
         "        found = decode(msgspec.json.encode(msgspec.json.decode(line)))\n",
         ("tests/export/test_subset.py",),
@@ -261,7 +261,7 @@ TRUTH = (
     Mutant(
         "subsetted-tag-forgotten",
         "EL-03",
-        "export/subset.py",
+        "export/elements.py",
         '        return rest + (b"" if rest.endswith(b"{") else b",") + b\'"tag":[\' + _TAG + b"]}"',
         "        return meta",
         ("tests/export/test_subset.py",),
@@ -454,7 +454,7 @@ DELETES = (
     Mutant(
         "one-too-many-is-removed",
         "law 26",
-        "delete/removal.py",
+        "contract/removal.py",
         "named = 0 < self.count == len(self.versions)",
         "named = 0 < len(self.versions)",
         ("tests/delete/test_outcomes.py",),
@@ -497,7 +497,7 @@ AUDIT = (
     Mutant(
         "served-though-it-cannot-be-recorded",
         "law 37",
-        "observing.py",
+        "observers/observing.py",
         "if not await self._record(event, gap=not self._refuses) and self._refuses:",
         "if not await self._record(event, gap=not self._refuses) and False:",
         ("tests/observers/test_audit_failure.py",),
@@ -532,7 +532,7 @@ SINCE = (
     Mutant(
         "members-of-the-kick-off-alone",
         "law 33",
-        "export/planner.py",
+        "export/plan.py",
         "            members |= await groups.members_at(group, principal, cut)\n",
         "",
         ("tests/test_groups.py",),
@@ -548,7 +548,7 @@ SINCE = (
     Mutant(
         "deadline-leaves-the-run-open",
         "law 36",
-        "export/retention.py",
+        "jobs/retention.py",
         "                await self._runs.end(job)  # before the state says so (law 36)\n",
         "                pass\n",
         ("tests/delete/test_final_cancel.py", "tests/removals/test_removals.py"),
@@ -556,7 +556,7 @@ SINCE = (
     Mutant(
         "sizes-are-not-checked",
         "law 38",
-        "guard.py",
+        "http/guard.py",
         "            check_request(request.scope)\n",
         "",
         ("tests/test_caps.py",),
@@ -580,7 +580,7 @@ SINCE = (
     Mutant(
         "malformed-pages-are-written",
         "law 43",
-        "export/portions.py",
+        "export/source.py",
         "                form.check(page)\n",
         "",
         ("tests/test_malformed_pages.py",),

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from fhir_bulk_middleware.events import Event, content
-from fhir_bulk_middleware.export.query import Authorisation
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import Recipe
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.events import Event, content
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Authorisation
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 

@@ -15,13 +15,13 @@ from stopped_lock import locked_by_a_stopped_process
 
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.contract.events import AuditFailed, Event, FileServed, KickedOff, PartSealed
+from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
-from fhir_bulk_middleware.events import AuditFailed, Event, FileServed, KickedOff, PartSealed
-from fhir_bulk_middleware.export.query import Level
 from fhir_bulk_middleware.observers.audit_file import AuditFile, Verified, verify
 from fhir_bulk_middleware.observers.metrics import Metrics
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.tokens import TokenMint
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from fhir_bulk_middleware.cli import main
-from fhir_bulk_middleware.events import FileServed
+from fhir_bulk_middleware.contract.access import Caller, Owner
+from fhir_bulk_middleware.contract.events import FileServed
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.observers.audit_file import AuditFile, Verified, verify
-from fhir_bulk_middleware.principal import Caller, Owner
 
 
 def written(path: Path, count: int) -> AuditFile:

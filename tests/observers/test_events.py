@@ -11,8 +11,8 @@ import pytest
 from conftest import BASE, KICK_OFF, House, populate
 from listening import Deaf, Listener
 
-from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.events import (
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.events import (
     Completed,
     Deleted,
     Event,
@@ -26,11 +26,11 @@ from fhir_bulk_middleware.events import (
     Started,
     content,
 )
-from fhir_bulk_middleware.export.query import Query
+from fhir_bulk_middleware.contract.query import Query
+from fhir_bulk_middleware.dialects import STANDARD
 from fhir_bulk_middleware.observers.logs import LogEvents
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.tokens import TokenMint
 
@@ -184,11 +184,11 @@ async def test_a_teller_that_is_cancelled_still_tells() -> None:
 
 
 async def test_the_log_has_the_event_as_json_and_as_an_attribute(mint: TokenMint, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "fhir_bulk_middleware.events")
+    caplog.set_level("INFO", "fhir_bulk_middleware.contract.events")
     async with heard(mint, LogEvents()) as (house, _):
         await house.kick_off("/$export?_type=Patient&_since=2020-01-01T00:00:00Z")
 
-    (record,) = [record for record in caplog.records if record.name == "fhir_bulk_middleware.events"]
+    (record,) = [record for record in caplog.records if record.name == "fhir_bulk_middleware.contract.events"]
     said = json.loads(record.getMessage())
     assert said == record.__dict__["event"]
     assert said["event"] == "kicked-off"

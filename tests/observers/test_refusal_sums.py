@@ -12,13 +12,13 @@ import pytest
 from conftest import BASE, ISSUER, House, populate
 from listening import Listener
 
+from fhir_bulk_middleware.contract.access import Caller, Owner
+from fhir_bulk_middleware.contract.events import Event, RefusalsSummed, RequestRefused
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.events import Event, RefusalsSummed, RequestRefused
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.observers.audit_file import AuditFile, Verified, verify
-from fhir_bulk_middleware.observing import Observers
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason
-from fhir_bulk_middleware.principal import Caller, Owner
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.tokens import TokenMint
 

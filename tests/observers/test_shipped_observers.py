@@ -16,13 +16,13 @@ from fhir.resources.auditevent import AuditEvent as R5AuditEvent
 from fhir.resources.R4B.auditevent import AuditEvent as R4AuditEvent
 from listening import Writer, keeps_audit
 
-from fhir_bulk_middleware import events
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
-from fhir_bulk_middleware.demo.population import population
-from fhir_bulk_middleware.events import (
+from fhir_bulk_middleware.contract import events
+from fhir_bulk_middleware.contract.access import Caller, Owner
+from fhir_bulk_middleware.contract.events import (
     AuditGap,
     Cancelled,
     Completed,
@@ -39,9 +39,10 @@ from fhir_bulk_middleware.events import (
     RequestRefused,
     Started,
 )
-from fhir_bulk_middleware.export.job import JobKind
-from fhir_bulk_middleware.export.query import Level
-from fhir_bulk_middleware.export.runner import ProcessRunner
+from fhir_bulk_middleware.contract.job import JobKind
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant
@@ -50,12 +51,11 @@ from fhir_bulk_middleware.observers.audit_events import audit_event
 from fhir_bulk_middleware.observers.audit_file import Verified, verify
 from fhir_bulk_middleware.observers.metrics import Metrics
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
-from fhir_bulk_middleware.principal import Caller, Owner
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 ALICE = Owner(ISSUER, "alice")
 AT = Instant(1_700_000_000_000_000)
@@ -156,7 +156,7 @@ async def test_what_workers_do_reaches_observers_with_a_recipe(tmp_path: Path, m
 
 _COUNT = """
 import asyncio, sys
-from fhir_bulk_middleware.events import RequestRefused
+from fhir_bulk_middleware.contract.events import RequestRefused
 from fhir_bulk_middleware.observers.metrics import Metrics
 from fhir_bulk_middleware.outcomes import Operation, Reason
 metrics = Metrics(sys.argv[1])

@@ -29,12 +29,12 @@ from conftest import AUDIENCE, BASE, ISSUER, House, job_of
 from mortal import Mortal
 
 from fhir_bulk_middleware import Owner
+from fhir_bulk_middleware.contract.job import Job
+from fhir_bulk_middleware.contract.recipes import as_json
 from fhir_bulk_middleware.dialects import STANDARD
 from fhir_bulk_middleware.export.exporter import Exporter
-from fhir_bulk_middleware.export.job import Job
-from fhir_bulk_middleware.export.recipes import as_json
-from fhir_bulk_middleware.export.retention import Retention
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -49,7 +49,7 @@ PATIENCE = 120.0
 
 WORKER = """
 import anyio, json, sys
-from fhir_bulk_middleware.export.recipes import from_json, make
+from fhir_bulk_middleware.contract.recipes import from_json, make
 
 async def work():
     exporter = make(from_json(json.loads(sys.argv[1])))

@@ -31,7 +31,7 @@ import sys, anyio
 from pathlib import Path
 from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.delete.outbox import as_note
-from fhir_bulk_middleware.events import Deleted, Removal
+from fhir_bulk_middleware.contract.events import Deleted, Removal
 from mortal import Mortal
 
 owner = Owner("i", "s")

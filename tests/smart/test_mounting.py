@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from fhir_bulk_middleware import BulkData, Settings
-from fhir_bulk_middleware.export.runner import LoopRunner
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import SQLiteReplayLog
@@ -18,6 +17,7 @@ from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.workers.runner import LoopRunner
 
 
 @pytest.mark.anyio

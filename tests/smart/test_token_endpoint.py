@@ -10,9 +10,9 @@ import pytest
 from jose import jws
 from registered import ASSERTION_TYPE, AUDIENCE, KEYS, OTHER, SECONDS, SERVER, URL, Endpoint, assertion, form
 
+from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Owner
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import MemoryReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
@@ -318,7 +318,7 @@ async def test_the_key_set_has_public_members_only_and_the_configuration_leads_t
 
 
 async def test_tokens_of_another_server_or_for_another_audience_are_not_taken() -> None:
-    from fhir_bulk_middleware.principal import TokenRejected
+    from fhir_bulk_middleware.contract.access import TokenRejected
 
     endpoint = Endpoint()
     token = (await endpoint.post(form())).json()["access_token"]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from clinic import SCHEMA, Clinic, ClinicSamples, Desk
 
-from fhir_bulk_middleware.export.query import Deletions, Query, Window
+from fhir_bulk_middleware.contract.query import Deletions, Query, Window
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
 
 _COLUMNS = {**Clinic.columns, "Observation": "t.id, t.what, t.patient_id, t.performer_id"}

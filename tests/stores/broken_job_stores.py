@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import anyio.lowlevel
 import pytest
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
-from fhir_bulk_middleware.export.query import Compartments, Everything, Rows
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
+from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
 from fhir_bulk_middleware.testing.job_values import OTHER

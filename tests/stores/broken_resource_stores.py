@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fhir_bulk_middleware.export.query import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.query import (
     Authorisation,
     Block,
     Compartments,
@@ -25,7 +26,6 @@ from fhir_bulk_middleware.export.query import (
     Window,
 )
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, parse, render, system_clock
-from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore, _Version
 from fhir_bulk_middleware.stores.versioned import Stored
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite

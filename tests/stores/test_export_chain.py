@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore

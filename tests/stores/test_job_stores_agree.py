@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Query, Rows, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Query, Rows, Window
-from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.instant import Instant, Precision, after, parse
-from fhir_bulk_middleware.principal import Owner, Principal
-from fhir_bulk_middleware.protocols import (
+from fhir_bulk_middleware.contract.access import Owner, Principal
+from fhir_bulk_middleware.contract.protocols import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -23,6 +20,9 @@ from fhir_bulk_middleware.protocols import (
     SupportsSnapshot,
     SupportsWorkerProcess,
 )
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Window
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.instant import Instant, Precision, after, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.stores.versioned import VersionConflict

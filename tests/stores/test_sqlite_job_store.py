@@ -16,8 +16,8 @@ import anyio
 import job_store_processes
 import pytest
 
-from fhir_bulk_middleware.export.job import JobState
-from fhir_bulk_middleware.protocols import SupportsWorkerProcess
+from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.protocols import SupportsWorkerProcess
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import (
     ATTEMPTS,

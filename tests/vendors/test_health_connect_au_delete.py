@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from conftest import BASE, House, populate
 
+from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU
-from fhir_bulk_middleware.export.job import JobState
 from fhir_bulk_middleware.identifiers import new_job_id
 
 pytestmark = pytest.mark.anyio

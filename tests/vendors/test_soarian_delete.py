@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from conftest import House, populate
 
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.query import Authorisation
 from fhir_bulk_middleware.dialects import SOARIAN
 from fhir_bulk_middleware.dialects.model import RequiredHeader
-from fhir_bulk_middleware.export.job import JobState
-from fhir_bulk_middleware.export.query import Authorisation
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.principal import Principal
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fhir_bulk_middleware.delete.removal import Mark, Report, Tally
+from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.export.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
-from fhir_bulk_middleware.export.query import Compartments, Rows
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.query import Compartments, Rows
+from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
 
 __all__ = ["MemoryJobStore"]

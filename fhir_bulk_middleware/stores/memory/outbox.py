@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.delete.removal import Report
+from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.leases import SLACK
 

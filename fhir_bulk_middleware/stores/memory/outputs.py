@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from fhir_bulk_middleware.protocols import OutputSink
+from fhir_bulk_middleware.contract.protocols import OutputSink
 from fhir_bulk_middleware.stores.keys import split_key
 
 __all__ = ["MemoryOutputStore"]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query
 from fhir_bulk_middleware.export.filters import Filters
-from fhir_bulk_middleware.export.query import Block, Compartments, Everything, Page, Query
 from fhir_bulk_middleware.fhir.provenance import targets as targets_of
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.stores.versioned import Stored

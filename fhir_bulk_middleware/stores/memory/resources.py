@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fhir_bulk_middleware.delete.matching import TargetMatcher
-from fhir_bulk_middleware.delete.removal import (
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
@@ -26,7 +27,7 @@ from fhir_bulk_middleware.delete.removal import (
     VersionMismatch,
     batch_outcome,
 )
-from fhir_bulk_middleware.export.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -34,7 +35,6 @@ from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.principal import Principal
 from fhir_bulk_middleware.stores.memory import related
 from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict

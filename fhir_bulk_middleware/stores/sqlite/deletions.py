@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.delete.removal import Mark, Report, Tally
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.database import Database
 

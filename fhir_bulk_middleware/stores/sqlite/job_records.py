@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fhir_bulk_middleware.export.job import (
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import (
     Codec,
     Failure,
     FileKind,
@@ -20,7 +21,7 @@ from fhir_bulk_middleware.export.job import (
     Request,
     Slice,
 )
-from fhir_bulk_middleware.export.query import (
+from fhir_bulk_middleware.contract.query import (
     Compartments,
     EveryPatient,
     Everything,
@@ -31,11 +32,10 @@ from fhir_bulk_middleware.export.query import (
     Selection,
     Window,
 )
-from fhir_bulk_middleware.fhir.criteria import Criteria
+from fhir_bulk_middleware.contract.registration import Registration
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.registration import Registration
 
 __all__ = [
     "JOB_COLUMNS",

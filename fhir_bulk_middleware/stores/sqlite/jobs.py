@@ -8,12 +8,12 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
-from fhir_bulk_middleware.export.query import Rows
+from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.principal import Owner
-from fhir_bulk_middleware.protocols import Recipe
-from fhir_bulk_middleware.registration import Registration
 from fhir_bulk_middleware.stores.sqlite import work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.job_records import (

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.export.query import Block, Compartments, Page, Query
+from fhir_bulk_middleware.contract.query import Block, Compartments, Page, Query
 from fhir_bulk_middleware.stores.sqlite.resource_reading import span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, number_of
 

@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Page, Query
 from fhir_bulk_middleware.export.filters import Filters
-from fhir_bulk_middleware.export.query import Compartments, EveryPatient, Everything, Page, Query
 from fhir_bulk_middleware.stores.sqlite.resource_reading import add_members, empty_keys, read_pages, span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 

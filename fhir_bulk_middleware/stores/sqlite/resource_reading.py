@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fhir_bulk_middleware.export.query import Compartments, Deletions, EveryPatient, Everything, Page, Query, Range
+from fhir_bulk_middleware.contract.query import Compartments, Deletions, EveryPatient, Everything, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     BLOCK_BITS,

@@ -4,8 +4,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 
-from fhir_bulk_middleware.delete.matching import TargetMatcher
-from fhir_bulk_middleware.delete.removal import (
+from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
@@ -19,8 +18,9 @@ from fhir_bulk_middleware.delete.removal import (
     VersionMismatch,
     batch_outcome,
 )
+from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir.compartments import Compartments
-from fhir_bulk_middleware.fhir.values import TokenValue
+from fhir_bulk_middleware.fhir.search.values import TokenValue
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, first_of, next_of, number_of

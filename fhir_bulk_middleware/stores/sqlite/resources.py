@@ -11,16 +11,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fhir_bulk_middleware.delete.removal import Batch, Current, Matches, Removal, Report, Tally, Target
-from fhir_bulk_middleware.export.query import Authorisation, Block, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, Removal, Report, Tally, Target
 from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.principal import Principal
-from fhir_bulk_middleware.protocols import Recipe
 from fhir_bulk_middleware.stores.sqlite import (
     outbox,
     resource_bases,

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fhir_bulk_middleware.export.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
 from fhir_bulk_middleware.stores.sqlite.job_records import (

@@ -1,0 +1,135 @@
+"""Where the time of an export goes: its stages one after the other, each with its own watch."""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.job import Codec
+from fhir_bulk_middleware.contract.protocols import OutputSink, SupportsExport, SupportsSnapshot
+from fhir_bulk_middleware.contract.query import Everything, Page, Query, Rows, Window
+from fhir_bulk_middleware.export.firewall import Firewall
+from fhir_bulk_middleware.export.page_form import PageForm
+from fhir_bulk_middleware.files.deflate import gzip_compressor
+from fhir_bulk_middleware.files.part import default_codec
+from fhir_bulk_middleware.instant import Clock, Precision
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.streams.closing import closing
+
+__all__ = ["Stage", "Stages", "measure"]
+
+
+class Stage(StrEnum):
+    """What an export does with each page."""
+
+    READ = "read"
+    FILTER = "filter"
+    HASH = "hash"
+    COMPRESS = "compress"  # nothing where parts lie plain
+    WRITE = "write"
+
+
+@dataclass(slots=True)
+class Stages:
+    """What was measured.
+
+    Attributes:
+        seconds: by stage.
+        resources: how many.
+        plain: bytes of NDJSON.
+        stored: bytes as they were written.
+        complete: whether all there is was read, and not as much as the time allowed.
+    """
+
+    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
+    resources: int = 0
+    plain: int = 0
+    stored: int = 0
+    complete: bool = True
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+async def measure(
+    resources: SupportsExport, principal: Principal, sink: OutputSink, settings: Settings, clock: Clock, *, seconds: float
+) -> Stages:
+    """Read a storage as an export of everything does, in one process and without a job, for about so many seconds.
+
+    Each page goes through all stages before the next is read, as in an export, so caches are as warm or cold as there. An export
+    of several workers takes as much of each core, and less time.
+
+    Args:
+        resources: the storage adapter.
+        principal: on whose behalf.
+        sink: where the bytes go; it is sealed when all are written.
+        settings: the size of pages.
+        clock: for storages without a clock of their own.
+        seconds: after how much time to stop.
+    """
+    found = Stages()
+    compressor = gzip_compressor() if default_codec() is Codec.GZIP else None
+    watch = _Watch(found)
+    digest = hashlib.sha256()
+    allowed = await resources.authorise(principal)
+    cut = await resources.cut(Precision.MICROSECONDS) if isinstance(resources, SupportsSnapshot) else None
+    rows = Rows(Everything(), allowed.rights)
+    for type_ in sorted(allowed.types):
+        query = Query(type=type_, rows=rows, window=Window(None, cut or clock()), as_of=cut, page_bytes=settings.page_bytes)
+        firewall, form = Firewall(type_, rows.selection), PageForm(type_, query.page_bytes, None)
+        async with closing(resources.pages(query, None)) as pages:
+            watch.start()
+            while (page := await _next(pages)) is not None:
+                watch.lap(Stage.READ)
+                form.check(page)
+                firewall.check(page)
+                watch.lap(Stage.FILTER)
+                digest.update(page.lines)
+                watch.lap(Stage.HASH)
+                data = page.lines if compressor is None else compressor.compress(memoryview(page.lines))
+                watch.lap(Stage.COMPRESS)
+                await sink.write(data)
+                watch.lap(Stage.WRITE)
+                found.resources += page.count
+                found.plain += len(page.lines)
+                found.stored += len(data)
+                if found.total > seconds:
+                    found.complete = False
+                    break
+            else:
+                watch.lap(Stage.READ)
+        if not found.complete:
+            break
+    watch.start()
+    data = b"" if compressor is None else compressor.flush()
+    watch.lap(Stage.COMPRESS)
+    await sink.write(data)
+    await sink.seal()
+    watch.lap(Stage.WRITE)
+    found.stored += len(data)
+    return found
+
+
+class _Watch:
+    def __init__(self, found: Stages) -> None:
+        self._seconds = found.seconds
+        self._last = 0.0
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self, stage: Stage) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] += now - self._last
+        self._last = now
+
+
+async def _next(pages: AsyncIterator[Page]) -> Page | None:
+    with suppress(StopAsyncIteration):
+        return await anext(pages)
+    return None

@@ -1,0 +1,1 @@
+"""What a host implements or is handed, and the values in it."""

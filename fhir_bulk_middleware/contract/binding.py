@@ -1,0 +1,19 @@
+"""An output store belongs to one job store, whose sweeps remove what that job store does not know (law 32)."""
+
+from fhir_bulk_middleware.contract.protocols import JobStore, OutputStore
+from fhir_bulk_middleware.contract.registration import NotAdmitted
+
+__all__ = ["bind"]
+
+
+async def bind(outputs: OutputStore, jobs: JobStore) -> None:
+    """Bind the output store to the job store, for good.
+
+    Raises:
+        NotAdmitted: it is bound to another one.
+    """
+    if not await outputs.bind(await jobs.store_id()):
+        raise NotAdmitted(
+            f"the files in this output store ({type(outputs).__name__}) belong to another job store, whose sweeps would remove "
+            "these: give this one a folder of its own or, where that job store is gone for good, an empty folder"
+        )

@@ -1,0 +1,225 @@
+"""Whether what a host hands over can work: methods, their kinds and signatures, misspellings, recipes (law 43).
+
+All of it is looked at when a `BulkData` is made, so that an adapter that cannot work is told at start, and not by an export.
+"""
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import lru_cache
+from typing import Any, get_origin, get_type_hints
+
+from fhir_bulk_middleware.contract import protocols
+from fhir_bulk_middleware.contract.protocols import Recipe, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.recipes import factory_of
+
+__all__ = ["capabilities", "check", "check_capabilities", "check_parts", "without"]
+
+_RECIPE_LARGEST = 16 * 1024
+"""Bytes of a recipe's arguments as JSON: each worker is handed them through a pipe at its start."""
+
+
+_COMPARED = 5
+"""Letters of a method's name that is compared for slips of the pen; shorter ones (`cut`, `put`) are alike by chance."""
+
+
+def capabilities() -> tuple[type, ...]:
+    """The protocols that a storage adapter can have, in the order of `protocols`."""
+    return tuple(value for name, value in vars(protocols).items() if name.startswith("Supports") and isinstance(value, type))
+
+
+def check(value: object, protocol: type, name: str) -> None:
+    """Refuse a collaborator that is not what its protocol says.
+
+    Args:
+        value: what was handed over.
+        protocol: what it must be.
+        name: the argument's name, for the message.
+
+    Raises:
+        TypeError: it is a class and no instance, lacks a method, or has one that cannot be called as it will be. The message
+            names the method and says what to do.
+    """
+    kind = _name(value)
+    if isinstance(value, type):
+        raise TypeError(f"{name}: {value.__name__} is a class; give an instance of it: {value.__name__}(...)")
+    promised = _methods(protocol)
+    missing = sorted(method for method in promised if not callable(getattr(value, method, None)))
+    if missing:
+        raise TypeError(f"{name}: {kind} is no {protocol.__name__}; it lacks {', '.join(missing)}")
+    for method, as_promised in promised.items():
+        fault = _fault(getattr(value, method), as_promised)
+        if fault is not None:
+            raise TypeError(
+                f"{name}: {kind}.{method} {fault} (see {protocol.__name__} in fhir_bulk_middleware.contract.protocols)"
+            )
+    if protocol is SupportsWorkerProcess:
+        check_recipe(value, name)
+    elif isinstance(value, SupportsWorkerProcess):
+        check(value, SupportsWorkerProcess, name)
+
+
+def check_parts(
+    resources: object,
+    verifier: object,
+    jobs: object,
+    outputs: object,
+    *,
+    observers: Iterable[object],
+    groups: object,
+    log: object,
+    runner: object,
+) -> tuple[type, ...]:
+    """Check all that a `BulkData` is made of; the protocols that the storage adapter implements.
+
+    Raises:
+        TypeError: one of them cannot work.
+    """
+    check(resources, protocols.SupportsExport, "resources")
+    abilities = check_capabilities(resources, "resources")
+    check(verifier, protocols.TokenVerifier, "verifier")
+    for protocol in (protocols.JobStore, protocols.JobRetention, protocols.WorkQueue):
+        check(jobs, protocol, "jobs")
+    check(outputs, protocols.OutputStore, "outputs")
+    for observer in observers:
+        check(observer, protocols.Observer, "observers")
+    optional = {"groups": protocols.SupportsGroups, "log": protocols.DeletionLog, "runner": protocols.JobRunner}
+    for (name, kind), value in zip(optional.items(), (groups, log, runner), strict=True):
+        if value is not None:
+            check(value, kind, name)
+    return abilities
+
+
+def check_capabilities(value: object, name: str) -> tuple[type, ...]:
+    """The protocols that a storage adapter implements, each of them whole.
+
+    A method counts for a protocol if it could be called as the protocol's: a host's own `find` that is something else does not.
+
+    Raises:
+        TypeError: one is implemented in part, a method cannot be called as it will be, or is all but spelt as a protocol's.
+    """
+    found = []
+    for protocol in capabilities():
+        promised = _methods(protocol)
+        if isinstance(value, protocol):
+            check(value, protocol, name)
+            found.append(protocol)
+            continue
+        meant = [method for method in promised if _could_be(value, method, promised[method])]
+        if meant:
+            missing = ", ".join(method for method in promised if method not in meant)
+            raise TypeError(
+                f"{name}: {_name(value)} has {', '.join(meant)}, a part of {protocol.__name__}, and lacks {missing}: add what is"
+                " missing, or rename what is something else"
+            )
+        _check_spelling(value, name, protocol)
+    return tuple(found)
+
+
+def without(protocol: type) -> str:
+    """What there is not where an adapter lacks a protocol, in the words of the protocol's own documentation."""
+    text = " ".join((protocol.__doc__ or "").split())
+    _, found, rest = text.partition("Without it ")
+    return rest.split(". ")[0].rstrip(".") if found else ""
+
+
+def _check_spelling(value: object, name: str, protocol: type) -> None:
+    """Refuse a method that is one slip of the pen away from one that the adapter lacks, and could be called as that."""
+    for wanted, promised in _methods(protocol).items():
+        for own in dir(value):
+            if not own.startswith("_") and _slip(own, wanted) and _could_be(value, own, promised):
+                raise TypeError(
+                    f"{name}: {_name(value)} has {own}, and the method of {protocol.__name__} is called {wanted}: rename it,"
+                    " or if it is something else, give it a name that is less alike"
+                )
+
+
+def check_recipe(value: object, name: str) -> None:
+    """Refuse a recipe by which no worker process could make the object again.
+
+    Raises:
+        TypeError: it cannot be made: what is wrong with it.
+    """
+    kind = _name(value)
+    recipe = value.recipe()  # type: ignore[attr-defined]
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"{name}: {kind}.recipe() returned a {_name(recipe)} and no Recipe")
+    if recipe.factory.partition(":")[0] == "__main__":
+        raise TypeError(
+            f"{name}: {kind}.recipe() names {recipe.factory}, and in a worker process __main__ is the worker: move what makes"
+            " it to a module that can be imported"
+        )
+    try:
+        size = len(json.dumps(dict(recipe.arguments), allow_nan=False))
+        inspect.signature(factory_of(recipe)).bind(**recipe.arguments)
+    except Exception as error:
+        raise TypeError(f"{name}: the recipe of {kind} does not work: {recipe.factory}: {error}") from error
+    if size > _RECIPE_LARGEST:
+        raise TypeError(f"{name}: the arguments of {kind}.recipe() are {size} bytes of JSON, and may be {_RECIPE_LARGEST}")
+
+
+@lru_cache
+def _methods(protocol: type) -> dict[str, Callable[..., Any]]:
+    """The methods of a protocol, those that it inherits from other protocols included."""
+    found: dict[str, Callable[..., Any]] = {}
+    for base in reversed(protocol.__mro__):
+        if getattr(base, "_is_protocol", False):
+            found |= {name: member for name, member in vars(base).items() if not name.startswith("_") and callable(member)}
+    return found
+
+
+def _could_be(value: object, own: str, promised: Callable[..., Any]) -> bool:
+    """Whether a method of the adapter's could be called as the promised one."""
+    method = inspect.getattr_static(value, own, None)  # reads no property
+    method = getattr(value, own) if inspect.isroutine(method) else None
+    return callable(method) and _fault(method, promised) is None
+
+
+def _fault(method: Callable[..., Any], promised: Callable[..., Any]) -> str | None:
+    """Why a method cannot be called as the promised one, None if it can; of what does not tell its kind the best is believed."""
+    kind, call = _kind(promised), inspect.unwrap(method)
+    if kind == "coroutine" and (inspect.isasyncgenfunction(call) or _plain(call)):
+        return "is no coroutine function: write async def, without yield"
+    if kind == "iterator" and (inspect.iscoroutinefunction(call) or inspect.isgeneratorfunction(call)):
+        return "is nothing for `async for`: write async def with yield, or a plain def that returns an AsyncIterator"
+    if kind == "plain" and (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)):
+        return "is async and is called without await: write a plain def"
+    signature = inspect.signature(promised)
+    given = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    named = [parameter.name for parameter in given if parameter.kind is parameter.KEYWORD_ONLY]
+    try:
+        inspect.signature(method).bind(*given[: len(given) - len(named)], **dict.fromkeys(named))
+    except TypeError as error:
+        shown = ", ".join([*(each.name for each in given[: len(given) - len(named)]), *(f"{each}=..." for each in named)])
+        return f"cannot be called with ({shown}): {error}"
+    except ValueError:  # something built in, which has no signature to look at
+        return None
+    return None
+
+
+@lru_cache
+def _kind(promised: Callable[..., Any]) -> str:
+    if inspect.iscoroutinefunction(promised):
+        return "coroutine"
+    return "iterator" if get_origin(get_type_hints(promised).get("return")) is AsyncIterator else "plain"
+
+
+def _plain(call: Callable[..., Any]) -> bool:
+    """Whether a call gives nothing to await: a Python function, not async, that does not say that it returns an awaitable."""
+    if not (inspect.isfunction(call) or inspect.ismethod(call)) or inspect.iscoroutinefunction(call):
+        return False
+    said = str(inspect.unwrap(call).__annotations__.get("return"))
+    return not any(awaitable in said for awaitable in ("Awaitable", "Coroutine", "Future", "Task"))
+
+
+def _slip(own: str, wanted: str) -> bool:
+    """Whether one letter too many, too few, or wrong, or two that changed places, make one name the other."""
+    if own == wanted or abs(len(own) - len(wanted)) > 1 or len(wanted) < _COMPARED:
+        return False
+    same = next((place for place, (a, b) in enumerate(zip(own, wanted, strict=False)) if a != b), min(len(own), len(wanted)))
+    mine, other = own[same:], wanted[same:]
+    return mine[1:] == other or mine == other[1:] or mine[1:] == other[1:] or (mine[1::-1] + mine[2:] == other and len(mine) > 1)
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

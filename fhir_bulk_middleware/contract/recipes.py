@@ -1,0 +1,71 @@
+"""Making an object again from its recipe, and taking a recipe from one process to another."""
+
+import importlib
+from collections.abc import Callable
+from functools import reduce
+
+from pydantic import JsonValue
+
+from fhir_bulk_middleware.contract.protocols import Recipe, SupportsWorkerProcess
+
+__all__ = ["as_json", "factory_of", "from_json", "make", "recipes_of"]
+
+
+def make(recipe: Recipe) -> object:
+    """Call the recipe's factory.
+
+    Recipes come from our own process, never from a client: whoever writes one decides what is imported and called.
+
+    Raises:
+        ValueError: the factory is not written as `package.module:callable`.
+        ImportError: there is no such module, or it has no such name.
+    """
+    made: object = factory_of(recipe)(**recipe.arguments)
+    return made
+
+
+def factory_of(recipe: Recipe) -> Callable[..., object]:
+    """Import the recipe's factory.
+
+    Raises:
+        ValueError: it is not written as `package.module:callable`, or cannot be called.
+        ImportError: there is no such module, or it has no such name.
+    """
+    module_name, colon, name = recipe.factory.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"a factory is written package.module:callable, not {recipe.factory!r}")
+    found: object = importlib.import_module(module_name)
+    try:
+        found = reduce(getattr, name.split("."), found)
+    except AttributeError as error:
+        raise ImportError(f"{module_name} has no {name}") from error
+    if not callable(found):
+        raise ValueError(f"{recipe.factory} cannot be called")  # noqa: TRY004 - the text names the wrong thing
+    return found
+
+
+def recipes_of(**parts: object) -> dict[str, JsonValue] | None:
+    """The recipe of each part under its name, as JSON; None if one of them cannot be made again."""
+    recipes: dict[str, JsonValue] = {}
+    for name, part in parts.items():
+        if not isinstance(part, SupportsWorkerProcess):
+            return None
+        recipes[name] = as_json(part.recipe())
+    return recipes
+
+
+def as_json(recipe: Recipe) -> JsonValue:
+    """A recipe as a JSON object."""
+    return {"factory": recipe.factory, "arguments": dict(recipe.arguments)}
+
+
+def from_json(value: JsonValue) -> Recipe:
+    """A recipe from the JSON object that `as_json` made.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    match value:
+        case {"factory": str(factory), "arguments": dict(arguments)}:
+            return Recipe(factory, arguments)
+    raise ValueError("not a recipe")

@@ -1,0 +1,132 @@
+"""From what came of a delete to its response: the policy's cell, and the body that the caller may see (law 24)."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.responses import Response
+
+from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.contract.removal import Current, Version
+from fhir_bulk_middleware.delete.policy import Cell, DeletePolicy, Return, Shows
+from fhir_bulk_middleware.delete.service import Result
+from fhir_bulk_middleware.dialects.model import Answer
+from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.instant import Precision
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+
+__all__ = ["DeleteAnswers", "as_answer", "removed_entry"]
+
+_REMOVED = frozenset({DeleteOutcome.DELETED, DeleteOutcome.ALL_DELETED})
+
+
+class DeleteAnswers:
+    """Tells results by a policy.
+
+    Args:
+        policy: the table.
+        replies: makes responses.
+    """
+
+    def __init__(self, policy: DeletePolicy, replies: Replies) -> None:
+        self._policy = policy
+        self._replies = replies
+
+    def told(
+        self, result: Result, *, base: str, type_: str, prefers: Return | None = None, no_content: bool = False, cap: int = 0
+    ) -> Response:
+        """The response.
+
+        Args:
+            result: what came of the delete.
+            base: the URL that references are made absolute with.
+            type_: the type that was deleted from.
+            prefers: what the client would like to get back.
+            no_content: it asked for no content by parameter, which goes before what it prefers.
+            cap: how many resources the client could have removed.
+        """
+        cell, applied = self._cell(result, prefers, no_content=no_content)
+        headers: dict[str, str] = {"Preference-Applied": f"return={applied.value}"} if applied else {}
+        if result.outcome is DeleteOutcome.DELETED and result.shows_content:
+            headers["ETag"] = _etag(result.removed[0].version)
+        match cell.shows:
+            case Shows.NOTHING:
+                return self._replies.empty(cell.status, headers)
+            case Shows.REMOVED:
+                return self._replies.resource(cell.status, self._removed(result, base, type_), headers)
+            case Shows.OUTCOME:
+                text = (cell.text or self._policy.cells[result.outcome].text).format(count=result.count, cap=cap)
+                outcome = self._replies.outcome(as_answer(cell), f"{text} {result.detail}".strip())
+                return self._replies.resource(cell.status, _dump(outcome), headers)
+
+    def _cell(self, result: Result, prefers: Return | None, *, no_content: bool) -> tuple[Cell, Return | None]:
+        """The policy's cell, as far as the caller may see what it shows; and the preference that was followed."""
+        policy = self._policy
+        cell, applied = policy.cells[result.outcome], None
+        if result.outcome in _REMOVED:
+            # Who may only delete must not learn from an answer that there was something to delete.
+            if no_content or (result.outcome is DeleteOutcome.DELETED and not result.shows_content):
+                return policy.without_content, None
+            if prefers is not None and prefers in policy.preferred:
+                cell, applied = policy.preferred[prefers], prefers
+        if cell.shows is Shows.REMOVED and not result.shows_content:
+            return Cell(
+                cell.status, Shows.OUTCOME, policy.counted.code
+            ) if result.outcome not in _REMOVED else policy.counted, None
+        return cell, applied
+
+    def _removed(self, result: Result, base: str, type_: str) -> bytes:
+        if result.outcome is DeleteOutcome.DELETED:
+            return result.removed[0].json
+        if result.outcome is DeleteOutcome.WOULD_DELETE:
+            status = self._policy.without_content.status
+            return _bundle("batch-response", (removed_entry(base, type_, version, status) for version in result.versions))
+        status = self._policy.cells[DeleteOutcome.ALL_DELETED].status
+        return _bundle("transaction-response", (_with_resource(base, resource, status) for resource in result.removed))
+
+
+def as_answer(cell: Cell) -> Answer:
+    """A cell as replies know it."""
+    return Answer(cell.status, cell.code, severity=cell.severity)
+
+
+def removed_entry(base: str, type_: str, version: Version, status: int) -> bytes:
+    """A Bundle entry that says which version was removed, or would be."""
+    return _dump(
+        {
+            "fullUrl": f"{base}/{type_}/{version.id}",
+            "response": {
+                "status": str(status),
+                "location": f"{type_}/{version.id}/_history/{version.version}",
+                "etag": _etag(version.version),
+            },
+        }
+    )
+
+
+def _with_resource(base: str, resource: Current, status: int) -> bytes:
+    """A Bundle entry with what was removed, its text as it was."""
+    response = {
+        "status": str(status),
+        "etag": _etag(resource.version),
+        "lastModified": instant.render(resource.last_updated, Precision.MILLISECONDS),
+    }
+    return b'{"fullUrl":%s,"resource":%s,"response":%s}' % (
+        _dump(f"{base}/{resource.reference}"),
+        resource.json,
+        _dump(response),
+    )
+
+
+def _bundle(type_: str, entries: Iterable[bytes]) -> bytes:
+    text = b",".join(entries)
+    entry = b',"entry":[%s]' % text if text else b""
+    return b'{"resourceType":"Bundle","type":"%s"%s}' % (type_.encode(), entry)
+
+
+def _etag(version: str) -> str:
+    return f'W/"{version}"'
+
+
+def _dump(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

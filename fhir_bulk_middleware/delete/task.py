@@ -1,0 +1,169 @@
+"""The work of a remove-all job: its plan, and one batch of it."""
+
+from collections.abc import Sequence
+
+import anyio
+
+from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Recorded, Slice
+from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsBatchDelete, SupportsOutbox
+from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.removal import Batch, Version
+from fhir_bulk_middleware.delete.outbox import Outbox, as_note
+from fhir_bulk_middleware.delete.record import Record
+from fhir_bulk_middleware.export.slice import JobsAndQueue
+from fhir_bulk_middleware.files.part import PartEncoder
+from fhir_bulk_middleware.identifiers import file_id
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
+
+__all__ = ["BatchRemoval", "removal_slices"]
+
+
+def removal_slices(job: Job, rows: Rows, batch: int) -> tuple[Slice, ...]:
+    """A slice for each batch; its range says which of the frozen versions it has."""
+    ranges = [(first, min(first + batch, len(rows.versions))) for first in range(0, len(rows.versions), batch)]
+    (type_,) = job.request.types
+    return tuple(
+        Slice(number=number, kind=FileKind.OUTPUT, type=type_, range=f"{first}-{end}", estimate=end - first)
+        for number, (first, end) in enumerate(ranges)
+    )
+
+
+class BatchRemoval:
+    """Carries out one slice of a remove-all, which is one batch of its journal.
+
+    However often it is begun, the journal does it once: what comes back is what came of it the first time. So the parts that
+    tell of it say the same too. What it removed is recorded with the removal where the journal can (`SupportsOutbox`), and told
+    from there before the batch counts as done.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: SupportsBatchDelete,
+        jobs: JobsAndQueue,
+        outputs: OutputStore,
+        observers: Observers,
+        outbox: Outbox,
+        clock: Clock,
+        pulse: Pulse,
+        piece: Slice,
+    ) -> None:
+        self._journal = journal
+        self._outbox = outbox
+        self._jobs = jobs
+        self._outputs = outputs
+        self._observers = observers
+        self._clock = clock
+        self._pulse = pulse
+        self._lease = pulse.lease
+        self._slice = piece
+
+    async def run(self) -> None:
+        """Remove the batch and record what came of it.
+
+        Raises:
+            LeaseLost: somebody else has it, or the run has ended.
+        """
+        job, rows = self._lease.job, self._lease.rows
+        first, end = map(int, self._slice.range.split("-"))
+        versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
+        await self._intend(job, versions)
+        batch = Batch(
+            run=job.id,
+            number=self._slice.number,
+            type=self._slice.type,
+            versions=versions,
+            rights=rows.rights,
+            note=as_note(self._event(())),
+        )
+        outcomes = await self._journal.remove_batch(batch)
+        if outcomes is None:
+            await self._finish_cancel(job)
+            raise LeaseLost
+        await self._outbox.empty()
+        records = [Record(version, outcome) for version, outcome in zip(versions, outcomes, strict=True)]
+        removed = [record for record in records if record.outcome is DeleteOutcome.DELETED]
+        left = [record for record in records if record.outcome is not DeleteOutcome.DELETED]
+        parts: list[Part] = []
+        for kind, some in ((FileKind.OUTPUT, removed), (FileKind.ERROR, left)):
+            if some:
+                parts.append(await self._write(len(parts), kind, some))
+        self._pulse.done = len(records)
+        now = self._clock()
+        recorded = await self._jobs.checkpoint(self._lease, parts, None, now, done=len(records), finished=True)
+        if not recorded:
+            raise LeaseLost
+        # Finished work has no lease, which the heartbeat may notice at any moment from here on.
+        with anyio.CancelScope(shield=True):
+            if removed and not isinstance(self._journal, SupportsOutbox):
+                await self._observers.tell(self._event(removed))
+            if recorded is Recorded.COMPLETED:
+                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+
+    async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
+        """Have the batch recorded before it removes anything (law 37); where that is refused it is tried again later."""
+        await self._observers.require(
+            DeleteIntended(
+                at=self._clock(),
+                mount=job.mount,
+                owner=job.owner,
+                removal=Removal.ALL,
+                type=self._slice.type,
+                references=tuple(f"{self._slice.type}/{version.id}" for version in versions),
+                job_id=job.id,
+            )
+        )
+
+    def _event(self, removed: Sequence[Record]) -> Deleted:
+        job = self._lease.job
+        return Deleted(
+            at=self._clock(),
+            mount=job.mount,
+            owner=job.owner,
+            removal=Removal.ALL,
+            type=self._slice.type,
+            references=tuple(f"{self._slice.type}/{record.version.id}" for record in removed),
+            record_id=f"{job.id}.{self._slice.number}",
+        )
+
+    async def _finish_cancel(self, job: Job) -> None:
+        """The run has ended while the job works on: if a cancel ended it, its process may have died before it could say so."""
+        if not (await self._journal.end_run(job.id)).cancelled:
+            return  # by the deadline: a sweep fails the job
+        current = await self._jobs.find(job.id, job.mount, job.owner)
+        while current is not None and current.state.working:
+            cancelled = current.cancelled(self._clock())
+            if await self._jobs.replace(cancelled):
+                await self._observers.tell(Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, job_id=job.id))
+                return
+            current = await self._jobs.find(job.id, job.mount, job.owner)
+
+    async def _write(self, number: int, kind: FileKind, records: Sequence[Record]) -> Part:
+        codec = self._lease.job.codec or Codec.PLAIN
+        encoder = PartEncoder(codec)
+        job_id = self._lease.job.id
+        key = f"{job_id}/{self._slice.number}-{number}.{self._lease.attempt}.removed"
+        async with self._outputs.create(key) as sink:
+            await sink.write(encoder.encode(b"".join(record.line() for record in records)))
+            await sink.write(encoder.finish())
+            await sink.seal()
+        found = encoder.summary
+        return Part(
+            file_id=file_id(job_id, self._slice.number, number),
+            slice=self._slice.number,
+            number=number,
+            kind=kind,
+            type=self._slice.type,
+            key=key,
+            codec=codec,
+            count=len(records),
+            size=found.size,
+            sha256=found.sha256,
+            stored_size=found.stored_size,
+            flush_points=found.flush_points,
+            sealed_at=self._clock(),
+        )

@@ -1,0 +1,256 @@
+"""Exporting one slice: pages become parts, and each part a checkpoint."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import anyio
+import anyio.lowlevel
+
+from fhir_bulk_middleware.contract.events import Completed, PartSealed
+from fhir_bulk_middleware.contract.job import UNREADABLE, Codec, FileKind, Part, Recorded, Sizes, Slice
+from fhir_bulk_middleware.contract.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
+from fhir_bulk_middleware.export.organising import Portion, header
+from fhir_bulk_middleware.export.plan import Planner
+from fhir_bulk_middleware.export.source import Portions
+from fhir_bulk_middleware.files.part import PartEncoder
+from fhir_bulk_middleware.identifiers import file_id
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.streams.closing import closing
+from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
+
+__all__ = ["JobsAndQueue", "SliceExport"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_READ_AHEAD = 4 * 1024 * 1024
+"""Bytes of a block that are held back to see whether it fits the file that is being written."""
+
+
+class JobsAndQueue(JobStore, WorkQueue, Protocol):
+    """A job store that is also the queue of its work, as ours are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was sealed, the cursor after it, and the portion that begins the next part."""
+
+    parts: tuple[Part, ...]
+    cursor: str
+    ahead: Portion | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a part holds, as its row has to say it."""
+
+    kind: FileKind
+    type: str
+    count: int
+    severity: str | None = None
+    continued_in: str | None = None
+
+
+class SliceExport:
+    """Exports the slice of one lease.
+
+    Where parts end depends on the portions alone, and each part is recorded together with the cursor after it. So whoever goes
+    on after a failure writes the same files as if nothing had happened (law 5).
+    """
+
+    def __init__(
+        self,
+        *,
+        resources: SupportsExport,
+        jobs: JobsAndQueue,
+        outputs: OutputStore,
+        planner: Planner,
+        observers: Observers,
+        sizes: Sizes,
+        lease_seconds: float,
+        clock: Clock,
+        pulse: Pulse,
+        piece: Slice,
+    ) -> None:
+        self._jobs = jobs
+        self._outputs = outputs
+        self._observers = observers
+        self._sizes = sizes
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._pulse = pulse
+        self._lease = pulse.lease
+        self._slice = piece
+        self._codec = pulse.lease.job.codec or Codec.PLAIN
+        self._unreadable: tuple[str, ...] = ()
+        self._source = Portions(resources, planner, pulse.lease, piece, min(_READ_AHEAD, sizes.ceiling))
+
+    async def run(self) -> None:
+        """Export what is left of the slice.
+
+        Raises:
+            LeaseLost: somebody else has it; nothing more was published.
+            FirewallBreach: a page held what must not leave.
+        """
+        self._pulse.done = await self._counted()
+        number, cursor = self._slice.parts, self._slice.cursor
+        async with closing(self._source.read()) as portions:
+            ahead = await self._next(portions)
+            while ahead is not None:
+                written = await self._write(number, ahead, portions)
+                number, cursor, ahead = number + len(written.parts), written.cursor, written.ahead
+                await self._checkpoint(written.parts, cursor, finished=ahead is None)
+                if ahead is None:
+                    return
+        # Nothing, or nothing more: no file for it (MF-20), unless there is something to report.
+        await self._checkpoint([await self._report(number, self._unreadable)] if self._unreadable else [], cursor, finished=True)
+
+    async def _next(self, portions: AsyncIterator[Portion]) -> Portion | None:
+        """The next portion that has lines; a place to be stopped after each."""
+        async for portion in portions:
+            await anyio.lowlevel.checkpoint()
+            if portion.count:
+                unreadable, self._unreadable = self._unreadable, ()
+                return replace(portion, unreadable=unreadable + portion.unreadable) if unreadable else portion
+            self._unreadable += portion.unreadable  # told with the next portion that is written, or at the end
+            self._pulse.done += portion.read
+        return None
+
+    async def _write(self, number: int, portion: Portion, portions: AsyncIterator[Portion]) -> _Written:
+        """Write one part, beginning with `portion`, up to the one that belongs into the next, and its report."""
+        encoder, count, block = PartEncoder(self._codec), 0, None
+        unreadable: tuple[str, ...] = ()
+        key = self._key(number)
+        async with self._outputs.create(key) as sink:
+            while True:
+                lines = portion.lines
+                if portion.block != block:
+                    block, lines = portion.block, header(portion.block or "") + lines  # no resource, so not counted (law 22)
+                if data := encoder.encode(lines):
+                    await sink.write(data)
+                count += portion.count
+                unreadable += portion.unreadable
+                self._pulse.done += portion.read
+                ahead = await self._next(portions)
+                if ahead is None or self._full(encoder.size, ahead, begins=ahead.block != block):
+                    break
+                portion = ahead
+            await sink.write(encoder.finish())
+            await self._ask()
+            await sink.seal()
+        if ahead is None:
+            unreadable, self._unreadable = unreadable + self._unreadable, ()
+        following = number + (2 if unreadable else 1)
+        goes_on = ahead is not None and block is not None and ahead.block == block
+        contents = _Contents(
+            kind=self._slice.kind,
+            type=self._slice.type,
+            count=count,
+            severity="warning" if self._slice.kind is FileKind.ERROR else None,
+            continued_in=file_id(self._lease.job.id, self._slice.number, following) if goes_on else None,
+        )
+        parts = [self._part(number, key, encoder, contents)]
+        if unreadable:
+            parts.append(await self._report(number + 1, unreadable))
+        return _Written(tuple(parts), portion.cursor, ahead)
+
+    async def _report(self, number: int, references: tuple[str, ...]) -> Part:
+        """A file that tells which resources could not be given out (ST-15)."""
+        encoder, key = PartEncoder(self._codec), self._key(number)
+        template = self._lease.job.request.options.unreadable
+        lines = [template.replace(UNREADABLE, json.dumps(reference)[1:-1]) for reference in references]
+        async with self._outputs.create(key) as sink:
+            await sink.write(encoder.encode("".join(f"{line}\n" for line in lines).encode()))
+            await sink.write(encoder.finish())
+            await self._ask()
+            await sink.seal()
+        return self._part(number, key, encoder, _Contents(FileKind.ERROR, "OperationOutcome", len(lines), severity="error"))
+
+    def _part(self, number: int, key: str, encoder: PartEncoder, contents: _Contents) -> Part:
+        found = encoder.summary
+        return Part(
+            file_id=file_id(self._lease.job.id, self._slice.number, number),
+            slice=self._slice.number,
+            number=number,
+            kind=contents.kind,
+            type=contents.type,
+            severity=contents.severity,
+            continued_in=contents.continued_in,
+            key=key,
+            codec=self._codec,
+            count=contents.count,
+            size=found.size,
+            sha256=found.sha256,
+            stored_size=found.stored_size,
+            flush_points=found.flush_points,
+            sealed_at=self._clock(),
+        )
+
+    def _full(self, size: int, ahead: Portion, *, begins: bool) -> bool:
+        """Whether a part of this size has no room for a portion, nor for the block that begins with it (FR-15)."""
+        room = self._sizes.ceiling - size
+        needed = len(header(ahead.block or "")) if begins else 0
+        if begins and size >= self._sizes.floor and (ahead.long or needed + ahead.together > room):
+            return True
+        return needed + len(ahead.lines) > room
+
+    async def _counted(self) -> int:
+        """How many resources earlier attempts have published."""
+        if not self._slice.parts:
+            return 0
+        return sum(
+            part.count
+            for part in await self._jobs.parts(self._lease.job.id)
+            if (part.slice, part.kind) == (self._slice.number, self._slice.kind)
+        )
+
+    async def _ask(self) -> None:
+        """Make sure of the lease before a part becomes visible, so that one who lost it leaves no file behind."""
+        now, done = self._clock(), self._pulse.done
+        if not await self._jobs.renew(self._lease, now, lease_seconds=self._lease_seconds, done=done):
+            raise LeaseLost
+
+    async def _checkpoint(self, parts: Sequence[Part], cursor: str | None, *, finished: bool) -> None:
+        now = self._clock()
+        recorded = await self._jobs.checkpoint(self._lease, parts, cursor, now, done=self._pulse.done, finished=finished)
+        if not recorded:
+            raise LeaseLost
+        # Finished work has no lease, which the heartbeat may notice at any moment from here on, and end what it takes for lost.
+        with anyio.CancelScope(shield=True):
+            for part in parts:
+                await self._observers.tell(self._sealed(part))
+            if recorded is Recorded.COMPLETED:
+                job = self._lease.job
+                await self._tidy(job.id)
+                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+
+    async def _tidy(self, job_id: str) -> None:
+        """Give back what workers that were killed left beside the result; nobody else would for as long as it is kept."""
+        try:
+            if keys := [part.key for part in await self._jobs.parts(job_id)]:
+                await self._outputs.discard(job_id, keep=keys)
+        except OSError:
+            _log.exception("leftovers of job %s could not be removed", job_id)
+
+    def _sealed(self, part: Part) -> PartSealed:
+        lease = self._lease
+        return PartSealed(
+            at=part.sealed_at,
+            mount=lease.job.mount,
+            owner=lease.job.owner,
+            job_id=lease.job.id,
+            file_id=part.file_id,
+            kind=part.kind,
+            type=part.type,
+            count=part.count,
+            size=part.size,
+            worker=lease.worker,
+            attempt=lease.attempt,
+        )
+
+    def _key(self, number: int) -> str:
+        ending = "ndjson.gz" if self._codec is Codec.GZIP else "ndjson"
+        return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}.{ending}"

@@ -1,0 +1,144 @@
+"""Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field, replace
+
+from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Lease, Slice
+from fhir_bulk_middleware.contract.protocols import SupportsExport, SupportsOrganising, SupportsProvenance
+from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
+from fhir_bulk_middleware.export.deletions import deletion_pages
+from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
+from fhir_bulk_middleware.export.organising import Portion, gathered
+from fhir_bulk_middleware.export.page_form import PageForm
+from fhir_bulk_middleware.export.plan import PROVENANCE, Planner, by_target
+from fhir_bulk_middleware.export.transform import Shaping
+from fhir_bulk_middleware.streams.closing import closing
+
+__all__ = ["Portions"]
+
+_CHANGED = "the plan needs what this adapter does not have: was it changed while the job ran?"
+
+
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """The portions of the slice that a lease is about.
+
+    Attributes:
+        resources: the adapter.
+        planner: makes its queries.
+        lease: whose slice.
+        piece: the slice.
+        together: bytes of a block that are read ahead to keep it in one file.
+    """
+
+    resources: SupportsExport
+    planner: Planner
+    lease: Lease
+    piece: Slice
+    together: int
+    _shapings: dict[str, Shaping] = field(default_factory=dict, init=False)
+
+    def read(self) -> AsyncIterator[Portion]:
+        """What is left of the slice, from its cursor on.
+
+        Raises:
+            FirewallBreach: on the way, if a page holds what must not leave.
+            MalformedPage: on the way, if a page is not as its protocol says.
+        """
+        if self.piece.kind is FileKind.OUTPUT and self._job.request.options.organised_by is not None:
+            return gathered(self._organised(), self.together)
+        return self._paged()
+
+    @property
+    def _job(self) -> Job:
+        return self.lease.job
+
+    async def _paged(self) -> AsyncIterator[Portion]:
+        async with closing(self._pages()) as pages:
+            async for page, read in pages:
+                yield Portion(page.lines, page.count, read, page.cursor, unreadable=page.unreadable)
+
+    async def _pages(self) -> AsyncIterator[tuple[Page, int]]:
+        """Pages as they go into files, each with the number of resources that was read for it."""
+        piece = self.piece
+        if piece.kind is FileKind.ERROR:
+            if piece.cursor is None:
+                yield _reports(item.outcome for item in self._job.request.options.ignored)
+            return
+        if piece.kind is FileKind.DELETED:
+            async with closing(self._deleted()) as source:
+                async for page in source:
+                    yield page, page.count
+            return
+        pages, selection, page_bytes = self._source()
+        form = PageForm(piece.type, page_bytes, piece.cursor)
+        firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
+        async with closing(pages) as source:
+            async for page in source:
+                form.check(page)
+                firewall.check(page)
+                yield await shaping.shape(page) if page.count else page, page.count
+
+    def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
+        """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
+        piece, rows = self.piece, self.lease.rows
+        query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
+        if piece.type == PROVENANCE and by_target(self._job, self.resources):
+            # It speaks of the job's patients by way of what it is about; its own lines need not name one.
+            return self._provenance(query), Everything(), query.page_bytes
+        return self.resources.pages(query, piece.cursor), query.rows.selection, query.page_bytes
+
+    async def _deleted(self) -> AsyncIterator[Page]:
+        """The deletions of the types that the plan found some of, type after type; a cursor names the type."""
+        if self.planner.deletions is None:
+            raise TypeError(_CHANGED)
+        types: list[str] = json.loads(self.piece.range)
+        begun, after = (types[0], None) if self.piece.cursor is None else json.loads(self.piece.cursor)
+        for type_ in types[types.index(begun) :]:
+            query = self.planner.query(self._job, self.lease.rows, type_)
+            deletions = self.planner.deletions.deletions(query, after)
+            async with closing(deletion_pages(query, deletions, after)) as pages:
+                async for page in pages:
+                    yield replace(page, cursor=json.dumps([type_, page.cursor]))
+            after = None
+
+    def _provenance(self, query: Query) -> AsyncIterator[Page]:
+        if not isinstance(self.resources, SupportsProvenance):
+            raise TypeError(_CHANGED)
+        latest = self._job.request.options.associated is Associated.LATEST_PROVENANCE
+        targets = self.planner.targets(self._job, self.lease.rows)
+        return self.resources.provenance(query, targets, self.piece.cursor, latest=latest)
+
+    async def _organised(self) -> AsyncIterator[Portion]:
+        """Portions of blocks, each checked to name the patient whose block it is in."""
+        if not isinstance(self.resources, SupportsOrganising):
+            raise TypeError(_CHANGED)
+        queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
+        form = PageForm(f"blocks by {self.piece.type}", queries[0].page_bytes, self.piece.cursor)
+        types = frozenset(query.type for query in queries)
+        async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:
+            async for block in blocks:
+                form.check_block(block)
+                if block.type not in types:
+                    raise FirewallBreach(block.type, "a block is of a type that was not asked for")
+                self._firewall(block, self.lease.rows).check(block.page)
+                page = await self._shaping(block.type).shape(block.page)
+                yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
+
+    def _firewall(self, block: Block, rows: Rows) -> Firewall:
+        """At Group level a block must be that of a patient who was asked for."""
+        selection = rows.selection
+        allowed = not isinstance(selection, Compartments) or block.reference in selection.references
+        return Firewall(block.type, Compartments(frozenset({block.reference} if allowed else ())))
+
+    def _shaping(self, resource_type: str) -> Shaping:
+        if resource_type not in self._shapings:
+            self._shapings[resource_type] = Shaping.of(resource_type, self.lease.rows, self._job.request.options)
+        return self._shapings[resource_type]
+
+
+def _reports(outcomes: Iterable[str]) -> tuple[Page, int]:
+    """What was set aside, a line each (KO-102)."""
+    lines = [outcome.encode() + b"\n" for outcome in outcomes]
+    return Page(b"".join(lines), len(lines), "end"), len(lines)

@@ -1,0 +1,118 @@
+"""Which resource types an export holds: what was asked, as far as scopes, adapter and compartments allow."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Selection
+from fhir_bulk_middleware.export.kick_off import Leniency
+from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.scopes import Scopes
+
+__all__ = ["Coverage", "Covered", "listed"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The types of an export.
+
+    Attributes:
+        types: sorted.
+        granular: for types that only granular scopes cover, those scopes' queries as (type, query), sorted; their resources are
+            restricted to what the queries find (SE-09).
+    """
+
+    types: tuple[str, ...]
+    granular: tuple[tuple[str, str], ...]
+
+
+class Coverage:
+    """Decides the types of an export, never more than each of its three limits allows (KO-96).
+
+    Args:
+        definitions: HL7's compartment definitions of the storage's FHIR version.
+    """
+
+    def __init__(self, definitions: CompartmentDefinitions) -> None:
+        self._definitions = definitions
+
+    def of(
+        self,
+        scopes: Scopes,
+        selection: Selection,
+        authorisation: Authorisation,
+        asked: Collection[str] | None,
+        leniency: Leniency,
+        *,
+        place: str = "http._type",
+    ) -> Covered:
+        """The types to export.
+
+        Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
+        cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
+
+        Args:
+            scopes: of the token.
+            selection: whose resources.
+            authorisation: what the storage has for the principal.
+            asked: `_type`.
+            leniency: what to do about types that cannot be exported.
+            place: where `_type` stood.
+
+        Raises:
+            Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
+        """
+        reference_set = self._reference_set(selection, authorisation.types)
+        if asked is None:
+            allowed = scopes.exportable(reference_set)
+            if not allowed:
+                raise Refused(Reason.SCOPE_MISSING, "The token's scopes cover nothing that could be exported; system/*.rs would.")
+            return _covered(scopes, allowed)
+        wanted = frozenset(asked)
+        if absent := wanted - authorisation.types:
+            problem = f"This server has no type {listed(absent)} to export."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
+            wanted -= absent
+        if forbidden := wanted - scopes.exportable(wanted):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=place)
+        if wanted and wanted.isdisjoint(reference_set):
+            problem = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
+        return _covered(scopes, wanted & reference_set)
+
+    def with_type(self, type_: str, covered: Covered, scopes: Scopes, authorisation: Authorisation) -> Covered:
+        """The same with one more type, which comes along with the others and takes the same rights.
+
+        Raises:
+            Refused: `SCOPE_MISSING`, if the scopes do not cover it.
+        """
+        if type_ in covered.types or type_ not in authorisation.types:
+            return covered
+        if not scopes.exportable(frozenset({type_})):
+            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {type_}, which was asked for besides.")
+        return _covered(scopes, frozenset({*covered.types, type_}))
+
+    def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
+        """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
+        match selection:
+            case EveryPatient():
+                owners = {"Patient"}
+            case Compartments(references):
+                owners = {"Patient", *(reference.partition("/")[0] for reference in references)} & self._definitions.kinds
+            case _:
+                return types
+        known = (self._definitions.types(owner) for owner in sorted(owners))
+        return types & frozenset[str]().union(*known)
+
+
+def _covered(scopes: Scopes, types: frozenset[str]) -> Covered:
+    restricted = types - scopes.readable(types)
+    return Covered(tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_))))
+
+
+def listed(types: Collection[str]) -> str:
+    """Some type names for a message."""
+    names = sorted(types)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

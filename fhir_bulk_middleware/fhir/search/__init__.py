@@ -1,0 +1,1 @@
+"""Search criteria, and what meets them."""

@@ -1,0 +1,174 @@
+"""Whether a resource meets search criteria, by FHIR's rules, evaluated on the parsed resource.
+
+Parse resources with `json.loads(text, parse_float=Decimal)`: a number is compared with the digits that it was written
+with.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
+from fhir_bulk_middleware.fhir.expression import Resource, Test, Walk, compile_path
+from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.fhir.search import ordered, targets, texts, tokens
+from fhir_bulk_middleware.fhir.search.criteria import Criteria, Criterion
+from fhir_bulk_middleware.fhir.search.needles import needles
+from fhir_bulk_middleware.fhir.search.reading import component_of
+from fhir_bulk_middleware.fhir.search.values import (
+    CompositeValue,
+    DateValue,
+    NumberValue,
+    QuantityValue,
+    ReferenceValue,
+    TextValue,
+    TokenValue,
+    TypedIdentifierValue,
+    Value,
+)
+
+Predicate = Callable[[Resource], bool]
+V = TypeVar("V")
+
+_NO_VALUE = frozenset({"id", "extension"})  # an element of nothing else says why there is no value
+
+
+class Matcher:
+    """Criteria, compiled for one server.
+
+    All criteria must hold; of the values of one criterion any suffices; of the elements that it leads to, any
+    suffices too. `:not` turns the whole criterion round, so that a resource without the element meets it; the prefix
+    `ne` compares elements, so that it does not.
+
+    Args:
+        criteria: What is asked for.
+        base_urls: The base URLs under which absolute references are this server's own.
+
+    Attributes:
+        criteria: What is asked for.
+        needles: Byte strings of which at least one occurs in the JSON text of every resource that matches, or None if
+            there are no such. A store may skip, unparsed, what has none of them, if its texts write letters, digits
+            and ` ._:()-` as they are and not as escapes.
+    """
+
+    def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:
+        self.criteria = criteria
+        references = References(base_urls)
+        parameters = definitions(criteria.version).parameters(criteria.type)
+        pairs = [(criterion, parameters[criterion.name]) for criterion in criteria.criteria]
+        self.needles = needles(pairs, references)
+        self._predicates = tuple(_predicate(criterion, parameter, references) for criterion, parameter in pairs)
+
+    def matches(self, resource: Resource) -> bool:
+        """Whether the resource is of the type asked for and meets all criteria."""
+        return resource.get("resourceType") == self.criteria.type and all(test(resource) for test in self._predicates)
+
+
+def _predicate(criterion: Criterion, parameter: SearchParameter, references: References) -> Predicate:
+    if criterion.missing is not None:
+        return _missing(parameter, wanted=criterion.missing)
+    if parameter.holds:
+        found = _holding(criterion, parameter)
+    elif parameter.type == "composite":
+        found = _any_of([_composite(value, parameter, references) for value in criterion.values])
+    else:
+        found = _anywhere(criterion.modifier, criterion.values, parameter, references)
+    return (lambda resource: not found(resource)) if criterion.modifier == "not" else found
+
+
+def _any_of(predicates: Sequence[Predicate]) -> Predicate:
+    return predicates[0] if len(predicates) == 1 else lambda resource: any(test(resource) for test in predicates)
+
+
+def _anywhere(modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References) -> Predicate:
+    """Any value at any place; at the first place only, where the parameter says so."""
+    tests = [(compile_path(path.path), _test(modifier, values, path, parameter, references)) for path in parameter.paths]
+    if parameter.first:
+        return lambda resource: _at_first(resource, tests)
+    return lambda resource: any(test(node) for walk, test in tests for node in walk(resource))
+
+
+def _at_first(resource: Resource, tests: Iterable[tuple[Walk, Test]]) -> bool:
+    for walk, test in tests:
+        nodes = walk(resource)
+        if nodes:
+            return test(nodes[0])
+    return False
+
+
+def _composite(value: Value, parameter: SearchParameter, references: References) -> Predicate:
+    """All parts, of one and the same root."""
+    if not isinstance(value, CompositeValue):
+        raise TypeError(f"a composite parameter was given a {type(value).__name__}")
+    roots: list[tuple[Walk, list[Predicate]]] = []
+    for root in parameter.roots:
+        parts = []
+        for position, component in enumerate(root.components):
+            part = component_of(parameter, position)
+            places = SearchParameter(part.name, part.type, component.paths)
+            parts.append(_anywhere(None, [value.parts[position]], places, references))
+        roots.append((compile_path(root.path), parts))
+
+    def test(resource: Resource) -> bool:
+        for walk, parts in roots:
+            for node in walk(resource):
+                if isinstance(node, Mapping) and all(part(node) for part in parts):
+                    return True
+        return False
+
+    return test
+
+
+def _holding(criterion: Criterion, parameter: SearchParameter) -> Predicate:
+    """A parameter that is true where something stands that is not `false`, and false everywhere else."""
+    walks = [compile_path(path.path) for path in parameter.paths]
+    wanted = {value.code == "true" for value in criterion.values if isinstance(value, TokenValue)}
+    return lambda resource: any(node is not False for walk in walks for node in walk(resource)) in wanted
+
+
+def _missing(parameter: SearchParameter, *, wanted: bool) -> Predicate:
+    walks = [compile_path(path.path) for path in parameter.paths]
+    return lambda resource: any(_has_value(node) for walk in walks for node in walk(resource)) is not wanted
+
+
+def _has_value(node: Any) -> bool:
+    return not isinstance(node, Mapping) or not _NO_VALUE.issuperset(node)
+
+
+def _test(  # noqa: C901, PLR0911 - a case per kind of value
+    modifier: str | None, values: Sequence[Value], path: TypedPath, parameter: SearchParameter, references: References
+) -> Test:
+    """The test of an element at one path against all values of a criterion, which are of one kind: any of them suffices.
+
+    What an element is compared with is made once, and looked up where that is possible: a criterion may have a thousand values
+    (law 38).
+    """
+    match values[0]:
+        case TokenValue() if modifier == "identifier":
+            return tokens.reference_identifier_test(_all(values, TokenValue))
+        case TokenValue():
+            return tokens.token_test(_all(values, TokenValue), path)
+        case TypedIdentifierValue():
+            return tokens.identifier_type_test(_all(values, TypedIdentifierValue))
+        case TextValue() if parameter.type == "token":
+            return tokens.token_text_test(_all(values, TextValue), path)
+        case TextValue() if parameter.type == "uri":
+            return texts.uri_test([value.text for value in _all(values, TextValue)], modifier, path)
+        case TextValue():
+            return texts.string_test([value.text for value in _all(values, TextValue)], modifier, path)
+        case DateValue():
+            return ordered.date_test(_all(values, DateValue), path)
+        case NumberValue():
+            return ordered.number_test(_all(values, NumberValue))
+        case QuantityValue():
+            return ordered.quantity_test(_all(values, QuantityValue), path)
+        case ReferenceValue():
+            return targets.reference_test(_all(values, ReferenceValue), path, parameter.target, references)
+        case CompositeValue():
+            raise TypeError("a composite inside a composite")
+
+
+def _all(values: Sequence[Value], kind: type[V]) -> list[V]:
+    found: list[V] = [value for value in values if isinstance(value, kind)]
+    if len(found) != len(values):
+        raise TypeError("a criterion with values of several kinds")
+    return found

@@ -1,0 +1,81 @@
+"""Tests of what has an order against an element: dates, numbers and quantities, by their prefixes."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from fhir_bulk_middleware.fhir.definitions import TypedPath
+from fhir_bulk_middleware.fhir.expression import Test
+from fhir_bulk_middleware.fhir.search import decimals, spans
+from fhir_bulk_middleware.fhir.search.decimals import Bounds, read_decimal
+from fhir_bulk_middleware.fhir.search.values import DateValue, NumberValue, QuantityValue
+
+_CURRENCIES = "urn:iso:std:iso:4217"
+
+
+def date_test(values: Collection[DateValue], path: TypedPath) -> Test:
+    """The time of the element against the times asked for."""
+    each, type_ = [(spans.COMPARE[value.prefix], value.span) for value in values], path.type
+
+    def test(node: Any) -> bool:
+        found = spans.element_span(node, type_)
+        return found is not None and any(compare(asked, found) for compare, asked in each)
+
+    return test
+
+
+def number_test(values: Collection[NumberValue]) -> Test:
+    """A decimal or an integer."""
+    each = [(decimals.COMPARE[value.prefix], value.number) for value in values]
+
+    def test(node: Any) -> bool:
+        found = read_decimal(node)
+        if found is None:
+            return False
+        bounds = decimals.exactly(found)
+        return any(compare(asked, bounds) for compare, asked in each)
+
+    return test
+
+
+def quantity_test(values: Collection[QuantityValue], path: TypedPath) -> Test:
+    """A quantity of that unit, as recorded: units are not converted. Sampled data have no one value and never match."""
+    each = [(decimals.COMPARE[value.amount.prefix], value.amount.number, value) for value in values]
+
+    def test(node: Any) -> bool:
+        return any(
+            (bounds := _bounds(node, path.type, value)) is not None and compare(asked, bounds) for compare, asked, value in each
+        )
+
+    return test
+
+
+def _bounds(node: Any, type_: str, value: QuantityValue) -> Bounds | None:
+    """What an element of a quantity type says of its number, or None if it says nothing in the unit asked for."""
+    if not isinstance(node, Mapping) or type_ == "SampledData":
+        return None
+    if type_ == "Range":
+        return _range_bounds(node, value)
+    number = read_decimal(node.get("value"))
+    if number is None or not (_in_currency(node, value) if type_ == "Money" else _in_unit(node, value)):
+        return None
+    return decimals.compared(number, str(node.get("comparator", "")))
+
+
+def _range_bounds(node: Mapping[str, Any], value: QuantityValue) -> Bounds | None:
+    sides = {side: node[side] for side in ("low", "high") if isinstance(node.get(side), Mapping)}
+    known = {side: read_decimal(end.get("value")) for side, end in sides.items() if _in_unit(end, value)}
+    if not known or len(known) < len(sides):
+        return None
+    return decimals.from_to(known.get("low"), known.get("high"))
+
+
+def _in_unit(node: Mapping[str, Any], value: QuantityValue) -> bool:
+    if value.code is None:
+        return True
+    if value.system is not None:
+        return node.get("system") == value.system and node.get("code") == value.code
+    return value.code in (node.get("code"), node.get("unit"))
+
+
+def _in_currency(node: Mapping[str, Any], value: QuantityValue) -> bool:
+    return value.code is None or (value.system in (None, _CURRENCIES) and node.get("currency") == value.code)

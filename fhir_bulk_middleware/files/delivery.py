@@ -1,0 +1,237 @@
+"""Files over HTTP: which representation, which part of it, and its bytes (section 4)."""
+
+import re
+import secrets
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.contract.job import Codec, Part
+from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.files.part import PartReader
+from fhir_bulk_middleware.http.ranges import ByteRange, UnsatisfiableRange, requested_ranges
+from fhir_bulk_middleware.http.replies import FileStatus
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.streams.closing import closing
+
+__all__ = ["Delivery"]
+
+_NDJSON = "application/fhir+ndjson"
+_CODING = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?", re.ASCII)
+_ETAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Representation:
+    """One of the two forms of a file: as it lies gzipped, or plain. Each has its own strong ETag (law 13)."""
+
+    part: Part
+    gzipped: bool
+
+    @property
+    def size(self) -> int:
+        return self.part.stored_size if self.gzipped else self.part.size
+
+    @property
+    def tag(self) -> str:
+        return f"{self.part.sha256}-gzip" if self.gzipped else self.part.sha256
+
+    def headers(self) -> dict[str, str]:
+        headers = {
+            "Content-Type": _NDJSON,
+            "ETag": f'"{self.tag}"',
+            "Last-Modified": instant.http_date(self.part.sealed_at),
+            "Accept-Ranges": "bytes",
+            "Vary": "Accept-Encoding",
+            "Cache-Control": "no-store, no-transform",
+            "Content-Disposition": f'attachment; filename="{self.part.type}.{self.part.slice}-{self.part.number}.ndjson"',
+        }
+        if self.gzipped:
+            headers["Content-Encoding"] = "gzip"
+        else:
+            headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(self.part.sha256)).decode()}:"
+        return headers
+
+
+class Delivery:
+    """Serves sealed parts.
+
+    Args:
+        outputs: where they lie.
+    """
+
+    def __init__(self, outputs: OutputStore) -> None:
+        self._outputs = outputs
+
+    async def response(self, request: Request, part: Part) -> Response:
+        """The whole file, a part of it, or word that the client has it already.
+
+        Raises:
+            Refused: `FILE_UNKNOWN`, if its bytes are gone; `PRECONDITION_FAILED`; `RANGE_UNSATISFIABLE`.
+        """
+        accepts = _accepts_gzip(request.headers.getlist("accept-encoding"))
+        shown = _Representation(part, gzipped=accepts and part.codec is Codec.GZIP)
+        headers = shown.headers()
+        if not _match(request, "if-match", shown.tag, weak=False, absent=True):
+            raise Refused(Reason.PRECONDITION_FAILED, "This file has another ETag than If-Match names.", part="http.If-Match")
+        if _unchanged(request, shown):
+            headers.pop("Content-Disposition")
+            return Response(None, FileStatus.UNCHANGED, headers)
+        ranges = self._ranges(request, shown)
+        if ranges is None:
+            headers["Content-Length"] = str(shown.size)
+            return await self._stream(request, shown, FileStatus.WHOLE, headers, [_Piece(b"", ByteRange(0, shown.size))])
+        if len(ranges) == 1:
+            headers |= {"Content-Range": ranges[0].content_range(shown.size), "Content-Length": str(ranges[0].length)}
+            return await self._stream(request, shown, FileStatus.PARTIAL, headers, [_Piece(b"", ranges[0])])
+        pieces, content_type = _multipart(ranges, shown.size)
+        length = sum(len(piece.head) + piece.range.length for piece in pieces)
+        headers |= {"Content-Type": content_type, "Content-Length": str(length)}
+        return await self._stream(request, shown, FileStatus.PARTIAL, headers, pieces)
+
+    async def abandon(self, response: Response) -> None:
+        """Close the file of a response that is not sent."""
+        if isinstance(response, _FileResponse):
+            await response.abandon()
+
+    def _ranges(self, request: Request, shown: _Representation) -> tuple[ByteRange, ...] | None:
+        header = request.headers.get("range")
+        if header is None or request.method != "GET" or not _if_range(request, shown):
+            return None
+        try:
+            return requested_ranges(header, shown.size)
+        except UnsatisfiableRange:
+            raise Refused(
+                Reason.RANGE_UNSATISFIABLE, f"This file has {shown.size} bytes.", part="http.Range", size=shown.size
+            ) from None
+
+    async def _stream(
+        self, request: Request, shown: _Representation, status: FileStatus, headers: dict[str, str], pieces: "list[_Piece]"
+    ) -> Response:
+        if request.method == "HEAD":
+            return Response(None, status, headers)
+        chunks = self._chunks(shown, pieces)
+        try:
+            first = await anext(chunks, b"")  # now, while a missing file can still be told as one
+        except FileNotFoundError:
+            raise Refused(Reason.FILE_UNKNOWN) from None
+        return _FileResponse(first, chunks, status, headers)
+
+    async def _chunks(self, shown: _Representation, pieces: "list[_Piece]") -> AsyncIterator[bytes]:
+        for piece in pieces:
+            if piece.head:
+                yield piece.head
+            start, length = piece.range.start, piece.range.length
+            if not length:
+                continue
+            if shown.gzipped:
+                source = self._outputs.read(shown.part.key, start, length)
+            else:
+                source = PartReader(self._outputs, shown.part).read(start, length)
+            async with closing(source) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some bytes of ours, then some of the file."""
+
+    head: bytes
+    range: ByteRange
+
+
+class _FileResponse(Response):
+    """A response whose body is read while it is sent, and no longer read once the client has gone."""
+
+    def __init__(self, first: bytes, chunks: AsyncIterator[bytes], status: FileStatus, headers: dict[str, str]) -> None:
+        super().__init__(None, status, headers)
+        self._first = first
+        self._chunks = chunks
+
+    async def abandon(self) -> None:
+        async with closing(self._chunks):
+            pass
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            async with closing(self._chunks) as chunks:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": self._first, "more_body": True})
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            tasks.cancel_scope.cancel()
+
+
+def _multipart(ranges: tuple[ByteRange, ...], size: int) -> tuple[list[_Piece], str]:
+    """The parts of a `multipart/byteranges` body, and its media type."""
+    boundary = secrets.token_hex(16)
+    pieces = [
+        _Piece(
+            f"\r\n--{boundary}\r\nContent-Type: {_NDJSON}\r\nContent-Range: {item.content_range(size)}\r\n\r\n".encode(),
+            item,
+        )
+        for item in ranges
+    ]
+    pieces.append(_Piece(f"\r\n--{boundary}--\r\n".encode(), ByteRange(0, 0)))
+    return pieces, f"multipart/byteranges; boundary={boundary}"
+
+
+def _accepts_gzip(headers: list[str]) -> bool:
+    """Whether gzip is among the codings that the client takes; without the header it gets the plain form (FR-07)."""
+    weights: dict[str, float] = {}
+    for item in ",".join(headers).split(","):
+        if match := _CODING.fullmatch(item):
+            weights.setdefault(match[1].lower(), float(match[2] or 1))
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+def _match(request: Request, name: str, tag: str, *, weak: bool, absent: bool) -> bool:
+    """Whether a header of entity tags names this one."""
+    values = request.headers.getlist(name)
+    if not values:
+        return absent
+    if any(value.strip() == "*" for value in values):
+        return True
+    return any(found == tag and (weak or not prefix) for value in values for prefix, found in _ETAG.findall(value))
+
+
+def _unchanged(request: Request, shown: _Representation) -> bool:
+    if "if-none-match" in request.headers:
+        return _match(request, "if-none-match", shown.tag, weak=True, absent=False)
+    since = _date(request.headers.get("if-modified-since", ""))
+    return since is not None and shown.part.sealed_at // 1_000_000 <= since
+
+
+def _if_range(request: Request, shown: _Representation) -> bool:
+    """Whether the ranges are of the representation that the client has the rest of; a strong validator is needed."""
+    condition = request.headers.get("if-range")
+    if condition is None:
+        return True
+    if match := _ETAG.fullmatch(condition.strip()):
+        return not match[1] and match[2] == shown.tag
+    return False  # a date is weak: two representations can have the same
+
+
+def _date(text: str) -> int | None:
+    """An HTTP-date in seconds since the epoch; None if it is not one."""
+    try:
+        return int(parsedate_to_datetime(text).timestamp())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,195 @@
+"""One part as bytes: encoded without knowing where it goes, read back from any place in it."""
+
+import hashlib
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import anyio.lowlevel
+
+from fhir_bulk_middleware.contract.job import Codec, Part
+from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.files import deflate
+from fhir_bulk_middleware.streams.ahead import meanwhile
+from fhir_bulk_middleware.streams.closing import closing
+
+__all__ = ["FLUSH_INTERVAL", "PartEncoder", "PartReader", "PartSummary", "default_codec"]
+
+FLUSH_INTERVAL = 1024 * 1024
+"""Plain bytes between two points of a gzipped part at which inflating can begin (law 13)."""
+
+_GZIP_HEADER = 10
+_CHUNK = 256 * 1024
+_TOGETHER = 8
+"""Chunks that a thread inflates at once, for its beginning and its end cost more than one does."""
+
+
+def default_codec() -> Codec:
+    """How the parts of a new job lie: gzipped where that costs next to nothing, which is where isal is installed (law 13)."""
+    return Codec.GZIP if deflate.FAST else Codec.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """What a part turned out to be; the fields are those of `Part`.
+
+    Attributes:
+        size: bytes of the plain NDJSON.
+        sha256: of the plain NDJSON, in hex.
+        stored_size: bytes as it lies.
+        flush_points: stored offsets at which inflating can begin, one for each begun `FLUSH_INTERVAL` of plain bytes.
+    """
+
+    size: int
+    sha256: str
+    stored_size: int
+    flush_points: tuple[int, ...]
+
+
+class PartEncoder:
+    """Turns the pages of one part into the bytes to store.
+
+    Size, hash and flush points depend on the plain bytes alone, not on how they were cut into pages.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._deflate = deflate.gzip_compressor() if codec is Codec.GZIP else None
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._stored = 0
+        self._points: list[int] = []
+
+    @property
+    def size(self) -> int:
+        """Plain bytes so far."""
+        return self._size
+
+    @property
+    def summary(self) -> PartSummary:
+        """What was encoded so far; of the whole part after `finish`."""
+        return PartSummary(self._size, self._hash.hexdigest(), self._stored, tuple(self._points))
+
+    def encode(self, page: bytes) -> bytes:
+        """What to store for these bytes; may be empty, since the compressor collects."""
+        self._hash.update(page)
+        if self._deflate is None:
+            self._size += len(page)
+            self._stored += len(page)
+            return page
+        pieces: list[bytes] = []
+        rest = memoryview(page)
+        while rest:
+            into = self._size % FLUSH_INTERVAL
+            if into == 0:
+                self._begin_interval(pieces)
+            piece, rest = rest[: FLUSH_INTERVAL - into], rest[FLUSH_INTERVAL - into :]
+            self._size += len(piece)
+            self._take(pieces, self._deflate.compress(piece))
+        return b"".join(pieces)
+
+    def finish(self) -> bytes:
+        """The last bytes to store. Nothing can be encoded after this."""
+        if self._deflate is None:
+            return b""
+        last = self._deflate.flush()
+        self._stored += len(last)
+        return last
+
+    def _begin_interval(self, pieces: list[bytes]) -> None:
+        if self._size == 0:
+            self._points.append(_GZIP_HEADER)
+        elif self._deflate is not None:
+            # Only when more follows, so that a part that ends on a boundary has no point behind its end.
+            self._take(pieces, self._deflate.flush(zlib.Z_FULL_FLUSH))
+            self._points.append(self._stored)
+
+    def _take(self, pieces: list[bytes], piece: bytes) -> None:
+        pieces.append(piece)
+        self._stored += len(piece)
+
+
+class PartReader:
+    """The plain bytes of a sealed part, whichever way it lies."""
+
+    def __init__(self, outputs: OutputStore, part: Part) -> None:
+        self._outputs = outputs
+        self._part = part
+
+    async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """`length` plain bytes from `start`, in chunks of at most 256 kB. At most 6 MB are in memory.
+
+        Raises:
+            FileNotFoundError: on the first step, if the part is gone.
+            OSError: what is stored is shorter than its row says, or cannot be inflated.
+        """
+        if length == 0:
+            return
+        plain = self._part.codec is Codec.PLAIN
+        left = length
+        async with closing(
+            self._outputs.read(self._part.key, start, length) if plain else self._inflated(start, length)
+        ) as chunks:
+            async for chunk in chunks:
+                left -= len(chunk)
+                yield chunk
+        if left:
+            raise OSError(f"part {self._part.key} ends {left} bytes early")
+
+    async def _inflated(self, start: int, length: int) -> AsyncIterator[bytes]:
+        points = self._part.flush_points
+        first, after = start // FLUSH_INTERVAL, -(-(start + length) // FLUSH_INTERVAL)
+        begin, end = points[first], points[after] if after < len(points) else self._part.stored_size
+        skip, left = start - first * FLUSH_INTERVAL, length
+        inflating = self._on_the_spot if deflate.FAST else self._ahead
+        async with closing(inflating(begin, end)) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
+                    skip = max(0, skip - len(chunk))
+                    left -= len(wanted)
+                    if wanted:
+                        yield wanted
+                    if not left:
+                        return
+
+    async def _on_the_spot(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+        """What the stored bytes hold, chunk by chunk: with isal one takes as long as sending it, and less than a thread costs."""
+        inflate = deflate.raw_decompressor()
+        async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
+            async for stored in chunks:
+                for chunk in self._inflate(inflate, stored):
+                    yield [chunk]
+                    await anyio.lowlevel.checkpoint()  # others get their turn in the loop
+
+    async def _ahead(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+        """The same, some chunks at a time: the next ones are made in a thread while these are on their way."""
+        inflate = deflate.raw_decompressor()
+        ready: list[bytes] = []
+        async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
+            async for stored in chunks:
+                inflating = self._inflate(inflate, stored)
+                more = True
+                while more:
+                    async with meanwhile(partial(_some, inflating)) as following:
+                        if ready:
+                            yield ready
+                    ready = following.result()
+                    more = len(ready) == _TOGETHER
+        if ready:
+            yield ready
+
+    def _inflate(self, inflate: deflate.Decompressor, stored: bytes) -> Iterator[bytes]:
+        pending, full = stored, True
+        while pending or full:
+            try:
+                chunk = inflate.decompress(pending, _CHUNK)
+            except Exception as error:  # isal and zlib each have an error class of their own
+                raise OSError(f"part {self._part.key} cannot be inflated") from error
+            pending, full = inflate.unconsumed_tail, len(chunk) == _CHUNK
+            yield chunk
+
+
+def _some(chunks: Iterator[bytes]) -> list[bytes]:
+    return list(islice(chunks, _TOGETHER))

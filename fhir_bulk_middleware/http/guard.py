@@ -1,0 +1,156 @@
+"""The door: a bearer token becomes a principal, and whatever goes wrong behind it becomes the dialect's reply."""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Send
+
+from fhir_bulk_middleware.caps import check_request
+from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected
+from fhir_bulk_middleware.contract.events import RequestRefused
+from fhir_bulk_middleware.contract.protocols import TokenVerifier
+from fhir_bulk_middleware.http.pace import Pace, Visit
+from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["Endpoint", "Guard", "Open"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_SECONDS = 60
+
+Endpoint = Callable[[Request, Principal], Awaitable[Response]]
+"""What stands behind the door: it never sees a request without its principal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An endpoint without the door, for what says how to get in: the same for everybody, so it is not even told who asks.
+
+    Attributes:
+        respond: answers; a token that comes with the request is not looked at.
+    """
+
+    respond: Callable[[Request], Awaitable[Response]]
+
+
+class Guard:
+    """Lets a request through to an endpoint, or refuses it; denies by default.
+
+    Args:
+        verifier: who a token speaks for.
+        replies: how refusals are told.
+        mount: the name of the mount whose door this is.
+        observers: who is told of refusals.
+        clock: what time it is.
+        client_owns: whether the OAuth client is a part of ownership (`Settings.owner_includes_client`).
+        pace: how much one owner may ask for.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        replies: Replies,
+        mount: str = "",
+        observers: Observers | None = None,
+        clock: Clock = system_clock,
+        *,
+        client_owns: bool = False,
+        pace: Pace | None = None,
+    ) -> None:
+        self._client_owns = client_owns
+        self._verifier = verifier
+        self._pace = pace or Pace(Settings(), clock)
+        self._replies = replies
+        self._mount = mount
+        self._observers = observers or Observers()
+        self._clock = clock
+
+    async def respond(self, request: Request, operation: Operation, endpoint: Endpoint | Open, send: Send) -> None:
+        """Answer a request, and count it among its owner's until the last byte has gone."""
+        with self._pace.visit() as visit:
+            response = await self.answer(request, operation, endpoint, visit)
+            await response(request.scope, request.receive, send)
+
+    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open, visit: Visit) -> Response:
+        """The endpoint's response, or the refusal; never an exception.
+
+        Refusals are told by the dialect, faults are logged whole and told as little as possible.
+        """
+        owner: Owner | None = None
+        caller = Caller(address=_address(request), request_id=self._replies.new_request_id())
+        try:
+            check_request(request.scope)
+            if isinstance(endpoint, Open):
+                response = await endpoint.respond(request)
+            else:
+                principal = await self._principal(request)
+                owner, caller = principal.owner, replace(caller, client_id=principal.client_id)
+                self._pace.enter(visit, owner)
+                response = await endpoint(request, replace(principal, caller=caller))
+        except Refused as refused:
+            response = await self._refused(operation, refused, owner, caller)
+        except OSError as error:
+            response = await self._refused(operation, _disk_refusal(operation, error), owner, caller)
+        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - as follows
+            # The one place where adapter faults end; the log has all of it, the client nothing. An adapter that asks the
+            # interpreter to exit would end the loop, and leave a server that is alive and deaf.
+            _log.exception("%s failed", operation.name)
+            response = await self._refused(operation, Refused(Reason.FAULT), owner, caller)
+        return self._replies.stamp(response, request, caller.request_id or "")
+
+    async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None, caller: Caller) -> Response:
+        if owner is not None:
+            self._pace.refused(owner, refused.reason)
+        event = RequestRefused(
+            at=self._clock(), mount=self._mount, owner=owner, caller=caller, operation=operation, reason=refused.reason
+        )
+        await self._observers.tell(event)
+        return self._replies.refusal(operation, refused)
+
+    async def _principal(self, request: Request) -> Principal:
+        values = [value for name, value in request.scope["headers"] if name == b"authorization"]
+        if not values:
+            raise Refused(Reason.TOKEN_MISSING)
+        scheme, _, token = values[0].decode("latin-1").partition(" ")
+        token = token.strip()
+        if len(values) > 1 or scheme.lower() != "bearer" or not token:
+            _log.info("token rejected: the Authorization header is not given once, as `Bearer` and a token")
+            raise Refused(Reason.TOKEN_INVALID)
+        try:
+            principal = await self._verifier.verify(token)
+            return _owned_with_client(principal) if self._client_owns else principal
+        except TokenRejected as rejected:
+            _log.info("token rejected: %s", rejected)
+            raise Refused(Reason.TOKEN_INVALID) from None
+
+
+def _owned_with_client(principal: Principal) -> Principal:
+    """The principal with its client as a part of its owner.
+
+    Raises:
+        TokenRejected: the token names no client, so that all clients of its subject would be one.
+    """
+    if not principal.client_id:
+        raise TokenRejected("it names no client, which is a part of ownership here (owner_includes_client)")
+    return replace(principal, owner=replace(principal.owner, client=principal.client_id))
+
+
+def _address(request: Request) -> str | None:
+    return None if request.client is None else request.client.host
+
+
+def _disk_refusal(operation: Operation, error: OSError) -> Refused:
+    """A full disk is no fault of ours, and passes; every other error of the system is a fault."""
+    _log.error("%s failed", operation.name, exc_info=error)
+    if error.errno in _NO_SPACE:
+        return Refused(Reason.BUSY, "The server has no space left; try again later.", retry_after=_NO_SPACE_SECONDS)
+    return Refused(Reason.FAULT)

@@ -1,0 +1,169 @@
+"""Ending what has had its time, and giving back what nobody can ask for any more."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from fhir_bulk_middleware.contract.binding import bind
+from fhir_bulk_middleware.contract.events import Expired, Failed
+from fhir_bulk_middleware.contract.job import Failure, Job, JobState
+from fhir_bulk_middleware.contract.protocols import JobRetention, JobStore, OutputStore
+from fhir_bulk_middleware.delete.runs import RemovalRuns
+from fhir_bulk_middleware.instant import Clock, after, system_clock
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["JobsAndRetention", "Retention"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_BATCH = 100
+_OVERDUE = Failure(Reason.FAULT, "The export took longer than this server lets one take.")
+
+
+class JobsAndRetention(JobStore, JobRetention, Protocol):
+    """A job store that can be swept, as ours can."""
+
+
+class Retention:
+    """What is done from time to time, by any number of processes; twice does no harm.
+
+    Rows speak first: a job is ended before its files go, and forgets them after they are gone. Whenever a sweep is cut short, the
+    next one finds what is left, and at no time does a row promise a file that is not there.
+
+    Args:
+        jobs: the job store.
+        outputs: the output store.
+        settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
+        clock: what time it is.
+        observers: who is told of jobs that fail or expire.
+        runs: ends what removes before its job ends, and tells of removals that nobody told of; None where nothing removes.
+        adapter: the identity of the adapter, whose jobs alone are swept (law 32).
+    """
+
+    def __init__(
+        self,
+        jobs: JobsAndRetention,
+        outputs: OutputStore,
+        settings: Settings,
+        clock: Clock = system_clock,
+        observers: Observers | None = None,
+        *,
+        runs: RemovalRuns | None = None,
+        adapter: str = "",
+    ) -> None:
+        self._jobs = jobs
+        self._outputs = outputs
+        self._settings = settings
+        self._clock = clock
+        self._observers = observers or Observers()
+        self._runs = runs
+        self._adapter = adapter
+
+    async def sweep(self) -> None:
+        """Tell what was left untold; end, give back, forget; in this order.
+
+        Raises:
+            NotAdmitted: the files belong to another job store (law 32); nothing was touched.
+        """
+        await bind(self._outputs, self._jobs)
+        if self._runs is not None:
+            await self._runs.sweep()
+        await self._fail_overdue()
+        await self._expire()
+        await self._reclaim()
+        await self._discard_orphans()
+        await self._forget()
+
+    async def _fail_overdue(self) -> None:
+        now = self._clock()
+        before = after(now, -self._settings.deadline)
+
+        async def fail(job: Job) -> bool:
+            if self._runs is not None:
+                await self._runs.end(job)  # before the state says so (law 36)
+            done = await self._jobs.replace(job.failed(_OVERDUE, now))
+            if done:
+                cause = f"not done after {self._settings.deadline:g} seconds"
+                await self._observers.tell(
+                    Failed(at=now, mount=job.mount, owner=job.owner, job_id=job.id, reason=_OVERDUE.reason, cause=cause)
+                )
+            return done
+
+        ended = await self._each(lambda limit: self._jobs.overdue(before, limit, adapter=self._adapter), fail)
+        if ended:
+            _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
+
+    async def _expire(self) -> None:
+        now = self._clock()
+
+        async def expire(job: Job) -> bool:
+            done = await self._jobs.replace(job.expired(now))
+            if done:
+                await self._observers.tell(Expired(at=now, mount=job.mount, owner=job.owner, job_id=job.id))
+            return done
+
+        ended = await self._each(lambda limit: self._jobs.due(now, limit, adapter=self._adapter), expire)
+        if ended:
+            _log.info("%d jobs expired", ended)
+
+    async def _forget(self) -> None:
+        """Tombstones go (law 11). One whose files could not be given back stays until they are."""
+        before = after(self._clock(), -self._settings.tombstone_retention)
+        ended = (JobState.CANCELLED, JobState.EXPIRED)
+        held = frozenset(await self._jobs.reclaimable(_BATCH, adapter=self._adapter))
+
+        async def forget(job: Job) -> bool:
+            if job.id not in held:
+                await self._jobs.remove(job.id)
+            return job.id not in held
+
+        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit, adapter=self._adapter), forget)
+
+    async def _reclaim(self) -> None:
+        """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
+        tried: set[str] = set()
+        while new := [job for job in await self._jobs.reclaimable(_BATCH, adapter=self._adapter) if job not in tried]:
+            for job_id in new:
+                tried.add(job_id)
+                if await self._discarded(job_id):
+                    await self._jobs.reclaimed(job_id)
+
+    async def _discard_orphans(self) -> None:
+        """Leftovers go: of jobs that are forgotten, and what a late worker put down for a job whose files were given back."""
+        batch: list[str] = []
+        async for job_id in self._outputs.jobs():
+            batch.append(job_id)
+            if len(batch) == _BATCH:
+                await self._discard_unkept(batch)
+                batch = []
+        await self._discard_unkept(batch)
+
+    async def _discard_unkept(self, job_ids: list[str]) -> None:
+        for job_id in set(job_ids) - await self._jobs.keeps_files(job_ids, adapter=self._adapter):
+            await self._discarded(job_id)
+
+    async def _discarded(self, job_id: str) -> bool:
+        """Discard a job's files; False, and the next sweep tries again, if the store cannot just now."""
+        try:
+            await self._outputs.discard(job_id)
+        except OSError:
+            _log.exception("the files of job %s could not be removed", job_id)
+            return False
+        return True
+
+    async def _each(self, find: Callable[[int], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
+        """Act on all jobs that are found, a batch at a time; how many it took effect on.
+
+        A job on which it takes none stays among those that are found, so the next batch is larger by it; what is not found any
+        more ends it.
+        """
+        total, limit = 0, _BATCH
+        while True:
+            jobs = await find(limit)
+            effects = sum([await act(job) for job in jobs])
+            total += effects
+            if len(jobs) < limit:
+                return total
+            limit += len(jobs) - effects

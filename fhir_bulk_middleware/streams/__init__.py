@@ -1,0 +1,1 @@
+"""Asynchronous iterators that are closed, and read ahead."""

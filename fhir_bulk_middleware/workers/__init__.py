@@ -1,0 +1,1 @@
+"""Where work runs; it knows nothing of exports."""

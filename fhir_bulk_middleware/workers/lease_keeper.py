@@ -1,0 +1,189 @@
+"""Saying that a worker is alive, beside the work and not inside it.
+
+In the server's loop a task does it. In a worker process, where adapters and stores may block the loop, a thread does. Neither
+goes on after the job's deadline: a worker that hangs must not hold its work for ever.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from fhir_bulk_middleware.contract.job import Lease
+from fhir_bulk_middleware.contract.protocols import WorkQueue
+from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["Beating", "LeaseLost", "Pulse", "ThreadHeart", "in_task"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+
+class LeaseLost(Exception):  # noqa: N818 - an outcome: somebody else has the work now, or nobody
+    """The lease is not ours any more, so nothing may be published (law 18)."""
+
+
+@dataclass(slots=True)
+class Pulse:
+    """What worker and heartbeat know of each other.
+
+    Attributes:
+        lease: what is held.
+        done: how many resources of the slice have been read; the worker counts.
+        lost: whether the lease is; the heartbeat finds out.
+        moved: how far it was, and when, as the heartbeat saw it come further for the last time; None once a standstill was told.
+    """
+
+    lease: Lease
+    done: int = 0
+    lost: bool = False
+    moved: tuple[int, Instant] | None = (-1, Instant(0))
+
+    def look(self, now: Instant, patience: float) -> None:
+        """Tell once that work stands still: an adapter that hangs is ended by a cancel or the deadline, and not before."""
+        if self.moved is None or self.done != self.moved[0]:
+            self.moved = None if self.moved is None else (self.done, now)
+        elif seconds_between(self.moved[1], now) > patience:
+            self.moved = None
+            what = "its plan" if self.lease.slice is None else f"slice {self.lease.slice.number} ({self.lease.slice.type})"
+            _log.warning(
+                "worker %s: nothing was read for %s of job %s in the last %g seconds: does the adapter hang?",
+                self.lease.worker,
+                what,
+                self.lease.job.id,
+                patience,
+            )
+
+
+Beating = Callable[[WorkQueue, Pulse, Settings, Clock], AbstractAsyncContextManager[None]]
+"""Renews a pulse's lease while its context is open, and cancels what runs inside when the lease is lost."""
+
+
+@asynccontextmanager
+async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+    """A heartbeat for an exporter that shares its loop with a server.
+
+    Raises:
+        LeaseLost: on leaving, if the lease was lost.
+    """
+
+    async def beat() -> None:
+        while not pulse.lost:
+            await anyio.sleep(settings.renew_seconds)
+            await _beat(queue, pulse, settings, clock)
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({task})
+    if scope.cancelled_caught:
+        raise LeaseLost
+
+
+class ThreadHeart:
+    """A heartbeat for an exporter that may block its loop: in a worker process, and nowhere else.
+
+    One thread beats for all that an exporter does, one piece after the other; handing each piece to a thread of its own, and
+    waiting for that, would cost more than a small piece does. The queue is used from that thread, with a loop of its own. Where
+    a lease is lost and the work does not stop within another lease's time, because it hangs in a blocking call, the process is
+    ended; whoever keeps it starts another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turn: _Turn | None = None
+        self._thread: threading.Thread | None = None
+
+    @asynccontextmanager
+    async def __call__(self, queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+        """As `Beating` has it.
+
+        Raises:
+            LeaseLost: on leaving, if the lease was lost.
+        """
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            # It knows of us by a weak reference, and so ends when we do.
+            arguments = weakref.ref(self), settings.renew_seconds
+            self._thread = threading.Thread(target=_beat_on, args=arguments, name="heartbeat", daemon=True)
+            self._thread.start()
+        with anyio.CancelScope() as scope:
+            self._turn = _Turn(queue, pulse, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
+            try:
+                yield
+            finally:
+                with self._lock:  # a beat that has begun ends first
+                    self._turn = None
+        if scope.cancelled_caught:
+            raise LeaseLost
+
+    def beat(self, runner: asyncio.Runner) -> None:
+        """One beat, if there is anything to beat for; in the thread."""
+        with self._lock:
+            turn = self._turn
+            if turn is not None and not turn.pulse.lost:
+                runner.run(_beat(turn.queue, turn.pulse, turn.settings, turn.clock))
+                turn.look()
+        if turn is not None and turn.hangs:
+            _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", turn.pulse.lease.worker)
+            os._exit(1)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One piece of work, as the thread sees it."""
+
+    queue: WorkQueue
+    pulse: Pulse
+    settings: Settings
+    clock: Clock
+    cancel: Callable[[], object]
+    lost_at: float = math.inf
+
+    def look(self) -> None:
+        """Stop the work if its lease turned out to be lost."""
+        if self.pulse.lost:
+            self.lost_at = time.monotonic()
+            self.cancel()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the work should have stopped long ago."""
+        return time.monotonic() - self.lost_at > self.settings.lease_seconds
+
+
+def _beat_on(heart: "weakref.ref[ThreadHeart]", seconds: float) -> None:
+    with asyncio.Runner() as runner:  # makes its loop at the first beat
+        while True:
+            time.sleep(seconds)
+            if (alive := heart()) is None:
+                return
+            alive.beat(runner)
+            del alive
+
+
+async def _beat(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> None:
+    now = clock()
+    pulse.look(now, settings.lease_seconds)
+    if now >= after(pulse.lease.job.created_at, settings.deadline):
+        pulse.lost = True  # it runs out by itself; a sweep fails the job
+        return
+    try:
+        renewed = await queue.renew(pulse.lease, now, lease_seconds=settings.lease_seconds, done=pulse.done)
+    except Exception:  # noqa: BLE001 - a store that cannot answer just now; the lease outlives some missed beats
+        _log.exception("the lease on job %s could not be renewed", pulse.lease.job.id)
+    else:
+        pulse.lost = not renewed

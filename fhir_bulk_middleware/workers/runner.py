@@ -1,0 +1,126 @@
+"""Where exports run: in the server's own loop, or in worker processes beside it."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from fhir_bulk_middleware.contract.protocols import Work
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.workers.loop import keep_working
+from fhir_bulk_middleware.workers.pool import WorkerPool
+from fhir_bulk_middleware.workers.standstill import watched
+from fhir_bulk_middleware.workers.starts import Starts
+from fhir_bulk_middleware.workers.wakeup import Doorbell
+
+__all__ = ["LoopRunner", "ProcessRunner"]
+
+
+class LoopRunner:
+    """A `JobRunner` in the server's own loop, for adapters that exist in its process only.
+
+    It shares the loop's time with every request: polls get slower while an export runs. Where adapter and stores can be made
+    again, `ProcessRunner` is better.
+
+    Args:
+        workers: how many pieces of work are done at a time.
+        patience: after how many seconds without a sign of life from the loop the log says where it stands.
+    """
+
+    def __init__(self, workers: int = 1, *, patience: float = 10.0) -> None:
+        self._workers = workers
+        self._patience = patience
+        self._rung: list[asyncio.Event] = []
+
+    @asynccontextmanager
+    async def running(self, work: Work) -> AsyncGenerator[None]:
+        """Work while the context is open."""
+        self._rung = [asyncio.Event() for _ in range(self._workers)]
+        with watched(self._patience):
+            async with _beside([partial(self._serve, work, rung) for rung in self._rung]):
+                yield
+
+    async def _serve(self, work: Work, rung: asyncio.Event) -> None:
+        async def wait(seconds: float) -> None:
+            with anyio.move_on_after(seconds):
+                await rung.wait()
+            rung.clear()
+
+        worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        await keep_working(work, worker, wait, self.wake)
+
+    def wake(self) -> None:
+        """There may be new work."""
+        for rung in self._rung:
+            rung.set()
+
+
+class ProcessRunner:
+    """A `JobRunner` in worker processes: one pool for each folder and adapter, however many server processes share it (law 19).
+
+    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, or falls silent,
+    another takes over (`fhir_bulk_middleware.workers.pool` says how soon).
+
+    Args:
+        folder: the folder whose exports these are: where jobs and files are kept, or one beside them; on this machine.
+        settings: how many workers (`worker_processes`), how nice they are (`worker_niceness`), and how long one may be silent
+            (`lease_seconds`).
+
+    Raises:
+        ValueError: no workers are wanted; `LoopRunner` is for that.
+    """
+
+    def __init__(self, folder: Path | str, settings: Settings) -> None:
+        if settings.worker_processes == 0:
+            raise ValueError("worker_processes is 0, which asks for exports in the server's own loop: use LoopRunner")
+        self._folder = Path(folder).absolute()
+        self._bells = self._folder / "workers"
+        self._doorbell = Doorbell(self._bells)
+        self._settings = settings
+        self._starts = Starts(settings.attempts, settings.lease_seconds)
+
+    @asynccontextmanager
+    async def running(self, work: Work) -> AsyncGenerator[None]:
+        """Keep the workers, or stand by to keep them, while the context is open.
+
+        Raises:
+            ValueError: the work cannot be made again in another process.
+            OSError: the folder cannot be written.
+        """
+        recipe = work.recipe()
+        if recipe is None:
+            raise ValueError(
+                "this work cannot be made again in a worker process: the adapter, the job store and the output store need a "
+                "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
+            )
+        self._doorbell.prepare()
+        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._settings, starts=self._starts)
+        async with _beside([partial(pool.keep, work, recipe)]):
+            yield
+
+    def wake(self) -> None:
+        """There may be new work: told to the workers of the folder, whichever server process keeps them."""
+        self._doorbell.ring()
+
+
+@asynccontextmanager
+async def _beside(tasks: list[Callable[[], Coroutine[object, object, None]]]) -> AsyncGenerator[None]:
+    """Run tasks while the context is open. An exception of the context's body passes as it is, not in a group."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        for task in tasks:
+            group.start_soon(task)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failure = error
+        finally:
+            group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
