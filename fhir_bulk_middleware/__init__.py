@@ -64,9 +64,9 @@ _MODULES = {
     "Operation": "outcomes",
     "Reason": "outcomes",
     "Refused": "outcomes",
-    "Owner": "principal",
-    "Principal": "principal",
-    "TokenRejected": "principal",
+    "Owner": "contract.access",
+    "Principal": "contract.access",
+    "TokenRejected": "contract.access",
     "Settings": "settings",
 }
 

@@ -43,7 +43,6 @@ from fhir_bulk_middleware.delete.outbox import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
-from fhir_bulk_middleware.delete.status import RemovalResults
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
@@ -52,7 +51,6 @@ from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi import openapi
 from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.export.types import Coverage
 from fhir_bulk_middleware.fhir.compartments import Compartments
@@ -64,11 +62,15 @@ from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.guard import Guard
 from fhir_bulk_middleware.http.pace import Pace
 from fhir_bulk_middleware.http.replies import Replies
-from fhir_bulk_middleware.http.routes import Row, routes, table
+from fhir_bulk_middleware.http.routes import Row, routes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
 from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.jobs.service import JobService
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work, kinds_of
 from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_chain import Key, read_key
@@ -172,7 +174,7 @@ class BulkData:
         _warn_of_plain_http(settings)
         outbox = Outbox(sources.outboxes, told, clock)
         runs = RemovalRuns(sources, outbox)
-        work = Exporter(
+        work = job_work(
             resources,
             jobs,
             outputs,
@@ -206,27 +208,35 @@ class BulkData:
             client_owns=settings.owner_includes_client,
             pace=Pace(settings, clock),
         )
-        self.retention = Retention(jobs, outputs, settings, clock, told, runs=runs, adapter=identity.name)
+        self.retention = Retention(jobs, outputs, settings, clock, told, effects=runs, adapter=identity.name)
         """What ends, forgets and gives back."""
         self.registration = registration_of(
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
         )
         """What this mount says of itself to its job store."""
-        place = Place(identity, self.registration, jobs, outputs, log)
-        self.engine = Engine(runner, work, self.retention, settings.sweep_interval, place, observers=told)
+        self.engine = Engine(
+            runner,
+            work,
+            admitted=Place(identity, self.registration, jobs, outputs, log).taken,
+            beside=[self.retention.keep_sweeping, told.keep_summing],
+            closing=told.close,
+        )
         """What runs beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
-        service = ExportService(
-            admission=Admission(
-                resources=resources,
-                groups=groups,
-                coverage=Coverage(Compartments(fhir_version)),
-                settings=settings,
-                version=fhir_version,
-                retention=retention,
-                precision=dialect.precision,
-                clock=clock,
-            ),
+        addresses = Addresses(dialect, settings.public_base_url)
+        kinds = kinds_of(
+            runs=runs,
+            outputs=outputs,
+            policy=deletes or AIDBOX,
+            dialect=dialect,
+            replies=self._replies,
+            addresses=addresses,
+            settings=settings,
+            clock=clock,
+            notes=_notes(resources),
+        )
+        service = JobService(
+            kinds=kinds,
             jobs=jobs,
             runner=runner,
             mount=self.mount,
@@ -234,27 +244,33 @@ class BulkData:
             clock=clock,
             new_job_id=new_job_id,
             observers=told,
-            runs=runs,
+            effects=runs,
             adapter=identity.name,
         )
-        addresses = Addresses(dialect, settings.public_base_url)
-        endpoints = ExportEndpoints(
-            service=service,
+        exports = ExportEndpoints(
+            service=ExportService(
+                Admission(
+                    resources=resources,
+                    groups=groups,
+                    coverage=Coverage(Compartments(fhir_version)),
+                    settings=settings,
+                    version=fhir_version,
+                    retention=retention,
+                    precision=dialect.precision,
+                    clock=clock,
+                ),
+                service,
+            ),
             dialect=dialect,
             replies=self._replies,
-            delivery=Delivery(outputs),
             addresses=addresses,
             settings=settings,
-            notes=_notes(resources),
-            removals=RemovalResults(
-                outputs=outputs,
-                runs=runs,
-                policy=deletes or AIDBOX,
-                dialect=dialect,
-                replies=self._replies,
-                addresses=addresses,
-            ),
         )
+        levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
+        rows = [
+            *exports.rows(levels),
+            *JobEndpoints(service=service, kinds=kinds, dialect=dialect, delivery=Delivery(outputs)).rows(),
+        ]
         removal = None
         if deletes is not None and sources.one is not None:
             removal = DeleteEndpoints(
@@ -279,10 +295,9 @@ class BulkData:
                 version=fhir_version,
                 body_seconds=settings.body_seconds,
             )
-        levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
-        rows = table(dialect, endpoints, levels, removal, conditional=sources.several is not None)
+            rows.extend(removal.rows(conditional=sources.several is not None))
         self.offer = Offer(
-            rows=rows,
+            rows=tuple(rows),
             dialect=dialect,
             version=fhir_version,
             resources=resources,
@@ -398,7 +413,7 @@ def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
     return AuditDetail(None if file is None else file.key, clear=clear)
 
 
-def _runner(work: Exporter, settings: Settings, groups: object | None) -> JobRunner:
+def _runner(work: JobWork, settings: Settings, groups: object | None) -> JobRunner:
     """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
     recipe = work.recipe()
     if settings.worker_processes and groups is not None and not isinstance(groups, SupportsWorkerProcess):

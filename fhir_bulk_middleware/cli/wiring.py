@@ -1,4 +1,4 @@
-"""What the commands open of a STATE folder: the stores, the exporter, and the demo host with the middleware installed."""
+"""What the commands open of a STATE folder: the stores, the work, and the demo host with the middleware installed."""
 
 import hashlib
 from collections.abc import Collection
@@ -15,10 +15,11 @@ from fhir_bulk_middleware.contract.registration import agreed
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
@@ -28,7 +29,7 @@ from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
-__all__ = ["Stores", "application", "audit_file", "audit_of", "exporter", "retention", "settings_of"]
+__all__ = ["Stores", "application", "audit_file", "audit_of", "retention", "settings_of", "work_of"]
 
 _ADAPTER = "state"
 """A STATE folder has one store of resources, wherever the folder is moved to."""
@@ -92,15 +93,15 @@ def application(
     return host
 
 
-def exporter(stores: Stores, settings: Settings, observers: Observers) -> Exporter:
+def work_of(stores: Stores, settings: Settings, observers: Observers) -> JobWork:
     """The work that the server's own workers do."""
-    return Exporter(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
+    return job_work(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
 
 
 def retention(stores: Stores, settings: Settings, observers: Observers) -> Retention:
     """What a server sweeps."""
-    runs = exporter(stores, settings, observers).runs
-    return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, runs=runs, adapter=_ADAPTER)
+    effects = work_of(stores, settings, observers).effects
+    return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, effects=effects, adapter=_ADAPTER)
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:

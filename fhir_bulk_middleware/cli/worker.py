@@ -36,14 +36,14 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _work(state: State, given: Settings) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, exporter, settings_of  # noqa: PLC0415 - others need not wait
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, settings_of, work_of  # noqa: PLC0415 - others need not wait
     from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
     stores = Stores.of(state)
     try:
         settings = await settings_of(stores, given)
         observers = audit_of(state, settings)
-        work = exporter(stores, settings, observers)
+        work = work_of(stores, settings, observers)
         # It works itself, and stands by to keep the server's workers where no server does.
         pool = ProcessRunner(state.runner, settings)
         try:

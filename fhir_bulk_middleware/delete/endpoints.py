@@ -11,14 +11,15 @@ from fhir_bulk_middleware.delete.policy import DeletePolicy, Return
 from fhir_bulk_middleware.delete.responses import DeleteAnswers
 from fhir_bulk_middleware.delete.service import DeleteService, DeleteWish, Result
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export.endpoints import idempotency_key
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http import bodies, parameters
 from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.idempotency import idempotency_key
 from fhir_bulk_middleware.http.parameters import Parameter
 from fhir_bulk_middleware.http.preferences import Preferences
 from fhir_bulk_middleware.http.replies import Replies
-from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.http.routes import Row
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["DeleteEndpoints"]
 
@@ -57,6 +58,16 @@ class DeleteEndpoints:
         self._answers = DeleteAnswers(policy, replies)
         self._addresses = addresses
         self._version = version
+
+    def rows(self, *, conditional: bool) -> tuple[Row, ...]:
+        """The rows of a mount that delete.
+
+        Args:
+            conditional: whether the adapter can delete by criteria.
+        """
+        one = Row("DELETE", "/{type}/{id}", Operation.DELETE, self.one, shared=True)
+        matching = Row("DELETE", "/{type}", Operation.CONDITIONAL_DELETE, self.matching, shared=True)
+        return (one, matching) if conditional else (one,)
 
     async def one(self, request: Request, principal: Principal) -> Response:
         """Delete a resource by its id."""

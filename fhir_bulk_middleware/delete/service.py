@@ -31,10 +31,10 @@ from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.outbox import Outbox, as_note
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.rights import DeleteRights
-from fhir_bulk_middleware.export.service import ExportService, KickOffDetail
 from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Precision
+from fhir_bulk_middleware.jobs.service import JobService, KickOffDetail
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
@@ -124,7 +124,7 @@ class DeleteService:
         *,
         one: SupportsDelete,
         several: SupportsConditionalDelete | None,
-        jobs: ExportService | None,
+        jobs: JobService | None,
         policy: DeletePolicy,
         settings: Settings,
         version: FhirVersion,

@@ -1,4 +1,4 @@
-"""What is told of a remove-all job once it has ended: its result, its failure, or what its cancellation left (law 26, AS-03)."""
+"""How a remove-all job looks to its owner: progress, result, failure, or what its cancellation left (law 26, AS-03)."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -19,23 +19,30 @@ from fhir_bulk_middleware.dialects.model import Answer, Dialect
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.progress import pause, progress
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
+from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["RemovalResults"]
+__all__ = ["RemovalStatus"]
+
+_PROGRESS = "Deleting - {done:,} of {estimate:,} resources"
 
 
-class RemovalResults:
-    """Renders ended remove-alls.
+class RemovalStatus:
+    """Renders remove-alls; a `View`.
 
     Args:
         outputs: where their parts lie.
         runs: knows what they have come to when they did not come to their end.
         policy: how each resource's outcome is told.
-        dialect: how a cancel is told.
+        dialect: how progress and a cancel are told.
         replies: makes responses.
         addresses: builds URLs.
+        settings: how often clients should poll.
+        clock: what time it is.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class RemovalResults:
         dialect: Dialect,
         replies: Replies,
         addresses: Addresses,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._outputs = outputs
         self._runs = runs
@@ -54,8 +63,27 @@ class RemovalResults:
         self._dialect = dialect
         self._replies = replies
         self._addresses = addresses
+        self._settings = settings
+        self._clock = clock
 
-    async def ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
+    async def polled(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
+        """How a remove-all stands; it has no further pages.
+
+        Raises:
+            Refused: the job failed, or has no such page.
+        """
+        job = standing.job
+        if not job.state.working:
+            return await self._ended(request, principal, standing)
+        if number:
+            raise Refused(Reason.FILE_UNKNOWN)
+        headers = {
+            "X-Progress": progress(self._dialect, job, queued=_PROGRESS, running=_PROGRESS),
+            "Retry-After": self._replies.retry_after(pause(job, self._clock(), self._settings)),
+        }
+        return self._replies.empty(self._dialect.in_progress, headers)
+
+    async def _ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
         """The result of a completed job: a batch-response Bundle, or counts for who may not read what was removed.
 
         Raises:
@@ -83,7 +111,7 @@ class RemovalResults:
         now = instant.render(job.changed_at, instant.Precision.SECONDS)
         return self._replies.told(answer, f"{answer.text.format(job=job.id, now=now)} {tally}")
 
-    async def cancelled_before(self, job: Job) -> Response:
+    async def cancelled_before(self, job: Job) -> Response | None:
         """The answer to a cancel that was sent again: the job is gone (DL-05), and the tally is the first one's (law 36)."""
         answer = self._dialect.answer(Operation.CANCEL, Reason.JOB_CANCELLED)
         return self._replies.told(answer, f"{answer.text} {_told(await self._runs.end(job))}".strip())

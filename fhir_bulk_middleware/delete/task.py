@@ -1,4 +1,4 @@
-"""The work of a remove-all job: its plan, and one batch of it."""
+"""What a remove-all job does: its plan, and one batch of it."""
 
 from collections.abc import Sequence
 
@@ -11,28 +11,82 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.removal import Batch, Version
 from fhir_bulk_middleware.delete.outbox import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
-from fhir_bulk_middleware.export.slice import JobsAndQueue
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
 
-__all__ = ["BatchRemoval", "removal_slices"]
+__all__ = ["RemovalTask"]
 
 
-def removal_slices(job: Job, rows: Rows, batch: int) -> tuple[Slice, ...]:
-    """A slice for each batch; its range says which of the frozen versions it has."""
-    ranges = [(first, min(first + batch, len(rows.versions))) for first in range(0, len(rows.versions), batch)]
-    (type_,) = job.request.types
-    return tuple(
-        Slice(number=number, kind=FileKind.OUTPUT, type=type_, range=f"{first}-{end}", estimate=end - first)
-        for number, (first, end) in enumerate(ranges)
-    )
+class RemovalTask:
+    """What remove-all jobs do; a `Task`.
+
+    Args:
+        journal: removes, and keeps account of it; None where the adapter has none (any more).
+        jobs: where jobs are kept.
+        outputs: where the parts go that tell what came of it.
+        observers: who is told.
+        outbox: tells what was removed.
+        settings: how many resources a batch has.
+        clock: what time it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: SupportsBatchDelete | None,
+        jobs: JobsAndQueue,
+        outputs: OutputStore,
+        observers: Observers,
+        outbox: Outbox,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._journal = journal
+        self._jobs = jobs
+        self._outputs = outputs
+        self._observers = observers
+        self._outbox = outbox
+        self._settings = settings
+        self._clock = clock
+
+    async def plan(self, job: Job, rows: Rows) -> Plan:
+        """See `Task`: a slice for each batch; its range says which of the frozen versions it has."""
+        size, all_ = self._settings.removal_batch, len(rows.versions)
+        ranges = [(first, min(first + size, all_)) for first in range(0, all_, size)]
+        (type_,) = job.request.types
+        slices = tuple(
+            Slice(number=number, kind=FileKind.OUTPUT, type=type_, range=f"{first}-{end}", estimate=end - first)
+            for number, (first, end) in enumerate(ranges)
+        )
+        return Plan(job.created_at, slices)
+
+    async def run(self, pulse: Pulse, piece: Slice) -> None:
+        """See `Task`.
+
+        Raises:
+            TypeError: the adapter has no journal; it was changed while the job ran.
+        """
+        if self._journal is None:
+            raise TypeError("a remove-all needs a journal, and this adapter has none: was it changed while the job ran?")
+        await _BatchRemoval(
+            journal=self._journal,
+            jobs=self._jobs,
+            outputs=self._outputs,
+            observers=self._observers,
+            outbox=self._outbox,
+            clock=self._clock,
+            pulse=pulse,
+            piece=piece,
+        ).run()
 
 
-class BatchRemoval:
+class _BatchRemoval:
     """Carries out one slice of a remove-all, which is one batch of its journal.
 
     However often it is begun, the journal does it once: what comes back is what came of it the first time. So the parts that

@@ -6,8 +6,11 @@ rare line whose own id must be known and does not stand where it usually does.
 
 import json
 
+from fhir_bulk_middleware.contract.job import Failure
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Selection
 from fhir_bulk_middleware.export.page_form import MalformedPage, line_fault
+from fhir_bulk_middleware.jobs.kind import TaskFailed
+from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["Firewall", "FirewallBreach"]
 
@@ -17,12 +20,16 @@ _SLASH = ord("/")
 _BEFORE = b'"/'  # a string that is a reference, or the path of a URL
 
 
-class FirewallBreach(Exception):  # noqa: N818 - it says what happened
+class FirewallBreach(TaskFailed):
     """A page holds what must not leave. The message names the type and the rule, never anything of the page.
 
     Attributes:
         type: the resource type that was being exported.
     """
+
+    failure = Failure(
+        Reason.FAULT, "The export was stopped because it would have held data that was not asked for. None of it was published."
+    )
 
     def __init__(self, resource_type: str, rule: str) -> None:
         super().__init__(f"a page of {resource_type} was stopped: {rule}")

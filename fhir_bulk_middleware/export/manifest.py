@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_bulk_middleware import instant
-from fhir_bulk_middleware.contract.job import FileKind, Job, JobKind, JobState, Part
-from fhir_bulk_middleware.dialects.model import Dialect, Progress
+from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
+from fhir_bulk_middleware.dialects.model import Dialect
 
-__all__ = ["Page", "manifest", "progress"]
+__all__ = ["Page", "manifest", "published"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
-_FINISHING = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +135,15 @@ def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
     return [{"url": f"{_EXTENSIONS}{name}", kinds[type(value)]: value} for name, value in values.items()]
 
 
-def progress(dialect: Dialect, job: Job) -> str:
-    """The value of `X-Progress` for a job that is not complete; below 100 characters (ST-03)."""
-    queued = job.state is JobState.QUEUED
-    match dialect.progress:
-        case Progress.PHASE:
-            return "scheduled" if queued else "started"
-        case Progress.PERCENT:
-            # 100 belongs to the manifest alone, and an estimate may be too low.
-            share = 100 * job.done / max(job.estimate, job.done, 1)
-            return f"{min(share, _FINISHING):.1f}% complete"
-        case _:
-            if job.request.kind is JobKind.REMOVE_ALL:
-                return f"Deleting - {job.done:,} of {max(job.estimate, job.done):,} resources"
-            if queued:
-                return "Export queued"
-            return dialect.progress_text.format(done=job.done, estimate=max(job.estimate, job.done))
+def published(standing: Standing) -> Sequence[Part]:
+    """The files that a manifest may list, in the order of the plan.
+
+    Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20); and
+    none, if the client did not allow partial manifests.
+    """
+    job, unfinished = standing.job, standing.unfinished
+    if job.state is JobState.COMPLETED:
+        return standing.parts
+    if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
+        return ()
+    return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]

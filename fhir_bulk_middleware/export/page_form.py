@@ -8,7 +8,10 @@ import json
 import re
 from collections.abc import Sequence
 
+from fhir_bulk_middleware.contract.job import Failure
 from fhir_bulk_middleware.contract.query import Block, Deletions, Page
+from fhir_bulk_middleware.jobs.kind import TaskFailed
+from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["DELETIONS_AT_MOST", "LONGEST_CURSOR", "TOLERATED", "MalformedPage", "PageForm", "line_fault"]
 
@@ -33,8 +36,13 @@ _BOM = b"\xef\xbb\xbf"
 _REFERENCE = re.compile(r"[A-Z][A-Za-z]{0,63}/[A-Za-z0-9.-]{1,64}", re.ASCII)
 
 
-class MalformedPage(Exception):  # noqa: N818 - it says what is wrong
+class MalformedPage(TaskFailed):
     """What an adapter handed over is not of the form that its protocol promises. The message holds nothing of any resource."""
+
+    failure = Failure(
+        Reason.FAULT,
+        "The export was stopped because this server's storage handed over data that is malformed; its operator is told how.",
+    )
 
     def __init__(self, what: str, fault: str, about: str = "page") -> None:
         super().__init__(f"{what} is malformed: {fault}; {_READ[about]}")

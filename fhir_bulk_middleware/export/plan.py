@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.answers import answered
@@ -31,27 +31,13 @@ from fhir_bulk_middleware.contract.query import (
 from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
+from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["PROVENANCE", "Plan", "Planner", "by_target"]
+__all__ = ["PROVENANCE", "Planner", "by_target"]
 
 PROVENANCE = "Provenance"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a job will read.
-
-    Attributes:
-        cut: the manifest's `transactionTime`.
-        slices: what is read, numbered from 0; none where nothing can be selected and nothing is to be reported.
-        rows: which rows the job may hold, with the members of its group; None where they are those of its kick-off.
-    """
-
-    cut: Instant
-    slices: tuple[Slice, ...]
-    rows: Rows | None = None
 
 
 @runtime_checkable

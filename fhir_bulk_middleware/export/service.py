@@ -1,94 +1,28 @@
-"""What happens to exports on behalf of a caller: begin, look, cancel, fetch. It speaks reasons, not HTTP."""
+"""Beginning an export on behalf of a caller. It speaks reasons, not HTTP."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
-from fhir_bulk_middleware.contract.job import Idempotency, Job, JobKind, JobState, Part, Request, Standing
-from fhir_bulk_middleware.contract.protocols import JobRunner, JobStore
-from fhir_bulk_middleware.contract.query import Compartments, Rows
-from fhir_bulk_middleware.delete.rights import check_covered
-from fhir_bulk_middleware.delete.runs import RemovalRuns
+from fhir_bulk_middleware.contract.job import Job
+from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.export.admission import Admission, Wish
-from fhir_bulk_middleware.export.types import listed
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
-from fhir_bulk_middleware.http.throttle import Throttle
-from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
-from fhir_bulk_middleware.instant import Clock, seconds_between
-from fhir_bulk_middleware.observers.observing import Observers
-from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.scopes import Scopes
-from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.jobs.service import JobService, KickOffDetail
 
-__all__ = ["ExportService", "KickOffDetail"]
-
-_CANCEL_TRIES = 20
-_KICK_OFFS_AT_ONCE = 10
-_SCOPES_REMEMBERED = 200
-"""Scopes of a token that is remembered: one for each type is usual, more would only fill memory (law 38)."""
-
-
-@dataclass(frozen=True, slots=True)
-class KickOffDetail:
-    """What a client named when it kicked a job off, for its audit record.
-
-    Attributes:
-        group_id: the group, if it named one.
-        patients: the patients that it listed.
-        criteria: what rows have to meet, by its wish or by its scopes.
-    """
-
-    group_id: str | None = None
-    patients: frozenset[str] = frozenset()
-    criteria: tuple[Criteria, ...] = ()
+__all__ = ["ExportService"]
 
 
 class ExportService:
-    """The life of exports as their owners see it.
+    """Turns kick-offs into jobs.
 
     Args:
         admission: decides what a kick-off comes to.
-        jobs: where jobs are kept.
-        runner: is told when there is work.
-        mount: the name of the mount; a job answers through the mount that made it (law 10).
-        settings: limits.
-        clock: what time it is.
-        new_job_id: where job ids come from.
-        observers: who is told what happens.
-        runs: ends what a job removes; None where nothing removes.
-        adapter: the identity of the adapter that its jobs are made for (law 32).
+        jobs: accepts the job.
     """
 
-    def __init__(
-        self,
-        *,
-        admission: Admission,
-        jobs: JobStore,
-        runner: JobRunner,
-        mount: str,
-        settings: Settings,
-        clock: Clock,
-        new_job_id: NewJobId,
-        observers: Observers | None = None,
-        runs: RemovalRuns | None = None,
-        adapter: str = "",
-    ) -> None:
+    def __init__(self, admission: Admission, jobs: JobService) -> None:
         self._admission = admission
         self._jobs = jobs
-        self._runner = runner
-        self._mount = mount
-        self._adapter = adapter
-        self._settings = settings
-        self._clock = clock
-        self._new_job_id = new_job_id
-        self._observers = observers or Observers()
-        self._runs = runs
-        self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
-        most = settings.kick_offs_per_minute
-        self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
 
     def pace(self, principal: Principal) -> None:
         """Count a kick-off, before anything in it is looked at (law 38).
@@ -96,266 +30,21 @@ class ExportService:
         Raises:
             Refused: `REQUESTS_TOO_MANY`.
         """
-        if wait := self._kick_offs.wait(principal.owner):
-            most = self._settings.kick_offs_per_minute
-            detail = f"At most {most} kick-offs of one client are looked at in a minute; try again in {wait} seconds."
-            raise Refused(Reason.REQUESTS_TOO_MANY, detail, retry_after=wait)
+        self._jobs.pace(principal)
 
     async def begin(self, principal: Principal, wish: Wish) -> Job:
         """Accept an export, durably, and set it going (KO-110).
 
-        The same wish under the same idempotency key comes to the same job (law 12).
+        The same kick-off under the same idempotency key leads to the same job (law 12).
 
         Raises:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
         request, rows = await self._admission.decide(principal, wish)
         asked = KickOffDetail(wish.group_id, wish.asked.patients or frozenset(), tuple(_criteria(rows)))
-        return await self.accept(principal, request, rows, wish.idempotency_key, asked)
-
-    async def accept(
-        self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None, asked: "KickOffDetail"
-    ) -> Job:
-        """Keep a job that was decided on, have its kick-off recorded, and set it going.
-
-        Raises:
-            Refused: too many run already, or the key came with another request; or an audit cannot record the kick-off: then the
-                job has ended before anybody learnt its id.
-        """
-        now = self._clock()
-        job = Job(
-            id=self._new_job_id(),
-            mount=self._mount,
-            adapter=self._adapter,
-            owner=principal.owner,
-            request=request,
-            created_at=now,
-            changed_at=now,
-            idempotency=_idempotency(idempotency_key, request, rows),
-        )
-        limit = self._settings.jobs_per_owner
-        kept = await self._jobs.add(job, rows, working_at_most=limit)
-        if kept is None:
-            raise Refused(
-                Reason.JOBS_TOO_MANY,
-                f"At most {limit} exports of one client may run at once; wait for one to end, or cancel one.",
-                retry_after=self._settings.retry_after_longest,
-            )
-        if kept.idempotency != job.idempotency:
-            raise Refused(
-                Reason.IDEMPOTENCY_MISMATCH,
-                "Another request came under this Idempotency-Key; use a new key for a new request.",
-                part="http.Idempotency-Key",
-            )
-        if kept.id == job.id:
-            await self._record(principal, kept, asked)
-        self._runner.wake()
-        return kept
-
-    async def _record(self, principal: Principal, job: Job, asked: "KickOffDetail") -> None:
-        detail = self._observers.detail
-        event = KickedOff(
-            at=job.created_at,
-            mount=job.mount,
-            owner=job.owner,
-            caller=principal.caller,
-            job_id=job.id,
-            kind=job.request.kind,
-            level=job.request.level,
-            types=job.request.types,
-            group=asked.group_id,
-            patients=await detail.patients(asked.patients),
-            criteria=await detail.criteria(asked.criteria),
-        )
-        try:
-            await self._observers.require(event)
-        except Refused:
-            await self._end(principal, job.id)
-            raise
-
-    async def _end(self, principal: Principal, job_id: str) -> None:
-        """End a job that nobody was told of."""
-        for _ in range(_CANCEL_TRIES):
-            job = await self._jobs.find(job_id, self._mount, principal.owner)
-            if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
-                return
-
-    async def look(self, principal: Principal, job_id: str) -> Standing:
-        """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
-
-        A poll that lists none is one indexed read (law 19).
-
-        Raises:
-            Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
-                for too often (ST-05). A failed job is no refusal: its `failure` says why it failed.
-        """
-        job = await self._own(principal, job_id)
-        self._check_scopes(principal, job)
-        if wait := self._throttle.wait(job.id):
-            raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
-        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
-        if job.state is not JobState.COMPLETED and not early:
-            return Standing(job)
-        standing = await self._jobs.standing(job_id, self._mount, principal.owner)
-        self._check_live(None if standing is None else standing.job)
-        return standing or Standing(job)
-
-    async def cancel(self, principal: Principal, job_id: str) -> Job:
-        """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
-
-        Ownership alone is needed (law 7).
-
-        Raises:
-            Refused: it is unknown to this caller, or was cancelled or had expired before.
-        """
-        ended = False
-        for _ in range(_CANCEL_TRIES):
-            job = await self._known(principal, job_id)
-            if ended and job.state is JobState.CANCELLED:  # by a worker that met the end of the run: this cancel's, then
-                return job
-            self._check_live(job)
-            ended = await self._end_run(job)
-            cancelled = job.cancelled(self._clock())
-            if await self._jobs.replace(cancelled):
-                await self._observers.tell(
-                    Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, caller=principal.caller, job_id=job.id)
-                )
-                return cancelled
-        raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
-
-    async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
-        """A job that its owner cancelled before, so that a cancel that is sent again is told what the first one came to."""
-        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
-        return job if job is not None and job.state is JobState.CANCELLED else None
-
-    @staticmethod
-    def published(standing: Standing) -> Sequence[Part]:
-        """The files that a manifest may list, in the order of the plan.
-
-        Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20);
-        and none, if the client did not allow partial manifests.
-        """
-        job, unfinished = standing.job, standing.unfinished
-        if job.state is JobState.COMPLETED:
-            return standing.parts
-        if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
-            return ()
-        return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
-
-    async def file(self, principal: Principal, file_id: str) -> Part:
-        """A file of a completed job.
-
-        The part is read before its job: parts of a job that lives stay, so one that is found lives as of the later read (law 35).
-
-        Raises:
-            Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
-        """
-        job_id = job_of_file(file_id) or ""
-        part = await self._jobs.part(job_id, file_id) if is_job_id(job_id) else None
-        job = await self._own(principal, job_id)
-        self._check_scopes(principal, job)
-        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
-        open_ = early or job.state is JobState.COMPLETED
-        if part is None or not open_ or job.request.kind is not JobKind.EXPORT:  # what a remove-all keeps of its work is no file
-            raise Refused(Reason.FILE_UNKNOWN)
-        return part
-
-    async def served(self, principal: Principal, part: Part, size: int) -> None:
-        """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.
-
-        Raises:
-            Refused: an audit cannot record it, so not a byte may leave (law 37).
-        """
-        await self._observers.require(
-            FileServed(
-                at=self._clock(),
-                mount=self._mount,
-                owner=principal.owner,
-                caller=principal.caller,
-                job_id=job_of_file(part.file_id) or "",
-                file_id=part.file_id,
-                type=part.type,
-                size=size,
-            )
-        )
-
-    def pause(self, job: Job) -> int:
-        """Seconds after which another poll is worth its while, from the rate so far (ST-04).
-
-        Never longer than the job has taken yet: the first moments, in which workers start and plans are made, say little
-        about the rest, and a client sent away for a minute would sleep past the end of an export of seconds.
-        """
-        shortest, longest = self._settings.retry_after, self._settings.retry_after_longest
-        if not job.done:
-            return shortest
-        elapsed = max(seconds_between(job.created_at, self._clock()), 0.0)
-        left = max(job.estimate - job.done, 0) / job.done * elapsed
-        return min(max(round(min(left, elapsed)), shortest), longest)
-
-    async def _own(self, principal: Principal, job_id: str) -> Job:
-        """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
-        job = await self._known(principal, job_id)
-        self._check_live(job)
-        return job
-
-    async def _known(self, principal: Principal, job_id: str) -> Job:
-        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
-        if job is None:
-            raise Refused(Reason.JOB_UNKNOWN)
-        return job
-
-    async def _end_run(self, job: Job) -> bool:
-        """End what the job removes, if it does, before its state says so (law 36); whether it does."""
-        return self._runs is not None and await self._runs.end(job, cancelled=True) is not None
-
-    def _check_live(self, job: Job | None) -> None:
-        if job is None:
-            raise Refused(Reason.JOB_UNKNOWN)
-        if job.state is JobState.CANCELLED:
-            raise Refused(Reason.JOB_CANCELLED)
-        if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
-            raise Refused(Reason.JOB_EXPIRED)
-
-    def _check_scopes(self, principal: Principal, job: Job) -> None:
-        """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
-        scopes = _scopes(principal.scopes)
-        if job.request.kind is JobKind.REMOVE_ALL:
-            check_covered(scopes, job.request)
-            return
-        types = frozenset(job.request.types)
-        missing = types - scopes.readable(types)
-        if not missing:
-            return
-        restricted: dict[str, set[str]] = {}
-        for type_, query in job.request.granular:
-            restricted.setdefault(type_, set()).add(query)
-        missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
-        if missing:
-            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
+        return await self._jobs.accept(principal, request, rows, wish.idempotency_key, asked)
 
 
 def _criteria(rows: Rows) -> Iterator[Criteria]:
     for each in rows.filters:
         yield from each.alternatives
-
-
-def _scopes(scopes: tuple[str, ...]) -> Scopes:
-    """A token's scopes; a client polls and fetches with the same ones."""
-    return Scopes.parse(scopes) if len(scopes) > _SCOPES_REMEMBERED else _remembered_scopes(scopes)
-
-
-@lru_cache(maxsize=64)
-def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
-    return Scopes.parse(scopes)
-
-
-def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
-    """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
-    if key is None:
-        return None
-    selection, group = rows.selection, rows.membership
-    whose: object = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
-    if group is not None:
-        whose = (group.group_id, None if group.patients is None else sorted(group.patients), group.older)
-    fingerprint = repr((request, whose, rows.rights, rows.filters))
-    return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

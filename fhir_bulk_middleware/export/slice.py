@@ -4,34 +4,30 @@ import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import anyio
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import Completed, PartSealed
 from fhir_bulk_middleware.contract.job import UNREADABLE, Codec, FileKind, Part, Recorded, Sizes, Slice
-from fhir_bulk_middleware.contract.protocols import JobStore, OutputStore, SupportsExport, WorkQueue
+from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsExport
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.source import Portions
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.kind import JobsAndQueue
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
 
-__all__ = ["JobsAndQueue", "SliceExport"]
+__all__ = ["SliceExport"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _READ_AHEAD = 4 * 1024 * 1024
 """Bytes of a block that are held back to see whether it fits the file that is being written."""
-
-
-class JobsAndQueue(JobStore, WorkQueue, Protocol):
-    """A job store that is also the queue of its work, as ours are."""
 
 
 @dataclass(frozen=True, slots=True)

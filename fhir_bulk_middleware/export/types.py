@@ -3,13 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from fhir_bulk_middleware.contract.job import Request
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Selection
 from fhir_bulk_middleware.export.kick_off import Leniency
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["Coverage", "Covered", "listed"]
+__all__ = ["Coverage", "Covered", "check_export_scopes", "listed"]
 
 _SHOWN = 5
 
@@ -110,6 +111,24 @@ class Coverage:
 def _covered(scopes: Scopes, types: frozenset[str]) -> Covered:
     restricted = types - scopes.readable(types)
     return Covered(tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_))))
+
+
+def check_export_scopes(scopes: Scopes, request: Request) -> None:
+    """Refuse a token whose scopes do not cover what an export holds, as those of its kick-off did (SE-03, FR-04).
+
+    Raises:
+        Refused: `SCOPE_MISSING`.
+    """
+    types = frozenset(request.types)
+    missing = types - scopes.readable(types)
+    if not missing:
+        return
+    restricted: dict[str, set[str]] = {}
+    for type_, query in request.granular:
+        restricted.setdefault(type_, set()).add(query)
+    missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
+    if missing:
+        raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
 
 
 def listed(types: Collection[str]) -> str:

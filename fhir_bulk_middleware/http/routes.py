@@ -17,14 +17,11 @@ from starlette.types import Receive, Scope, Send
 from fhir_bulk_middleware.caps import QUERY_BYTES
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
-from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.http.guard import Endpoint, Guard, Open
 from fhir_bulk_middleware.identifiers import is_file_id, is_job_id, is_resource_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
-__all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "table", "whole"]
+__all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "whole"]
 
 _LONGEST_METHOD = 20
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -58,41 +55,6 @@ KICK_OFF_PATHS: Mapping[Level, str] = {
     Level.GROUP: "/Group/{group}/$export",
 }
 """Where an export is kicked off, below the mount; the same in every dialect (KO-01 to KO-03)."""
-
-
-def table(
-    dialect: Dialect,
-    export: ExportEndpoints,
-    levels: Iterable[Level],
-    deletes: DeleteEndpoints | None = None,
-    *,
-    conditional: bool = False,
-) -> tuple[Row, ...]:
-    """All rows of a mount.
-
-    Args:
-        dialect: has the paths and methods.
-        export: the endpoints.
-        levels: which levels the adapter can do.
-        deletes: the endpoints of deletes, None for no such routes.
-        conditional: whether the adapter can delete by criteria.
-    """
-    kick_offs = {Level.SYSTEM: export.system, Level.PATIENT: export.patient, Level.GROUP: export.group}
-    rows = [
-        Row(method, KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
-        for level in levels
-        for method in dialect.kick_off.get(level, ())
-    ]
-    rows.append(Row("GET", dialect.status_path, Operation.STATUS, export.status))
-    if "allowPartialManifests" in dialect.parameters:
-        rows.append(Row("GET", dialect.page_path, Operation.STATUS, export.page))
-    rows.append(Row("DELETE", dialect.status_path, Operation.CANCEL, export.cancel))
-    rows.extend(Row(method, dialect.file_path, Operation.FILE, export.file) for method in dialect.file_methods)
-    if deletes is not None:
-        rows.append(Row("DELETE", "/{type}/{id}", Operation.DELETE, deletes.one, shared=True))
-        if conditional:
-            rows.append(Row("DELETE", "/{type}", Operation.CONDITIONAL_DELETE, deletes.matching, shared=True))
-    return tuple(rows)
 
 
 def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[Route]:

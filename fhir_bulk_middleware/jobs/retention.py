@@ -4,12 +4,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import anyio
+
 from fhir_bulk_middleware.contract.binding import bind
 from fhir_bulk_middleware.contract.events import Expired, Failed
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState
 from fhir_bulk_middleware.contract.protocols import JobRetention, JobStore, OutputStore
-from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.instant import Clock, after, system_clock
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
@@ -38,7 +40,7 @@ class Retention:
         settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
         clock: what time it is.
         observers: who is told of jobs that fail or expire.
-        runs: ends what removes before its job ends, and tells of removals that nobody told of; None where nothing removes.
+        effects: ends what jobs do beside writing files before they end; None where they do nothing else.
         adapter: the identity of the adapter, whose jobs alone are swept (law 32).
     """
 
@@ -50,7 +52,7 @@ class Retention:
         clock: Clock = system_clock,
         observers: Observers | None = None,
         *,
-        runs: RemovalRuns | None = None,
+        effects: EffectsOfJobs | None = None,
         adapter: str = "",
     ) -> None:
         self._jobs = jobs
@@ -58,8 +60,17 @@ class Retention:
         self._settings = settings
         self._clock = clock
         self._observers = observers or Observers()
-        self._runs = runs
+        self._effects = effects
         self._adapter = adapter
+
+    async def keep_sweeping(self) -> None:
+        """Sweep from time to time, until it is cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception:  # noqa: BLE001 - the next sweep may find the disk or the database well again
+                _log.exception("a sweep failed")
+            await anyio.sleep(self._settings.sweep_interval)
 
     async def sweep(self) -> None:
         """Tell what was left untold; end, give back, forget; in this order.
@@ -68,8 +79,8 @@ class Retention:
             NotAdmitted: the files belong to another job store (law 32); nothing was touched.
         """
         await bind(self._outputs, self._jobs)
-        if self._runs is not None:
-            await self._runs.sweep()
+        if self._effects is not None:
+            await self._effects.sweep()
         await self._fail_overdue()
         await self._expire()
         await self._reclaim()
@@ -81,8 +92,8 @@ class Retention:
         before = after(now, -self._settings.deadline)
 
         async def fail(job: Job) -> bool:
-            if self._runs is not None:
-                await self._runs.end(job)  # before the state says so (law 36)
+            if self._effects is not None:
+                await self._effects.end(job)  # before the state says so (law 36)
             done = await self._jobs.replace(job.failed(_OVERDUE, now))
             if done:
                 cause = f"not done after {self._settings.deadline:g} seconds"

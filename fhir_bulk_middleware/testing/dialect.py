@@ -12,7 +12,8 @@ from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Job, JobState, Request
 from fhir_bulk_middleware.contract.query import Level, Window
 from fhir_bulk_middleware.dialects.model import Answer, Dialect
-from fhir_bulk_middleware.export.manifest import Page, manifest, progress
+from fhir_bulk_middleware.export.manifest import Page, manifest
+from fhir_bulk_middleware.export.status import export_progress
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.outcomes import Operation, Reason
@@ -115,7 +116,7 @@ class DialectSuite:
     def test_progress_stays_below_100_characters_and_below_the_end(self, dialect: Dialect) -> None:
         """ST-03."""
         for job in (self._job(JobState.QUEUED), self._job(JobState.RUNNING)):
-            said = progress(dialect, job)
+            said = export_progress(dialect, job)
             assert 0 < len(said) < 100, "X-Progress has fewer than 100 characters"
             assert "100%" not in said.replace(" ", ""), "100 comes with the manifest only"
 

@@ -1,16 +1,14 @@
-"""What runs beside the requests: the runner, and the sweep."""
+"""What runs beside the requests: the runner, and tasks such as the sweep."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import anyio
 
 from fhir_bulk_middleware.contract.protocols import JobRunner, Work
-from fhir_bulk_middleware.identity import Place
-from fhir_bulk_middleware.jobs.retention import Retention
-from fhir_bulk_middleware.observers.observing import Observers
 
 __all__ = ["Engine"]
 
@@ -26,28 +24,25 @@ class Engine:
     Args:
         runner: where work runs.
         work: the work.
-        retention: what a sweep does.
-        sweep_interval: seconds between two sweeps.
-        place: the place on the stores, held while it runs; it does not start without (law 32).
-        observers: are told sums of refusals, and at the end what is left to tell.
+        admitted: a context that is open while it runs; it does not start where that refuses to be entered (law 32).
+        beside: what else runs until it stops.
+        closing: what is done at the end, however it comes.
     """
 
     def __init__(
         self,
         runner: JobRunner,
         work: Work,
-        retention: Retention,
-        sweep_interval: float,
-        place: Place,
         *,
-        observers: Observers | None = None,
+        admitted: Callable[[], AbstractAsyncContextManager[None]],
+        beside: Sequence[Callable[[], Coroutine[Any, Any, None]]],
+        closing: Callable[[], Awaitable[None]],
     ) -> None:
         self._runner = runner
         self._work = work
-        self._retention = retention
-        self._sweep_interval = sweep_interval
-        self._place = place
-        self._observers = observers or Observers()
+        self._admitted = admitted
+        self._beside = tuple(beside)
+        self._closing = closing
         self._users = 0
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -105,9 +100,9 @@ class Engine:
 
     async def _supervise(self, started: asyncio.Future[None]) -> None:
         try:
-            async with self._place.taken(), self._runner.running(self._work), anyio.create_task_group() as tasks:
-                tasks.start_soon(self._sweep)
-                tasks.start_soon(self._observers.keep_summing)
+            async with self._admitted(), self._runner.running(self._work), anyio.create_task_group() as tasks:
+                for task in self._beside:
+                    tasks.start_soon(task)
                 started.set_result(None)
                 await self._stopping.wait()
                 tasks.cancel_scope.cancel()
@@ -119,12 +114,4 @@ class Engine:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await self._observers.close()
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                await self._retention.sweep()
-            except Exception:  # noqa: BLE001 - the next sweep may find the disk or the database well again
-                _log.exception("a sweep failed")
-            await anyio.sleep(self._sweep_interval)
+                await self._closing()

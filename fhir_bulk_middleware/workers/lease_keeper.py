@@ -69,7 +69,7 @@ Beating = Callable[[WorkQueue, Pulse, Settings, Clock], AbstractAsyncContextMana
 
 @asynccontextmanager
 async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
-    """A heartbeat for an exporter that shares its loop with a server.
+    """A heartbeat for work that shares its loop with a server.
 
     Raises:
         LeaseLost: on leaving, if the lease was lost.
@@ -94,9 +94,9 @@ async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clo
 
 
 class ThreadHeart:
-    """A heartbeat for an exporter that may block its loop: in a worker process, and nowhere else.
+    """A heartbeat for work that may block its loop: in a worker process, and nowhere else.
 
-    One thread beats for all that an exporter does, one piece after the other; handing each piece to a thread of its own, and
+    One thread beats for all that a worker does, one piece after the other; handing each piece to a thread of its own, and
     waiting for that, would cost more than a small piece does. The queue is used from that thread, with a loop of its own. Where
     a lease is lost and the work does not stop within another lease's time, because it hangs in a blocking call, the process is
     ended; whoever keeps it starts another.

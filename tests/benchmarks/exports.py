@@ -14,10 +14,11 @@ from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
 from fhir_bulk_middleware.contract.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -152,11 +153,11 @@ class Exports:
             await asyncio.sleep(_LOOK)
         return await self._done(job, time.perf_counter() - begun)
 
-    def _exporter(self, *, blocking: bool) -> Exporter:
+    def _exporter(self, *, blocking: bool) -> JobWork:
         outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
         if blocking:
-            return Exporter(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())
-        return Exporter(self.resources, self.jobs, outputs, self._settings)
+            return job_work(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())
+        return job_work(self.resources, self.jobs, outputs, self._settings)
 
     async def _add(self, wanted: Wanted) -> Job:
         now = system_clock()

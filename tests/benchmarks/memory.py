@@ -18,9 +18,9 @@ from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Job, JobState, Request
 from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.demo.population import large, small
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Precision, system_clock
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -88,7 +88,7 @@ async def _work(state: Path, limit: int) -> int:
     jobs = SQLiteJobStore(state / "jobs.db")
     resources = SQLiteResourceStore(state / "store.db")
     outputs = FileOutputStore(state / "exports", blocking=True)
-    work = Exporter(resources, jobs, outputs, Settings(), beating=ThreadHeart())
+    work = job_work(resources, jobs, outputs, Settings(), beating=ThreadHeart())
     begun = time.monotonic()
     while await work.step("worker"):
         pass

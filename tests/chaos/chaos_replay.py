@@ -9,7 +9,7 @@ from chaos_server import SETTINGS
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
 from fhir_bulk_middleware.contract.query import Query, Rows
-from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.job_records import SLICE_COLUMNS, rows_from_content, slice_from_record
@@ -49,7 +49,7 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1, adapter=job.adapter)
     assert lease is not None
     assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
-    work = Exporter(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
+    work = job_work(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
     while await work.step("replay"):
         pass
     parts = await calm.parts(job_id)

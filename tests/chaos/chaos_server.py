@@ -24,9 +24,10 @@ from fhir_bulk_middleware.contract.protocols import Recipe, Work
 from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.contract.removal import Batch
 from fhir_bulk_middleware.delete.policy import AIDBOX
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.instant import Clock, Instant, system_clock
+from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.jose import JoseTokenVerifier
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -105,10 +106,10 @@ class Stores:
         self.audit = AuditFile(state / "audit.jsonl", blocking=blocking, sync="never")
 
 
-def work(state: JsonValue) -> Exporter:
+def work(state: JsonValue) -> JobWork:
     """What a worker process does; the recipe of `ChaosRunner`."""
     stores = Stores(Path(str(state)), blocking=True)
-    return Exporter(
+    return job_work(
         stores.resources,
         stores.jobs,
         stores.outputs,

@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 from listed import Remade
 
-from fhir_bulk_middleware.export.exporter import Exporter
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -16,8 +17,8 @@ from fhir_bulk_middleware.workers.runner import ProcessRunner
 SETTINGS = Settings(page_bytes=1024, part_bytes=4096, renew_seconds=0.1, lease_seconds=0.6, worker_processes=2)
 
 
-def exporter(state: Path, resources: Remade) -> Exporter:
-    return Exporter(resources, SQLiteJobStore(state / "jobs.db"), FileOutputStore(state / "exports"), SETTINGS)
+def exporter(state: Path, resources: Remade) -> JobWork:
+    return job_work(resources, SQLiteJobStore(state / "jobs.db"), FileOutputStore(state / "exports"), SETTINGS)
 
 
 async def main() -> None:

@@ -21,10 +21,10 @@ from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner, Principal
 from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.contract.query import Page, Query
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Instant, system_clock
 from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -61,7 +61,7 @@ class Arena:
         self.jobs = SQLiteJobStore(folder / "jobs.db")
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
         self.resources = Flaky({"Patient": [patient(str(number)) for number in range(20)]})
-        self.work = Exporter(self.resources, self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena")
+        self.work = job_work(self.resources, self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena")
         self.clients = [self._client(), self._client()]
         self.random = Random(5)  # noqa: S311 - to be repeated
 

@@ -11,8 +11,8 @@ from listed import Complete, observation
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -30,7 +30,7 @@ async def test_one_export_is_served_every_second_slice_though_a_hundred_wait_bef
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         jobs = MemoryJobStore() if kind == "memory" else SQLiteJobStore(Path(folder) / "jobs.db")
         adapter = Complete({"Observation": [observation(number) for number in range(3 * SLICES)]})
-        work = Exporter(adapter, jobs, MemoryOutputStore(), Settings())
+        work = job_work(adapter, jobs, MemoryOutputStore(), Settings())
         for _ in range(100):
             greedy = dataclasses.replace(job("Observation", created_at=system_clock()), owner=GREEDY)
             assert await jobs.add(greedy, Rows(EVERYTHING), working_at_most=1_000)

@@ -8,8 +8,8 @@ from listed import NOW, Listed, observation
 
 from fhir_bulk_middleware.contract.job import Job, JobState, Lease
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -33,7 +33,7 @@ class Bench:
     async def run(self, resources: Listed, jobs: MemoryJobStore | None = None) -> None:
         assert await self.jobs.add(self.job, Rows(EVERYTHING), working_at_most=1)
         clock = lambda: self.now  # noqa: E731 - read when it is called
-        work = Exporter(resources, jobs or self.jobs, self.outputs, SETTINGS, clock, beating=self._beating)
+        work = job_work(resources, jobs or self.jobs, self.outputs, SETTINGS, clock, beating=self._beating)
         with anyio.fail_after(20):
             while await work.step("worker"):
                 pass

@@ -7,10 +7,10 @@ from listed import NOW, Listed, patient
 
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -35,7 +35,7 @@ class Archive:
 
     async def completed(self) -> Job:
         made = await self.add()
-        work = Exporter(Listed({"Patient": [patient("1")]}), self.jobs, self.outputs, SETTINGS, lambda: self.now)
+        work = job_work(Listed({"Patient": [patient("1")]}), self.jobs, self.outputs, SETTINGS, lambda: self.now)
         while await work.step("worker"):
             pass
         assert await self.state(made) is JobState.COMPLETED

@@ -10,9 +10,10 @@ from waiting import until
 
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Rows, Selection, Window
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Precision, system_clock
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -31,8 +32,8 @@ class Server:
         self.outputs = FileOutputStore(folder / "exports")
         self.runner = ProcessRunner(folder, SETTINGS)
 
-    def work(self) -> Exporter:
-        return Exporter(self.resources, self.jobs, self.outputs, SETTINGS)
+    def work(self) -> JobWork:
+        return job_work(self.resources, self.jobs, self.outputs, SETTINGS)
 
     async def export(self, *types: str, selection: Selection = EVERYTHING, window: Window = Window()) -> Job:  # noqa: B008
         made = job(*types, window=window, created_at=system_clock(), precision=Precision.MICROSECONDS)

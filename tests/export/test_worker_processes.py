@@ -18,9 +18,10 @@ from fhir_bulk_middleware.contract.job import Job, JobState
 from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.recipes import from_json, make
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, system_clock
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -46,7 +47,7 @@ class State:
         self.resources = Remade(str(self.gates), COUNT, GATE)
         self.job = job("Observation", created_at=system_clock())
 
-    def exporter(self) -> Exporter:
+    def exporter(self) -> JobWork:
         return exporter(self.folder, self.resources)
 
     def runner(self) -> ProcessRunner:
@@ -128,7 +129,7 @@ async def test_a_worker_that_is_killed_in_a_slice_leaves_the_same_files_as_if_it
 @pytest.mark.anyio
 async def test_what_a_killed_worker_held_is_given_back_at_once(state: State) -> None:
     patient = SETTINGS.model_copy(update={"lease_seconds": 3600.0})
-    work = Exporter(state.resources, state.jobs, state.outputs, patient)
+    work = job_work(state.resources, state.jobs, state.outputs, patient)
     async with ProcessRunner(state.folder, patient).running(work):
         await until(lambda: len(state.reached()) == 1)
         (victim,) = state.reached()
@@ -295,7 +296,7 @@ def test_a_worker_without_an_assignment_ends() -> None:
 
 @pytest.mark.anyio
 async def test_work_that_cannot_be_made_again_is_refused_at_the_start(tmp_path: Path) -> None:
-    here = Exporter(Complete({}), MemoryJobStore(), MemoryOutputStore(), SETTINGS)
+    here = job_work(Complete({}), MemoryJobStore(), MemoryOutputStore(), SETTINGS)
     with pytest.raises(ValueError, match="LoopRunner"):
         async with ProcessRunner(tmp_path, SETTINGS).running(here):
             pass
@@ -310,12 +311,12 @@ def test_an_exporter_is_made_again_from_its_recipe(tmp_path: Path) -> None:
     recipe = exporter(tmp_path, Remade(str(tmp_path), 1, 1)).recipe()
     assert recipe is not None
     again = make(recipe)
-    assert isinstance(again, Exporter)
+    assert isinstance(again, JobWork)
     assert again.recipe() == Recipe(recipe.factory, {**recipe.arguments})
 
 
 def test_an_exporter_with_a_clock_of_its_own_has_no_recipe(tmp_path: Path) -> None:
-    work = Exporter(
+    work = job_work(
         Remade(str(tmp_path), 1, 1),
         SQLiteJobStore(tmp_path / "jobs.db"),
         FileOutputStore(tmp_path),

@@ -8,7 +8,7 @@ from .mutation import Mutant
 
 __all__ = ["MUTANTS"]
 
-_EXPORTER = "tests/export/test_exporter.py"
+_JOB_WORK = "tests/export/test_job_work.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
@@ -133,7 +133,7 @@ WORK = (
         "export/slice.py",
         "            await self._ask()\n            await sink.seal()\n        if ahead is None:",
         "            await sink.seal()\n        if ahead is None:",
-        (_EXPORTER,),
+        (_JOB_WORK,),
     ),
     Mutant(
         "lost-checkpoint-ignored",
@@ -141,7 +141,7 @@ WORK = (
         "export/slice.py",
         "        if not recorded:\n            raise LeaseLost\n        # Finished work",
         "        # Finished work",
-        (_EXPORTER,),
+        (_JOB_WORK,),
     ),
     Mutant(
         "attempt-missing-from-names",
@@ -149,7 +149,7 @@ WORK = (
         "export/slice.py",
         'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}.{ending}"',
         'return f"{self._lease.job.id}/{self._slice.number}-{number}.1.{ending}"',
-        (_EXPORTER,),
+        (_JOB_WORK,),
     ),
     Mutant(
         "plan-stores-plain-always",
@@ -312,7 +312,7 @@ RIGHTS = (
     Mutant(
         "scopes-not-asked-at-a-file",
         "FR-04",
-        "export/service.py",
+        "jobs/service.py",
         "        self._check_scopes(principal, job)\n        early = ",
         "        early = ",
         ("tests/test_scopes.py", _OWNERS),
@@ -320,7 +320,7 @@ RIGHTS = (
     Mutant(
         "expired-job-served-until-swept",
         "ST-22",
-        "export/service.py",
+        "jobs/service.py",
         "if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):",
         "if job.state is JobState.EXPIRED:",
         ("tests/export/test_retention.py", "tests/test_lifecycle.py", "tests/test_status.py"),
@@ -540,7 +540,7 @@ SINCE = (
     Mutant(
         "cancel-leaves-the-run-open",
         "law 36",
-        "export/service.py",
+        "jobs/service.py",
         "            ended = await self._end_run(job)\n",
         "",
         ("tests/delete/test_final_cancel.py", "tests/delete/test_remove_all.py"),
@@ -549,7 +549,7 @@ SINCE = (
         "deadline-leaves-the-run-open",
         "law 36",
         "jobs/retention.py",
-        "                await self._runs.end(job)  # before the state says so (law 36)\n",
+        "                await self._effects.end(job)  # before the state says so (law 36)\n",
         "                pass\n",
         ("tests/delete/test_final_cancel.py", "tests/removals/test_removals.py"),
     ),

@@ -32,9 +32,9 @@ from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.recipes import as_json
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.jobs.retention import Retention
+from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -217,9 +217,9 @@ async def overdue(folder: Path, mint: TokenMint, size: int, chance: random.Rando
             await until(some_are_gone)
             settings = scene.house.settings.model_copy(update={"deadline": 0.001})
             exporter = scene.house.runner.work
-            assert isinstance(exporter, Exporter)
+            assert isinstance(exporter, JobWork)
             outputs, adapter = FileOutputStore(folder / "files"), exporter.adapter
-            await Retention(scene.jobs, outputs, settings, runs=exporter.runs, adapter=adapter).sweep()
+            await Retention(scene.jobs, outputs, settings, effects=exporter.effects, adapter=adapter).sweep()
             answer = await scene.house.ask("GET", scene.location, scope=FULL)
             assert answer.status_code == 500, answer.text
             removed = tally(answer.text)

@@ -17,10 +17,11 @@ from fhir_bulk_middleware.contract.events import Event
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, JobState, Part
 from fhir_bulk_middleware.contract.protocols import OutputSink
 from fhir_bulk_middleware.contract.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
-from fhir_bulk_middleware.export.exporter import Exporter
 from fhir_bulk_middleware.files import deflate
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
@@ -41,15 +42,15 @@ class House:
     jobs: MemoryJobStore = field(default_factory=MemoryJobStore)
     outputs: MemoryOutputStore = field(default_factory=MemoryOutputStore)
 
-    def exporter(self, resources: Listed | None = None) -> Exporter:
-        return Exporter(resources or self.resources, self.jobs, self.outputs, self.settings, lambda: self.now)
+    def exporter(self, resources: Listed | None = None) -> JobWork:
+        return job_work(resources or self.resources, self.jobs, self.outputs, self.settings, lambda: self.now)
 
     async def add(self, *types: str, window: Window = Window(), selection: Selection = EVERYTHING) -> Job:  # noqa: B008
         made = job(*(types or ("Observation", "Patient")), window=window, created_at=self.now)
         assert await self.jobs.add(made, Rows(selection), working_at_most=10)
         return made
 
-    async def run(self, exporter: Exporter | None = None) -> None:
+    async def run(self, exporter: JobWork | None = None) -> None:
         exporter = exporter or self.exporter()
         while await exporter.step("worker"):
             pass
@@ -375,7 +376,7 @@ async def test_a_worker_whose_checkpoint_comes_too_late_reads_no_further_and_tel
     house.settings = SMALL.model_copy(update={"renew_seconds": 3})
     await house.exporter(Listed(lines)).step("first")
     first = Listed(lines)
-    await Exporter(first, house.jobs, house.outputs, house.settings, lambda: house.now, observers=Observers([Told()])).step(
+    await job_work(first, house.jobs, house.outputs, house.settings, lambda: house.now, observers=Observers([Told()])).step(
         "first"
     )
 

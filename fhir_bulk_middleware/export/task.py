@@ -1,0 +1,66 @@
+"""What an export job does: its plan, and one slice of it."""
+
+from fhir_bulk_middleware.contract.job import Job, Slice
+from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsExport
+from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.export.plan import Planner
+from fhir_bulk_middleware.export.slice import SliceExport
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.workers.lease_keeper import Pulse
+
+__all__ = ["ExportTask"]
+
+
+class ExportTask:
+    """What export jobs do; a `Task`.
+
+    Args:
+        resources: what is exported.
+        planner: makes plans, and knows how large parts are.
+        jobs: where jobs are kept.
+        outputs: where parts go.
+        observers: who is told.
+        settings: times.
+        clock: what time it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        resources: SupportsExport,
+        planner: Planner,
+        jobs: JobsAndQueue,
+        outputs: OutputStore,
+        observers: Observers,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._resources = resources
+        self._planner = planner
+        self._jobs = jobs
+        self._outputs = outputs
+        self._observers = observers
+        self._settings = settings
+        self._clock = clock
+
+    async def plan(self, job: Job, rows: Rows) -> Plan:
+        """See `Task`."""
+        return await self._planner.plan(job, rows)
+
+    async def run(self, pulse: Pulse, piece: Slice) -> None:
+        """See `Task`."""
+        await SliceExport(
+            resources=self._resources,
+            jobs=self._jobs,
+            outputs=self._outputs,
+            planner=self._planner,
+            observers=self._observers,
+            sizes=self._planner.sizes(pulse.lease.job),
+            lease_seconds=self._settings.lease_seconds,
+            clock=self._clock,
+            pulse=pulse,
+            piece=piece,
+        ).run()

@@ -1,0 +1,76 @@
+"""What the `Accept` and `Prefer` headers must say, by the dialect."""
+
+from functools import lru_cache
+
+from starlette.requests import Request
+
+from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
+from fhir_bulk_middleware.http.preferences import Preferences
+from fhir_bulk_middleware.outcomes import Reason, Refused
+
+__all__ = ["Negotiation", "media_type"]
+
+_ANYTHING = frozenset({"application/*", "*/*"})
+_JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
+
+
+class Negotiation:
+    """Checks the headers of kick-offs, polls and cancels.
+
+    Args:
+        dialect: says which are required.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._kick_off_requires = dialect.required_headers
+        self._status_requires = dialect.status_requires
+        self._status_accept = dialect.status_accept and dialect.status_accept | _ANYTHING
+
+    def kick_off(self, request: Request) -> Preferences:
+        """The preferences of a kick-off.
+
+        Raises:
+            Refused: a header is missing, malformed, or accepts no JSON.
+        """
+        preferences = _preferences(request)
+        _check_accept(request, self._kick_off_requires, _JSON)
+        if RequiredHeader.PREFER in self._kick_off_requires and not preferences.respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+        return preferences
+
+    def check_status(self, request: Request) -> None:
+        """Check a poll or a cancel.
+
+        Raises:
+            Refused: as `kick_off`.
+        """
+        _check_accept(request, self._status_requires, self._status_accept)
+        if RequiredHeader.PREFER in self._status_requires and not _preferences(request).respond_async:
+            raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+
+def media_type(item: str) -> str:
+    """The media type of a header's item, without its parameters and in lower case."""
+    return item.partition(";")[0].strip().lower()
+
+
+def _preferences(request: Request) -> Preferences:
+    try:
+        return Preferences.parse(request.headers.getlist("prefer"))
+    except ValueError as error:
+        raise Refused(Reason.HEADER_INVALID, f"Prefer: {error}.", part="http.Prefer") from None
+
+
+def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
+    """Refuse a request that accepts none of these media types; an empty set takes anything."""
+    accept = tuple(value for name, value in request.scope["headers"] if name == b"accept")
+    if RequiredHeader.ACCEPT in required and not accept:
+        raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
+    if acceptable and accept and acceptable.isdisjoint(_accepted(accept)):
+        raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+
+
+@lru_cache(maxsize=64)
+def _accepted(lines: tuple[bytes, ...]) -> frozenset[str]:
+    """The media types of `Accept` headers; clients have few, and send them with every poll."""
+    return frozenset(media_type(item) for line in lines for item in line.decode("latin-1").split(","))

@@ -1,0 +1,98 @@
+"""The endpoints of jobs of any kind: poll, further pages, cancel, files."""
+
+import re
+from collections.abc import Iterable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.files.delivery import Delivery
+from fhir_bulk_middleware.http.negotiation import Negotiation
+from fhir_bulk_middleware.http.replies import FileStatus
+from fhir_bulk_middleware.http.routes import Row
+from fhir_bulk_middleware.jobs.kind import Kind
+from fhir_bulk_middleware.jobs.service import JobService
+from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+
+__all__ = ["JobEndpoints"]
+
+_PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+
+
+class JobEndpoints:
+    """What stands behind the routes of jobs.
+
+    Args:
+        service: decides.
+        kinds: how each kind of job looks.
+        dialect: has the paths, and what headers must say.
+        delivery: renders files.
+    """
+
+    def __init__(self, *, service: JobService, kinds: Iterable[Kind], dialect: Dialect, delivery: Delivery) -> None:
+        self._service = service
+        self._views = {kind.name: kind.view for kind in kinds}
+        self._dialect = dialect
+        self._delivery = delivery
+        self._negotiation = Negotiation(dialect)
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of a mount that are about jobs."""
+        dialect = self._dialect
+        pages = [Row("GET", dialect.page_path, Operation.STATUS, self.page)]
+        return (
+            Row("GET", dialect.status_path, Operation.STATUS, self.status),
+            *(pages if "allowPartialManifests" in dialect.parameters else ()),
+            Row("DELETE", dialect.status_path, Operation.CANCEL, self.cancel),
+            *(Row(method, dialect.file_path, Operation.FILE, self.file) for method in dialect.file_methods),
+        )
+
+    async def status(self, request: Request, principal: Principal) -> Response:
+        """Poll (section 2 of the requirements)."""
+        self._negotiation.check_status(request)
+        standing = await self._service.look(principal, _job_id(request))
+        return await self._views[standing.job.request.kind].polled(request, principal, standing, 0)
+
+    async def page(self, request: Request, principal: Principal) -> Response:
+        """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
+        number = request.path_params["page"]
+        standing = await self._service.look(principal, _job_id(request))
+        if _PAGE.fullmatch(number) is None:
+            raise Refused(Reason.FILE_UNKNOWN)
+        return await self._views[standing.job.request.kind].polled(request, principal, standing, int(number))
+
+    async def cancel(self, request: Request, principal: Principal) -> Response:
+        """End a job (section 3)."""
+        self._negotiation.check_status(request)
+        job_id = _job_id(request)
+        try:
+            job = await self._service.cancel(principal, job_id)
+        except Refused as refused:
+            before = await self._service.cancelled_before(principal, job_id)
+            if refused.reason is Reason.JOB_CANCELLED and before is not None:
+                response = await self._views[before.request.kind].cancelled_before(before)
+                if response is not None:
+                    return response
+            raise
+        return await self._views[job.request.kind].cancelled(job)
+
+    async def file(self, request: Request, principal: Principal) -> Response:
+        """Fetch a file (section 4)."""
+        part = await self._service.file(principal, request.path_params["file"])
+        response = await self._delivery.response(request, part)
+        if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:
+            try:
+                await self._service.served(principal, part, int(response.headers["Content-Length"]))
+            except Refused:
+                await self._delivery.abandon(response)
+                raise
+        return response
+
+
+def _job_id(request: Request) -> str:
+    """The job id of a poll or a cancel: in the path, or in the query string (AS-07)."""
+    if job_id := request.path_params.get("job"):
+        return str(job_id)
+    raise Refused(Reason.JOB_ID_MISSING, "Use the URL of the Content-Location header, unchanged.")

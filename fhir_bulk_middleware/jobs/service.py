@@ -1,0 +1,301 @@
+"""What happens to jobs of any kind on behalf of a caller: accept, look, cancel, fetch. It speaks reasons, not HTTP."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
+from fhir_bulk_middleware.contract.job import Idempotency, Job, JobState, Part, Request, Standing
+from fhir_bulk_middleware.contract.protocols import JobRunner, JobStore
+from fhir_bulk_middleware.contract.query import Compartments, Rows
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
+from fhir_bulk_middleware.http.throttle import Throttle
+from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Kind
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.scopes import Scopes
+from fhir_bulk_middleware.settings import Settings
+
+__all__ = ["JobService", "KickOffDetail"]
+
+_CANCEL_TRIES = 20
+_KICK_OFFS_AT_ONCE = 10
+_SCOPES_REMEMBERED = 200
+"""Scopes of a token that is remembered: one for each type is usual, more would only fill memory (law 38)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KickOffDetail:
+    """What a client named when it kicked a job off, for its audit record.
+
+    Attributes:
+        group_id: the group, if it named one.
+        patients: the patients that it listed.
+        criteria: what rows have to meet, by its wish or by its scopes.
+    """
+
+    group_id: str | None = None
+    patients: frozenset[str] = frozenset()
+    criteria: tuple[Criteria, ...] = ()
+
+
+class JobService:
+    """The life of jobs as their owners see it.
+
+    Args:
+        kinds: the kinds of job that there are.
+        jobs: where jobs are kept.
+        runner: is told when there is work.
+        mount: the name of the mount; a job answers through the mount that made it (law 10).
+        settings: limits.
+        clock: what time it is.
+        new_job_id: where job ids come from.
+        observers: who is told what happens.
+        effects: ends what jobs do beside writing files; None where they do nothing else.
+        adapter: the identity of the adapter that its jobs are made for (law 32).
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Iterable[Kind],
+        jobs: JobStore,
+        runner: JobRunner,
+        mount: str,
+        settings: Settings,
+        clock: Clock,
+        new_job_id: NewJobId,
+        observers: Observers | None = None,
+        effects: EffectsOfJobs | None = None,
+        adapter: str = "",
+    ) -> None:
+        self._kinds = {kind.name: kind for kind in kinds}
+        self._jobs = jobs
+        self._runner = runner
+        self._mount = mount
+        self._adapter = adapter
+        self._settings = settings
+        self._clock = clock
+        self._new_job_id = new_job_id
+        self._observers = observers or Observers()
+        self._effects = effects
+        self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
+        most = settings.kick_offs_per_minute
+        self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
+
+    def pace(self, principal: Principal) -> None:
+        """Count a kick-off, before anything in it is looked at (law 38).
+
+        Raises:
+            Refused: `REQUESTS_TOO_MANY`.
+        """
+        if wait := self._kick_offs.wait(principal.owner):
+            most = self._settings.kick_offs_per_minute
+            detail = f"At most {most} kick-offs of one client are looked at in a minute; try again in {wait} seconds."
+            raise Refused(Reason.REQUESTS_TOO_MANY, detail, retry_after=wait)
+
+    async def accept(
+        self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None, asked: KickOffDetail
+    ) -> Job:
+        """Keep a job that was decided on, have its kick-off recorded, and set it going.
+
+        Raises:
+            Refused: too many run already, or the key came with another request; or an audit cannot record the kick-off: then the
+                job has ended before anybody learnt its id.
+        """
+        now = self._clock()
+        job = Job(
+            id=self._new_job_id(),
+            mount=self._mount,
+            adapter=self._adapter,
+            owner=principal.owner,
+            request=request,
+            created_at=now,
+            changed_at=now,
+            idempotency=_idempotency(idempotency_key, request, rows),
+        )
+        limit = self._settings.jobs_per_owner
+        kept = await self._jobs.add(job, rows, working_at_most=limit)
+        if kept is None:
+            raise Refused(
+                Reason.JOBS_TOO_MANY,
+                f"At most {limit} exports of one client may run at once; wait for one to end, or cancel one.",
+                retry_after=self._settings.retry_after_longest,
+            )
+        if kept.idempotency != job.idempotency:
+            raise Refused(
+                Reason.IDEMPOTENCY_MISMATCH,
+                "Another request came under this Idempotency-Key; use a new key for a new request.",
+                part="http.Idempotency-Key",
+            )
+        if kept.id == job.id:
+            await self._record(principal, kept, asked)
+        self._runner.wake()
+        return kept
+
+    async def _record(self, principal: Principal, job: Job, asked: KickOffDetail) -> None:
+        detail = self._observers.detail
+        event = KickedOff(
+            at=job.created_at,
+            mount=job.mount,
+            owner=job.owner,
+            caller=principal.caller,
+            job_id=job.id,
+            kind=job.request.kind,
+            level=job.request.level,
+            types=job.request.types,
+            group=asked.group_id,
+            patients=await detail.patients(asked.patients),
+            criteria=await detail.criteria(asked.criteria),
+        )
+        try:
+            await self._observers.require(event)
+        except Refused:
+            await self._end(principal, job.id)
+            raise
+
+    async def _end(self, principal: Principal, job_id: str) -> None:
+        """End a job that nobody was told of."""
+        for _ in range(_CANCEL_TRIES):
+            job = await self._jobs.find(job_id, self._mount, principal.owner)
+            if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
+                return
+
+    async def look(self, principal: Principal, job_id: str) -> Standing:
+        """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
+
+        A poll that lists none is one indexed read (law 19).
+
+        Raises:
+            Refused: it is unknown to this caller, cancelled or expired; the token's scopes no longer cover it; or it was asked
+                for too often (ST-05). A failed job is no refusal: its `failure` says why it failed.
+        """
+        job = await self._own(principal, job_id)
+        self._check_scopes(principal, job)
+        if wait := self._throttle.wait(job.id):
+            raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        if job.state is not JobState.COMPLETED and not early:
+            return Standing(job)
+        standing = await self._jobs.standing(job_id, self._mount, principal.owner)
+        self._check_live(None if standing is None else standing.job)
+        return standing or Standing(job)
+
+    async def cancel(self, principal: Principal, job_id: str) -> Job:
+        """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
+
+        Ownership alone is needed (law 7).
+
+        Raises:
+            Refused: it is unknown to this caller, or was cancelled or had expired before.
+        """
+        ended = False
+        for _ in range(_CANCEL_TRIES):
+            job = await self._known(principal, job_id)
+            if ended and job.state is JobState.CANCELLED:  # by a worker that met the end of the run: this cancel's, then
+                return job
+            self._check_live(job)
+            ended = await self._end_run(job)
+            cancelled = job.cancelled(self._clock())
+            if await self._jobs.replace(cancelled):
+                await self._observers.tell(
+                    Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, caller=principal.caller, job_id=job.id)
+                )
+                return cancelled
+        raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
+
+    async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
+        """A job that its owner cancelled before, so that a cancel that is sent again is told what the first one came to."""
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        return job if job is not None and job.state is JobState.CANCELLED else None
+
+    async def file(self, principal: Principal, file_id: str) -> Part:
+        """A file of a completed job.
+
+        The part is read before its job: parts of a job that lives stay, so one that is found lives as of the later read (law 35).
+
+        Raises:
+            Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
+        """
+        job_id = job_of_file(file_id) or ""
+        part = await self._jobs.part(job_id, file_id) if is_job_id(job_id) else None
+        job = await self._own(principal, job_id)
+        self._check_scopes(principal, job)
+        early = job.state is JobState.RUNNING and job.request.options.partial_manifests
+        open_ = early or job.state is JobState.COMPLETED
+        if part is None or not open_ or not self._kinds[job.request.kind].has_files:
+            raise Refused(Reason.FILE_UNKNOWN)
+        return part
+
+    async def served(self, principal: Principal, part: Part, size: int) -> None:
+        """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.
+
+        Raises:
+            Refused: an audit cannot record it, so not a byte may leave (law 37).
+        """
+        await self._observers.require(
+            FileServed(
+                at=self._clock(),
+                mount=self._mount,
+                owner=principal.owner,
+                caller=principal.caller,
+                job_id=job_of_file(part.file_id) or "",
+                file_id=part.file_id,
+                type=part.type,
+                size=size,
+            )
+        )
+
+    async def _own(self, principal: Principal, job_id: str) -> Job:
+        """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
+        job = await self._known(principal, job_id)
+        self._check_live(job)
+        return job
+
+    async def _known(self, principal: Principal, job_id: str) -> Job:
+        job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
+        if job is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        return job
+
+    async def _end_run(self, job: Job) -> bool:
+        """End what the job removes, if it does, before its state says so (law 36); whether it does."""
+        return self._effects is not None and await self._effects.end(job, cancelled=True) is not None
+
+    def _check_live(self, job: Job | None) -> None:
+        if job is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        if job.state is JobState.CANCELLED:
+            raise Refused(Reason.JOB_CANCELLED)
+        if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
+            raise Refused(Reason.JOB_EXPIRED)
+
+    def _check_scopes(self, principal: Principal, job: Job) -> None:
+        """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
+        self._kinds[job.request.kind].check_scopes(_scopes(principal.scopes), job.request)
+
+
+def _scopes(scopes: tuple[str, ...]) -> Scopes:
+    """A token's scopes; a client polls and fetches with the same ones."""
+    return Scopes.parse(scopes) if len(scopes) > _SCOPES_REMEMBERED else _remembered_scopes(scopes)
+
+
+@lru_cache(maxsize=64)
+def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
+    return Scopes.parse(scopes)
+
+
+def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
+    """Digests of the key and of all that the client asked for and may have; the job's id and times do not count."""
+    if key is None:
+        return None
+    selection, group = rows.selection, rows.membership
+    whose: object = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
+    if group is not None:
+        whose = (group.group_id, None if group.patients is None else sorted(group.patients), group.older)
+    fingerprint = repr((request, whose, rows.rights, rows.filters))
+    return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

@@ -1,0 +1,192 @@
+"""The work of jobs: claims a job to plan or a slice to carry out, and does it; what a runner runs."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import anyio
+
+from fhir_bulk_middleware.contract.events import Completed, Failed, Started
+from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease
+from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.files.part import default_codec
+from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, JobsAndQueue, Task, TaskFailed
+from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
+from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.workers.lease_keeper import Beating, LeaseLost, Pulse, in_task
+
+__all__ = ["JobWork"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+_NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
+_GRACE = 5.0
+
+
+class JobWork:
+    """Carries out jobs of any kind, one piece of work at a time.
+
+    What goes wrong is told apart once, here: a lost lease ends the work silently, a task that no attempt can carry out ends the
+    job, and anything else gives the work back to be tried again; an adapter that asks the interpreter to exit is at fault like
+    any other.
+
+    Args:
+        tasks: what the jobs of each kind do.
+        jobs: where jobs are kept and work is queued.
+        settings: times, and how often work is tried.
+        clock: what time it is.
+        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
+        observers: who is told what becomes of jobs.
+        effects: ends what jobs do beside writing files, before their state says that they have ended.
+        adapter: the identity of the adapter, whose work alone is claimed (law 32).
+        recipe: how to make this in a worker process; None where a part of it exists in this process only.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[JobKind, Task],
+        jobs: JobsAndQueue,
+        settings: Settings,
+        clock: Clock = system_clock,
+        *,
+        beating: Beating = in_task,
+        observers: Observers | None = None,
+        effects: EffectsOfJobs,
+        adapter: str = "",
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.adapter = adapter
+        """Whose work it is."""
+        self.effects = effects
+        """Ends what jobs do beside writing files."""
+        self._tasks = tasks
+        self._jobs = jobs
+        self._settings = settings
+        self._clock = clock
+        self._beating = beating
+        self._observers = observers or Observers()
+        self._recipe = recipe
+
+    def recipe(self) -> Recipe | None:
+        """How to make this in a worker process; None where a part of it exists in this process only."""
+        return self._recipe
+
+    async def abandoned(self, worker: str, cause: str = "") -> None:
+        """See `Work`."""
+        await self._jobs.release_worker(worker, self._clock(), cause)
+
+    async def give_up(self, cause: str) -> None:
+        """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
+        nobody, now = f"nobody-{os.getpid()}", self._clock()
+        while (lease := await self._claimed(nobody)) is not None:
+            if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
+                await self._jobs.release(lease, cause, now, excused=True)
+                return
+            _log.error("%s: the job fails: %s", _name(lease), cause)
+            await self._fail(lease.job, _NO_WORKER, cause)
+
+    async def step(self, worker: str) -> bool:
+        """Plan one job or carry out one slice; False if there was neither."""
+        lease = await self._claimed(worker)
+        if lease is None:
+            return False
+        try:
+            await self._carry_out(lease)
+        except LeaseLost:
+            _log.info("%s: the lease was lost, and the work with it", _name(lease))
+        except Unrecorded:
+            _log.warning("%s: waits until an audit can record it", _name(lease))
+            await self._give_back(lease, "an audit could not record it", excused=True)
+        except TaskFailed as failed:
+            _log.error("%s: the job fails: %s", _name(lease), failed)
+            await self._fail(lease.job, failed.failure, str(failed))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged whole, and the work is tried again
+            _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
+            await self._give_back(lease, type(error).__name__)
+        except BaseException:
+            with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
+                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
+            raise
+        return True
+
+    async def _claimed(self, worker: str) -> Lease | None:
+        """The next piece of work; jobs that have failed on the way are told."""
+        settings = self._settings
+        ended: list[Job] = []
+        lease = await self._jobs.claim(
+            worker,
+            self._clock(),
+            lease_seconds=settings.lease_seconds,
+            attempts=settings.attempts,
+            adapter=self.adapter,
+            failed=ended.append,
+        )
+        for job in ended:
+            await self.effects.end(job)
+            cause = await self._jobs.cause(job.id)
+            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, settings.attempts, cause)
+            await self._tell_failed(job, cause)
+        return lease
+
+    async def _carry_out(self, lease: Lease) -> None:
+        pulse, task = Pulse(lease), self._tasks[lease.job.request.kind]
+        async with self._beating(self._jobs, pulse, self._settings, self._clock):
+            if lease.slice is None:
+                await self._plan(lease, task)
+            else:
+                await task.run(pulse, lease.slice)
+
+    async def _plan(self, lease: Lease, task: Task) -> None:
+        job = lease.job
+        plan = await task.plan(job, lease.rows)
+        now = self._clock()
+        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows):
+            raise LeaseLost
+        estimate = sum(piece.estimate for piece in plan.slices)
+        event = Started(
+            at=now,
+            mount=job.mount,
+            owner=job.owner,
+            job_id=job.id,
+            cut=plan.cut,
+            slices=len(plan.slices),
+            estimate=estimate,
+        )
+        await self._observers.tell(event)
+        if not plan.slices:
+            await self._observers.tell(Completed.of(job, now))
+
+    async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
+        """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
+        try:
+            if excused or lease.attempt < self._settings.attempts:
+                pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
+                await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
+        finally:
+            with anyio.move_on_after(_GRACE, shield=True):
+                await self._jobs.release(lease, cause, self._clock(), excused=excused)
+
+    async def _fail(self, job: Job, failure: Failure, cause: str) -> None:
+        """End a job, unless it has ended otherwise meanwhile."""
+        current: Job | None = job
+        while current is not None and current.state.working:
+            await self.effects.end(current)  # before its state says so (law 36)
+            failed = current.failed(failure, self._clock())
+            if await self._jobs.replace(failed):
+                await self._tell_failed(failed, cause)
+                return
+            current = await self._jobs.find(job.id, job.mount, job.owner)
+
+    async def _tell_failed(self, job: Job, cause: str | None) -> None:
+        reason = Reason.FAULT if job.failure is None else job.failure.reason
+        await self._observers.tell(
+            Failed(at=job.changed_at, mount=job.mount, owner=job.owner, job_id=job.id, reason=reason, cause=cause)
+        )
+
+
+def _name(lease: Lease) -> str:
+    if lease.slice is None:
+        return f"planning of job {lease.job.id}"
+    return f"slice {lease.slice.number} ({lease.slice.type}) of job {lease.job.id}"

@@ -1,0 +1,170 @@
+"""The kinds of job that there are, and what each of them is made of: the one place that knows them all."""
+
+from typing import cast
+
+from pydantic import JsonValue
+
+from fhir_bulk_middleware.contract.job import JobKind
+from fhir_bulk_middleware.contract.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
+from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
+from fhir_bulk_middleware.delete.journal import sources_of
+from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.policy import DeletePolicy
+from fhir_bulk_middleware.delete.rights import check_covered
+from fhir_bulk_middleware.delete.runs import RemovalRuns
+from fhir_bulk_middleware.delete.status import RemovalStatus
+from fhir_bulk_middleware.delete.task import RemovalTask
+from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.export.plan import Planner
+from fhir_bulk_middleware.export.status import ExportStatus
+from fhir_bulk_middleware.export.task import ExportTask
+from fhir_bulk_middleware.export.types import check_export_scopes
+from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.http.addresses import Addresses
+from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Kind
+from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.workers.lease_keeper import Beating, ThreadHeart, in_task
+
+__all__ = ["in_worker", "job_work", "kinds_of"]
+
+
+def kinds_of(
+    *,
+    runs: RemovalRuns,
+    outputs: OutputStore,
+    policy: DeletePolicy,
+    dialect: Dialect,
+    replies: Replies,
+    addresses: Addresses,
+    settings: Settings,
+    clock: Clock,
+    notes: dict[str, bool],
+) -> tuple[Kind, ...]:
+    """The kinds of job, as their owners see them.
+
+    Args:
+        runs: knows what remove-alls have come to.
+        outputs: where parts lie.
+        policy: how deletes are told.
+        dialect: how jobs are told.
+        replies: makes responses.
+        addresses: builds URLs.
+        settings: limits and times.
+        clock: what time it is.
+        notes: what manifests say of the storage's promises (law 6).
+    """
+    exports = ExportStatus(dialect=dialect, replies=replies, addresses=addresses, settings=settings, notes=notes, clock=clock)
+    removals = RemovalStatus(
+        outputs=outputs,
+        runs=runs,
+        policy=policy,
+        dialect=dialect,
+        replies=replies,
+        addresses=addresses,
+        settings=settings,
+        clock=clock,
+    )
+    return (
+        Kind(JobKind.EXPORT, exports, check_export_scopes, has_files=True),
+        # What a remove-all keeps of its work is no file.
+        Kind(JobKind.REMOVE_ALL, removals, check_covered, has_files=False),
+    )
+
+
+def job_work(
+    resources: SupportsExport,
+    jobs: JobsAndQueue,
+    outputs: OutputStore,
+    settings: Settings,
+    clock: Clock = system_clock,
+    *,
+    log: DeletionLog | None = None,
+    groups: SupportsGroups | None = None,
+    fhir_version: FhirVersion = FhirVersion.R4,
+    beating: Beating = in_task,
+    observers: Observers | None = None,
+    adapter: str = "",
+) -> JobWork:
+    """The work of jobs of all kinds.
+
+    Args:
+        resources: what is exported, and removed.
+        jobs: where jobs are kept and work is queued.
+        outputs: where parts go.
+        settings: sizes and times.
+        clock: what time it is.
+        log: our own log of deletes, for adapters that need one.
+        groups: who knows the members of groups; by default the storage adapter, if it does.
+        fhir_version: of the resources.
+        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
+        observers: who is told what becomes of jobs.
+        adapter: the identity of the adapter, whose work alone is claimed (law 32).
+    """
+    told = observers or Observers()
+    sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
+    # A worker without observers leaves reports to those processes that have some.
+    outbox = Outbox(sources.outboxes if told else (), told, clock)
+    of_resources = resources if isinstance(resources, SupportsGroups) else None
+    planner = Planner(resources, settings, clock, sources.deletions, groups or of_resources)
+    optional = {"log": log, "groups": None if groups is of_resources else groups}
+    given = {name: part for name, part in optional.items() if part is not None}
+    recipes = recipes_of(resources=resources, jobs=jobs, outputs=outputs, **given)
+    recipe = None
+    if recipes is not None and clock is system_clock:
+        arguments = {
+            **recipes,
+            "settings": settings.model_dump(mode="json"),
+            "fhir_version": fhir_version.value,
+            "observers": told.recipes(),
+            "adapter": adapter,
+        }
+        recipe = Recipe(f"{__name__}:in_worker", arguments)
+    exports = ExportTask(
+        resources=resources, planner=planner, jobs=jobs, outputs=outputs, observers=told, settings=settings, clock=clock
+    )
+    removals = RemovalTask(
+        journal=sources.journal, jobs=jobs, outputs=outputs, observers=told, outbox=outbox, settings=settings, clock=clock
+    )
+    return JobWork(
+        {JobKind.EXPORT: exports, JobKind.REMOVE_ALL: removals},
+        jobs,
+        settings,
+        clock,
+        beating=beating,
+        observers=told,
+        effects=RemovalRuns(sources, outbox),
+        adapter=adapter,
+        recipe=recipe,
+    )
+
+
+def in_worker(
+    resources: JsonValue,
+    jobs: JsonValue,
+    outputs: JsonValue,
+    settings: JsonValue,
+    *,
+    fhir_version: str,
+    log: JsonValue = None,
+    groups: JsonValue = None,
+    observers: JsonValue = None,
+    adapter: str = "",
+) -> JobWork:
+    """The work from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
+    limits = Settings.model_validate(settings)
+    return job_work(
+        cast("SupportsExport", make(from_json(resources))),
+        cast("JobsAndQueue", make(from_json(jobs))),
+        cast("OutputStore", make(from_json(outputs))),
+        limits,
+        log=None if log is None else cast("DeletionLog", make(from_json(log))),
+        groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
+        fhir_version=FhirVersion(fhir_version),
+        beating=ThreadHeart(),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
+        adapter=adapter,
+    )
