@@ -12,11 +12,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Principal
-from fhir_bulk_middleware.contract.protocols import TokenVerifier
-from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Page, Query
-from fhir_bulk_middleware.stores.filesystem import FileOutputStore
-from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware import (
+    Authorisation,
+    BulkData,
+    Compartments,
+    FileOutputStore,
+    JoseTokenVerifier,
+    Page,
+    Principal,
+    Query,
+    SQLiteJobStore,
+    TokenVerifier,
+)
 
 PATIENTS = """
     SELECT id, json FROM patient WHERE id > ? AND updated > ? AND updated <= ? ORDER BY id LIMIT 100

@@ -24,13 +24,21 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import ByteaBinaryLoader
 
-from fhir_bulk_middleware import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
-from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query, Range
-from fhir_bulk_middleware.fhir.canonical import canonical_and_content
+from fhir_bulk_middleware import (
+    Authorisation,
+    Compartments,
+    Deletions,
+    EveryPatient,
+    FhirVersion,
+    Page,
+    Principal,
+    Query,
+    Range,
+    Recipe,
+    canonical_and_content,
+)
 from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, latest_cut
 
 __all__ = ["SCHEMA", "PostgresStorage"]

@@ -95,7 +95,6 @@ class Reason(Enum):
     """One owner has too many requests at once, or too many kick-offs or refusals in a minute (law 38)."""
     IDEMPOTENCY_MISMATCH = auto()
     """Another request came under the same Idempotency-Key (law 12)."""
-    IDEMPOTENCY_IN_FLIGHT = auto()
 
     # Us
     BUSY = auto()

@@ -8,6 +8,7 @@ the demo or a load was interrupted.
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from fhir_bulk_middleware.cli import audit, bench, demo, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
@@ -23,6 +24,7 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
+    parser.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_to(commands)

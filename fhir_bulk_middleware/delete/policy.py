@@ -63,7 +63,7 @@ NOT_FOUND = _error(404, "not-found", "There is no such resource.")
 """The other cell for a resource that never existed (CD-23)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DeletePolicy:
     """What a server answers to deletes, and what it lets clients ask for.
 
@@ -102,6 +102,10 @@ class DeletePolicy:
         missing = [outcome.name for outcome in DeleteOutcome if outcome not in self.cells]
         if missing:
             raise ValueError(f"delete policy {self.name} has no cell for {', '.join(missing)}")
+
+    def __repr__(self) -> str:
+        """Its name: what it holds is several pages."""
+        return f"<DeletePolicy {self.name}>"
 
     def but(self, cells: Mapping[DeleteOutcome, Cell]) -> Self:
         """This policy with other cells for these outcomes."""

@@ -102,7 +102,7 @@ class ManifestShape:
     empty_message: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Dialect:
     """How one vendor, or one version of the standard, speaks.
 
@@ -179,6 +179,10 @@ class Dialect:
         for path, placeholder in ((self.status_path, "{job}"), (self.file_path, "{file}")):
             if path.count(placeholder) != 1 or not path.startswith("/"):
                 raise ValueError(f"dialect {self.name}: {path!r} must begin with a slash and hold {placeholder} once")
+
+    def __repr__(self) -> str:
+        """Its name: what it holds is several pages."""
+        return f"<Dialect {self.name}>"
 
     def answer(self, operation: Operation, reason: Reason) -> Answer:
         """How this dialect tells the reason on that operation."""

@@ -59,7 +59,6 @@ STANDARD = Dialect(
             Reason.RANGE_UNSATISFIABLE: Answer(416, "invalid"),
             Reason.PRECONDITION_FAILED: Answer(412, "conflict"),
             Reason.IDEMPOTENCY_MISMATCH: Answer(422, "conflict"),
-            Reason.IDEMPOTENCY_IN_FLIGHT: Answer(409, "lock-error"),
             Reason.POLLED_TOO_OFTEN: Answer(429, "throttled"),
             Reason.JOBS_TOO_MANY: Answer(429, "throttled"),
             Reason.REQUESTS_TOO_MANY: Answer(429, "throttled"),

@@ -44,7 +44,6 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
         Reason.PATIENT_UNKNOWN,
         Reason.JOBS_TOO_MANY,
         Reason.IDEMPOTENCY_MISMATCH,
-        Reason.IDEMPOTENCY_IN_FLIGHT,
     },
     Operation.STATUS: _DOOR | _HEADERS | _JOB | {Reason.SCOPE_MISSING, Reason.JOB_FAILED, Reason.POLLED_TOO_OFTEN},
     Operation.CANCEL: _DOOR | _HEADERS | _JOB,
@@ -52,8 +51,7 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
     | _JOB
     | {Reason.SCOPE_MISSING, Reason.FILE_UNKNOWN, Reason.RANGE_UNSATISFIABLE, Reason.PRECONDITION_FAILED},
     Operation.DELETE: _DELETE,
-    Operation.CONDITIONAL_DELETE: _DELETE
-    | {Reason.CRITERIA_MISSING, Reason.JOBS_TOO_MANY, Reason.IDEMPOTENCY_MISMATCH, Reason.IDEMPOTENCY_IN_FLIGHT},
+    Operation.CONDITIONAL_DELETE: _DELETE | {Reason.CRITERIA_MISSING, Reason.JOBS_TOO_MANY, Reason.IDEMPOTENCY_MISMATCH},
     Operation.DISCOVERY: frozenset(),
 }
 
