@@ -55,6 +55,21 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
     assert settings_table() in README
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md", ".github/caps.md"]
+)
+def test_links_lead_to_files_that_exist(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text())
+    relative = [link for link in links if "://" not in link]
+    assert [link for link in relative if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_modules_that_the_guide_for_contributors_names_exist() -> None:
+    named = re.findall(r"`((?!tests/)[a-z_]+/[a-z_/]*(?:\.py)?)`", (ROOT / ".github" / "CONTRIBUTING.md").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "fhir_bulk_middleware" / name).exists()] == []
+
+
 def test_the_example_is_the_file_that_is_tested() -> None:
     assert f"```python\n{EXAMPLE.read_text()}```\n" in README
 
