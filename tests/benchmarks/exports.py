@@ -128,9 +128,9 @@ class Exports:
 
     async def _here(self, wanted: Wanted) -> Export:
         job = await self._add(wanted)
-        exporter = self._exporter(blocking=True)
+        work = self._work(blocking=True)
         begun = time.perf_counter()
-        while await exporter.step("benchmark"):
+        while await work.step("benchmark"):
             pass
         seconds = time.perf_counter() - begun
         return await self._done(job, seconds)
@@ -140,7 +140,7 @@ class Exports:
         """Worker processes, ready."""
         runner = ProcessRunner(self.folder / "runner", self._settings)
         bells = self.folder / "runner" / "workers"
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(runner.running(self._exporter(blocking=False))):
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(runner.running(self._work(blocking=False))):
             while not bells.exists() or len(list(bells.iterdir())) < self._settings.worker_processes:
                 time.sleep(0.01)
             yield Pool(self, runner, portal)
@@ -153,7 +153,7 @@ class Exports:
             await asyncio.sleep(_LOOK)
         return await self._done(job, time.perf_counter() - begun)
 
-    def _exporter(self, *, blocking: bool) -> JobWork:
+    def _work(self, *, blocking: bool) -> JobWork:
         outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
         if blocking:
             return job_work(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())

@@ -17,7 +17,7 @@ _PROGRAMS = {
     "app": "import fhir_bulk_middleware.app",
     "verifier": "import fhir_bulk_middleware.jose",
     "worker": (
-        "import fhir_bulk_middleware.workers.process, fhir_bulk_middleware.export.exporter,"
+        "import fhir_bulk_middleware.workers.process, fhir_bulk_middleware.kinds,"
         " fhir_bulk_middleware.stores.sqlite.resources, fhir_bulk_middleware.stores.sqlite.jobs,"
         " fhir_bulk_middleware.stores.filesystem"
     ),

@@ -34,8 +34,8 @@ import anyio, json, sys
 from fhir_bulk_middleware.contract.recipes import from_json, make
 
 async def work():
-    exporter = make(from_json(json.loads(sys.argv[1])))
-    while await exporter.step("victim"):
+    work = make(from_json(json.loads(sys.argv[1])))
+    while await work.step("victim"):
         pass
 
 anyio.run(work)

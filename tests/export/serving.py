@@ -17,13 +17,13 @@ from fhir_bulk_middleware.workers.runner import ProcessRunner
 SETTINGS = Settings(page_bytes=1024, part_bytes=4096, renew_seconds=0.1, lease_seconds=0.6, worker_processes=2)
 
 
-def exporter(state: Path, resources: Remade) -> JobWork:
+def work_in(state: Path, resources: Remade) -> JobWork:
     return job_work(resources, SQLiteJobStore(state / "jobs.db"), FileOutputStore(state / "exports"), SETTINGS)
 
 
 async def main() -> None:
     state, folder, count, gate = sys.argv[1:]
-    work = exporter(Path(state), Remade(folder, int(count), int(gate)))
+    work = work_in(Path(state), Remade(folder, int(count), int(gate)))
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with ProcessRunner(state, SETTINGS).running(work):
             sys.stdout.write("running\n")

@@ -42,7 +42,7 @@ class House:
     jobs: MemoryJobStore = field(default_factory=MemoryJobStore)
     outputs: MemoryOutputStore = field(default_factory=MemoryOutputStore)
 
-    def exporter(self, resources: Listed | None = None) -> JobWork:
+    def work(self, resources: Listed | None = None) -> JobWork:
         return job_work(resources or self.resources, self.jobs, self.outputs, self.settings, lambda: self.now)
 
     async def add(self, *types: str, window: Window = Window(), selection: Selection = EVERYTHING) -> Job:  # noqa: B008
@@ -50,9 +50,9 @@ class House:
         assert await self.jobs.add(made, Rows(selection), working_at_most=10)
         return made
 
-    async def run(self, exporter: JobWork | None = None) -> None:
-        exporter = exporter or self.exporter()
-        while await exporter.step("worker"):
+    async def run(self, work: JobWork | None = None) -> None:
+        work = work or self.work()
+        while await work.step("worker"):
             pass
 
     async def state(self, made: Job) -> Job:
@@ -200,7 +200,7 @@ async def test_a_job_that_was_planned_with_isal_is_finished_without_it(monkeypat
     house = House(Listed(LINES))
     made = await house.add()
     monkeypatch.setattr(deflate, "FAST", deflate.FAST)
-    await house.exporter().step("worker")
+    await house.work().step("worker")
     planned = (await house.state(made)).codec
     monkeypatch.setattr(deflate, "FAST", False)
     await house.run()
@@ -306,7 +306,7 @@ async def test_a_breach_in_a_job_that_was_cancelled_meanwhile_leaves_it_cancelle
         async def before_page(self, number: int) -> None:  # noqa: ARG002
             assert await house.jobs.replace((await house.state(made)).cancelled(house.now))
 
-    await house.run(house.exporter(Cancelling({"Observation": [patient("1")]})))
+    await house.run(house.work(Cancelling({"Observation": [patient("1")]})))
     assert (await house.state(made)).state is JobState.CANCELLED
 
 
@@ -320,11 +320,11 @@ async def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_no_file
         async def before_page(self, number: int) -> None:
             if number:
                 house.now = after(house.now, 60)  # the lease runs out, and another worker does it all
-                await house.exporter(Listed(lines)).step("other")
+                await house.work(Listed(lines)).step("other")
 
     house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.exporter().step("first")
-    await house.exporter(Slow(lines)).step("first")
+    await house.work().step("first")
+    await house.work(Slow(lines)).step("first")
     ended = await house.state(made)
     assert (ended.state, ended.done) == (JobState.COMPLETED, 30)
     assert [part.key.partition("/")[2].split(".")[1] for part in await house.jobs.parts(made.id)] == ["2"]
@@ -341,11 +341,11 @@ async def test_a_worker_that_lost_its_lease_leaves_no_file_while_the_job_goes_on
         async def before_page(self, number: int) -> None:
             if number == 10:
                 house.now = after(house.now, 60)  # the lease runs out, and another worker does this slice
-                assert await house.exporter(Listed(lines)).step("other")
+                assert await house.work(Listed(lines)).step("other")
 
     house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.exporter(Listed(lines)).step("first")
-    await house.exporter(Slow(lines)).step("first")
+    await house.work(Listed(lines)).step("first")
+    await house.work(Slow(lines)).step("first")
 
     assert (await house.state(made)).state is JobState.RUNNING
     assert {key.partition("/")[2].partition(".ndjson")[0] for key in house.outputs._parts} == {"0-0.2"}
@@ -369,12 +369,12 @@ async def test_a_worker_whose_checkpoint_comes_too_late_reads_no_further_and_tel
                 yield sink
                 if "/0-0.1." in key:
                     house.now = after(house.now, 60)
-                    await house.run(house.exporter(Listed(lines)))
+                    await house.run(house.work(Listed(lines)))
 
     house = House(Listed({}), outputs=Overtaken())
     made = await house.add("Observation")
     house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.exporter(Listed(lines)).step("first")
+    await house.work(Listed(lines)).step("first")
     first = Listed(lines)
     await job_work(first, house.jobs, house.outputs, house.settings, lambda: house.now, observers=Observers([Told()])).step(
         "first"
@@ -401,7 +401,7 @@ async def test_a_job_that_was_cancelled_is_not_read_any_further() -> None:
                 await anyio.sleep_forever()  # the heartbeat ends this
 
     with anyio.fail_after(10):
-        await house.run(house.exporter(Cancelling({"Observation": [observation(number) for number in range(99)]})))
+        await house.run(house.work(Cancelling({"Observation": [observation(number) for number in range(99)]})))
     assert len(reached) == 2
     assert [job_id async for job_id in house.outputs.jobs()] == []
 
@@ -417,12 +417,12 @@ async def test_a_worker_that_is_stopped_gives_its_work_back_and_leaves_no_file()
                 scope.cancel()
                 await anyio.sleep_forever()
 
-    await house.exporter().step("first")
+    await house.work().step("first")
     lines = {"Observation": [observation(number) for number in range(30)]}
     with anyio.CancelScope() as scope:
-        await house.exporter(Stuck(lines)).step("first")
+        await house.work(Stuck(lines)).step("first")
     assert [job_id async for job_id in house.outputs.jobs()] == []
-    assert await house.exporter(Listed(lines)).step("second"), "it can be claimed again at once"
+    assert await house.work(Listed(lines)).step("second"), "it can be claimed again at once"
 
 
 @pytest.mark.anyio
@@ -435,8 +435,8 @@ async def test_a_hung_adapter_is_not_kept_alive_beyond_the_deadline() -> None:
     house = House(Hung({"Observation": [observation(1)]}))
     await house.add("Observation")
     with anyio.fail_after(10):
-        await house.exporter().step("worker")
-        await house.exporter().step("worker")
+        await house.work().step("worker")
+        await house.work().step("worker")
 
 
 @pytest.mark.anyio
@@ -470,7 +470,7 @@ async def test_empty_pages_are_passed_over() -> None:
 
 @pytest.mark.anyio
 async def test_nothing_to_do_is_said() -> None:
-    assert not await House(Listed({})).exporter().step("worker")
+    assert not await House(Listed({})).work().step("worker")
 
 
 @pytest.mark.anyio
@@ -478,10 +478,10 @@ async def test_what_a_gone_worker_held_is_given_back() -> None:
     house = House(Listed(LINES))
     await house.add()
     await house.jobs.claim("gone", NOW, lease_seconds=10, attempts=4)
-    assert not await house.exporter().step("other")
-    await house.exporter().abandoned("gone")
-    assert await house.exporter().step("other")
+    assert not await house.work().step("other")
+    await house.work().abandoned("gone")
+    assert await house.work().step("other")
 
 
-def test_an_exporter_whose_parts_live_in_this_process_has_no_recipe() -> None:
-    assert House(Listed({})).exporter().recipe() is None
+def test_work_whose_parts_live_in_this_process_has_no_recipe() -> None:
+    assert House(Listed({})).work().recipe() is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import Complete, Remade
-from serving import SETTINGS, exporter
+from serving import SETTINGS, work_in
 from waiting import until
 
 from fhir_bulk_middleware.contract.job import Job, JobState
@@ -47,8 +47,8 @@ class State:
         self.resources = Remade(str(self.gates), COUNT, GATE)
         self.job = job("Observation", created_at=system_clock())
 
-    def exporter(self) -> JobWork:
-        return exporter(self.folder, self.resources)
+    def work(self) -> JobWork:
+        return work_in(self.folder, self.resources)
 
     def runner(self) -> ProcessRunner:
         return ProcessRunner(self.folder, SETTINGS)
@@ -103,7 +103,7 @@ async def undisturbed(tmp_path: Path) -> AsyncIterator[list[tuple[str, int, str,
     calm = State(tmp_path / "calm")
     calm.open()
     await calm.kick_off()
-    work = calm.exporter()
+    work = calm.work()
     while await work.step("worker"):
         pass
     assert (await calm.found()).done == COUNT
@@ -115,7 +115,7 @@ async def undisturbed(tmp_path: Path) -> AsyncIterator[list[tuple[str, int, str,
 async def test_a_worker_that_is_killed_in_a_slice_leaves_the_same_files_as_if_it_had_not_been(
     state: State, undisturbed: list[object]
 ) -> None:
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         (victim,) = state.reached()
         os.kill(victim, signal.SIGKILL)
@@ -140,7 +140,7 @@ async def test_what_a_killed_worker_held_is_given_back_at_once(state: State) -> 
 
 @pytest.mark.anyio
 async def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(state: State, undisturbed: list[object]) -> None:
-    recipe = state.exporter().recipe()
+    recipe = state.work().recipe()
     assert recipe is not None
     paused = spawn()  # nobody keeps it, so nobody ends it for being stopped
     assert paused.stdin is not None
@@ -149,7 +149,7 @@ async def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(state: 
     try:
         await until(lambda: len(state.reached()) == 1)
         paused.send_signal(signal.SIGSTOP)
-        async with state.runner().running(state.exporter()):
+        async with state.runner().running(state.work()):
             await until(lambda: len(state.reached()) == 2)  # another worker took over what it held
             state.open()
             await until(state.completed)
@@ -169,7 +169,7 @@ async def test_a_worker_that_is_stopped_in_the_middle_of_a_write_is_ended_within
     state: State, undisturbed: list[object]
 ) -> None:
     """Until then it holds the write lock of the job store, and nobody can write."""
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         (stopped,) = state.reached()
         stop_in_a_write(state, stopped)
@@ -193,7 +193,7 @@ async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
         await until(lambda: len(list(bells.iterdir())) == 2)
         kept = {int(bell.name.split("-")[-2]) for bell in bells.iterdir()}
         (busy,) = state.reached()
-        async with state.runner().running(state.exporter()):
+        async with state.runner().running(state.work()):
             first.send_signal(signal.SIGSTOP)
             if in_a_write:
                 stop_in_a_write(state, busy)
@@ -214,7 +214,7 @@ async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
 
 @pytest.mark.anyio
 async def test_a_worker_that_hangs_for_ever_loses_its_place_to_another(state: State) -> None:
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         (hanging,) = state.reached()
         await until(lambda: len(list((state.folder / "workers").iterdir())) == 2)
@@ -228,7 +228,7 @@ async def test_a_worker_that_hangs_for_ever_loses_its_place_to_another(state: St
 async def test_a_worker_that_is_told_to_stop_gives_its_work_back(
     state: State, number: signal.Signals, undisturbed: list[object]
 ) -> None:
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         (told,) = state.reached()
         os.kill(told, number)
@@ -240,12 +240,12 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back(
 
 @pytest.mark.anyio
 async def test_leaving_stops_the_workers_and_keeps_the_work(state: State, undisturbed: list[object]) -> None:
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         state.open()
     assert all(is_gone(worker) for worker in state.reached())
     assert list((state.folder / "workers").iterdir()) == []
-    async with state.runner().running(state.exporter()):
+    async with state.runner().running(state.work()):
         await until(state.completed)
     assert await state.content() == undisturbed
 
@@ -257,7 +257,7 @@ async def test_one_pool_serves_all_server_processes_and_outlives_the_one_that_ke
     bells = state.folder / "workers"
     with server(state) as first:
         await until(lambda: len(state.reached()) == 1)
-        async with state.runner().running(state.exporter()):
+        async with state.runner().running(state.work()):
             await until(lambda: len(list(bells.iterdir())) == 2)
             kept = {bell.name for bell in bells.iterdir()}
             first.kill()
@@ -307,15 +307,15 @@ def test_a_pool_without_workers_is_refused(tmp_path: Path) -> None:
         ProcessRunner(tmp_path, Settings(worker_processes=0))
 
 
-def test_an_exporter_is_made_again_from_its_recipe(tmp_path: Path) -> None:
-    recipe = exporter(tmp_path, Remade(str(tmp_path), 1, 1)).recipe()
+def test_work_is_made_again_from_its_recipe(tmp_path: Path) -> None:
+    recipe = work_in(tmp_path, Remade(str(tmp_path), 1, 1)).recipe()
     assert recipe is not None
     again = make(recipe)
     assert isinstance(again, JobWork)
     assert again.recipe() == Recipe(recipe.factory, {**recipe.arguments})
 
 
-def test_an_exporter_with_a_clock_of_its_own_has_no_recipe(tmp_path: Path) -> None:
+def test_work_with_a_clock_of_its_own_has_no_recipe(tmp_path: Path) -> None:
     work = job_work(
         Remade(str(tmp_path), 1, 1),
         SQLiteJobStore(tmp_path / "jobs.db"),
@@ -345,7 +345,7 @@ def test_only_a_recipe_is_read_as_one(value: object) -> None:
 async def test_an_export_in_the_servers_own_loop_has_the_same_files(state: State, undisturbed: list[object]) -> None:
     state.open()
     runner = LoopRunner(2)
-    async with runner.running(state.exporter()):
+    async with runner.running(state.work()):
         runner.wake()
         await until(state.completed)
     assert await state.content() == undisturbed

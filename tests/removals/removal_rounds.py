@@ -52,8 +52,8 @@ import anyio, json, sys
 from fhir_bulk_middleware.contract.recipes import from_json, make
 
 async def work():
-    exporter = make(from_json(json.loads(sys.argv[1])))
-    while await exporter.step(sys.argv[2]):
+    work = make(from_json(json.loads(sys.argv[1])))
+    while await work.step(sys.argv[2]):
         pass
 
 anyio.run(work)
@@ -216,10 +216,10 @@ async def overdue(folder: Path, mint: TokenMint, size: int, chance: random.Rando
 
             await until(some_are_gone)
             settings = scene.house.settings.model_copy(update={"deadline": 0.001})
-            exporter = scene.house.runner.work
-            assert isinstance(exporter, JobWork)
-            outputs, adapter = FileOutputStore(folder / "files"), exporter.adapter
-            await Retention(scene.jobs, outputs, settings, effects=exporter.effects, adapter=adapter).sweep()
+            work = scene.house.runner.work
+            assert isinstance(work, JobWork)
+            outputs, adapter = FileOutputStore(folder / "files"), work.adapter
+            await Retention(scene.jobs, outputs, settings, effects=work.effects, adapter=adapter).sweep()
             answer = await scene.house.ask("GET", scene.location, scope=FULL)
             assert answer.status_code == 500, answer.text
             removed = tally(answer.text)
