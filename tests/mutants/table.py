@@ -224,7 +224,7 @@ TRUTH = (
         "instant.py",
         "return floor(max(machine, last), precision)",
         "return floor(machine, precision)",
-        (_RESOURCES,),
+        (_RESOURCES, "tests/stores/test_resource_hosting.py"),
     ),
     Mutant(
         "cut-not-remembered",
@@ -235,11 +235,11 @@ TRUTH = (
         (_RESOURCES,),
     ),
     Mutant(
-        "tombstone-without-compartments",
+        "deletions-of-other-compartments",
         "law 27",
-        "stores/sqlite/resource_writing.py",
-        'self._insert(type_, id_, current.number + 1, b"", draft(text, compartments).owners, deleted=True)',
-        'self._insert(type_, id_, current.number + 1, b"", frozenset(), deleted=True)',
+        "stores/sqlite/resource_reading.py",
+        "    return any(not owners(text).isdisjoint(selection.references) for _, text in former)",
+        "    return bool(former)",
         (_RESOURCES,),
     ),
     Mutant(
@@ -482,8 +482,8 @@ AUDIT = (
         "audit-not-synced",
         "law 37",
         "observers/audit_file.py",
-        "                if durable:\n                    os.fsync(descriptor)\n",
-        "",
+        "                    os.fsync(descriptor)\n                    if not end.size:\n",
+        "                    if not end.size:\n",
         (_AUDIT,),
     ),
     Mutant(

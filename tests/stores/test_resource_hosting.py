@@ -274,6 +274,20 @@ async def test_the_clock_is_remembered_when_the_machine_s_is_set_back(tmp_path: 
     store.close()
 
 
+@pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
+async def test_a_cut_does_not_go_back_with_a_clock_that_is_set_back_by_less_than_its_unit(
+    in_file: bool, tmp_path: Path, machine: Machine
+) -> None:
+    """Law 4."""
+    store = SQLiteResourceStore(tmp_path / "resources.db", clock=machine) if in_file else MemoryResourceStore(clock=machine)
+    machine.now = after(NOON, 0.000_100)
+    earlier = await store.cut(Precision.MILLISECONDS)
+    machine.now = after(NOON, -0.000_100)
+
+    assert earlier == NOON
+    assert await store.cut(Precision.MILLISECONDS) >= earlier
+
+
 def test_each_store_has_the_capabilities_that_it_says() -> None:
     everywhere = (SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions, SupportsGroups)
     for store, protocol in itertools.product((MemoryResourceStore, SQLiteResourceStore), everywhere):
