@@ -82,7 +82,7 @@ FILES = (
         "files/part.py",
         "self._deflate.flush(zlib.Z_FULL_FLUSH)",
         "self._deflate.flush(zlib.Z_SYNC_FLUSH)",
-        (_PART,),
+        (_FILES,),
     ),
     Mutant(
         "inflate-from-the-wrong-point",
