@@ -14,43 +14,9 @@ from fhir.resources.R4B import get_fhir_model_class as r4b
 from pydantic import BaseModel
 
 from fhir_bulk_middleware.fhir.version import FhirVersion
+from fhir_bulk_middleware.testing.dialect import ISSUE_TYPES
 
 _CONTROLS = {chr(code) for code in (*range(32), *range(127, 160))} - set("\t\n\r")
-_ISSUE_TYPES = frozenset(
-    [
-        "invalid",
-        "structure",
-        "required",
-        "value",
-        "invariant",
-        "security",
-        "login",
-        "unknown",
-        "expired",
-        "forbidden",
-        "suppressed",
-        "processing",
-        "not-supported",
-        "duplicate",
-        "multiple-matches",
-        "not-found",
-        "deleted",
-        "too-long",
-        "code-invalid",
-        "extension",
-        "too-costly",
-        "business-rule",
-        "conflict",
-        "transient",
-        "lock-error",
-        "no-store",
-        "exception",
-        "timeout",
-        "incomplete",
-        "throttled",
-        "informational",
-    ]
-)
 _WITH_RESPONSES = frozenset({"batch-response", "transaction-response", "history"})
 _WITH_REQUESTS = frozenset({"batch", "transaction", "history"})
 
@@ -116,7 +82,7 @@ def _codes(model: BaseModel, path: str) -> Iterator[str]:
 
 def _outcome(resource: Mapping[str, Any]) -> Iterator[str]:
     for issue in resource["issue"]:
-        if issue["code"] not in _ISSUE_TYPES:
+        if issue["code"] not in ISSUE_TYPES:
             yield f"issue.code is {issue['code']}"
 
 

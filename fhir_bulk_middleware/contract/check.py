@@ -152,7 +152,7 @@ def check_recipe(value: object, name: str) -> None:
     try:
         size = len(json.dumps(dict(recipe.arguments), allow_nan=False))
         inspect.signature(factory_of(recipe)).bind(**recipe.arguments)
-    except Exception as error:
+    except Exception as error:  # whatever an import or a signature of the host's raises; the message says it
         raise TypeError(f"{name}: the recipe of {kind} does not work: {recipe.factory}: {error}") from error
     if size > _RECIPE_LARGEST:
         raise TypeError(f"{name}: the arguments of {kind}.recipe() are {size} bytes of JSON, and may be {_RECIPE_LARGEST}")

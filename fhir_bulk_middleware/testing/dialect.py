@@ -18,14 +18,14 @@ from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.outcomes import Operation, Reason
 
-__all__ = ["DialectSuite"]
+__all__ = ["ISSUE_TYPES", "DialectSuite"]
 
 _CLIENT_ERRORS = range(400, 500)
 _ERRORS = range(400, 600)
 _SEVERITIES = {"fatal", "error"}
 # FHIR R4's issue-type code system; those marked are children of `transient`, which tells a client to try again.
 _TRANSIENT = {"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"}
-_CODES = _TRANSIENT | {
+ISSUE_TYPES = _TRANSIENT | {
     "invalid",
     "structure",
     "required",
@@ -51,6 +51,7 @@ _CODES = _TRANSIENT | {
     "conflict",
     "informational",
 }
+"""The codes of FHIR's issue types."""
 
 
 class DialectSuite:
@@ -75,7 +76,7 @@ class DialectSuite:
         for operation, reason, answer in self._answers(dialect):
             assert answer.status in _ERRORS, f"{operation} {reason} is an error"
             assert answer.severity in _SEVERITIES, f"{operation} {reason} has the severity of an error"
-            assert answer.code in _CODES, f"{operation} {reason} has a code of FHIR's issue types"
+            assert answer.code in ISSUE_TYPES, f"{operation} {reason} has a code of FHIR's issue types"
 
     def test_a_job_that_is_gone_is_404(self, dialect: Dialect) -> None:
         """DL-05, ST-27, DL-08."""

@@ -19,7 +19,6 @@ from fhir_bulk_middleware.contract.removal import (
     batch_outcome,
 )
 from fhir_bulk_middleware.delete.matching import TargetMatcher
-from fhir_bulk_middleware.fhir.compartments import Compartments
 from fhir_bulk_middleware.fhir.search.values import TokenValue
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite import outbox
@@ -57,7 +56,6 @@ class Removing:
     Args:
         connection: in a write transaction.
         writing: writes in the same.
-        compartments: of which a deletion is kept (law 27).
         base_urls: the base URLs under which absolute references lead to this store.
         note: on whose behalf; what is removed is recorded under it. Empty to record nothing.
     """
@@ -66,13 +64,11 @@ class Removing:
         self,
         connection: sqlite3.Connection,
         writing: Writing,
-        compartments: Compartments,
         base_urls: Collection[str],
         note: str = "",
     ) -> None:
         self._connection = connection
         self._writing = writing
-        self._compartments = compartments
         self._base_urls = base_urls
         self._note = note
         self._removed: list[Current] = []
@@ -135,7 +131,7 @@ class Removing:
             outbox.add(self._connection, self._note, self._writing.instant, self._removed[0].type, ids)
 
     def _delete(self, type_: str, id_: str) -> Current:
-        removed = self._writing.delete(type_, id_, self._compartments)
+        removed = self._writing.delete(type_, id_)
         if removed is None:
             raise RuntimeError(f"{type_}/{id_} went away within a transaction")
         self._removed.append(removed.as_current())

@@ -112,8 +112,8 @@ class Writing:
         self._targets.extend((about, id_about, seq) for about, id_about in new.targets)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
-    def delete(self, type_: str, id_: str, compartments: Compartments, if_match: int | None = None) -> Stored | None:
-        """Write that a resource is deleted, with the compartments that it was in (law 27).
+    def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
+        """Write that a resource is deleted. What it lay in stands with its versions before, where exports look (laws 27, 34).
 
         Returns:
             The version that was current, None if there was none.
@@ -131,7 +131,7 @@ class Writing:
             "SELECT CAST(json AS BLOB) FROM resource WHERE seq = ?", (current.seq,)
         ).fetchone()[0]
         self._supersede(current)
-        self._insert(type_, id_, current.number + 1, b"", draft(text, compartments).owners, deleted=True)
+        self._insert(type_, id_, current.number + 1, b"", frozenset(), deleted=True)
         return Stored(type_, id_, current.number, current.last_updated, text, deleted=False)
 
     def finish(self) -> None:

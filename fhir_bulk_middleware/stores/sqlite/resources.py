@@ -130,8 +130,7 @@ class SQLiteResourceStore:
         Raises:
             VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
         """
-        compartments = self._compartments
-        return await self._write(lambda writing: writing.delete(type_, id_, compartments, if_match))
+        return await self._write(lambda writing: writing.delete(type_, id_, if_match))
 
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
         """Current resources of a type, by the instant of their last change.
@@ -384,11 +383,11 @@ class SQLiteResourceStore:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
     async def _removal(self, change: Callable[[Removing], T], note: str) -> T:
-        compartments, base_urls = self._compartments, self._base_urls
+        base_urls = self._base_urls
 
         def remove(connection: sqlite3.Connection) -> T:
             writing = Writing(connection, self._clock)
-            removing = Removing(connection, writing, compartments, base_urls, note)
+            removing = Removing(connection, writing, base_urls, note)
             result = change(removing)
             removing.finish()
             writing.finish()
