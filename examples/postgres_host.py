@@ -37,7 +37,7 @@ from fhir_bulk_middleware import (
     Recipe,
     canonical_and_content,
 )
-from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.instant import Instant, Precision, latest_cut
 
@@ -90,7 +90,7 @@ class PostgresStorage:
     def __init__(self, dsn: str, version: str = FhirVersion.R4) -> None:
         self._dsn = dsn
         self._version = FhirVersion(version)
-        self._compartments = CompartmentDefinitions(self._version)
+        self._compartments = CompartmentMembership(self._version)
         self._idle: list[_Connection] = []
 
     def recipe(self) -> Recipe:

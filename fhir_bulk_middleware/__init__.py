@@ -10,41 +10,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fhir_bulk_middleware.app import BulkData
-    from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected
-    from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Lease, Part, Slice
-    from fhir_bulk_middleware.contract.protocols import (
-        Audit,
+    from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected, TokenVerifier
+    from fhir_bulk_middleware.contract.deletes import (
         DeletionLog,
-        JobRetention,
-        JobRunner,
-        JobStore,
-        Observer,
-        OutputSink,
-        OutputStore,
-        Recipe,
-        SupportsAudit,
         SupportsBatchDelete,
         SupportsConditionalDelete,
         SupportsDelete,
-        SupportsDeletionHorizon,
-        SupportsDeletions,
-        SupportsExport,
-        SupportsGroups,
-        SupportsJoining,
         SupportsLockedDelete,
-        SupportsOrganising,
         SupportsOutbox,
-        SupportsPatients,
-        SupportsProvenance,
-        SupportsRead,
-        SupportsSlices,
-        SupportsSnapshot,
-        SupportsTypes,
-        SupportsWorkerProcess,
-        TokenVerifier,
-        Work,
-        WorkQueue,
     )
+    from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Lease, Part, Slice
+    from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+    from fhir_bulk_middleware.contract.observer import Audit, Observer
+    from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
     from fhir_bulk_middleware.contract.query import (
         Authorisation,
         Block,
@@ -67,14 +45,30 @@ if TYPE_CHECKING:
         AlreadyDeleted,
         Batch,
         Current,
-        Deleted,
         Matches,
         NeverExisted,
         Protected,
+        Removed,
         Report,
         Target,
         Version,
         VersionMismatch,
+    )
+    from fhir_bulk_middleware.contract.running import JobRunner, Recipe, SupportsWorkerProcess, Work
+    from fhir_bulk_middleware.contract.storage import (
+        SupportsAudit,
+        SupportsDeletionHorizon,
+        SupportsDeletions,
+        SupportsExport,
+        SupportsGroups,
+        SupportsJoining,
+        SupportsOrganising,
+        SupportsPatients,
+        SupportsProvenance,
+        SupportsRead,
+        SupportsSlices,
+        SupportsSnapshot,
+        SupportsTypes,
     )
     from fhir_bulk_middleware.delete.policy import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, DeletePolicy
     from fhir_bulk_middleware.dialects import (
@@ -139,7 +133,6 @@ __all__ = [
     "Current",
     "DeleteOutcome",
     "DeletePolicy",
-    "Deleted",
     "DeletionLog",
     "Deletions",
     "Dialect",
@@ -181,6 +174,7 @@ __all__ = [
     "Reason",
     "Recipe",
     "Refused",
+    "Removed",
     "Report",
     "Rows",
     "SQLiteDeletionLog",
@@ -226,40 +220,34 @@ __all__ = [
 
 _MODULES = {
     "app": ("BulkData",),
-    "contract.access": ("Caller", "Owner", "Principal", "TokenRejected"),
+    "contract.access": ("Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"),
     "contract.job": ("Job", "JobKind", "JobState", "Lease", "Part", "Slice"),
-    "contract.protocols": (
-        "Audit",
+    "contract.deletes": (
         "DeletionLog",
-        "JobRetention",
-        "JobRunner",
-        "JobStore",
-        "Observer",
-        "OutputSink",
-        "OutputStore",
-        "Recipe",
-        "SupportsAudit",
         "SupportsBatchDelete",
         "SupportsConditionalDelete",
         "SupportsDelete",
+        "SupportsLockedDelete",
+        "SupportsOutbox",
+    ),
+    "contract.job_store": ("JobRetention", "JobStore", "WorkQueue"),
+    "contract.observer": ("Audit", "Observer"),
+    "contract.output_store": ("OutputSink", "OutputStore"),
+    "contract.running": ("JobRunner", "Recipe", "SupportsWorkerProcess", "Work"),
+    "contract.storage": (
+        "SupportsAudit",
         "SupportsDeletionHorizon",
         "SupportsDeletions",
         "SupportsExport",
         "SupportsGroups",
         "SupportsJoining",
-        "SupportsLockedDelete",
         "SupportsOrganising",
-        "SupportsOutbox",
         "SupportsPatients",
         "SupportsProvenance",
         "SupportsRead",
         "SupportsSlices",
         "SupportsSnapshot",
         "SupportsTypes",
-        "SupportsWorkerProcess",
-        "TokenVerifier",
-        "Work",
-        "WorkQueue",
     ),
     "contract.query": (
         "Authorisation",
@@ -283,7 +271,7 @@ _MODULES = {
         "AlreadyDeleted",
         "Batch",
         "Current",
-        "Deleted",
+        "Removed",
         "Matches",
         "NeverExisted",
         "Protected",

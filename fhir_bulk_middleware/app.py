@@ -17,29 +17,25 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.contract.abilities import tell_abilities
+from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import check, check_parts
-from fhir_bulk_middleware.contract.protocols import (
-    DeletionLog,
-    JobRetention,
-    JobRunner,
-    JobStore,
-    Observer,
-    OutputStore,
+from fhir_bulk_middleware.contract.deletes import DeletionLog, SupportsDelete
+from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.observer import Observer
+from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.storage import (
     SupportsAudit,
-    SupportsDelete,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
     SupportsSnapshot,
-    SupportsWorkerProcess,
-    TokenVerifier,
-    WorkQueue,
 )
-from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.journal import Sources, sources_of
-from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
@@ -48,12 +44,12 @@ from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
 from fhir_bulk_middleware.discovery.metadata import MetadataRoute
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.discovery.openapi import openapi
+from fhir_bulk_middleware.discovery.openapi_document import openapi
 from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.service import ExportService
-from fhir_bulk_middleware.export.types import Coverage
-from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.export.types import TypeRules
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
@@ -252,7 +248,7 @@ class BulkData:
                 Admission(
                     resources=resources,
                     groups=groups,
-                    coverage=Coverage(Compartments(fhir_version)),
+                    type_rules=TypeRules(CompartmentMembership(fhir_version)),
                     settings=settings,
                     version=fhir_version,
                     retention=retention,

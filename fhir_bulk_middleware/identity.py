@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.binding import bind
-from fhir_bulk_middleware.contract.protocols import DeletionLog, JobStore, OutputStore, TokenVerifier
+from fhir_bulk_middleware.contract.deletes import DeletionLog
+from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import recipes_of
 from fhir_bulk_middleware.contract.registration import AGREED, NotAdmitted, Registration, admit, disagreements
 from fhir_bulk_middleware.dialects import Dialect

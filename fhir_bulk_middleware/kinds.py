@@ -4,11 +4,14 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.contract.deletes import DeletionLog
 from fhir_bulk_middleware.contract.job import JobKind
-from fhir_bulk_middleware.contract.protocols import DeletionLog, OutputStore, Recipe, SupportsExport, SupportsGroups
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 from fhir_bulk_middleware.delete.journal import sources_of
-from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
@@ -27,7 +30,7 @@ from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Kind
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.workers.lease_keeper import Beating, ThreadHeart, in_task
+from fhir_bulk_middleware.workers.lease_keeper import LeaseKeeper, ThreadLeaseKeeper, keep_in_task
 
 __all__ = ["in_worker", "job_work", "kinds_of"]
 
@@ -85,7 +88,7 @@ def job_work(
     log: DeletionLog | None = None,
     groups: SupportsGroups | None = None,
     fhir_version: FhirVersion = FhirVersion.R4,
-    beating: Beating = in_task,
+    keep_lease: LeaseKeeper = keep_in_task,
     observers: Observers | None = None,
     adapter: str = "",
 ) -> JobWork:
@@ -100,7 +103,7 @@ def job_work(
         log: our own log of deletes, for adapters that need one.
         groups: who knows the members of groups; by default the storage adapter, if it does.
         fhir_version: of the resources.
-        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
+        keep_lease: how leases are kept alive; a `ThreadLeaseKeeper` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
         adapter: the identity of the adapter, whose work alone is claimed (law 32).
     """
@@ -134,7 +137,7 @@ def job_work(
         jobs,
         settings,
         clock,
-        beating=beating,
+        keep_lease=keep_lease,
         observers=told,
         effects=RemovalRuns(sources, outbox),
         adapter=adapter,
@@ -164,7 +167,7 @@ def in_worker(
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
-        beating=ThreadHeart(),
+        keep_lease=ThreadLeaseKeeper(),
         observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
         adapter=adapter,
     )

@@ -12,9 +12,10 @@ import pytest
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.deletes import SupportsDelete
 from fhir_bulk_middleware.contract.job import Failure, JobState, Lease
-from fhir_bulk_middleware.contract.protocols import SupportsDelete, Work
 from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.instant import Instant, after, parse
@@ -25,7 +26,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 # Laws are about results; how long an example takes on a busy machine is for the benchmarks.
 hypothesis.settings.register_profile("laws", deadline=None)

@@ -8,7 +8,7 @@ import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF, HandClock
 
 from fhir_bulk_middleware.jose import JoseTokenVerifier
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

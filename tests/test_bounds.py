@@ -35,7 +35,7 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 PARAMETERS = {**KICK_OFF, "Content-Type": "application/fhir+json"}

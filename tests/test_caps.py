@@ -17,7 +17,7 @@ from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.export.kick_off import Leniency, Reader
+from fhir_bulk_middleware.export.kick_off import Leniency, ParametersReader
 from fhir_bulk_middleware.fhir.elements import ElementSelection
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.search.escaping import split, unescape
@@ -28,7 +28,7 @@ from fhir_bulk_middleware.http import parameters
 from fhir_bulk_middleware.http.parameters import Parameter
 from fhir_bulk_middleware.http.preferences import Preferences
 from fhir_bulk_middleware.http.ranges import requested_ranges
-from fhir_bulk_middleware.jose.token import UnverifiedToken
+from fhir_bulk_middleware.jose.access_token import UnverifiedToken
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
@@ -240,7 +240,7 @@ def operations(act: Callable[[], object]) -> int:
 
 def read(*sent: tuple[str, str]) -> object:
     leniency = Leniency(lenient=True, report=lambda *_: "")
-    found = Reader(STANDARD.parameters, STANDARD.lists).read(
+    found = ParametersReader(STANDARD.parameters, STANDARD.lists).read(
         [Parameter(name, value, f"http.{name}") for name, value in sent], leniency
     )
     return found, leniency.ignored

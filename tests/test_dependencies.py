@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(fhir_bulk_middleware.__path__, "fhir_bulk_mi
 
 from fhir_bulk_middleware.jose import ALGORITHMS, JoseTokenVerifier
 from fhir_bulk_middleware.contract.access import TokenRejected
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 verified = []
 for algorithm in ALGORITHMS:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.dialects import SOARIAN
 from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.instant import Instant
@@ -28,7 +28,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Options, Recorded
 from fhir_bulk_middleware.contract.query import Everything, Filter, Page, Rows
-from fhir_bulk_middleware.export.transform import Shaping
+from fhir_bulk_middleware.export.transform import Transform
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -31,7 +31,7 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import ROWS, a_job, a_part, a_slice
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import LoopRunner
 
 pytestmark = pytest.mark.anyio
@@ -182,8 +182,8 @@ async def test_the_shaping_of_a_page_can_be_stopped_within_the_page() -> None:
     criteria = Criteria.from_filter(FhirVersion.R4, DATES)
     rows = Rows(Everything(), filters=(Filter("Observation", (criteria,)),))
     lines = b"".join(canonical(observation(number)).text(1, Instant(0)) + b"\n" for number in range(2_000))
-    shaping = Shaping.of("Observation", rows, Options())
-    task = asyncio.create_task(shaping.shape(Page(lines, 2_000, "end")))
+    transform = Transform.of("Observation", rows, Options())
+    task = asyncio.create_task(transform.apply(Page(lines, 2_000, "end")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 

@@ -11,7 +11,7 @@ from fhir_bulk_middleware.contract.job import Failure, JobState
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

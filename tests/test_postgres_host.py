@@ -23,7 +23,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
 from fhir_bulk_middleware.testing.resource_values import observation, patient
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 
 @pytest.fixture(scope="module")

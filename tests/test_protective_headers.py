@@ -20,7 +20,7 @@ from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.smart.replay import MemoryReplayLog
 from fhir_bulk_middleware.smart.server import AuthorizationServer
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

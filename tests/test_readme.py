@@ -14,11 +14,11 @@ import pytest
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.demo.client import BulkClient
-from fhir_bulk_middleware.demo.manifest import Manifest
+from fhir_bulk_middleware.demo.manifest_reading import Manifest
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

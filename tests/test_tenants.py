@@ -25,7 +25,7 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 pytestmark = pytest.mark.anyio

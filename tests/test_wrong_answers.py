@@ -70,7 +70,7 @@ async def test_at_the_kick_off(make_house: Any, caplog: pytest.LogCaptureFixture
         assert said not in response.text
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None
-    assert f"the adapter's {said}: see fhir_bulk_middleware.contract.protocols" == str(record.exc_info[1])
+    assert f"the adapter's {said}: see fhir_bulk_middleware.contract" == str(record.exc_info[1])
 
 
 async def test_at_a_kick_off_that_names_patients(make_house: Any, caplog: pytest.LogCaptureFixture) -> None:

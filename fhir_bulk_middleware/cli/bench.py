@@ -11,12 +11,13 @@ import anyio
 
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.profiler import Stages, measure
+from fhir_bulk_middleware.cli.profiler import Profile, measure
 from fhir_bulk_middleware.cli.state import ISSUER, State
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.contract.recipes import make
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.demo.show import Screen, screen
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import after, system_clock
@@ -72,7 +73,7 @@ def _adapter(given: argparse.Namespace) -> SupportsExport:
     return made
 
 
-async def _measure(resources: SupportsExport, folder: Path, seconds: float) -> Stages:
+async def _measure(resources: SupportsExport, folder: Path, seconds: float) -> Profile:
     owner = Owner(ISSUER, "bench")
     principal = Principal(owner=owner, scopes=(EVERYTHING,), expires_at=after(system_clock(), _HOUR))
     async with FileOutputStore(folder, blocking=True).create(f"{new_job_id()}/all") as sink:
@@ -90,7 +91,7 @@ def _copy(target: Path, size: int) -> float:
     return time.perf_counter() - begun
 
 
-def _show(stages: Stages, copied: float, out: Screen) -> None:
+def _show(stages: Profile, copied: float, out: Screen) -> None:
     total = stages.total
     rows = [
         (stage.value, f"{seconds:.3f}", f"{seconds / total:.0%}", _speed(stages.plain, seconds))

@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Codec
-from fhir_bulk_middleware.contract.protocols import OutputSink, SupportsExport, SupportsSnapshot
+from fhir_bulk_middleware.contract.output_store import OutputSink
 from fhir_bulk_middleware.contract.query import Everything, Page, Query, Rows, Window
+from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsSnapshot
 from fhir_bulk_middleware.export.firewall import Firewall
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.files.deflate import gzip_compressor
@@ -19,7 +20,7 @@ from fhir_bulk_middleware.instant import Clock, Precision
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["Stage", "Stages", "measure"]
+__all__ = ["Profile", "Stage", "measure"]
 
 
 class Stage(StrEnum):
@@ -33,7 +34,7 @@ class Stage(StrEnum):
 
 
 @dataclass(slots=True)
-class Stages:
+class Profile:
     """What was measured.
 
     Attributes:
@@ -58,7 +59,7 @@ class Stages:
 
 async def measure(
     resources: SupportsExport, principal: Principal, sink: OutputSink, settings: Settings, clock: Clock, *, seconds: float
-) -> Stages:
+) -> Profile:
     """Read a storage as an export of everything does, in one process and without a job, for about so many seconds.
 
     Each page goes through all stages before the next is read, as in an export, so caches are as warm or cold as there. An export
@@ -72,7 +73,7 @@ async def measure(
         clock: for storages without a clock of their own.
         seconds: after how much time to stop.
     """
-    found = Stages()
+    found = Profile()
     compressor = gzip_compressor() if default_codec() is Codec.GZIP else None
     watch = _Watch(found)
     digest = hashlib.sha256()
@@ -116,7 +117,7 @@ async def measure(
 
 
 class _Watch:
-    def __init__(self, found: Stages) -> None:
+    def __init__(self, found: Profile) -> None:
         self._seconds = found.seconds
         self._last = 0.0
 

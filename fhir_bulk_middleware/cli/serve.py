@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Final
 
 from fhir_bulk_middleware.cli import settings_option
-from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH, authorization_server
+from fhir_bulk_middleware.cli.client_option import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
-from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State, audit_settings
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.loading import NdjsonFolder

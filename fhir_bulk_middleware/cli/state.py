@@ -12,7 +12,7 @@ from fhir_bulk_middleware.cli.exclusive import exclusive
 from fhir_bulk_middleware.demo.loading import load
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.trusted_files import check_folder
 
 __all__ = ["AUDIENCE", "ISSUER", "State", "audit_settings"]
@@ -63,7 +63,7 @@ class State:
 
     @property
     def runner(self) -> Path:
-        """Lock and doorbell of the one worker pool on this folder (law 19)."""
+        """Lock and wake-up pipes of the one worker pool on this folder (law 19)."""
         return self.folder / "runner"
 
     @property

@@ -8,9 +8,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.cli.clients import AUTHORIZATION_PATH
+from fhir_bulk_middleware.cli.client_option import AUTHORIZATION_PATH
 from fhir_bulk_middleware.cli.state import AUDIENCE, State
-from fhir_bulk_middleware.contract.protocols import TokenVerifier
+from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.registration import agreed
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.demo.host import fhir_host

@@ -9,7 +9,7 @@ import anyio
 from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.logs import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import State, audit_settings
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Collection, Mapping
 
 from fhir_bulk_middleware.contract.check import capabilities, without
-from fhir_bulk_middleware.contract.protocols import JobRunner, SupportsDelete, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.deletes import SupportsDelete
+from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["tell_abilities"]
@@ -51,7 +52,7 @@ def tell_abilities(
     elif lacking:
         _log.warning(
             "Exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: %s"
-            " (see SupportsWorkerProcess in fhir_bulk_middleware.contract.protocols).",
+            " (see SupportsWorkerProcess in fhir_bulk_middleware.contract).",
             "; ".join(lacking),
         )
     else:

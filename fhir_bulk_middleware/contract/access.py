@@ -1,10 +1,11 @@
 """Who asks: the principal behind a bearer token, and the owner that a job remembers."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["Caller", "Owner", "Principal", "TokenRejected"]
+__all__ = ["Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +62,21 @@ class Principal:
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program
     """A bearer token that is not good. The message is for our log; the client learns only that it was refused."""
+
+
+class TokenVerifier(Protocol):
+    """Turns a bearer token into a principal.
+
+    It is given the token alone, and not the request, so it cannot check a proof of possession. An implementation of one's own
+    must therefore refuse a token that is bound to a key: a JWT, or an answer to token introspection, with the claim `cnf`
+    (RFC 8705 and RFC 9449, section 6) or with `token_type` `DPoP`. To accept it as a plain bearer token would make a stolen
+    token as good as the client's own.
+    """
+
+    async def verify(self, token: str) -> Principal:
+        """Who the token speaks for.
+
+        Raises:
+            TokenRejected: it is not good, for whatever reason; the message goes to the log, so it must not quote the token.
+            Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
+        """

@@ -1,6 +1,7 @@
 """An output store belongs to one job store, whose sweeps remove what that job store does not know (law 32)."""
 
-from fhir_bulk_middleware.contract.protocols import JobStore, OutputStore
+from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.registration import NotAdmitted
 
 __all__ = ["bind"]

@@ -9,9 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, get_origin, get_type_hints
 
-from fhir_bulk_middleware.contract import protocols
-from fhir_bulk_middleware.contract.protocols import Recipe, SupportsWorkerProcess
+from fhir_bulk_middleware.contract import deletes, running, storage
+from fhir_bulk_middleware.contract.access import TokenVerifier
+from fhir_bulk_middleware.contract.deletes import DeletionLog
+from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.observer import Observer
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import factory_of
+from fhir_bulk_middleware.contract.running import JobRunner, Recipe, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 
 __all__ = ["capabilities", "check", "check_capabilities", "check_parts", "without"]
 
@@ -24,8 +30,10 @@ _COMPARED = 5
 
 
 def capabilities() -> tuple[type, ...]:
-    """The protocols that a storage adapter can have, in the order of `protocols`."""
-    return tuple(value for name, value in vars(protocols).items() if name.startswith("Supports") and isinstance(value, type))
+    """The protocols that a storage adapter can have, in the order in which the contract names them."""
+    rooms = (storage, deletes, running)
+    named = (vars(room)[name] for room in rooms for name in vars(room) if name in room.__all__)
+    return tuple(value for value in named if value.__name__.startswith("Supports"))
 
 
 def check(value: object, protocol: type, name: str) -> None:
@@ -50,9 +58,7 @@ def check(value: object, protocol: type, name: str) -> None:
     for method, as_promised in promised.items():
         fault = _fault(getattr(value, method), as_promised)
         if fault is not None:
-            raise TypeError(
-                f"{name}: {kind}.{method} {fault} (see {protocol.__name__} in fhir_bulk_middleware.contract.protocols)"
-            )
+            raise TypeError(f"{name}: {kind}.{method} {fault} (see {protocol.__name__} in fhir_bulk_middleware.contract)")
     if protocol is SupportsWorkerProcess:
         check_recipe(value, name)
     elif isinstance(value, SupportsWorkerProcess):
@@ -75,15 +81,15 @@ def check_parts(
     Raises:
         TypeError: one of them cannot work.
     """
-    check(resources, protocols.SupportsExport, "resources")
+    check(resources, SupportsExport, "resources")
     abilities = check_capabilities(resources, "resources")
-    check(verifier, protocols.TokenVerifier, "verifier")
-    for protocol in (protocols.JobStore, protocols.JobRetention, protocols.WorkQueue):
+    check(verifier, TokenVerifier, "verifier")
+    for protocol in (JobStore, JobRetention, WorkQueue):
         check(jobs, protocol, "jobs")
-    check(outputs, protocols.OutputStore, "outputs")
+    check(outputs, OutputStore, "outputs")
     for observer in observers:
-        check(observer, protocols.Observer, "observers")
-    optional = {"groups": protocols.SupportsGroups, "log": protocols.DeletionLog, "runner": protocols.JobRunner}
+        check(observer, Observer, "observers")
+    optional = {"groups": SupportsGroups, "log": DeletionLog, "runner": JobRunner}
     for (name, kind), value in zip(optional.items(), (groups, log, runner), strict=True):
         if value is not None:
             check(value, kind, name)

@@ -6,7 +6,7 @@ from functools import reduce
 
 from pydantic import JsonValue
 
-from fhir_bulk_middleware.contract.protocols import Recipe, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.running import Recipe, SupportsWorkerProcess
 
 __all__ = ["as_json", "factory_of", "from_json", "make", "recipes_of"]
 

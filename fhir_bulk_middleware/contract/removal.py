@@ -12,12 +12,12 @@ __all__ = [
     "AlreadyDeleted",
     "Batch",
     "Current",
-    "Deleted",
     "Mark",
     "Matches",
     "NeverExisted",
     "Protected",
     "Removal",
+    "Removed",
     "Report",
     "Tally",
     "Target",
@@ -54,7 +54,7 @@ class Current:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class Removed:
     """It was removed, now and by this call.
 
     Attributes:
@@ -96,7 +96,7 @@ class Protected:
     detail: str
 
 
-Removal = Deleted | AlreadyDeleted | NeverExisted | VersionMismatch | Protected
+Removal = Removed | AlreadyDeleted | NeverExisted | VersionMismatch | Protected
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Batch:
 def batch_outcome(removal: Removal) -> DeleteOutcome:
     """What is journalled of a frozen version: one that is gone was deleted by somebody, whatever the storage still knows."""
     match removal:
-        case Deleted():
+        case Removed():
             return DeleteOutcome.DELETED
         case VersionMismatch():
             return DeleteOutcome.VERSION_MISMATCH

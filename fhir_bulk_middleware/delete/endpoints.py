@@ -9,7 +9,7 @@ from fhir_bulk_middleware.delete.conditions import Control
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy, Return
 from fhir_bulk_middleware.delete.responses import DeleteAnswers
-from fhir_bulk_middleware.delete.service import DeleteService, DeleteWish, Result
+from fhir_bulk_middleware.delete.service import DeleteRequest, DeleteService, Result
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http import bodies, parameters
@@ -76,7 +76,7 @@ class DeleteEndpoints:
         if others:
             detail = f"A delete of one resource has no parameter {others[0].name[:80]}; nothing was deleted."
             raise Refused(Reason.PARAMETER_UNKNOWN, detail, part="http.query")
-        wish = DeleteWish(if_match=_if_match(request), dry_run=control.dry_run)
+        wish = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run)
         preferences = _preferences(request)
         base = self._addresses.base(request)
         result = await self._service.delete(principal, type_, id_, wish)
@@ -87,7 +87,7 @@ class DeleteEndpoints:
         type_ = request.path_params["type"]
         control, others = await self._read(request)
         criteria = conditions.criteria(self._version, type_, others)
-        wish = DeleteWish(if_match=_if_match(request), dry_run=control.dry_run, remove_all=self._wants_all(request))
+        wish = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run, remove_all=self._wants_all(request))
         preferences = _preferences(request)
         base = self._addresses.base(request)
         job_wanted = preferences.respond_async and wish.remove_all and not wish.dry_run and self._service.has_jobs

@@ -11,39 +11,37 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.deletes import (
     DeletionLog,
     SupportsBatchDelete,
     SupportsConditionalDelete,
     SupportsDelete,
-    SupportsDeletions,
     SupportsOutbox,
-    SupportsRead,
-    SupportsSnapshot,
 )
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Everything, Query
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
-    Deleted,
     Mark,
     Matches,
     NeverExisted,
     Protected,
     Removal,
+    Removed,
     Report,
     Tally,
     Target,
     batch_outcome,
 )
+from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsRead, SupportsSnapshot
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 
-__all__ = ["LoggedDeletes", "Sources", "sources_of"]
+__all__ = ["JournalledDeletes", "Sources", "sources_of"]
 
 _PAGE = 1_000
 
@@ -52,7 +50,7 @@ class ReadsAndDeletes(SupportsRead, SupportsDelete, Protocol):
     """What the log needs of a storage."""
 
 
-class LoggedDeletes:
+class JournalledDeletes:
     """Stands before a storage: its deletes leave a trace in the log, and the log answers for what was deleted.
 
     Args:
@@ -77,7 +75,7 @@ class LoggedDeletes:
         self._resources = resources
         self._several = several
         self._log = log
-        self._compartments = compartments.Compartments(version, base_urls)
+        self._compartments = compartments.CompartmentMembership(version, base_urls)
         self._clock = clock
         self._note = ""
         self._knows = isinstance(resources, SupportsDeletions)
@@ -93,7 +91,7 @@ class LoggedDeletes:
             return await self._absent(type_, id_, if_version, rights)
         (mark,) = await self._log.intend([self._mark(before, rights, self._note)]) or ()
         removal = await self._resources.remove(type_, id_, if_version, rights)
-        if isinstance(removal, Deleted):
+        if isinstance(removal, Removed):
             await self._log.settle([await self._gone(mark, removal.resource)], [])
             return removal
         await self._log.settle([], [mark])
@@ -136,7 +134,7 @@ class LoggedDeletes:
         """See `SupportsBatchDelete`; one removal that is under way may still take effect, and is counted as in doubt."""
         return await self._log.end_run(run, cancelled=cancelled)
 
-    def recording(self, note: str) -> "LoggedDeletes":
+    def recording(self, note: str) -> "JournalledDeletes":
         """See `SupportsOutbox`."""
         recording = copy.copy(self)
         recording._note = note  # noqa: SLF001 - its own
@@ -191,7 +189,7 @@ class LoggedDeletes:
                 outcome = DeleteOutcome.DELETED
             outcomes.append(outcome)
             if outcome is DeleteOutcome.DELETED:
-                gone.append(await self._gone(mark, removal.resource if isinstance(removal, Deleted) else None))
+                gone.append(await self._gone(mark, removal.resource if isinstance(removal, Removed) else None))
             else:
                 left.append(mark)
         await self._log.settle(gone, left, run=batch.run, batch=batch.number, outcomes=outcomes)
@@ -202,7 +200,7 @@ class LoggedDeletes:
         if not self._knows:
             return await self._known(type_, id_, rights)
         removal = await self._resources.remove(type_, id_, if_version, rights)
-        if isinstance(removal, Deleted):  # it was created just now
+        if isinstance(removal, Removed):  # it was created just now
             (mark,) = await self._log.intend([self._mark(removal.resource, rights, self._note)]) or ()
             await self._log.settle([await self._gone(mark, removal.resource)], [])
         return removal
@@ -280,7 +278,7 @@ class Sources:
     journal: SupportsBatchDelete | None
     deletions: SupportsDeletions | None
     outboxes: tuple[SupportsOutbox, ...] = ()
-    log: LoggedDeletes | None = None
+    log: JournalledDeletes | None = None
 
 
 def sources_of(
@@ -302,7 +300,7 @@ def sources_of(
         return Sources(resources, several, journal, deletions, () if outbox is None else (outbox,))
     if not isinstance(resources, SupportsRead):
         raise TypeError(f"log: {type(resources).__name__} is no SupportsRead, which a log of its deletes needs; it lacks current")
-    logged = LoggedDeletes(resources, several, log, version, clock, base_urls=base_urls)
+    logged = JournalledDeletes(resources, several, log, version, clock, base_urls=base_urls)
     if deletions is not None and outbox is not None:
         return Sources(resources, several, journal or logged, deletions, (outbox, logged), logged)
     return Sources(logged, None if several is None else logged, logged, deletions or logged, (logged,), logged)

@@ -3,7 +3,7 @@
 from fhir_bulk_middleware.contract.job import Job, JobKind
 from fhir_bulk_middleware.contract.removal import Tally
 from fhir_bulk_middleware.delete.journal import Sources
-from fhir_bulk_middleware.delete.outbox import Outbox
+from fhir_bulk_middleware.delete.outbox_draining import Outbox
 
 __all__ = ["RemovalRuns"]
 

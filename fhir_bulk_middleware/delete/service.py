@@ -5,22 +5,17 @@ from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract import events
 from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.deletes import SupportsConditionalDelete, SupportsDelete, SupportsLockedDelete, SupportsOutbox
 from fhir_bulk_middleware.contract.job import Job, JobKind, Request
-from fhir_bulk_middleware.contract.protocols import (
-    SupportsConditionalDelete,
-    SupportsDelete,
-    SupportsLockedDelete,
-    SupportsOutbox,
-)
 from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Current,
-    Deleted,
     Matches,
     NeverExisted,
     Protected,
     Removal,
+    Removed,
     Target,
     Version,
     VersionMismatch,
@@ -28,7 +23,7 @@ from fhir_bulk_middleware.contract.removal import (
 from fhir_bulk_middleware.delete.account import DeleteAccount
 from fhir_bulk_middleware.delete.conditions import criteria_refused
 from fhir_bulk_middleware.delete.if_match import IfMatch
-from fhir_bulk_middleware.delete.outbox import Outbox, as_note
+from fhir_bulk_middleware.delete.outbox_draining import Outbox, as_note
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.rights import DeleteRights
 from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
@@ -40,14 +35,14 @@ from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["DeleteService", "DeleteWish", "Result"]
+__all__ = ["DeleteRequest", "DeleteService", "Result"]
 
 _TRIES = 20
 _TRIES_BEFORE_A_LOCK = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteWish:
+class DeleteRequest:
     """A delete, read.
 
     Attributes:
@@ -153,7 +148,7 @@ class DeleteService:
         """Whether a remove-all can become a job."""
         return self._jobs is not None
 
-    async def delete(self, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
+    async def delete(self, principal: Principal, type_: str, id_: str, wish: DeleteRequest) -> Result:
         """Delete one resource by its id.
 
         Raises:
@@ -162,7 +157,7 @@ class DeleteService:
         through = await self._through(principal, events.Removal.BY_ID, type_)
         return await self._told(through, await self._by_its_id(through, principal, type_, id_, wish))
 
-    async def _by_its_id(self, through: _Through, principal: Principal, type_: str, id_: str, wish: DeleteWish) -> Result:
+    async def _by_its_id(self, through: _Through, principal: Principal, type_: str, id_: str, wish: DeleteRequest) -> Result:
         rights = self._rights(principal, type_, search=wish.dry_run)
         note = await self._note(principal, type_)
         if self._policy.if_match_required and wish.if_match is None:
@@ -175,7 +170,7 @@ class DeleteService:
         removal = await through.one.remove(type_, id_, asked, note)
         return _result(removal if wish.if_match is None else wish.if_match.judge(removal), rights)
 
-    async def delete_matching(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> Result:
+    async def delete_matching(self, principal: Principal, criteria: Criteria, wish: DeleteRequest) -> Result:
         """Delete what meets the criteria: the one match, or with `remove_all` all of them in one transaction.
 
         Raises:
@@ -187,7 +182,7 @@ class DeleteService:
         return await self._told(through, _shown(await self._settled(through, target, wish), rights))
 
     async def begin(
-        self, principal: Principal, criteria: Criteria, wish: DeleteWish, url: str, idempotency_key: str | None
+        self, principal: Principal, criteria: Criteria, wish: DeleteRequest, url: str, idempotency_key: str | None
     ) -> Job | Result:
         """Make a job of a remove-all: what it will remove is frozen now (law 26). No job where nothing matches, or too much.
 
@@ -252,7 +247,7 @@ class DeleteService:
         await (self._outbox.told(event) if through.recorded else self._observers.tell(event))
         return result
 
-    async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteWish) -> tuple[DeleteRights, Target]:
+    async def _target(self, principal: Principal, criteria: Criteria, wish: DeleteRequest) -> tuple[DeleteRights, Target]:
         if wish.remove_all and wish.if_match is not None:
             detail = "If-Match names one version; a remove-all has many."
             raise Refused(Reason.HEADER_INVALID, detail, part="http.If-Match")
@@ -260,7 +255,7 @@ class DeleteService:
         note = await self._note(principal, criteria.type)
         return rights, Target(criteria=criteria, granted=rights.granted, rights=note)
 
-    async def _settled(self, through: _Through, target: Target, wish: DeleteWish) -> Result:
+    async def _settled(self, through: _Through, target: Target, wish: DeleteRequest) -> Result:
         """Delete what the target means: find it, then remove it if it is still that; again if it is not, at last under a lock."""
         cap = self._settings.removals_at_most if wish.remove_all else 1
         locked: SupportsLockedDelete | None = through.several if isinstance(through.several, SupportsLockedDelete) else None
@@ -280,7 +275,7 @@ class DeleteService:
             return _result(removed)
         return _removed(removed, wish)
 
-    async def _delete_found(self, through: _Through, target: Target, wish: DeleteWish, rights: DeleteRights) -> Result:
+    async def _delete_found(self, through: _Through, target: Target, wish: DeleteRequest, rights: DeleteRights) -> Result:
         """Delete one resource that must be seen first: for a dry run, or because scopes cover part of its type only.
 
         Outside of that part nothing is told apart: neither what lives there, nor what was deleted, nor what never was.
@@ -292,7 +287,7 @@ class DeleteService:
             return Result(outcome=DeleteOutcome.WOULD_DELETE, shows_content=rights.shows_content)
         return _shown(result, rights)
 
-    async def _single(self, through: _Through, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _single(self, through: _Through, target: Target, matches: Matches, wish: DeleteRequest) -> Result | None:
         """An ordinary delete of the one match, at the version that matched; None if it has changed meanwhile."""
         if not matches.removable(None if wish.if_match is None else wish.if_match.versions):
             return _left(matches, wish)
@@ -301,9 +296,9 @@ class DeleteService:
         (match,) = matches.versions
         await through.account.intend([match.id])
         removal = await through.one.remove(target.type, match.id, frozenset({match.version}), target.rights)
-        return _result(removal) if isinstance(removal, Deleted | Protected) else None
+        return _result(removal) if isinstance(removal, Removed | Protected) else None
 
-    async def _all(self, through: _Through, target: Target, matches: Matches, wish: DeleteWish) -> Result | None:
+    async def _all(self, through: _Through, target: Target, matches: Matches, wish: DeleteRequest) -> Result | None:
         """A remove-all; None if the matches have changed meanwhile."""
         if not matches.removable(None):
             return _left(matches, wish)
@@ -343,7 +338,7 @@ class DeleteService:
 def _result(removal: Removal, rights: DeleteRights | None = None) -> Result:
     shows = rights is not None and rights.shows_content
     match removal:
-        case Deleted(resource):
+        case Removed(resource):
             return Result(outcome=DeleteOutcome.DELETED, removed=(resource,), count=1, shows_content=shows)
         case AlreadyDeleted():
             return Result(outcome=DeleteOutcome.ALREADY_DELETED)
@@ -355,7 +350,7 @@ def _result(removal: Removal, rights: DeleteRights | None = None) -> Result:
             return Result(outcome=DeleteOutcome.PROTECTED, detail=detail)
 
 
-def _left(matches: Matches, wish: DeleteWish) -> Result:
+def _left(matches: Matches, wish: DeleteRequest) -> Result:
     """Why matches are not removed: there are none, too many, or the one is not what the client means."""
     if not matches.count:
         return Result(outcome=DeleteOutcome.NO_MATCH)
@@ -365,7 +360,7 @@ def _left(matches: Matches, wish: DeleteWish) -> Result:
     return Result(outcome=DeleteOutcome.VERSION_MISMATCH)
 
 
-def _removed(removed: Sequence[Current], wish: DeleteWish) -> Result:
+def _removed(removed: Sequence[Current], wish: DeleteRequest) -> Result:
     """What came of a delete by criteria that removed all matches."""
     outcome = DeleteOutcome.ALL_DELETED if wish.remove_all else DeleteOutcome.DELETED
     return Result(outcome=outcome, removed=tuple(removed), count=len(removed))

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
-from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.removal import Tally
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.record import Record

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import anyio
 
+from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsOutbox
 from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Recorded, Slice
-from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsBatchDelete, SupportsOutbox
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.removal import Batch, Version
-from fhir_bulk_middleware.delete.outbox import Outbox, as_note
+from fhir_bulk_middleware.delete.outbox_draining import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
@@ -18,7 +19,7 @@ from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
+from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseLost
 
 __all__ = ["RemovalTask"]
 
@@ -66,7 +67,7 @@ class RemovalTask:
         )
         return Plan(job.created_at, slices)
 
-    async def run(self, pulse: Pulse, piece: Slice) -> None:
+    async def run(self, held: HeldLease, piece: Slice) -> None:
         """See `Task`.
 
         Raises:
@@ -81,7 +82,7 @@ class RemovalTask:
             observers=self._observers,
             outbox=self._outbox,
             clock=self._clock,
-            pulse=pulse,
+            held=held,
             piece=piece,
         ).run()
 
@@ -103,7 +104,7 @@ class _BatchRemoval:
         observers: Observers,
         outbox: Outbox,
         clock: Clock,
-        pulse: Pulse,
+        held: HeldLease,
         piece: Slice,
     ) -> None:
         self._journal = journal
@@ -112,8 +113,8 @@ class _BatchRemoval:
         self._outputs = outputs
         self._observers = observers
         self._clock = clock
-        self._pulse = pulse
-        self._lease = pulse.lease
+        self._pulse = held
+        self._lease = held.lease
         self._slice = piece
 
     async def run(self) -> None:

@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError("the demo client needs httpx2: pip install 'fhir-bulk-middleware[demo]'") from error
 
 from fhir_bulk_middleware.demo.download import Download, Fetched
-from fhir_bulk_middleware.demo.manifest import Manifest, ManifestFile
+from fhir_bulk_middleware.demo.manifest_reading import Manifest, ManifestFile
 
 __all__ = ["BulkClient", "InProgress", "Unexpected"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fhir_bulk_middleware.demo.manifest import ManifestFile
+from fhir_bulk_middleware.demo.manifest_reading import ManifestFile
 
 __all__ = ["Download", "Fetched"]
 

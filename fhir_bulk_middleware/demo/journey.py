@@ -13,7 +13,7 @@ except ImportError as error:
 
 from fhir_bulk_middleware.demo.client import BulkClient, InProgress
 from fhir_bulk_middleware.demo.download import Fetched
-from fhir_bulk_middleware.demo.manifest import Manifest
+from fhir_bulk_middleware.demo.manifest_reading import Manifest
 from fhir_bulk_middleware.demo.show import Screen
 
 __all__ = ["Journey", "show", "take_home"]

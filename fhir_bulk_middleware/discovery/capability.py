@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.discovery.definitions import CANONICAL
 from fhir_bulk_middleware.discovery.documentation import of_mount, of_operation
 from fhir_bulk_middleware.discovery.limits import mark
 from fhir_bulk_middleware.discovery.merging import merged
 from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.operation_definitions import CANONICAL
 from fhir_bulk_middleware.fhir.definitions import definitions
 
 __all__ = ["Capability"]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists
-from fhir_bulk_middleware.discovery.definitions import definition_path
 from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.operation_definitions import definition_path
 
 __all__ = ["of_mount", "of_operation"]
 

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.discovery.definitions import definition, definition_path
 from fhir_bulk_middleware.discovery.offer import Offer
+from fhir_bulk_middleware.discovery.operation_definitions import definition, definition_path
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.guard import Open
 from fhir_bulk_middleware.http.replies import Replies

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.storage import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -14,10 +15,9 @@ from fhir_bulk_middleware.contract.protocols import (
     SupportsSnapshot,
     SupportsTypes,
 )
-from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.discovery.parameters import PARAMETERS, ExportParameter
+from fhir_bulk_middleware.discovery.openapi_parameters import PARAMETERS, ExportParameter
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
 from fhir_bulk_middleware.outcomes import Operation

@@ -9,7 +9,7 @@ from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists, RequiredHeader
 from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.discovery.parameters import ExportParameter
+from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
 from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN
 from fhir_bulk_middleware.outcomes import Operation

@@ -7,17 +7,7 @@ import anyio
 
 from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.answers import authorised, references
 from fhir_bulk_middleware.contract.job import Associated, Options, Request
-from fhir_bulk_middleware.contract.protocols import (
-    SupportsDeletionHorizon,
-    SupportsExport,
-    SupportsGroups,
-    SupportsOrganising,
-    SupportsPatients,
-    SupportsProvenance,
-    SupportsSnapshot,
-)
 from fhir_bulk_middleware.contract.query import (
     Compartments,
     EveryPatient,
@@ -29,10 +19,20 @@ from fhir_bulk_middleware.contract.query import (
     Selection,
     Window,
 )
-from fhir_bulk_middleware.export.kick_off import Asked, Leniency, TypeQuery
+from fhir_bulk_middleware.contract.returned import authorised, references
+from fhir_bulk_middleware.contract.storage import (
+    SupportsDeletionHorizon,
+    SupportsExport,
+    SupportsGroups,
+    SupportsOrganising,
+    SupportsPatients,
+    SupportsProvenance,
+    SupportsSnapshot,
+)
+from fhir_bulk_middleware.export.kick_off import KickOffParameters, Leniency, TypeQuery
 from fhir_bulk_middleware.export.plan import PROVENANCE
 from fhir_bulk_middleware.export.sizes import sizes_of
-from fhir_bulk_middleware.export.types import Coverage, Covered
+from fhir_bulk_middleware.export.types import ExportedTypes, TypeRules
 from fhir_bulk_middleware.fhir.elements import ElementSelection, ElementsError
 from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -42,17 +42,17 @@ from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Admission", "Wish"]
+__all__ = ["Admission", "KickOff"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class KickOff:
     """A kick-off, read.
 
     Attributes:
         level: where it was kicked off.
         group_id: for `Level.GROUP`.
-        asked: its parameters.
+        parameters: its parameters.
         leniency: what to do about those that cannot be used.
         url: as the manifest repeats it.
         base_url: of the host's FHIR API, for URLs within resources.
@@ -64,7 +64,7 @@ class Wish:
 
     level: Level
     group_id: str | None
-    asked: Asked
+    parameters: KickOffParameters
     leniency: Leniency
     url: str
     base_url: str
@@ -80,7 +80,7 @@ class Admission:
     Args:
         resources: the storage adapter.
         groups: who knows the members of groups, None if nobody does.
-        coverage: decides the types.
+        type_rules: decides the types.
         settings: limits, and what the operator grants.
         version: FHIR version of the resources.
         retention: seconds that the mount keeps finished jobs.
@@ -93,7 +93,7 @@ class Admission:
         *,
         resources: SupportsExport,
         groups: SupportsGroups | None,
-        coverage: Coverage,
+        type_rules: TypeRules,
         settings: Settings,
         version: FhirVersion,
         retention: float,
@@ -102,7 +102,7 @@ class Admission:
     ) -> None:
         self._resources = resources
         self._groups = groups
-        self._coverage = coverage
+        self._type_rules = type_rules
         self._settings = settings
         self._version = version
         self._retention = retention
@@ -111,53 +111,57 @@ class Admission:
         self._reading = anyio.Lock()
         """Of several kick-offs one has its criteria read at a time, so that polls have their turn between two (law 38)."""
 
-    async def decide(self, principal: Principal, wish: Wish) -> tuple[Request, Rows]:
+    async def decide(self, principal: Principal, kick_off: KickOff) -> tuple[Request, Rows]:
         """What to export, as asked and as allowed.
 
         Raises:
             Refused: for the first thing that stands against it.
         """
         authorisation = authorised(await self._resources.authorise(principal))
-        asked, leniency, scopes = wish.asked, wish.leniency, Scopes.parse(principal.scopes)
-        if wish.level is Level.GROUP:
+        parameters, leniency, scopes = kick_off.parameters, kick_off.leniency, Scopes.parse(principal.scopes)
+        if kick_off.level is Level.GROUP:
             self._check_group_scope(scopes)
-        selection = await self._selection(principal, wish)
-        covered = self._coverage.of(scopes, selection, authorisation, asked.types, leniency, place=asked.place("_type"))
-        await self._check_since(asked)
-        self._check_sizes(asked)
-        associated, organised_by = self._arranged(wish, selection)
+        selection = await self._selection(principal, kick_off)
+        exported = self._type_rules.of(
+            scopes, selection, authorisation, parameters.types, leniency, place=parameters.place("_type")
+        )
+        await self._check_since(parameters)
+        self._check_sizes(parameters)
+        associated, organised_by = self._arranged(kick_off, selection)
         if associated is not None:
-            covered = self._coverage.with_type(PROVENANCE, covered, scopes, authorisation)
+            exported = self._type_rules.with_type(PROVENANCE, exported, scopes, authorisation)
         async with self._reading:
-            filters = (*self._granted(covered), *self._asked_filters(asked.filters, covered, leniency))
+            filters = (*self._granted(exported), *self._asked_filters(parameters.filters, exported, leniency))
         request = Request(
-            url=wish.url,
-            level=wish.level,
-            types=covered.types,
-            window=Window(asked.since, asked.until),
+            url=kick_off.url,
+            level=kick_off.level,
+            types=exported.types,
+            window=Window(parameters.since, parameters.until),
             retention=self._retention,
             precision=self._precision,
-            granular=covered.granular,
+            granular=exported.granular,
             options=replace(
-                self._options(wish, associated, organised_by), deletions_since=await self._deletions_since(asked.since)
+                self._options(kick_off, associated, organised_by), deletions_since=await self._deletions_since(parameters.since)
             ),
         )
-        membership = self._membership(principal, wish)
+        membership = self._membership(principal, kick_off)
         if membership is not None:  # who is selected is read when the cut is fixed; until then it is nobody
             selection = Compartments(frozenset())
         return request, Rows(selection, authorisation.rights, filters, membership=membership)
 
-    async def _selection(self, principal: Principal, wish: Wish) -> Selection:
-        patients = wish.asked.patients
-        if wish.level is Level.SYSTEM:
+    async def _selection(self, principal: Principal, kick_off: KickOff) -> Selection:
+        patients = kick_off.parameters.patients
+        if kick_off.level is Level.SYSTEM:
             if patients is not None:
                 # Never set aside, however lenient: everybody's data instead of some patients' is no lesser wish (PT-02).
                 raise Refused(
-                    Reason.PARAMETER_UNSUPPORTED, "patient has no meaning at system level.", part=wish.asked.place("patient")
+                    Reason.PARAMETER_UNSUPPORTED,
+                    "patient has no meaning at system level.",
+                    part=kick_off.parameters.place("patient"),
                 )
             return Everything()
-        if wish.level is Level.GROUP:
-            members = await self._members(principal, wish.group_id)
+        if kick_off.level is Level.GROUP:
+            members = await self._members(principal, kick_off.group_id)
             if patients is None:
                 return Compartments(members)
             known = patients & members
@@ -170,7 +174,9 @@ class Admission:
         if known != patients:
             # Which of them is not said: a caller must not learn of patients that it may not see (PT-04).
             raise Refused(
-                Reason.PATIENT_UNKNOWN, "A patient of the list cannot be exported here.", part=wish.asked.place("patient")
+                Reason.PATIENT_UNKNOWN,
+                "A patient of the list cannot be exported here.",
+                part=kick_off.parameters.place("patient"),
             )
         return Compartments(known)
 
@@ -190,30 +196,30 @@ class Admission:
         if self._settings.group_scope and not scopes.may_read("Group"):
             raise Refused(Reason.SCOPE_MISSING, "The token's scopes do not cover Group, which an export of a group reads.")
 
-    def _membership(self, principal: Principal, wish: Wish) -> Membership | None:
+    def _membership(self, principal: Principal, kick_off: KickOff) -> Membership | None:
         """Whose members the job exports; read when its cut is fixed, for people join and leave while it is queued (law 33)."""
-        if wish.level is not Level.GROUP or wish.group_id is None:
+        if kick_off.level is not Level.GROUP or kick_off.group_id is None:
             return None
-        older = self._settings.older_data_of_new_members and wish.asked.since is not None
-        return Membership(wish.group_id, principal, wish.asked.patients, older)
+        older = self._settings.older_data_of_new_members and kick_off.parameters.since is not None
+        return Membership(kick_off.group_id, principal, kick_off.parameters.patients, older)
 
-    def _check_sizes(self, asked: Asked) -> None:
+    def _check_sizes(self, parameters: KickOffParameters) -> None:
         """The client's sizes must lie within the operator's, for they bind us (KO-30)."""
         least, most = self._settings.smallest_part_bytes, self._settings.part_bytes
-        if asked.largest_file is not None and asked.largest_file < least:
+        if parameters.largest_file is not None and parameters.largest_file < least:
             detail = f"_maximumFileSize must be at least {least} bytes here."
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=asked.place("_maximumFileSize"))
-        if asked.smallest_file is not None and asked.smallest_file > most:
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=parameters.place("_maximumFileSize"))
+        if parameters.smallest_file is not None and parameters.smallest_file > most:
             detail = f"_minimumFileSize must be at most {most} bytes here."
-            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=asked.place("_minimumFileSize"))
+            raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part=parameters.place("_minimumFileSize"))
 
-    async def _check_since(self, asked: Asked) -> None:
+    async def _check_since(self, parameters: KickOffParameters) -> None:
         """A change after an instant that has not come cannot be asked for; by the storage's own clock (law 2, KO-76)."""
-        if asked.since is None:
+        if parameters.since is None:
             return
         now = await self._resources.now() if isinstance(self._resources, SupportsSnapshot) else self._clock()
-        if asked.since > now:
-            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part=asked.place("_since"))
+        if parameters.since > now:
+            raise Refused(Reason.VALUE_MALFORMED, "_since lies in the future.", part=parameters.place("_since"))
 
     async def _deletions_since(self, since: Instant | None) -> Instant | None:
         """Since when all deletions are known, where that is later than the client's `_since`.
@@ -231,15 +237,15 @@ class Admission:
             raise Refused(Reason.PARAMETER_UNSUPPORTED, detail, part="http._since")
         return known
 
-    def _granted(self, covered: Covered) -> Iterable[Filter]:
+    def _granted(self, exported: ExportedTypes) -> Iterable[Filter]:
         """Granular scopes as filters; one that cannot be applied exactly grants nothing (law 8)."""
-        characters = sum(len(query) for _, query in covered.granular)
-        if len(covered.granular) > caps.GRANULAR_QUERIES or characters > caps.GRANULAR_CHARACTERS:
+        characters = sum(len(query) for _, query in exported.granular)
+        if len(exported.granular) > caps.GRANULAR_QUERIES or characters > caps.GRANULAR_CHARACTERS:
             detail = "The token's granular scopes restrict this export in too many ways; ask for fewer types with _type."
             raise Refused(Reason.TOO_MUCH, detail, part="http._type")
-        for type_ in sorted({type_ for type_, _ in covered.granular}):
+        for type_ in sorted({type_ for type_, _ in exported.granular}):
             alternatives = []
-            for query in (query for granted, query in covered.granular if granted == type_):
+            for query in (query for granted, query in exported.granular if granted == type_):
                 try:
                     alternatives.append(Criteria.parse(self._version, type_, query))
                 except CriteriaError:
@@ -248,12 +254,12 @@ class Admission:
                 raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
             yield Filter(type_, tuple(alternatives))
 
-    def _asked_filters(self, queries: Iterable[TypeQuery], covered: Covered, leniency: Leniency) -> Iterable[Filter]:
+    def _asked_filters(self, queries: Iterable[TypeQuery], exported: ExportedTypes, leniency: Leniency) -> Iterable[Filter]:
         """`_typeFilter`: for one type any of its queries, other types unaffected (TF-02, TF-03)."""
         alternatives: dict[str, list[Criteria]] = {}
         values = 0
         for query in queries:
-            if query.type not in covered.types:
+            if query.type not in exported.types:
                 problem = f"It names {query.type}, which is not among the exported types."
                 leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", problem, query.part)
                 continue
@@ -273,54 +279,58 @@ class Admission:
             alternatives.setdefault(query.type, []).append(criteria)
         return (Filter(type_, tuple(several)) for type_, several in alternatives.items())
 
-    def _options(self, wish: Wish, associated: Associated | None, organised_by: str | None) -> Options:
+    def _options(self, kick_off: KickOff, associated: Associated | None, organised_by: str | None) -> Options:
         """How the output is shaped; made last, for it holds what was set aside until then."""
-        asked, leniency = wish.asked, wish.leniency
+        parameters, leniency = kick_off.parameters, kick_off.leniency
         elements: list[str] = []
-        for entry in asked.elements:
+        for entry in parameters.elements:
             try:
                 ElementSelection(self._version, [entry])
             except ElementsError as error:
-                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_elements", f"{error}.", asked.place("_elements"))
+                leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_elements", f"{error}.", parameters.place("_elements"))
                 continue
             elements.append(entry)
         return Options(
             elements=tuple(elements),
             associated=associated,
             organised_by=organised_by,
-            partial_manifests=asked.partial_manifests,
-            separate_status=wish.separate_status,
-            smallest_file=asked.smallest_file,
-            largest_file=asked.largest_file,
-            sizes=sizes_of(self._settings, asked.smallest_file, asked.largest_file),
+            partial_manifests=parameters.partial_manifests,
+            separate_status=kick_off.separate_status,
+            smallest_file=parameters.smallest_file,
+            largest_file=parameters.largest_file,
+            sizes=sizes_of(self._settings, parameters.smallest_file, parameters.largest_file),
             ignored=leniency.ignored,
-            unreadable=wish.unreadable,
-            base_url=wish.base_url,
-            base_urls=wish.base_urls,
+            unreadable=kick_off.unreadable,
+            base_url=kick_off.base_url,
+            base_urls=kick_off.base_urls,
             version=self._version,
         )
 
-    def _arranged(self, wish: Wish, selection: Selection) -> tuple[Associated | None, str | None]:
+    def _arranged(self, kick_off: KickOff, selection: Selection) -> tuple[Associated | None, str | None]:
         """Which Provenance comes along, and by what the output is organised, as far as this storage can do it."""
-        leniency, associated, organised_by = wish.leniency, wish.asked.associated, wish.asked.organised_by
+        leniency, associated, organised_by = kick_off.leniency, kick_off.parameters.associated, kick_off.parameters.organised_by
         if associated is not None and not isinstance(self._resources, SupportsProvenance):
             problem = "This server cannot tell which Provenance belongs to what."
             leniency.unusable(
-                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, wish.asked.place("includeAssociatedData")
+                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, kick_off.parameters.place("includeAssociatedData")
             )
             associated = None
-        if organised_by is not None and (wish.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
+        if organised_by is not None and (kick_off.level is Level.SYSTEM or not isinstance(self._resources, SupportsOrganising)):
             problem = "This server does not organise this export's output by resource."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, wish.asked.place("organizeOutputBy"))
+            leniency.unusable(
+                Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, kick_off.parameters.place("organizeOutputBy")
+            )
             organised_by = None
         if organised_by is not None and not _of_patients(selection):
             problem = "Output is organised by patient, and this group has other members too."
-            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, wish.asked.place("organizeOutputBy"))
+            leniency.unusable(
+                Reason.PARAMETER_UNSUPPORTED, "organizeOutputBy", problem, kick_off.parameters.place("organizeOutputBy")
+            )
             organised_by = None
         if organised_by is not None and associated is not None:
             problem = "This server does not organise associated data by resource; ask for one or the other."
             leniency.unusable(
-                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, wish.asked.place("includeAssociatedData")
+                Reason.PARAMETER_UNSUPPORTED, "includeAssociatedData", problem, kick_off.parameters.place("includeAssociatedData")
             )
             associated = None
         return associated, organised_by

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export.admission import Wish
-from fhir_bulk_middleware.export.kick_off import Leniency, Reader
+from fhir_bulk_middleware.export.admission import KickOff
+from fhir_bulk_middleware.export.kick_off import Leniency, ParametersReader
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.http import bodies, parameters
 from fhir_bulk_middleware.http.addresses import Addresses
@@ -85,11 +85,11 @@ class ExportEndpoints:
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
         async with self._reading:
-            asked = Reader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency)
-        wish = Wish(
+            parameters = ParametersReader(self._dialect.parameters, self._dialect.lists, own).read(sent, leniency)
+        kick_off = KickOff(
             level=level,
             group_id=group_id,
-            asked=asked,
+            parameters=parameters,
             leniency=leniency,
             url=self._addresses.kick_off(request),
             base_url=host,
@@ -98,7 +98,7 @@ class ExportEndpoints:
             unreadable=self._replies.unreadable(),
             idempotency_key=idempotency_key(request),
         )
-        job = await self._service.begin(principal, wish)
+        job = await self._service.begin(principal, kick_off)
         headers = {"Content-Location": self._addresses.status(base, job.id)}
         if separate:
             headers["Preference-Applied"] = "respond-async, separate-export-status"

@@ -16,7 +16,7 @@ from fhir_bulk_middleware.identifiers import is_resource_id
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import LONGEST_DETAIL, LONGEST_PART, Reason, Refused
 
-__all__ = ["FORMATS", "SHAPES", "Asked", "Leniency", "Reader", "TypeQuery"]
+__all__ = ["FORMATS", "SHAPES", "KickOffParameters", "Leniency", "ParametersReader", "TypeQuery"]
 
 FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
 """Values of `_outputFormat` (KO-70)."""
@@ -48,7 +48,7 @@ class TypeQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class KickOffParameters:
     """What a kick-off asks for.
 
     Attributes:
@@ -134,7 +134,7 @@ class Leniency:
         return replace(item, detail=detail, outcome=self._report(item.reason, detail, item.part))
 
 
-class Reader:
+class ParametersReader:
     """Reads parameters by the rules of one version of the standard.
 
     Args:
@@ -148,7 +148,7 @@ class Reader:
         self._lists = lists
         self._base_urls = tuple(base_urls)
 
-    def read(self, parameters: Iterable[Parameter], leniency: Leniency) -> Asked:
+    def read(self, parameters: Iterable[Parameter], leniency: Leniency) -> KickOffParameters:
         """What the parameters mean.
 
         Raises:
@@ -170,7 +170,7 @@ class Reader:
         if smallest is not None and largest is not None and largest <= smallest:
             detail = "_maximumFileSize must be greater than _minimumFileSize."
             raise Refused(Reason.VALUE_MALFORMED, detail, part=given["_maximumFileSize"][0].part)
-        return Asked(
+        return KickOffParameters(
             types=self._types(given.get("_type", ())),
             since=since,
             until=until,

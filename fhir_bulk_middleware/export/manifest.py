@@ -8,14 +8,14 @@ from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
 from fhir_bulk_middleware.dialects.model import Dialect
 
-__all__ = ["Page", "manifest", "published"]
+__all__ = ["ManifestPage", "manifest", "published"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ManifestPage:
     """A page of a manifest; a manifest that is not paged is one page.
 
     Attributes:
@@ -31,7 +31,7 @@ class Page:
     more: bool
 
     @classmethod
-    def of(cls, published: Sequence[Part], number: int, size: int | None, *, complete: bool) -> "Page | None":
+    def of(cls, published: Sequence[Part], number: int, size: int | None, *, complete: bool) -> "ManifestPage | None":
         """The page with this number, None if it is not there, or not yet.
 
         A page is shown when no file can join it any more, so that a client that has read it needs only its `next` link,
@@ -56,7 +56,7 @@ class Page:
 def manifest(
     dialect: Dialect,
     job: Job,
-    page: Page,
+    page: ManifestPage,
     address: Callable[[str], str],
     *,
     following: str | None = None,

@@ -5,17 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from fhir_bulk_middleware.contract.answers import answered
 from fhir_bulk_middleware.contract.job import FileKind, Job, Sizes, Slice
-from fhir_bulk_middleware.contract.protocols import (
-    SupportsDeletions,
-    SupportsExport,
-    SupportsGroups,
-    SupportsJoining,
-    SupportsProvenance,
-    SupportsSlices,
-    SupportsSnapshot,
-)
 from fhir_bulk_middleware.contract.query import (
     Compartments,
     Deletions,
@@ -28,8 +18,18 @@ from fhir_bulk_middleware.contract.query import (
     Rows,
     Window,
 )
+from fhir_bulk_middleware.contract.returned import answered
+from fhir_bulk_middleware.contract.storage import (
+    SupportsDeletions,
+    SupportsExport,
+    SupportsGroups,
+    SupportsJoining,
+    SupportsProvenance,
+    SupportsSlices,
+    SupportsSnapshot,
+)
 from fhir_bulk_middleware.export.sizes import sizes_of
-from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.settings import Settings
@@ -156,7 +156,7 @@ class Planner:
             older = [self.query(job, rows, type_, joined=True) for type_ in types if rows.joined]
             return [*(self.query(job, rows, type_) for type_ in types), *older]
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
-        definitions, kinds = CompartmentDefinitions(job.request.options.version), {"Patient"}
+        definitions, kinds = CompartmentMembership(job.request.options.version), {"Patient"}
         if isinstance(rows.selection, Compartments):
             kinds = {reference.partition("/")[0] for reference in rows.selection.references} & definitions.kinds
         held = sorted(frozenset[str]().union(*map(definitions.types, sorted(kinds))))
@@ -218,7 +218,7 @@ class Planner:
         """Deletions are wanted since an instant, or not at all (DR-01, DR-02).
 
         The content of what was deleted is gone, so no filter can be applied to it. Under a granular scope, which is a right, it
-        is therefore left out (law 27). Under a `_typeFilter`, which is a wish, it is told by its type (DR-06): whoever mirrors
+        is therefore left out (law 27). Under a `_typeFilter`, which is a request, it is told by its type (DR-06): whoever mirrors
         the export must learn of it, and a deletion of what the mirror never had does no harm.
         """
         if job.request.window.since is None:

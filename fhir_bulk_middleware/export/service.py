@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.export.admission import Admission, Wish
+from fhir_bulk_middleware.export.admission import Admission, KickOff
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.jobs.service import JobService, KickOffDetail
 
@@ -32,7 +32,7 @@ class ExportService:
         """
         self._jobs.pace(principal)
 
-    async def begin(self, principal: Principal, wish: Wish) -> Job:
+    async def begin(self, principal: Principal, kick_off: KickOff) -> Job:
         """Accept an export, durably, and set it going (KO-110).
 
         The same kick-off under the same idempotency key leads to the same job (law 12).
@@ -40,9 +40,9 @@ class ExportService:
         Raises:
             Refused: for whatever reason it is not accepted; then no job exists.
         """
-        request, rows = await self._admission.decide(principal, wish)
-        asked = KickOffDetail(wish.group_id, wish.asked.patients or frozenset(), tuple(_criteria(rows)))
-        return await self._jobs.accept(principal, request, rows, wish.idempotency_key, asked)
+        request, rows = await self._admission.decide(principal, kick_off)
+        parameters = KickOffDetail(kick_off.group_id, kick_off.parameters.patients or frozenset(), tuple(_criteria(rows)))
+        return await self._jobs.accept(principal, request, rows, kick_off.idempotency_key, parameters)
 
 
 def _criteria(rows: Rows) -> Iterator[Criteria]:

@@ -1,4 +1,4 @@
-"""How large pages, parts and slices of a job are: the operator's settings, and within them the client's wish."""
+"""How large pages, parts and slices of a job are: the operator's settings, and within them the client's kick_off."""
 
 from fhir_bulk_middleware.contract.job import Sizes
 from fhir_bulk_middleware.settings import Settings

@@ -10,17 +10,18 @@ import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import Completed, PartSealed
 from fhir_bulk_middleware.contract.job import UNREADABLE, Codec, FileKind, Part, Recorded, Sizes, Slice
-from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsExport
+from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
-from fhir_bulk_middleware.export.source import Portions
+from fhir_bulk_middleware.export.source import SliceSource
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.jobs.kind import JobsAndQueue
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.streams.closing import closing
-from fhir_bulk_middleware.workers.lease_keeper import LeaseLost, Pulse
+from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseLost
 
 __all__ = ["SliceExport"]
 
@@ -68,7 +69,7 @@ class SliceExport:
         sizes: Sizes,
         lease_seconds: float,
         clock: Clock,
-        pulse: Pulse,
+        held: HeldLease,
         piece: Slice,
     ) -> None:
         self._jobs = jobs
@@ -77,12 +78,12 @@ class SliceExport:
         self._sizes = sizes
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._pulse = pulse
-        self._lease = pulse.lease
+        self._pulse = held
+        self._lease = held.lease
         self._slice = piece
-        self._codec = pulse.lease.job.codec or Codec.PLAIN
+        self._codec = held.lease.job.codec or Codec.PLAIN
         self._unreadable: tuple[str, ...] = ()
-        self._source = Portions(resources, planner, pulse.lease, piece, min(_READ_AHEAD, sizes.ceiling))
+        self._source = SliceSource(resources, planner, held.lease, piece, min(_READ_AHEAD, sizes.ceiling))
 
     async def run(self) -> None:
         """Export what is left of the slice.

@@ -5,23 +5,23 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Lease, Slice
-from fhir_bulk_middleware.contract.protocols import SupportsExport, SupportsOrganising, SupportsProvenance
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
-from fhir_bulk_middleware.export.deletions import deletion_pages
+from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsOrganising, SupportsProvenance
+from fhir_bulk_middleware.export.deletion_bundles import deletion_pages
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.organising import Portion, gathered
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.export.plan import PROVENANCE, Planner, by_target
-from fhir_bulk_middleware.export.transform import Shaping
+from fhir_bulk_middleware.export.transform import Transform
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["Portions"]
+__all__ = ["SliceSource"]
 
 _CHANGED = "the plan needs what this adapter does not have: was it changed while the job ran?"
 
 
 @dataclass(frozen=True, slots=True)
-class Portions:
+class SliceSource:
     """The portions of the slice that a lease is about.
 
     Attributes:
@@ -37,7 +37,7 @@ class Portions:
     lease: Lease
     piece: Slice
     together: int
-    _shapings: dict[str, Shaping] = field(default_factory=dict, init=False)
+    _transforms: dict[str, Transform] = field(default_factory=dict, init=False)
 
     def read(self) -> AsyncIterator[Portion]:
         """What is left of the slice, from its cursor on.
@@ -73,12 +73,12 @@ class Portions:
             return
         pages, selection, page_bytes = self._source()
         form = PageForm(piece.type, page_bytes, piece.cursor)
-        firewall, shaping = Firewall(piece.type, selection), self._shaping(piece.type)
+        firewall, transform = Firewall(piece.type, selection), self._transform(piece.type)
         async with closing(pages) as source:
             async for page in source:
                 form.check(page)
                 firewall.check(page)
-                yield await shaping.shape(page) if page.count else page, page.count
+                yield await transform.apply(page) if page.count else page, page.count
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
         """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
@@ -111,7 +111,7 @@ class Portions:
         return self.resources.provenance(query, targets, self.piece.cursor, latest=latest)
 
     async def _organised(self) -> AsyncIterator[Portion]:
-        """Portions of blocks, each checked to name the patient whose block it is in."""
+        """SliceSource of blocks, each checked to name the patient whose block it is in."""
         if not isinstance(self.resources, SupportsOrganising):
             raise TypeError(_CHANGED)
         queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
@@ -123,7 +123,7 @@ class Portions:
                 if block.type not in types:
                     raise FirewallBreach(block.type, "a block is of a type that was not asked for")
                 self._firewall(block, self.lease.rows).check(block.page)
-                page = await self._shaping(block.type).shape(block.page)
+                page = await self._transform(block.type).apply(block.page)
                 yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:
@@ -132,10 +132,10 @@ class Portions:
         allowed = not isinstance(selection, Compartments) or block.reference in selection.references
         return Firewall(block.type, Compartments(frozenset({block.reference} if allowed else ())))
 
-    def _shaping(self, resource_type: str) -> Shaping:
-        if resource_type not in self._shapings:
-            self._shapings[resource_type] = Shaping.of(resource_type, self.lease.rows, self._job.request.options)
-        return self._shapings[resource_type]
+    def _transform(self, resource_type: str) -> Transform:
+        if resource_type not in self._transforms:
+            self._transforms[resource_type] = Transform.of(resource_type, self.lease.rows, self._job.request.options)
+        return self._transforms[resource_type]
 
 
 def _reports(outcomes: Iterable[str]) -> tuple[Page, int]:

@@ -10,7 +10,7 @@ from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Job, JobState, Standing
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export.manifest import Page, manifest, published
+from fhir_bulk_middleware.export.manifest import ManifestPage, manifest, published
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock
@@ -80,7 +80,7 @@ class ExportStatus:
         page = None
         if complete or partial:
             size = self._settings.manifest_files if partial else None
-            page = Page.of(published(standing), number, size, complete=complete)
+            page = ManifestPage.of(published(standing), number, size, complete=complete)
         if page is None and number:
             raise Refused(Reason.FILE_UNKNOWN)
         headers: dict[str, str] = {}
@@ -100,7 +100,7 @@ class ExportStatus:
         # A client may ask for small files, and so for many: a long list is written beside the loop (law 38).
         return await anyio.to_thread.run_sync(listed) if len(page.parts) > _LONG_LIST else listed()
 
-    def _manifest(self, request: Request, job: Job, page: Page) -> dict[str, Any]:
+    def _manifest(self, request: Request, job: Job, page: ManifestPage) -> dict[str, Any]:
         base = self._addresses.base(request)
         following = self._addresses.page(base, job.id, page.number + 1) if page.more else None
         return manifest(

@@ -1,15 +1,16 @@
 """What an export job does: its plan, and one slice of it."""
 
 from fhir_bulk_middleware.contract.job import Job, Slice
-from fhir_bulk_middleware.contract.protocols import OutputStore, SupportsExport
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.slice import SliceExport
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.workers.lease_keeper import Pulse
+from fhir_bulk_middleware.workers.lease_keeper import HeldLease
 
 __all__ = ["ExportTask"]
 
@@ -50,7 +51,7 @@ class ExportTask:
         """See `Task`."""
         return await self._planner.plan(job, rows)
 
-    async def run(self, pulse: Pulse, piece: Slice) -> None:
+    async def run(self, held: HeldLease, piece: Slice) -> None:
         """See `Task`."""
         await SliceExport(
             resources=self._resources,
@@ -58,9 +59,9 @@ class ExportTask:
             outputs=self._outputs,
             planner=self._planner,
             observers=self._observers,
-            sizes=self._planner.sizes(pulse.lease.job),
+            sizes=self._planner.sizes(held.lease.job),
             lease_seconds=self._settings.lease_seconds,
             clock=self._clock,
-            pulse=pulse,
+            held=held,
             piece=piece,
         ).run()

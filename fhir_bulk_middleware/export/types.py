@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from fhir_bulk_middleware.contract.job import Request
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Selection
 from fhir_bulk_middleware.export.kick_off import Leniency
-from fhir_bulk_middleware.fhir.compartments import Compartments as CompartmentDefinitions
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["Coverage", "Covered", "check_export_scopes", "listed"]
+__all__ = ["ExportedTypes", "TypeRules", "check_export_scopes", "listed"]
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Covered:
+class ExportedTypes:
     """The types of an export.
 
     Attributes:
@@ -29,14 +29,14 @@ class Covered:
     granular: tuple[tuple[str, str], ...]
 
 
-class Coverage:
+class TypeRules:
     """Decides the types of an export, never more than each of its three limits allows (KO-96).
 
     Args:
         definitions: HL7's compartment definitions of the storage's FHIR version.
     """
 
-    def __init__(self, definitions: CompartmentDefinitions) -> None:
+    def __init__(self, definitions: CompartmentMembership) -> None:
         self._definitions = definitions
 
     def of(
@@ -48,7 +48,7 @@ class Coverage:
         leniency: Leniency,
         *,
         place: str = "http._type",
-    ) -> Covered:
+    ) -> ExportedTypes:
         """The types to export.
 
         Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
@@ -83,17 +83,17 @@ class Coverage:
             leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
         return _covered(scopes, wanted & reference_set)
 
-    def with_type(self, type_: str, covered: Covered, scopes: Scopes, authorisation: Authorisation) -> Covered:
+    def with_type(self, type_: str, exported: ExportedTypes, scopes: Scopes, authorisation: Authorisation) -> ExportedTypes:
         """The same with one more type, which comes along with the others and takes the same rights.
 
         Raises:
             Refused: `SCOPE_MISSING`, if the scopes do not cover it.
         """
-        if type_ in covered.types or type_ not in authorisation.types:
-            return covered
+        if type_ in exported.types or type_ not in authorisation.types:
+            return exported
         if not scopes.exportable(frozenset({type_})):
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {type_}, which was asked for besides.")
-        return _covered(scopes, frozenset({*covered.types, type_}))
+        return _covered(scopes, frozenset({*exported.types, type_}))
 
     def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
         """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
@@ -108,9 +108,11 @@ class Coverage:
         return types & frozenset[str]().union(*known)
 
 
-def _covered(scopes: Scopes, types: frozenset[str]) -> Covered:
+def _covered(scopes: Scopes, types: frozenset[str]) -> ExportedTypes:
     restricted = types - scopes.readable(types)
-    return Covered(tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_))))
+    return ExportedTypes(
+        tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_)))
+    )
 
 
 def check_export_scopes(scopes: Scopes, request: Request) -> None:

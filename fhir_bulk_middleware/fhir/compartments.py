@@ -1,4 +1,4 @@
-"""Which compartments a resource lies in, by HL7's CompartmentDefinitions and nothing else."""
+"""Which compartments a resource lies in, by HL7's CompartmentMembership and nothing else."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 _Plan = tuple[tuple[Walk, frozenset[str]], ...]
 
 
-class Compartments:
+class CompartmentMembership:
     """Compartment membership for one release and one server.
 
     Each parameter that a CompartmentDefinition names was joined with its SearchParameter's paths when the tables were

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import Codec, Part
-from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.http.ranges import ByteRange, UnsatisfiableRange, requested_ranges
 from fhir_bulk_middleware.http.replies import FileStatus

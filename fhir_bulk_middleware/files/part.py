@@ -10,7 +10,7 @@ from itertools import islice
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.job import Codec, Part
-from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.files import deflate
 from fhir_bulk_middleware.streams.ahead import meanwhile
 from fhir_bulk_middleware.streams.closing import closing

@@ -10,9 +10,8 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from fhir_bulk_middleware.caps import check_request
-from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected
+from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected, TokenVerifier
 from fhir_bulk_middleware.contract.events import RequestRefused
-from fhir_bulk_middleware.contract.protocols import TokenVerifier
 from fhir_bulk_middleware.http.pace import Pace, Visit
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock, system_clock

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Slice, Standing
 from fhir_bulk_middleware.contract.job import Request as JobRequest
-from fhir_bulk_middleware.contract.protocols import JobStore, WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobStore, WorkQueue
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.scopes import Scopes
-from fhir_bulk_middleware.workers.lease_keeper import Pulse
+from fhir_bulk_middleware.workers.lease_keeper import HeldLease
 
 __all__ = ["EffectsOfJobs", "JobsAndQueue", "Kind", "Plan", "Task", "TaskFailed", "View"]
 
@@ -59,7 +59,7 @@ class Task(Protocol):
         """The plan of a job, made once before its first slice."""
         ...
 
-    async def run(self, pulse: Pulse, piece: Slice) -> None:
+    async def run(self, held: HeldLease, piece: Slice) -> None:
         """Carry out the slice of a lease.
 
         Raises:

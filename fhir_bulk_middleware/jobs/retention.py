@@ -9,7 +9,8 @@ import anyio
 from fhir_bulk_middleware.contract.binding import bind
 from fhir_bulk_middleware.contract.events import Expired, Failed
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState
-from fhir_bulk_middleware.contract.protocols import JobRetention, JobStore, OutputStore
+from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.instant import Clock, after, system_clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers

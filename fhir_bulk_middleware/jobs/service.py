@@ -8,8 +8,9 @@ from functools import lru_cache
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
 from fhir_bulk_middleware.contract.job import Idempotency, Job, JobState, Part, Request, Standing
-from fhir_bulk_middleware.contract.protocols import JobRunner, JobStore
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.query import Compartments, Rows
+from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.http.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file

@@ -8,14 +8,14 @@ import anyio
 
 from fhir_bulk_middleware.contract.events import Completed, Failed, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease
-from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, JobsAndQueue, Task, TaskFailed
 from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.workers.lease_keeper import Beating, LeaseLost, Pulse, in_task
+from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseKeeper, LeaseLost, keep_in_task
 
 __all__ = ["JobWork"]
 
@@ -37,7 +37,7 @@ class JobWork:
         jobs: where jobs are kept and work is queued.
         settings: times, and how often work is tried.
         clock: what time it is.
-        beating: how leases are kept alive; a `ThreadHeart` where adapter or stores block the loop.
+        keep_lease: how leases are kept alive; a `ThreadLeaseKeeper` where adapter or stores block the loop.
         observers: who is told what becomes of jobs.
         effects: ends what jobs do beside writing files, before their state says that they have ended.
         adapter: the identity of the adapter, whose work alone is claimed (law 32).
@@ -51,7 +51,7 @@ class JobWork:
         settings: Settings,
         clock: Clock = system_clock,
         *,
-        beating: Beating = in_task,
+        keep_lease: LeaseKeeper = keep_in_task,
         observers: Observers | None = None,
         effects: EffectsOfJobs,
         adapter: str = "",
@@ -65,7 +65,7 @@ class JobWork:
         self._jobs = jobs
         self._settings = settings
         self._clock = clock
-        self._beating = beating
+        self._keep_lease = keep_lease
         self._observers = observers or Observers()
         self._recipe = recipe
 
@@ -131,12 +131,12 @@ class JobWork:
         return lease
 
     async def _carry_out(self, lease: Lease) -> None:
-        pulse, task = Pulse(lease), self._tasks[lease.job.request.kind]
-        async with self._beating(self._jobs, pulse, self._settings, self._clock):
+        held, task = HeldLease(lease), self._tasks[lease.job.request.kind]
+        async with self._keep_lease(self._jobs, held, self._settings, self._clock):
             if lease.slice is None:
                 await self._plan(lease, task)
             else:
-                await task.run(pulse, lease.slice)
+                await task.run(held, lease.slice)
 
     async def _plan(self, lease: Lease, task: Task) -> None:
         job = lease.job

@@ -7,11 +7,11 @@ from typing import Any
 
 from fhir_bulk_middleware.contract.access import Principal, TokenRejected
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jose.access_token import ACCESS_TOKEN, DECLARED_ACCESS_TOKEN, LONGEST, UnverifiedToken
 from fhir_bulk_middleware.jose.claims import Expectations
 from fhir_bulk_middleware.jose.keys import ALGORITHMS, VerificationKey
 from fhir_bulk_middleware.jose.remote import UrlKeys
 from fhir_bulk_middleware.jose.sources import FileKeys, FixedKeys, KeySource
-from fhir_bulk_middleware.jose.token import ACCESS_TOKEN, DECLARED_ACCESS_TOKEN, LONGEST, UnverifiedToken
 from fhir_bulk_middleware.jose.verified import VerifiedTokens, digest
 
 __all__ = ["JoseTokenVerifier", "key_source"]

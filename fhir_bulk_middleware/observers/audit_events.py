@@ -24,8 +24,9 @@ from fhir_bulk_middleware.contract.events import (
     RequestRefused,
     name,
 )
-from fhir_bulk_middleware.contract.protocols import Recipe, SupportsAudit, SupportsWorkerProcess
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
+from fhir_bulk_middleware.contract.running import Recipe, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.storage import SupportsAudit
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Precision, render
 from fhir_bulk_middleware.outcomes import Reason

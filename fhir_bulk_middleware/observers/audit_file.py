@@ -25,7 +25,7 @@ import anyio.to_thread
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.events import Event, RequestRefused, content
-from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Clock, Precision, render, system_clock
 from fhir_bulk_middleware.observers.audit_chain import (
     FIRST,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 
 from fhir_bulk_middleware.contract.events import AuditGap, Event, name
-from fhir_bulk_middleware.contract.protocols import Audit
+from fhir_bulk_middleware.contract.observer import Audit
 from fhir_bulk_middleware.instant import Clock, Instant
 
 __all__ = ["AuditTeller"]

@@ -4,7 +4,7 @@ import json
 import logging
 
 from fhir_bulk_middleware.contract.events import AuditFailed, Event, RequestRefused, content
-from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.running import Recipe
 
 __all__ = ["LogEvents"]
 

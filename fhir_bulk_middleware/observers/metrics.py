@@ -25,7 +25,7 @@ from fhir_bulk_middleware.contract.events import (
     RequestRefused,
     name,
 )
-from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.running import Recipe
 
 __all__ = ["Metrics"]
 

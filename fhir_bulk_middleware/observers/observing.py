@@ -9,8 +9,9 @@ import anyio
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.events import AuditFailed, Event, RequestRefused, name
-from fhir_bulk_middleware.contract.protocols import Audit, Observer, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.observer import Audit, Observer
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
+from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observers.audit_detail import AuditDetail
 from fhir_bulk_middleware.observers.audit_teller import AuditTeller

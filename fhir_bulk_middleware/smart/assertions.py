@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.instant import Clock, Instant, after
+from fhir_bulk_middleware.jose.access_token import LONGEST, UnverifiedToken
 from fhir_bulk_middleware.jose.claims import moment, name_in
 from fhir_bulk_middleware.jose.encoding import to_base64url
 from fhir_bulk_middleware.jose.keys import KeySet, VerificationKey
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.sources import FixedKeys
-from fhir_bulk_middleware.jose.token import LONGEST, UnverifiedToken
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import ReplayLog
 

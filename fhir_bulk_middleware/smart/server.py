@@ -26,13 +26,13 @@ from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.jose.verifier import JoseTokenVerifier
 from fhir_bulk_middleware.outcomes import Refused
-from fhir_bulk_middleware.smart import replies
+from fhir_bulk_middleware.smart import oauth_replies as replies
 from fhir_bulk_middleware.smart.assertions import ALGORITHMS, Assertions
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.smart.grants import granted, spelled
+from fhir_bulk_middleware.smart.oauth_replies import OAuthError, OAuthRefused
 from fhir_bulk_middleware.smart.replay import ReplayLog
-from fhir_bulk_middleware.smart.replies import OAuthError, OAuthRefused
 
 __all__ = ["AuthorizationServer"]
 

@@ -16,9 +16,10 @@ import anyio.lowlevel
 import anyio.to_thread
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
-from fhir_bulk_middleware.contract.protocols import OutputSink, Recipe
+from fhir_bulk_middleware.contract.output_store import OutputSink
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
-from fhir_bulk_middleware.stores.keys import split_key
+from fhir_bulk_middleware.stores.output_keys import split_key
 from fhir_bulk_middleware.streams.ahead import ahead
 from fhir_bulk_middleware.streams.closing import closing
 

@@ -3,6 +3,6 @@
 The suites are imported by module (`fhir_bulk_middleware.testing.resource_store`), since they need pytest and nothing else does.
 """
 
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 __all__ = ["TokenMint"]

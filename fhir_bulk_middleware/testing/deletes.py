@@ -12,7 +12,7 @@ the storage from the side; `DeletionLogSuite` with one, `log`.
         def writer(self, store):
             return MyWriter(...)       # put(*resources), delete(type, id)
 
-Each test is a promise of `fhir_bulk_middleware.contract.protocols`; its failure names the promise. A test that needs a capability
+Each test is a promise of `fhir_bulk_middleware.contract`; its failure names the promise. A test that needs a capability
 which the adapter does not have is skipped, by the capability's name.
 """
 
@@ -25,31 +25,28 @@ from typing import Protocol
 import anyio
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.deletes import (
     DeletionLog,
     SupportsBatchDelete,
     SupportsConditionalDelete,
     SupportsDelete,
-    SupportsDeletions,
-    SupportsExport,
     SupportsLockedDelete,
     SupportsOutbox,
-    SupportsRead,
-    SupportsSnapshot,
 )
 from fhir_bulk_middleware.contract.query import Filter
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
-    Deleted,
     Mark,
     Matches,
     NeverExisted,
     Removal,
+    Removed,
     Report,
     Target,
     VersionMismatch,
 )
+from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsRead, SupportsSnapshot
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant
@@ -125,7 +122,7 @@ class OneDeleteSuite(StorageSuite):
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1", "kept text"), samples.patient("2"))
         removal = await store.remove("Patient", "1", None, rights)
-        assert isinstance(removal, Deleted), "a resource that lives can be removed"
+        assert isinstance(removal, Removed), "a resource that lives can be removed"
         assert samples.text_of(json.loads(removal.resource.json)) == "kept text", "what was removed comes back"
         assert (removal.resource.type, removal.resource.id) == ("Patient", "1"), "what was removed comes back"
         assert json.loads(removal.resource.json)["meta"]["versionId"] == removal.resource.version, (
@@ -152,14 +149,14 @@ class OneDeleteSuite(StorageSuite):
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1"))
         first = await store.remove("Patient", "1", None, rights)
-        assert isinstance(first, Deleted), "a resource that lives can be removed"
+        assert isinstance(first, Removed), "a resource that lives can be removed"
         again = await store.remove("Patient", "1", frozenset({first.resource.version}), rights)
         assert isinstance(again, _GONE), "what is gone is not removed again, nor is it a mismatch"
         if isinstance(again, AlreadyDeleted):
             assert again.version == first.resource.version, "of what is gone the version that was removed is told"
         assert await store.remove("Patient", "never", None, rights) == NeverExisted(), "what never was is told so"
         await writer.put(samples.patient("1", "back"))
-        assert isinstance(await store.remove("Patient", "1", None, rights), Deleted), "what came back can be removed again"
+        assert isinstance(await store.remove("Patient", "1", None, rights), Removed), "what came back can be removed again"
 
     async def test_another_version_is_left_alone(
         self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
@@ -169,7 +166,7 @@ class OneDeleteSuite(StorageSuite):
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1", "old"))
         removed = await store.remove("Patient", "1", None, rights)
-        assert isinstance(removed, Deleted), "a resource that lives can be removed"
+        assert isinstance(removed, Removed), "a resource that lives can be removed"
         old = removed.resource.version
         await writer.put(samples.patient("1", "new"))
         for versions in ({old}, {"no-such-version"}, set()):
@@ -187,9 +184,9 @@ class OneDeleteSuite(StorageSuite):
             id_ = f"p{race}"
             await writer.put(samples.patient(id_))
             removals: list[Removal] = await together(4, lambda _, id_=id_: store.remove("Patient", id_, None, rights))  # type: ignore[misc]
-            removed = [removal for removal in removals if isinstance(removal, Deleted)]
+            removed = [removal for removal in removals if isinstance(removal, Removed)]
             assert len(removed) == 1, "of several removals one removes"
-            assert all(isinstance(removal, (Deleted, *_GONE)) for removal in removals), "of several removals one removes"
+            assert all(isinstance(removal, (Removed, *_GONE)) for removal in removals), "of several removals one removes"
 
     async def test_of_a_removal_and_an_update_neither_is_lost(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
@@ -211,7 +208,7 @@ class OneDeleteSuite(StorageSuite):
                 tasks.start_soon(remove)
                 tasks.start_soon(writer.put, samples.patient(id_, "new"))
             assert (await reader.texts(await reader.query("Patient"))).get(id_) == "new", "a removal never takes a later version"
-            assert isinstance(outcome[0], Deleted | VersionMismatch), "a removal removes, or is told of the other version"
+            assert isinstance(outcome[0], Removed | VersionMismatch), "a removal removes, or is told of the other version"
 
     async def test_a_removal_is_in_the_next_deletions(
         self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples

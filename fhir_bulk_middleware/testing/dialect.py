@@ -12,7 +12,7 @@ from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Job, JobState, Request
 from fhir_bulk_middleware.contract.query import Level, Window
 from fhir_bulk_middleware.dialects.model import Answer, Dialect
-from fhir_bulk_middleware.export.manifest import Page, manifest
+from fhir_bulk_middleware.export.manifest import ManifestPage, manifest
 from fhir_bulk_middleware.export.status import export_progress
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, parse
@@ -109,7 +109,7 @@ class DialectSuite:
 
     def test_a_manifest_says_that_a_token_is_needed_as_a_boolean(self, dialect: Dialect) -> None:
         """MF-03."""
-        shown = manifest(dialect, self._job(), Page(0, (), (), more=False), str, notes={"exactSnapshot": False})
+        shown = manifest(dialect, self._job(), ManifestPage(0, (), (), more=False), str, notes={"exactSnapshot": False})
         assert shown["requiresAccessToken"] is True, "requiresAccessToken is a boolean"
         assert parse(shown["transactionTime"]) <= Instant(1_767_225_600_123_456), "transactionTime never lies after the cut"
         assert shown["output"] == [], "an export of nothing has an empty output"

@@ -7,8 +7,8 @@ from random import Random
 import anyio
 import anyio.lowlevel
 
-from fhir_bulk_middleware.contract.protocols import SupportsDeletions, SupportsExport, SupportsSnapshot
 from fhir_bulk_middleware.contract.query import Query
+from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsSnapshot
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.contract.job import (
     Sizes,
     Slice,
 )
-from fhir_bulk_middleware.contract.protocols import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
 from fhir_bulk_middleware.contract.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.identifiers import file_id, new_job_id

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import OutputStore
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.testing.needed import pytest
 

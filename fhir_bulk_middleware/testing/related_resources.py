@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.query import Block, EveryPatient, Filter, Page, Query, Selection
+from fhir_bulk_middleware.contract.storage import (
     SupportsExport,
     SupportsJoining,
     SupportsOrganising,
@@ -15,7 +16,6 @@ from fhir_bulk_middleware.contract.protocols import (
     SupportsProvenance,
     SupportsSnapshot,
 )
-from fhir_bulk_middleware.contract.query import Block, EveryPatient, Filter, Page, Query, Selection
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant

@@ -14,7 +14,7 @@ Subclass it with two fixtures: an adapter over an empty storage, and a writer th
 A storage that does not keep whatever JSON it is given, such as tables with columns, says with a third fixture, `samples`, what
 can be written to it (`fhir_bulk_middleware.testing.samples`). One that does passes `StoredTextSuite` as well.
 
-Each test is a promise of `fhir_bulk_middleware.contract.protocols`; its failure names the promise. A test that needs a capability
+Each test is a promise of `fhir_bulk_middleware.contract`; its failure names the promise. A test that needs a capability
 which the adapter does not have is skipped, by the capability's name.
 """
 
@@ -24,7 +24,8 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Selection
+from fhir_bulk_middleware.contract.storage import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -32,7 +33,6 @@ from fhir_bulk_middleware.contract.protocols import (
     SupportsSlices,
     SupportsSnapshot,
 )
-from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Selection
 from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite

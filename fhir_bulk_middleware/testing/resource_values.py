@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.protocols import SupportsDeletions, SupportsExport, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.instant import Instant, Precision, after, system_clock
 from fhir_bulk_middleware.testing.job_values import Suite
 from fhir_bulk_middleware.testing.needed import pytest

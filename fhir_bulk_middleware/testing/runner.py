@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import JobRunner, Recipe
+from fhir_bulk_middleware.contract.running import JobRunner, Recipe
 from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["FolderWork", "RunnerSuite"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import JobRunner, Work
+from fhir_bulk_middleware.contract.running import JobRunner, Work
 
 __all__ = ["Engine"]
 

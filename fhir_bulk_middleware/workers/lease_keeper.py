@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import anyio
 
 from fhir_bulk_middleware.contract.job import Lease
-from fhir_bulk_middleware.contract.protocols import WorkQueue
+from fhir_bulk_middleware.contract.job_store import WorkQueue
 from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Beating", "LeaseLost", "Pulse", "ThreadHeart", "in_task"]
+__all__ = ["HeldLease", "LeaseKeeper", "LeaseLost", "ThreadLeaseKeeper", "keep_in_task"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -32,7 +32,7 @@ class LeaseLost(Exception):  # noqa: N818 - an outcome: somebody else has the wo
 
 
 @dataclass(slots=True)
-class Pulse:
+class HeldLease:
     """What worker and heartbeat know of each other.
 
     Attributes:
@@ -63,12 +63,12 @@ class Pulse:
             )
 
 
-Beating = Callable[[WorkQueue, Pulse, Settings, Clock], AbstractAsyncContextManager[None]]
-"""Renews a pulse's lease while its context is open, and cancels what runs inside when the lease is lost."""
+LeaseKeeper = Callable[[WorkQueue, HeldLease, Settings, Clock], AbstractAsyncContextManager[None]]
+"""Renews a held lease while its context is open, and cancels what runs inside when the lease is lost."""
 
 
 @asynccontextmanager
-async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+async def keep_in_task(queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
     """A heartbeat for work that shares its loop with a server.
 
     Raises:
@@ -76,9 +76,9 @@ async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clo
     """
 
     async def beat() -> None:
-        while not pulse.lost:
+        while not held.lost:
             await anyio.sleep(settings.renew_seconds)
-            await _beat(queue, pulse, settings, clock)
+            await _renew(queue, held, settings, clock)
         scope.cancel()
 
     with anyio.CancelScope() as scope:
@@ -93,7 +93,7 @@ async def in_task(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clo
         raise LeaseLost
 
 
-class ThreadHeart:
+class ThreadLeaseKeeper:
     """A heartbeat for work that may block its loop: in a worker process, and nowhere else.
 
     One thread beats for all that a worker does, one piece after the other; handing each piece to a thread of its own, and
@@ -108,8 +108,8 @@ class ThreadHeart:
         self._thread: threading.Thread | None = None
 
     @asynccontextmanager
-    async def __call__(self, queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
-        """As `Beating` has it.
+    async def __call__(self, queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+        """As `LeaseKeeper` has it.
 
         Raises:
             LeaseLost: on leaving, if the lease was lost.
@@ -118,10 +118,10 @@ class ThreadHeart:
         if self._thread is None:
             # It knows of us by a weak reference, and so ends when we do.
             arguments = weakref.ref(self), settings.renew_seconds
-            self._thread = threading.Thread(target=_beat_on, args=arguments, name="heartbeat", daemon=True)
+            self._thread = threading.Thread(target=_renew_on, args=arguments, name="lease-keeper", daemon=True)
             self._thread.start()
         with anyio.CancelScope() as scope:
-            self._turn = _Turn(queue, pulse, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
+            self._turn = _Turn(queue, held, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
             try:
                 yield
             finally:
@@ -134,11 +134,11 @@ class ThreadHeart:
         """One beat, if there is anything to beat for; in the thread."""
         with self._lock:
             turn = self._turn
-            if turn is not None and not turn.pulse.lost:
-                runner.run(_beat(turn.queue, turn.pulse, turn.settings, turn.clock))
+            if turn is not None and not turn.held.lost:
+                runner.run(_renew(turn.queue, turn.held, turn.settings, turn.clock))
                 turn.look()
         if turn is not None and turn.hangs:
-            _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", turn.pulse.lease.worker)
+            _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", turn.held.lease.worker)
             os._exit(1)
 
 
@@ -147,7 +147,7 @@ class _Turn:
     """One piece of work, as the thread sees it."""
 
     queue: WorkQueue
-    pulse: Pulse
+    held: HeldLease
     settings: Settings
     clock: Clock
     cancel: Callable[[], object]
@@ -155,7 +155,7 @@ class _Turn:
 
     def look(self) -> None:
         """Stop the work if its lease turned out to be lost."""
-        if self.pulse.lost:
+        if self.held.lost:
             self.lost_at = time.monotonic()
             self.cancel()
 
@@ -165,25 +165,25 @@ class _Turn:
         return time.monotonic() - self.lost_at > self.settings.lease_seconds
 
 
-def _beat_on(heart: "weakref.ref[ThreadHeart]", seconds: float) -> None:
+def _renew_on(keeper: "weakref.ref[ThreadLeaseKeeper]", seconds: float) -> None:
     with asyncio.Runner() as runner:  # makes its loop at the first beat
         while True:
             time.sleep(seconds)
-            if (alive := heart()) is None:
+            if (alive := keeper()) is None:
                 return
             alive.beat(runner)
             del alive
 
 
-async def _beat(queue: WorkQueue, pulse: Pulse, settings: Settings, clock: Clock) -> None:
+async def _renew(queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> None:
     now = clock()
-    pulse.look(now, settings.lease_seconds)
-    if now >= after(pulse.lease.job.created_at, settings.deadline):
-        pulse.lost = True  # it runs out by itself; a sweep fails the job
+    held.look(now, settings.lease_seconds)
+    if now >= after(held.lease.job.created_at, settings.deadline):
+        held.lost = True  # it runs out by itself; a sweep fails the job
         return
     try:
-        renewed = await queue.renew(pulse.lease, now, lease_seconds=settings.lease_seconds, done=pulse.done)
+        renewed = await queue.renew(held.lease, now, lease_seconds=settings.lease_seconds, done=held.done)
     except Exception:  # noqa: BLE001 - a store that cannot answer just now; the lease outlives some missed beats
-        _log.exception("the lease on job %s could not be renewed", pulse.lease.job.id)
+        _log.exception("the lease on job %s could not be renewed", held.lease.job.id)
     else:
-        pulse.lost = not renewed
+        held.lost = not renewed

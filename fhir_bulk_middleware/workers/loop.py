@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import Work
+from fhir_bulk_middleware.contract.running import Work
 
 __all__ = ["keep_working"]
 

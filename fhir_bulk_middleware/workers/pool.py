@@ -29,13 +29,13 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process, TaskGroup
 
-from fhir_bulk_middleware.contract.protocols import Recipe, Work
+from fhir_bulk_middleware.contract.running import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.fencing import fence, is_stopped
 from fhir_bulk_middleware.workers.pool_lease import Holding, PoolLease, Predecessor
 from fhir_bulk_middleware.workers.process import GRACE, Assignment
 from fhir_bulk_middleware.workers.starts import StartReport, Starts, how_it_ended
-from fhir_bulk_middleware.workers.wakeup import Doorbell
+from fhir_bulk_middleware.workers.wakeup import WakeUps
 
 __all__ = ["WorkerPool"]
 
@@ -51,16 +51,16 @@ class WorkerPool:
 
     Args:
         folder: what the pool is one for.
-        doorbell: what its workers listen to.
-        bells: the doorbell's folder.
+        wake_ups: what its workers listen to.
+        pipes: the doorbell's folder.
         settings: how many workers, how nice they are, and how long silence is put up with.
         starts: takes note of workers that cannot start.
     """
 
-    def __init__(self, folder: Path, doorbell: Doorbell, bells: Path, settings: Settings, *, starts: Starts) -> None:
+    def __init__(self, folder: Path, wake_ups: WakeUps, pipes: Path, settings: Settings, *, starts: Starts) -> None:
         self._folder = folder
-        self._doorbell = doorbell
-        self._bells = bells
+        self._wake_ups = wake_ups
+        self._pipes = pipes
         self._settings = settings
         self._starts = starts
         self._patience = settings.lease_seconds / 2
@@ -76,7 +76,7 @@ class WorkerPool:
                 if holding.predecessor is not None:
                     await self._fence(holding.predecessor, work)
                 lease.tidy(holding)
-                self._doorbell.take_dead_down()
+                self._wake_ups.take_dead_down()
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._renew, holding, group)
                     for _ in range(self._settings.worker_processes):
@@ -115,7 +115,7 @@ class WorkerPool:
             await self._give_back(work, worker)
 
     async def _give_back(self, work: Work, worker: str) -> None:
-        self._doorbell.take_down(worker)
+        self._wake_ups.take_down(worker)
         try:
             await work.abandoned(worker, f"worker {worker} was ended: its server fell silent")
         except Exception:  # noqa: BLE001 - a store that is away; its leases run out
@@ -136,7 +136,7 @@ class WorkerPool:
                 await self._run_started(report, work, recipe, holding)
         except Exception:  # noqa: BLE001 - no process to be had, or a store that is away: neither must end the pool
             _log.exception("a worker could not be kept")
-        self._doorbell.ring()
+        self._wake_ups.notify()
 
     async def _run_started(self, report: StartReport, work: Work, recipe: Recipe, holding: Holding) -> None:
         token = secrets.token_hex(8)
@@ -147,7 +147,7 @@ class WorkerPool:
         how = "was stopped"
         try:
             level, niceness = _log.getEffectiveLevel(), self._settings.worker_niceness
-            await _send(process, Assignment(worker, self._bells, recipe, level, niceness, report.descriptor).line())
+            await _send(process, Assignment(worker, self._pipes, recipe, level, niceness, report.descriptor).line())
             status = await self._ended(process, worker)
             how = how_it_ended(status)
             await self._starts.ended(worker, status, report, work)
@@ -155,7 +155,7 @@ class WorkerPool:
             with anyio.CancelScope(shield=True):
                 await _stop(process)
                 self._workers.remove(worker)
-                self._doorbell.take_down(worker)
+                self._wake_ups.take_down(worker)
                 await work.abandoned(worker, f"worker {worker} {how}")
 
     async def _ended(self, process: Process, worker: str) -> int:

@@ -18,11 +18,11 @@ from typing import cast
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import Recipe, Work
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
+from fhir_bulk_middleware.contract.running import Recipe, Work
 from fhir_bulk_middleware.workers.loop import keep_working
 from fhir_bulk_middleware.workers.starts import BEGAN, report
-from fhir_bulk_middleware.workers.wakeup import Doorbell
+from fhir_bulk_middleware.workers.wakeup import WakeUps
 
 __all__ = ["GRACE", "Assignment", "main"]
 
@@ -40,7 +40,7 @@ class Assignment:
 
     Attributes:
         worker: its name.
-        bells: the folder of the doorbell.
+        pipes: the folder of the wake-up pipes.
         recipe: how to make the work.
         log_level: from which level on the package's own log goes to stderr; that of other packages does from warnings on.
         niceness: how much it gives way to other processes.
@@ -48,7 +48,7 @@ class Assignment:
     """
 
     worker: str
-    bells: Path
+    pipes: Path
     recipe: Recipe
     log_level: int
     niceness: int = 0
@@ -58,7 +58,7 @@ class Assignment:
         """The assignment as one line of JSON."""
         content = {
             "worker": self.worker,
-            "bells": str(self.bells),
+            "pipes": str(self.pipes),
             "recipe": as_json(self.recipe),
             "log_level": self.log_level,
             "niceness": self.niceness,
@@ -72,7 +72,7 @@ class Assignment:
         content = json.loads(line)
         return cls(
             content["worker"],
-            Path(content["bells"]),
+            Path(content["pipes"]),
             from_json(content["recipe"]),
             content["log_level"],
             content["niceness"],
@@ -104,9 +104,9 @@ async def _serve(assignment: Assignment) -> int:
             report(assignment.report, traceback.format_exc().encode(errors="replace"))
             return _NOT_BEGUN
         report(assignment.report, BEGAN)
-        doorbell = Doorbell(assignment.bells)
-        with doorbell.hung_up(assignment.worker) as bell:
-            await keep_working(work, assignment.worker, bell.wait, doorbell.ring)
+        wake_ups = WakeUps(assignment.pipes)
+        with wake_ups.subscribed(assignment.worker) as wake_up:
+            await keep_working(work, assignment.worker, wake_up.wait, wake_ups.notify)
     return 0
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import Work
+from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.loop import keep_working
 from fhir_bulk_middleware.workers.pool import WorkerPool
 from fhir_bulk_middleware.workers.standstill import watched
 from fhir_bulk_middleware.workers.starts import Starts
-from fhir_bulk_middleware.workers.wakeup import Doorbell
+from fhir_bulk_middleware.workers.wakeup import WakeUps
 
 __all__ = ["LoopRunner", "ProcessRunner"]
 
@@ -80,8 +80,8 @@ class ProcessRunner:
         if settings.worker_processes == 0:
             raise ValueError("worker_processes is 0, which asks for exports in the server's own loop: use LoopRunner")
         self._folder = Path(folder).absolute()
-        self._bells = self._folder / "workers"
-        self._doorbell = Doorbell(self._bells)
+        self._pipes = self._folder / "workers"
+        self._wake_ups = WakeUps(self._pipes)
         self._settings = settings
         self._starts = Starts(settings.attempts, settings.lease_seconds)
 
@@ -99,14 +99,14 @@ class ProcessRunner:
                 "this work cannot be made again in a worker process: the adapter, the job store and the output store need a "
                 "recipe (SupportsWorkerProcess), and the clock must be the system's; use LoopRunner otherwise"
             )
-        self._doorbell.prepare()
-        pool = WorkerPool(self._folder, self._doorbell, self._bells, self._settings, starts=self._starts)
+        self._wake_ups.prepare()
+        pool = WorkerPool(self._folder, self._wake_ups, self._pipes, self._settings, starts=self._starts)
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
 
     def wake(self) -> None:
         """There may be new work: told to the workers of the folder, whichever server process keeps them."""
-        self._doorbell.ring()
+        self._wake_ups.notify()
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import anyio
 
-from fhir_bulk_middleware.contract.protocols import Work
+from fhir_bulk_middleware.contract.running import Work
 
 __all__ = ["BEGAN", "StartReport", "Starts", "how_it_ended", "report"]
 

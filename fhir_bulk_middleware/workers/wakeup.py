@@ -1,7 +1,7 @@
-"""A doorbell: how any process on the machine tells the workers of a folder that there may be work.
+"""Wake-ups: how any process on the machine tells the workers of a folder that there may be work.
 
-Each worker hangs up a named pipe of its own; ringing writes a byte into each. A ring that is missed delays work by one
-poll, so nothing here has to be certain, only cheap.
+Each worker makes a named pipe of its own in the folder; `notify` writes a byte into each. A wake-up that is missed delays work
+by one poll, so nothing here has to be certain, only cheap.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import anyio
 
-__all__ = ["Bell", "Doorbell"]
+__all__ = ["WakeUp", "WakeUps"]
 
 
-class Doorbell:
-    """The bells of one folder."""
+class WakeUps:
+    """The pipes of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,16 +36,16 @@ class Doorbell:
         if not ours:
             raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake every worker. Never blocks, never fails."""
-        with suppress(OSError), os.scandir(self._folder) as bells:
-            for bell in bells:
+        with suppress(OSError), os.scandir(self._folder) as pipes:
+            for pipe in pipes:
                 with suppress(OSError):  # full: it has been rung; no reader: its worker is gone
-                    _touch(bell.path)
+                    _touch(pipe.path)
 
     @contextmanager
-    def hung_up(self, name: str) -> Generator["Bell"]:
-        """A bell of one's own, as long as the context is open."""
+    def subscribed(self, name: str) -> Generator["WakeUp"]:
+        """This worker's wake-up pipe, removed on exit."""
         self.prepare()
         path = self._folder / name
         os.mkfifo(path, 0o600)
@@ -53,32 +53,32 @@ class Doorbell:
             # Open for both, so that there always is a writer and the pipe never reads as ended.
             descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
             try:
-                yield Bell(descriptor)
+                yield WakeUp(descriptor)
             finally:
                 os.close(descriptor)
         finally:
             path.unlink(missing_ok=True)
 
     def take_down(self, name: str) -> None:
-        """Remove the bell of a worker who could not do so."""
-        bell = self._folder / name
+        """Remove the pipe of a worker that died before it could."""
+        pipe = self._folder / name
         with suppress(OSError):
-            if stat.S_ISFIFO(bell.lstat().st_mode):  # whatever else lies there is not ours to remove
-                bell.unlink()
+            if stat.S_ISFIFO(pipe.lstat().st_mode):  # whatever else lies there is not ours to remove
+                pipe.unlink()
 
     def take_dead_down(self) -> None:
-        """Remove what workers of an earlier pool left: bells that nobody listens to."""
+        """Remove what workers of an earlier pool left: pipes that nobody listens to."""
         with suppress(OSError):
-            for bell in list(self._folder.iterdir()):
+            for pipe in list(self._folder.iterdir()):
                 try:
-                    _touch(str(bell))
+                    _touch(str(pipe))
                 except OSError as error:
                     if error.errno == errno.ENXIO:
-                        self.take_down(bell.name)
+                        self.take_down(pipe.name)
 
 
-class Bell:
-    """One worker's bell, in its event loop."""
+class WakeUp:
+    """One worker's wake-up pipe, read by its event loop."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

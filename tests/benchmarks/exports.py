@@ -12,8 +12,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
-from fhir_bulk_middleware.contract.protocols import Recipe, SupportsExport
 from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
@@ -23,7 +24,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
+from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 from .data import Data
@@ -156,7 +157,7 @@ class Exports:
     def _work(self, *, blocking: bool) -> JobWork:
         outputs = self.outputs if blocking else FileOutputStore(self.folder / "exports")
         if blocking:
-            return job_work(self.resources, self.jobs, outputs, self._settings, beating=ThreadHeart())
+            return job_work(self.resources, self.jobs, outputs, self._settings, keep_lease=ThreadLeaseKeeper())
         return job_work(self.resources, self.jobs, outputs, self._settings)
 
     async def _add(self, wanted: Wanted) -> Job:

@@ -25,7 +25,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
+from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 
 _MIB = 1024 * 1024
 _OWNER = Owner("https://issuer.example", "somebody")
@@ -88,7 +88,7 @@ async def _work(state: Path, limit: int) -> int:
     jobs = SQLiteJobStore(state / "jobs.db")
     resources = SQLiteResourceStore(state / "store.db")
     outputs = FileOutputStore(state / "exports", blocking=True)
-    work = job_work(resources, jobs, outputs, Settings(), beating=ThreadHeart())
+    work = job_work(resources, jobs, outputs, Settings(), keep_lease=ThreadLeaseKeeper())
     begun = time.monotonic()
     while await work.step("worker"):
         pass

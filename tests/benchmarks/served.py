@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.contract.protocols import JobRunner, Work
+from fhir_bulk_middleware.contract.running import JobRunner, Work
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.middleware import BulkDataMiddleware
 from fhir_bulk_middleware.settings import Settings

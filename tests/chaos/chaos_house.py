@@ -15,7 +15,7 @@ import chaos_server
 from chaos_server import AUDIENCE, ISSUER, Stores
 
 from fhir_bulk_middleware.demo.population import population
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 SERVERS = 2
 _PATIENTS = 60

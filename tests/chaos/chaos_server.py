@@ -20,9 +20,9 @@ from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.contract.protocols import Recipe, Work
 from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.contract.removal import Batch
+from fhir_bulk_middleware.contract.running import Recipe, Work
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.instant import Clock, Instant, system_clock
 from fhir_bulk_middleware.jobs.work import JobWork
@@ -36,8 +36,8 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.streams.closing import closing
-from fhir_bulk_middleware.testing.tokens import TokenMint
-from fhir_bulk_middleware.workers.lease_keeper import ThreadHeart
+from fhir_bulk_middleware.testing.token_mint import TokenMint
+from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
@@ -115,7 +115,7 @@ def work(state: JsonValue) -> JobWork:
         stores.outputs,
         SETTINGS,
         stores.clock,
-        beating=ThreadHeart(),
+        keep_lease=ThreadLeaseKeeper(),
         observers=Observers([stores.audit]),
         adapter=ADAPTER,
     )

@@ -14,10 +14,10 @@ from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
-    Deleted,
     Mark,
     Matches,
     Removal,
+    Removed,
     Report,
     Tally,
     Target,
@@ -62,7 +62,7 @@ class RemovesTwice(Broken):
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
         removal = await super().remove(type_, id_, if_version, rights)
         first = await self.vread(type_, id_, 1)
-        return Deleted(first.as_current()) if isinstance(removal, AlreadyDeleted) and first is not None else removal
+        return Removed(first.as_current()) if isinstance(removal, AlreadyDeleted) and first is not None else removal
 
 
 class TellsTheVersionOfTheDeletion(Broken):
@@ -103,7 +103,7 @@ class TellsBothThatTheyRemoved(Broken):
         stored = await self.read(type_, id_)
         await anyio.lowlevel.checkpoint()
         removal = await super().remove(type_, id_, if_version, rights)
-        return Deleted(stored.as_current()) if stored is not None and not stored.deleted and if_version is None else removal
+        return Removed(stored.as_current()) if stored is not None and not stored.deleted and if_version is None else removal
 
 
 class RemovesOtherTypesToo(Broken):
@@ -119,8 +119,8 @@ class ReturnsNothing(Broken):
 
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
         removal = await super().remove(type_, id_, if_version, rights)
-        if isinstance(removal, Deleted):
-            return Deleted(
+        if isinstance(removal, Removed):
+            return Removed(
                 replace(removal.resource, json=b'{"name":[{}],"meta":{"versionId":"1"}}'.replace(b"{}", b'{"text":""}'))
             )
         return removal
@@ -235,7 +235,7 @@ class ReportsWhatItLeaves(Broken):
 
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
         removal = await super().remove(type_, id_, if_version, rights)
-        if not isinstance(removal, Deleted):
+        if not isinstance(removal, Removed):
             self._report(self._note, Instant(1), type_, [id_])
         return removal
 

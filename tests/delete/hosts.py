@@ -9,11 +9,11 @@ from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Page, Query
 from fhir_bulk_middleware.contract.removal import (
     Current,
-    Deleted,
     Matches,
     NeverExisted,
     Protected,
     Removal,
+    Removed,
     Target,
     Version,
     VersionMismatch,
@@ -32,7 +32,7 @@ class HardHost:
         self.rows: dict[tuple[str, str], Current] = {}
         self.protected: set[str] = set()
         self.clock = clock
-        self.compartments = compartments.Compartments(FhirVersion.R4)
+        self.compartments = compartments.CompartmentMembership(FhirVersion.R4)
 
     # --- the host's own
 
@@ -92,7 +92,7 @@ class HardHost:
         if row.reference in self.protected:
             return Protected("Others refer to it.")
         del self.rows[type_, id_]
-        return Deleted(row)
+        return Removed(row)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
         matcher = TargetMatcher(target)

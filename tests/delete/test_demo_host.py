@@ -12,7 +12,7 @@ from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

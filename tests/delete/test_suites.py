@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hosts import HardHost
 
-from fhir_bulk_middleware.delete.journal import LoggedDeletes
+from fhir_bulk_middleware.delete.journal import JournalledDeletes
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
@@ -64,7 +64,7 @@ class TestHardHost(DeleteSuite):
         return store
 
 
-class Logged(LoggedDeletes):
+class Logged(JournalledDeletes):
     """The host behind the log: what the mount deletes through, and reads deletions from."""
 
     def __init__(self, host: HardHost, log: Any) -> None:

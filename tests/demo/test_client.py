@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fhir_bulk_middleware.demo.client import BulkClient, InProgress, Unexpected
-from fhir_bulk_middleware.demo.manifest import Manifest
+from fhir_bulk_middleware.demo.manifest_reading import Manifest
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fhir_bulk_middleware.demo.download import Fetched
 from fhir_bulk_middleware.demo.journey import Journey, show
-from fhir_bulk_middleware.demo.manifest import Manifest, ManifestFile
+from fhir_bulk_middleware.demo.manifest_reading import Manifest, ManifestFile
 from fhir_bulk_middleware.demo.rich_screen import RichScreen
 from fhir_bulk_middleware.demo.show import PlainScreen, Screen
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fhir_bulk_middleware import AIDBOX, BulkData, DeletePolicy
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import SupportsDelete
+from fhir_bulk_middleware.contract.deletes import SupportsDelete
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

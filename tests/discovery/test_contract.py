@@ -24,7 +24,7 @@ from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import LoopRunner
 
 _EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "8"))

@@ -10,8 +10,8 @@ import anyio
 from listed import Listed, observation, patient
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
+from fhir_bulk_middleware.contract.running import Recipe
 
 
 def _exit() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant, Precision, floor
 
 NOW = Instant(1_800_000_000_123_456)

@@ -11,9 +11,9 @@ from listed import Complete, Listed, Remade
 
 from fhir_bulk_middleware import BulkData, Settings
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Page, Query
 from fhir_bulk_middleware.contract.removal import Current
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -245,7 +245,7 @@ def test_it_is_told_once_what_the_adapter_can_do_and_what_not_and_where_exports_
     assert place.getMessage() == (
         "Exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: resources"
         " (Complete) has no recipe(); jobs (MemoryJobStore) has no recipe(); outputs (MemoryOutputStore) has no recipe()"
-        " (see SupportsWorkerProcess in fhir_bulk_middleware.contract.protocols)."
+        " (see SupportsWorkerProcess in fhir_bulk_middleware.contract)."
     )
 
     caplog.clear()

@@ -16,7 +16,7 @@ from listed import Listed, observation
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.protocols import OutputSink
+from fhir_bulk_middleware.contract.output_store import OutputSink
 from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.settings import Settings

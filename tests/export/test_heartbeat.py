@@ -13,27 +13,27 @@ from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
-from fhir_bulk_middleware.workers.lease_keeper import Beating, ThreadHeart, in_task
+from fhir_bulk_middleware.workers.lease_keeper import LeaseKeeper, ThreadLeaseKeeper, keep_in_task
 
 SETTINGS = Settings(page_bytes=1024, part_bytes=1024 * 1024, renew_seconds=0.005, lease_seconds=10)
 LINES = {"Observation": [observation(number) for number in range(30)]}
-BOTH = pytest.mark.parametrize("beating", [in_task, ThreadHeart()])
+BOTH = pytest.mark.parametrize("keep_lease", [keep_in_task, ThreadLeaseKeeper()])
 
 
 class Bench:
     """One job, exported by an adapter that misbehaves, with a heart of the kind that is tested."""
 
-    def __init__(self, beating: Beating) -> None:
+    def __init__(self, keep_lease: LeaseKeeper) -> None:
         self.now = NOW
         self.jobs = MemoryJobStore()
         self.outputs = MemoryOutputStore()
         self.job = job("Observation", created_at=NOW)
-        self._beating = beating
+        self._keep_lease = keep_lease
 
     async def run(self, resources: Listed, jobs: MemoryJobStore | None = None) -> None:
         assert await self.jobs.add(self.job, Rows(EVERYTHING), working_at_most=1)
         clock = lambda: self.now  # noqa: E731 - read when it is called
-        work = job_work(resources, jobs or self.jobs, self.outputs, SETTINGS, clock, beating=self._beating)
+        work = job_work(resources, jobs or self.jobs, self.outputs, SETTINGS, clock, keep_lease=self._keep_lease)
         with anyio.fail_after(20):
             while await work.step("worker"):
                 pass
@@ -46,7 +46,7 @@ class Bench:
 
 @pytest.mark.anyio
 async def test_a_thread_beats_on_while_an_adapter_blocks_the_loop() -> None:
-    bench = Bench(ThreadHeart())
+    bench = Bench(ThreadLeaseKeeper())
 
     class Blocking(Listed):
         async def before_page(self, number: int) -> None:
@@ -60,8 +60,8 @@ async def test_a_thread_beats_on_while_an_adapter_blocks_the_loop() -> None:
 
 @pytest.mark.anyio
 @BOTH
-async def test_an_adapter_that_waits_is_interrupted_when_the_lease_is_lost(beating: Beating) -> None:
-    bench = Bench(beating)
+async def test_an_adapter_that_waits_is_interrupted_when_the_lease_is_lost(keep_lease: LeaseKeeper) -> None:
+    bench = Bench(keep_lease)
 
     class Waiting(Listed):
         async def before_page(self, number: int) -> None:  # noqa: ARG002
@@ -74,8 +74,8 @@ async def test_an_adapter_that_waits_is_interrupted_when_the_lease_is_lost(beati
 
 @pytest.mark.anyio
 @BOTH
-async def test_an_adapter_that_hangs_is_given_up_at_the_jobs_deadline(beating: Beating) -> None:
-    bench = Bench(beating)
+async def test_an_adapter_that_hangs_is_given_up_at_the_jobs_deadline(keep_lease: LeaseKeeper) -> None:
+    bench = Bench(keep_lease)
 
     class Hanging(Listed):
         async def before_page(self, number: int) -> None:  # noqa: ARG002
@@ -88,8 +88,8 @@ async def test_an_adapter_that_hangs_is_given_up_at_the_jobs_deadline(beating: B
 
 @pytest.mark.anyio
 @BOTH
-async def test_a_store_that_is_away_for_a_moment_does_not_end_the_work(beating: Beating) -> None:
-    bench = Bench(beating)
+async def test_a_store_that_is_away_for_a_moment_does_not_end_the_work(keep_lease: LeaseKeeper) -> None:
+    bench = Bench(keep_lease)
 
     class Shaky(MemoryJobStore):
         missed = 0

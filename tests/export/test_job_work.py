@@ -15,7 +15,7 @@ from listed import NOW, Complete, Listed, observation, patient
 
 from fhir_bulk_middleware.contract.events import Event
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, JobState, Part
-from fhir_bulk_middleware.contract.protocols import OutputSink
+from fhir_bulk_middleware.contract.output_store import OutputSink
 from fhir_bulk_middleware.contract.query import Compartments, Deletions, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.files import deflate
 from fhir_bulk_middleware.files.part import PartReader

@@ -5,8 +5,8 @@ from jobs_of import EVERYTHING, job
 from listed import NOW, Complete, Listed
 
 from fhir_bulk_middleware.contract.job import FileKind, Job
-from fhir_bulk_middleware.contract.protocols import SupportsDeletions
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Rows, Window
+from fhir_bulk_middleware.contract.storage import SupportsDeletions
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.instant import Instant, Precision, after, floor
 from fhir_bulk_middleware.settings import Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fhir_bulk_middleware.contract.protocols import JobRunner, Work
+from fhir_bulk_middleware.contract.running import JobRunner, Work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.runner import FolderWork, RunnerSuite
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner

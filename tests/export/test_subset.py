@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.export.elements import subsetter, tagged
+from fhir_bulk_middleware.export.element_selection import keep_elements_of, tagged
 
 TAG = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 NAMES = ["resourceType", "id", "meta", "class", "for", "import", "_birthDate", "valueQuantity", "status", "code", "m0", "é"]
@@ -57,7 +57,7 @@ def exact(text: str | bytes) -> Any:
 @given(_lines(), st.sets(st.sampled_from(NAMES)), st.booleans())
 def test_what_is_kept_is_kept_to_the_digit_and_the_rest_is_gone(line: str, keys: set[str], fast: bool) -> None:
     """EL-01, EL-03."""
-    found = exact(subsetter(keys, fast=fast)(line.encode()))
+    found = exact(keep_elements_of(keys, fast=fast)(line.encode()))
     whole = exact(line)
     meta = whole.pop("meta", {})
     assert list(found)[:3] == ["resourceType", "id", "meta"]
@@ -74,14 +74,14 @@ def test_what_is_kept_is_kept_to_the_digit_and_the_rest_is_gone(line: str, keys:
 @given(_lines(), st.sets(st.sampled_from(NAMES)))
 def test_with_and_without_msgspec_the_bytes_are_the_same(line: str, keys: set[str]) -> None:
     """Law 5: an attempt in another environment writes the same file."""
-    assert subsetter(keys, fast=True)(line.encode()) == subsetter(keys, fast=False)(line.encode())
+    assert keep_elements_of(keys, fast=True)(line.encode()) == keep_elements_of(keys, fast=False)(line.encode())
 
 
 @given(_digits)
 def test_a_decimal_keeps_its_digits(digits: str) -> None:
     line = f'{{"resourceType":"Observation","id":"1","meta":{{}},"valueQuantity":{{"value":{digits}}},"x":1}}'
     for fast in (True, False):
-        assert f'"valueQuantity":{{"value":{digits}}}'.encode() in subsetter({"valueQuantity"}, fast=fast)(line.encode())
+        assert f'"valueQuantity":{{"value":{digits}}}'.encode() in keep_elements_of({"valueQuantity"}, fast=fast)(line.encode())
     assert Decimal(digits) == json.loads(line, parse_float=Decimal, parse_int=Decimal)["valueQuantity"]["value"]
 
 
@@ -94,4 +94,4 @@ def test_a_tag_is_given_once() -> None:
 def test_what_is_no_resource_is_an_error_and_never_half_a_line(line: str) -> None:
     for fast in (True, False):
         with pytest.raises(ValueError, match=r"."):
-            subsetter({"status"}, fast=fast)(line.encode())
+            keep_elements_of({"status"}, fast=fast)(line.encode())

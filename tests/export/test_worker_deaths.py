@@ -15,10 +15,10 @@ from conftest import AUDIENCE, ISSUER, KICK_OFF
 from deadly import WAYS, Blocking, Deadly, Waiting
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
-from fhir_bulk_middleware.contract.protocols import JobRunner
+from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 pytestmark = pytest.mark.anyio

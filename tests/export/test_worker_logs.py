@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.contract.protocols import Recipe
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.workers.process import Assignment
 
 OURS, EVENTS, THEIRS = "fhir_bulk_middleware says", "fhir_bulk_middleware.contract.events says", "httpx2 says"

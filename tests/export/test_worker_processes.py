@@ -15,9 +15,9 @@ from serving import SETTINGS, work_in
 from waiting import until
 
 from fhir_bulk_middleware.contract.job import Job, JobState
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.recipes import from_json, make
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, system_clock
 from fhir_bulk_middleware.jobs.work import JobWork
@@ -187,11 +187,11 @@ async def test_a_worker_that_is_stopped_in_the_middle_of_a_write_is_ended_within
 async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
     state: State, undisturbed: list[object], in_a_write: bool, alone: bool
 ) -> None:
-    bells = state.folder / "workers"
+    pipes = state.folder / "workers"
     with server(state) as first:
         await until(lambda: len(state.reached()) == 1)
-        await until(lambda: len(list(bells.iterdir())) == 2)
-        kept = {int(bell.name.split("-")[-2]) for bell in bells.iterdir()}
+        await until(lambda: len(list(pipes.iterdir())) == 2)
+        kept = {int(pipe.name.split("-")[-2]) for pipe in pipes.iterdir()}
         (busy,) = state.reached()
         async with state.runner().running(state.work()):
             first.send_signal(signal.SIGSTOP)
@@ -208,7 +208,7 @@ async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
             assert taken_over < SETTINGS.lease_seconds + SCHEDULING
             first.send_signal(signal.SIGCONT)  # it finds that it was replaced, and stands by
             await until(lambda: len(workers_of(first.pid)) == 0)
-            await until(lambda: len(list(bells.iterdir())) == 2)
+            await until(lambda: len(list(pipes.iterdir())) == 2)
     assert await state.content() == undisturbed
 
 
@@ -254,17 +254,17 @@ async def test_leaving_stops_the_workers_and_keeps_the_work(state: State, undist
 async def test_one_pool_serves_all_server_processes_and_outlives_the_one_that_kept_it(
     state: State, undisturbed: list[object]
 ) -> None:
-    bells = state.folder / "workers"
+    pipes = state.folder / "workers"
     with server(state) as first:
         await until(lambda: len(state.reached()) == 1)
         async with state.runner().running(state.work()):
-            await until(lambda: len(list(bells.iterdir())) == 2)
-            kept = {bell.name for bell in bells.iterdir()}
+            await until(lambda: len(list(pipes.iterdir())) == 2)
+            kept = {pipe.name for pipe in pipes.iterdir()}
             first.kill()
             first.wait()
             state.open()
             await until(state.completed)
-            await until(lambda: len(names := {bell.name for bell in bells.iterdir()}) == 2 and not names & kept)
+            await until(lambda: len(names := {pipe.name for pipe in pipes.iterdir()}) == 2 and not names & kept)
             await until(lambda: all(is_gone(worker) for worker in state.reached()) or len(state.reached()) > 1)
     assert await state.content() == undisturbed
 
@@ -284,7 +284,7 @@ async def test_ctrl_c_in_a_terminal_ends_server_and_workers_without_a_trace(stat
 def test_a_worker_ends_with_its_stdin(tmp_path: Path) -> None:
     worker = spawn()
     recipe = Recipe("fhir_bulk_middleware.testing.runner:FolderWork", {"folder": str(tmp_path / "work")})
-    _, errors = worker.communicate(Assignment("w", tmp_path / "bells", recipe, 30).line(), timeout=20)
+    _, errors = worker.communicate(Assignment("w", tmp_path / "pipes", recipe, 30).line(), timeout=20)
     assert (worker.returncode, errors) == (0, b"")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
@@ -76,7 +76,7 @@ def to(reference: str) -> dict[str, str]:
 def test_a_resource_lies_where_hl7_says(
     version: FhirVersion, resource: dict[str, Any], kinds: tuple[str, ...], expected: set[str]
 ) -> None:
-    assert Compartments(version, ["https://ehr.example.org/fhir/"]).of(resource, kinds) == expected
+    assert CompartmentMembership(version, ["https://ehr.example.org/fhir/"]).of(resource, kinds) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_a_resource_lies_where_hl7_says(
     ],
 )
 def test_releases_differ_as_hl7_says(version: FhirVersion, resource: dict[str, Any], expected: set[str]) -> None:
-    assert Compartments(version).of(resource) == expected
+    assert CompartmentMembership(version).of(resource) == expected
 
 
 @VERSIONS
 def test_the_kind_itself_is_one_of_its_types(version: FhirVersion) -> None:
-    compartments = Compartments(version)
+    compartments = CompartmentMembership(version)
     assert {"Patient", "Observation", "Condition"} <= compartments.types("Patient")
     assert not {"Organization", "Location", "Medication"} & compartments.types("Patient")
     assert all(kind in compartments.types(kind) for kind in ALL)
@@ -108,9 +108,9 @@ def test_the_kind_itself_is_one_of_its_types(version: FhirVersion) -> None:
 
 def test_there_is_no_compartment_of_another_kind() -> None:
     with pytest.raises(KeyError):
-        Compartments(R4).types("Organization")
+        CompartmentMembership(R4).types("Organization")
     with pytest.raises(KeyError):
-        Compartments(R4).of({"resourceType": "Observation"}, ("Organization",))
+        CompartmentMembership(R4).of({"resourceType": "Observation"}, ("Organization",))
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 @VERSIONS
 def test_every_path_of_every_definition_makes_a_member(version: FhirVersion) -> None:
-    compartments = Compartments(version)
+    compartments = CompartmentMembership(version)
     for kind in ALL:
         for type_, paths in definitions(version).compartment_paths(kind).items():
             for path in paths:
@@ -154,6 +154,6 @@ SHAPES = ODD | st.builds(lambda key, value: {key: value}, st.sampled_from(["refe
 )
 def test_no_shape_of_a_resource_makes_it_fail_and_kinds_add_up(type_: str, content: dict[str, Any]) -> None:
     resource = {"resourceType": type_, **content}
-    compartments = Compartments(R4)
+    compartments = CompartmentMembership(R4)
     together = compartments.of(resource, ("Patient", "Encounter"))
     assert together == compartments.of(resource, ("Patient",)) | compartments.of(resource, ("Encounter",))

@@ -154,7 +154,7 @@ WORK = (
     Mutant(
         "plan-stores-plain-always",
         "law 5",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         "            codec.value,\n",
         '            "plain",\n',
         (_JOB_STORES,),
@@ -162,7 +162,7 @@ WORK = (
     Mutant(
         "lease-of-another-attempt-counts",
         "law 18",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         '"SELECT done FROM work WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",',
         '"SELECT done FROM work WHERE job_id = ? AND slice = ? AND worker = ? AND attempt >= ? - 1",',
         (_JOB_STORES,),
@@ -170,7 +170,7 @@ WORK = (
     Mutant(
         "completes-with-slices-left",
         "law 18",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         '"WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",',
         '"WHERE id = ?",',
         (_JOB_STORES,),
@@ -178,7 +178,7 @@ WORK = (
     Mutant(
         "attempts-not-capped",
         "law 43",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         "if attempt - excused >= attempts:",
         "if attempt - excused > attempts:",
         (_JOB_STORES,),
@@ -186,7 +186,7 @@ WORK = (
     Mutant(
         "progress-counted-twice",
         "law 18",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         "(done - mark, lease.job.id)",
         "(done, lease.job.id)",
         (_JOB_STORES,),
@@ -253,7 +253,7 @@ TRUTH = (
     Mutant(
         "decimals-lose-digits",
         "EL-02",
-        "export/elements.py",
+        "export/element_selection.py",
         "        found = decode(line)\n",
         "        found = decode(msgspec.json.encode(msgspec.json.decode(line)))\n",
         ("tests/export/test_subset.py",),
@@ -261,7 +261,7 @@ TRUTH = (
     Mutant(
         "subsetted-tag-forgotten",
         "EL-03",
-        "export/elements.py",
+        "export/element_selection.py",
         '        return rest + (b"" if rest.endswith(b"{") else b",") + b\'"tag":[\' + _TAG + b"]}"',
         "        return meta",
         ("tests/export/test_subset.py",),
@@ -387,7 +387,7 @@ RIGHTS = (
     Mutant(
         "critical-headers-ignored",
         "ecosystem 1.3",
-        "jose/token.py",
+        "jose/access_token.py",
         'if header.keys() & {"crit", "b64", "enc", "zip"}:',
         'if header.keys() & {"b64", "enc", "zip"}:',
         (_JOSE,),
@@ -505,7 +505,7 @@ AUDIT = (
     Mutant(
         "report-forgotten-though-nobody-was-told",
         "law 37",
-        "delete/outbox.py",
+        "delete/outbox_draining.py",
         "if not await self._delivered(report):",
         "if not await self._delivered(report) and False:",
         ("tests/removals/test_removals.py", "tests/observers/test_audit_failure.py"),
@@ -516,7 +516,7 @@ SINCE = (
     Mutant(
         "work-of-any-adapter",
         "law 32",
-        "stores/sqlite/work.py",
+        "stores/sqlite/work_queue.py",
         "WHERE job.adapter = :adapter AND job.state IN",
         "WHERE :adapter = :adapter AND job.state IN",
         (_JOB_STORES,),

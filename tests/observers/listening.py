@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.events import Event, content
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 

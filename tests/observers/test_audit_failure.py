@@ -23,7 +23,7 @@ from fhir_bulk_middleware.observers.audit_file import AuditFile, Verified, verif
 from fhir_bulk_middleware.observers.metrics import Metrics
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

@@ -32,7 +32,7 @@ from fhir_bulk_middleware.observers.logs import LogEvents
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from fhir_bulk_middleware.observers.audit_file import AuditFile, Verified, verif
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

@@ -40,8 +40,8 @@ from fhir_bulk_middleware.contract.events import (
     Started,
 )
 from fhir_bulk_middleware.contract.job import JobKind
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -54,7 +54,7 @@ from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 ALICE = Owner(ISSUER, "alice")

@@ -14,7 +14,7 @@ from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.dialects import STANDARD
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = pytest.mark.anyio
 

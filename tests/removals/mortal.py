@@ -5,8 +5,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.removal import Batch, Removal
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 

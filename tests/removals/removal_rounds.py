@@ -39,7 +39,7 @@ from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 FULL = "system/*.cruds"
 JOB = {"x-conditional-delete": "remove-all", "Prefer": "respond-async"}

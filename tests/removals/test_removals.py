@@ -22,7 +22,7 @@ from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.tokens import TokenMint
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -30,7 +30,7 @@ DELETES_AND_DIES = """
 import sys, anyio
 from pathlib import Path
 from fhir_bulk_middleware import Owner
-from fhir_bulk_middleware.delete.outbox import as_note
+from fhir_bulk_middleware.delete.outbox_draining import as_note
 from fhir_bulk_middleware.contract.events import Deleted, Removal
 from mortal import Mortal
 

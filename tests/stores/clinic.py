@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
 from fhir_bulk_middleware.testing.samples import Samples
 

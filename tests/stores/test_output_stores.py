@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fhir_bulk_middleware.contract.protocols import OutputSink, OutputStore
+from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
 from fhir_bulk_middleware.stores import filesystem
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore

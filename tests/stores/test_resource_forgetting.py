@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import HandClock
 
-from fhir_bulk_middleware.contract.protocols import SupportsDeletionHorizon
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.storage import SupportsDeletionHorizon
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.protocols import (
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Window
+from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
+from fhir_bulk_middleware.contract.storage import (
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsSlices,
     SupportsSnapshot,
-    SupportsWorkerProcess,
 )
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Window
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore

@@ -17,7 +17,7 @@ import job_store_processes
 import pytest
 
 from fhir_bulk_middleware.contract.job import JobState
-from fhir_bulk_middleware.contract.protocols import SupportsWorkerProcess
+from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import (
     ATTEMPTS,

@@ -1,4 +1,4 @@
-"""CompartmentDefinitions, joined with the paths of the search parameters that they name."""
+"""CompartmentMembership, joined with the paths of the search parameters that they name."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

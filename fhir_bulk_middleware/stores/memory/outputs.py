@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from fhir_bulk_middleware.contract.protocols import OutputSink
-from fhir_bulk_middleware.stores.keys import split_key
+from fhir_bulk_middleware.contract.output_store import OutputSink
+from fhir_bulk_middleware.stores.output_keys import split_key
 
 __all__ = ["MemoryOutputStore"]
 

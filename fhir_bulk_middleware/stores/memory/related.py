@@ -14,7 +14,7 @@ from fhir_bulk_middleware.stores.versioned import Stored
 __all__ = ["Chosen", "blocks", "paged", "provenance"]
 
 
-class Version(Protocol):
+class OwnedVersion(Protocol):
     """A version and the compartments that it is in."""
 
     @property
@@ -28,7 +28,7 @@ class Version(Protocol):
         ...
 
 
-Chosen = Callable[[Query], Iterable[tuple[int, Version]]]
+Chosen = Callable[[Query], Iterable[tuple[int, OwnedVersion]]]
 """The versions of a query with their positions, in one fixed order."""
 
 

@@ -16,10 +16,10 @@ from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
-    Deleted,
     Matches,
     NeverExisted,
     Removal,
+    Removed,
     Report,
     Tally,
     Target,
@@ -99,7 +99,7 @@ class MemoryResourceStore:
         self._version = version
         self._clock = clock
         self._base_urls = tuple(base_urls)
-        self._compartments = compartments.Compartments(version, self._base_urls)
+        self._compartments = compartments.CompartmentMembership(version, self._base_urls)
         self._lock = threading.Lock()  # held by a write: what a transaction is elsewhere
         self._last = _Last(Instant(0))
         self._note = ""
@@ -309,7 +309,7 @@ class MemoryResourceStore:
         with self._lock:
             instant = self._tick()
             removal = self._remove(type_, id_, if_version, instant)
-            if isinstance(removal, Deleted):
+            if isinstance(removal, Removed):
                 self._report(self._note, instant, type_, [id_])
             return removal
 
@@ -357,7 +357,7 @@ class MemoryResourceStore:
             if place not in self._batches:
                 instant = self._tick()
                 removals = [self._remove(batch.type, frozen.id, {frozen.version}, instant) for frozen in batch.versions]
-                removed = [removal.resource.id for removal in removals if isinstance(removal, Deleted)]
+                removed = [removal.resource.id for removal in removals if isinstance(removal, Removed)]
                 self._report(batch.note, instant, batch.type, removed)
                 self._batches[place] = [batch_outcome(removal) for removal in removals]
             return self._batches[place]
@@ -410,12 +410,12 @@ class MemoryResourceStore:
         if if_version is not None and str(newest.version) not in if_version:
             return VersionMismatch()
         self._delete(newest, instant)
-        return Deleted(newest.as_current())
+        return Removed(newest.as_current())
 
     def _remove_these(self, target: Target, versions: Sequence[Version]) -> list[Current]:
         instant = self._tick()
         removals = [self._remove(target.type, version.id, None, instant) for version in versions]
-        removed = [removal.resource for removal in removals if isinstance(removal, Deleted)]
+        removed = [removal.resource for removal in removals if isinstance(removal, Removed)]
         self._report(self._note, instant, target.type, [resource.id for resource in removed])
         return removed
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite import outbox

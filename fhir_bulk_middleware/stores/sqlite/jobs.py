@@ -10,11 +10,11 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.stores.sqlite import work
+from fhir_bulk_middleware.stores.sqlite import work_queue as work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 from fhir_bulk_middleware.stores.sqlite.job_records import (
     JOB_COLUMNS,

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -26,14 +26,14 @@ def bases(connection: sqlite3.Connection) -> tuple[str, ...]:
 def adopt(connection: sqlite3.Connection, urls: Collection[str], version: FhirVersion) -> None:
     """Take base URLs for the store's own, in a write transaction. Reads each version's text once, for each URL."""
     connection.executemany("INSERT OR IGNORE INTO base VALUES (?)", [(url,) for url in urls])
-    compartments = Compartments(version, bases(connection))
+    compartments = CompartmentMembership(version, bases(connection))
     for url in urls:
         naming = connection.execute("SELECT seq FROM resource WHERE deleted = 0 AND instr(json, ?) > 0", (f'"{url}/',)).fetchall()
         for (seq,) in naming:
             _index(connection, seq, compartments)
 
 
-def _index(connection: sqlite3.Connection, seq: int, compartments: Compartments) -> None:
+def _index(connection: sqlite3.Connection, seq: int, compartments: CompartmentMembership) -> None:
     """Add what a version lies in and is about."""
     text, valid_to, in_patient = connection.execute(
         "SELECT json, valid_to, in_patient FROM resource WHERE seq = ?", (seq,)

@@ -8,10 +8,10 @@ from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
     Current,
-    Deleted,
     Matches,
     NeverExisted,
     Removal,
+    Removed,
     Tally,
     Target,
     Version,
@@ -83,7 +83,7 @@ class Removing:
             return AlreadyDeleted(str(version - 1))
         if if_version is not None and str(version) not in if_version:
             return VersionMismatch()
-        return Deleted(self._delete(type_, id_))
+        return Removed(self._delete(type_, id_))
 
     def all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """Remove the matches if they still are the matches.

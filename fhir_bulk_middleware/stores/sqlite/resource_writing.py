@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
-from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut
@@ -32,7 +32,9 @@ class Draft:
     targets: frozenset[tuple[str, str]] = frozenset()
 
 
-def draft(resource: bytes | str | Mapping[str, object], compartments: Compartments, resource_id: str | None = None) -> Draft:
+def draft(
+    resource: bytes | str | Mapping[str, object], compartments: CompartmentMembership, resource_id: str | None = None
+) -> Draft:
     """Make a resource ready.
 
     Raises:

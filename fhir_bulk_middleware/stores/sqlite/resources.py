@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.protocols import Recipe
 from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query, Range
 from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, Removal, Report, Tally, Target
-from fhir_bulk_middleware.fhir.compartments import Compartments
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -341,8 +341,8 @@ class SQLiteResourceStore:
         return resource_bases.bases(self._database.reader)
 
     @cached_property
-    def _compartments(self) -> Compartments:
-        return Compartments(self._version, self._base_urls)
+    def _compartments(self) -> CompartmentMembership:
+        return CompartmentMembership(self._version, self._base_urls)
 
     def _owners(self, text: bytes) -> frozenset[str]:
         """The compartments that a resource lies in."""

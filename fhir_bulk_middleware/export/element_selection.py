@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from json import decoder, scanner
 from typing import Any
 
-__all__ = ["subsetter"]
+__all__ = ["keep_elements_of"]
 
 _FIRST = ("resourceType", "id", "meta")
 _TAG = b'{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}'
@@ -18,11 +18,11 @@ _scanner: Any = scanner  # the parts of json's parser, older than its types
 _scan = _scanner.make_scanner(json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str))
 _string: Any = vars(decoder)["scanstring"]
 
-Subsetter = Callable[[bytes], bytes]
+KeepElements = Callable[[bytes], bytes]
 """From a line to the line of what is kept, both without their newlines."""
 
 
-def subsetter(keys: Collection[str], *, fast: bool = True) -> Subsetter:
+def keep_elements_of(keys: Collection[str], *, fast: bool = True) -> KeepElements:
     """What makes lines of these root members, in a fixed order, the canonical beginning kept.
 
     Args:
@@ -33,17 +33,17 @@ def subsetter(keys: Collection[str], *, fast: bool = True) -> Subsetter:
     return (fast and _by_msgspec(order)) or _by_scanning(order)
 
 
-def _by_scanning(order: tuple[str, ...]) -> Subsetter:
-    def subset(line: bytes) -> bytes:
+def _by_scanning(order: tuple[str, ...]) -> KeepElements:
+    def keep_elements(line: bytes) -> bytes:
         found = dict(_members(line.decode()))
         found["meta"] = tagged(found.get("meta", "{}").encode()).decode()
         kept = ",".join(f'"{key}":{found[key]}' for key in order if key in found)
         return f"{{{kept}}}".encode()
 
-    return subset
+    return keep_elements
 
 
-def _by_msgspec(order: tuple[str, ...]) -> Subsetter | None:
+def _by_msgspec(order: tuple[str, ...]) -> KeepElements | None:
     try:
         import msgspec  # noqa: PLC0415 - an optional extra
     except ImportError:
@@ -57,13 +57,13 @@ def _by_msgspec(order: tuple[str, ...]) -> Subsetter | None:
     )
     decode, encode, raw = msgspec.json.Decoder(kept).decode, msgspec.json.encode, msgspec.Raw
 
-    def subset(line: bytes) -> bytes:
+    def keep_elements(line: bytes) -> bytes:
         found = decode(line)
         found.m2 = raw(tagged(b"{}" if found.m2 is msgspec.UNSET else bytes(found.m2)))
         text: bytes = encode(found)
         return text
 
-    return subset
+    return keep_elements
 
 
 def tagged(meta: bytes) -> bytes:

@@ -19,7 +19,7 @@ def answered(value: object, kind: type[T], method: str) -> T:
     if not isinstance(value, kind):
         raise TypeError(
             f"the adapter's {method} returned a {type(value).__name__} and must return {kind.__name__}: see"
-            " fhir_bulk_middleware.contract.protocols"
+            " fhir_bulk_middleware.contract"
         )
     return value
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import anyio
 from pydantic import TypeAdapter, ValidationError
 
+from fhir_bulk_middleware.contract.deletes import SupportsOutbox
 from fhir_bulk_middleware.contract.events import Deleted, Removal
-from fhir_bulk_middleware.contract.protocols import SupportsOutbox
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.observers.observing import Observers

@@ -5,7 +5,7 @@ from typing import Any
 
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.discovery.parameters import ExportParameter
+from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
 
 __all__ = ["CANONICAL", "definition", "definition_id", "definition_path"]
 
