@@ -8,14 +8,14 @@ from .mutation import Mutant
 
 __all__ = ["MUTANTS"]
 
-_JOB_WORK = "tests/export/test_job_work.py"
+_JOB_WORK = "tests/jobs/test_job_work.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
-_PART = "tests/export/test_part.py"
-_FILES = "tests/test_files.py"
-_JOSE = "tests/test_jose.py"
-_OWNERS = "tests/test_ownership.py"
+_PART = "tests/files/test_part.py"
+_FILES = "tests/files/test_delivery.py"
+_JOSE = "tests/jose/test_access_tokens.py"
+_OWNERS = "tests/jobs/test_ownership.py"
 _AUDIT = "tests/observers/test_audit_file.py"
 _IF_MATCH = "tests/delete/test_if_match.py"
 
@@ -205,7 +205,7 @@ WORK = (
         "http/throttle.py",
         "max(seconds_between(at, now), 0.0) * self._rate)",
         "max(seconds_between(at, now), 0.0) * 0)",
-        ("tests/test_status.py",),
+        ("tests/jobs/test_job_status.py",),
     ),
 )
 
@@ -248,7 +248,7 @@ TRUTH = (
         "export/plan.py",
         "if rows.selection != Compartments(frozenset()):",
         "if True:",
-        ("tests/export/test_planner.py", "tests/test_groups.py"),
+        ("tests/export/test_plan.py", "tests/export/test_groups.py"),
     ),
     Mutant(
         "decimals-lose-digits",
@@ -256,7 +256,7 @@ TRUTH = (
         "export/element_selection.py",
         "        found = decode(line)\n",
         "        found = decode(msgspec.json.encode(msgspec.json.decode(line)))\n",
-        ("tests/export/test_subset.py",),
+        ("tests/export/test_element_selection.py",),
     ),
     Mutant(
         "subsetted-tag-forgotten",
@@ -264,7 +264,7 @@ TRUTH = (
         "export/element_selection.py",
         '        return rest + (b"" if rest.endswith(b"{") else b",") + b\'"tag":[\' + _TAG + b"]}"',
         "        return meta",
-        ("tests/export/test_subset.py",),
+        ("tests/export/test_element_selection.py",),
     ),
     Mutant(
         "one-filter-suffices",
@@ -272,7 +272,7 @@ TRUTH = (
         "export/filters.py",
         "            else:\n                return False\n        return True",
         "        return True",
-        ("tests/test_filters.py", "tests/test_scopes.py"),
+        ("tests/export/test_filters.py", "tests/test_scopes.py"),
     ),
     Mutant(
         "page-shown-before-it-is-full",
@@ -280,7 +280,7 @@ TRUTH = (
         "export/manifest.py",
         "full = len(published) >= end",
         "full = len(published) > start",
-        ("tests/test_status.py", "tests/test_options.py", "tests/dialects/test_manifest_shapes.py"),
+        ("tests/jobs/test_job_status.py", "tests/export/test_options.py", "tests/dialects/test_manifest_shapes.py"),
     ),
     Mutant(
         "transaction-time-is-the-kick-off",
@@ -323,7 +323,7 @@ RIGHTS = (
         "jobs/service.py",
         "if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):",
         "if job.state is JobState.EXPIRED:",
-        ("tests/export/test_retention.py", "tests/test_lifecycle.py", "tests/test_status.py"),
+        ("tests/jobs/test_retention.py", "tests/test_lifecycle.py", "tests/jobs/test_job_status.py"),
     ),
     Mutant(
         "user-scopes-grant",
@@ -414,7 +414,7 @@ RIGHTS = (
         "jose/verified.py",
         "if entry is None or self._keys is not keys:",
         "if entry is None:",
-        (_JOSE, "tests/test_jose_sources.py"),
+        (_JOSE, "tests/jose/test_key_sources.py"),
     ),
     Mutant(
         "assertion-for-several-audiences",
@@ -535,7 +535,7 @@ SINCE = (
         "export/plan.py",
         "            members |= await groups.members_at(group, principal, cut)\n",
         "",
-        ("tests/test_groups.py",),
+        ("tests/export/test_groups.py",),
     ),
     Mutant(
         "cancel-leaves-the-run-open",
@@ -567,7 +567,7 @@ SINCE = (
         "fhir/percent.py",
         '        return unquote(text, errors="strict")\n',
         "        return text\n",
-        ("tests/test_filters.py",),
+        ("tests/export/test_filters.py",),
     ),
     Mutant(
         "dots-reach-the-adapter",
@@ -583,7 +583,7 @@ SINCE = (
         "export/source.py",
         "                form.check(page)\n",
         "",
-        ("tests/test_malformed_pages.py",),
+        ("tests/export/test_malformed_pages.py",),
     ),
     Mutant(
         "clock-set-back-delays-exports",
@@ -599,7 +599,7 @@ SINCE = (
         "jose/claims.py",
         '    if "cnf" in claims:\n',
         "    if False:\n",
-        ("tests/test_bearer_tokens.py", _JOSE),
+        ("tests/http/test_bearer_tokens.py", _JOSE),
     ),
     Mutant(
         "assertion-used-twice",

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import anyio
 
-sys.path.append(str(Path(__file__).parent.parent))
+sys.path += [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "support")]
 
 from conftest import AUDIENCE, BASE, ISSUER, House, job_of
 from mortal import Mortal

@@ -3,7 +3,8 @@
 Each store lives through creates, updates, deletes and re-creates, transactions of equal instants, and a clock that is stepped
 forth and back; resources move from patient to patient, and patients join a group and leave it; types are first written at any
 time. Exports run in every dialect, of everything and of the group, by `_since` and `_until`, with writers between their steps.
-The client knows nothing but manifests and files. `FHIR_BULK_CHAIN=10000 pytest tests/test_chain.py -k chained` is the long mode.
+The client knows nothing but manifests and files. The long mode is
+`FHIR_BULK_CHAIN=10000 pytest tests/export/test_chain.py -k chained`.
 """
 
 import asyncio

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import json
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import anyio
 import httpx2
 import pytest
 from conftest import AUDIENCE, BASE, ISSUER, KICK_OFF, HandClock, HandRunner, House, job_of, populate
+from hosts import HardHost
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -391,9 +391,6 @@ async def test_a_delete_on_a_full_disk_is_told_to_come_again_and_deletes_nothing
 
 async def test_an_intent_that_finds_no_space_is_told_to_come_again(tmp_path: Path, mint: TokenMint) -> None:
     """Law 28: nothing is deleted that was not written down."""
-    sys.path.insert(0, str(Path(__file__).parent / "delete"))
-    from hosts import HardHost
-
     host, log = HardHost(), SQLiteDeletionLog(tmp_path / "log.db")
     await host.put(*(json.dumps({"resourceType": "Patient", "id": f"{number}"}, separators=(",", ":")) for number in range(200)))
     verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=mint.issuer, audience=mint.audience)
