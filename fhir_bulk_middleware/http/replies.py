@@ -1,6 +1,5 @@
 """From outcomes to HTTP responses; the only place where an OperationOutcome is made."""
 
-import json
 import os
 import re
 import uuid
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fhir_bulk_middleware.caps import REQUEST_ID
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import UNREADABLE
 from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
 from fhir_bulk_middleware.http.protective import NOT_STORED, PROTECTIVE
@@ -179,4 +179,4 @@ def _place(part: str | None) -> str | None:
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return compact_json(document).encode()
