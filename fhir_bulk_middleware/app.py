@@ -253,6 +253,7 @@ class BulkData:
                     version=fhir_version,
                     retention=retention,
                     precision=dialect.precision,
+                    reports=dialect.report_form(),
                     clock=clock,
                 ),
                 service,

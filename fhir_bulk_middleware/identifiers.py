@@ -8,6 +8,7 @@ from collections.abc import Callable
 __all__ = [
     "FILE_ID_PATTERN",
     "JOB_ID_PATTERN",
+    "RESOURCE_ID_PATTERN",
     "NewJobId",
     "file_id",
     "is_file_id",
@@ -26,9 +27,12 @@ JOB_ID_PATTERN = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 FILE_ID_PATTERN = r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{0,6})"
 """The shape of a file id, as a regular expression; its one group is the job's id without hyphens."""
 
+RESOURCE_ID_PATTERN = "[A-Za-z0-9.-]{1,64}"
+"""The shape of a FHIR id, of a resource or of a version, as a regular expression."""
+
 _JOB = re.compile(JOB_ID_PATTERN, re.ASCII)
 _FILE = re.compile(FILE_ID_PATTERN, re.ASCII)
-_RESOURCE = re.compile(r"(?!\.+\Z)[A-Za-z0-9\-.]{1,64}", re.ASCII)
+_RESOURCE = re.compile(rf"(?!\.+\Z){RESOURCE_ID_PATTERN}", re.ASCII)
 
 
 def new_job_id() -> str:

@@ -239,7 +239,7 @@ def operations(act: Callable[[], object]) -> int:
 
 
 def read(*sent: tuple[str, str]) -> object:
-    leniency = Leniency(lenient=True, report=lambda *_: "")
+    leniency = Leniency(lenient=True)
     found = ParametersReader(STANDARD.parameters, STANDARD.lists).read(
         [Parameter(name, value, f"http.{name}") for name, value in sent], leniency
     )

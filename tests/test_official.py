@@ -13,12 +13,13 @@ from conftest import BASE, KICK_OFF, House, populate
 from jsonschema import Draft202012Validator, FormatChecker
 
 from fhir_bulk_middleware import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, BulkData
-from fhir_bulk_middleware.contract.job import UNREADABLE
+from fhir_bulk_middleware.contract.job import Ignored
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
 from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.export.organising import header
+from fhir_bulk_middleware.export.reports import ignored_line, unreadable_line
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.jose import JoseTokenVerifier
@@ -153,8 +154,10 @@ def test_each_reason_is_told_by_a_valid_outcome(dialect: Dialect) -> None:
             ]:
                 refused = Refused(reason, detail, part=part or None, retry_after=1, allow=("GET",), size=1)
                 official.check_body(bytes(replies.refusal(operation, refused).body))
-        official.check(json.loads(replies.report(reason, "foo\x1b: it was ignored.", "http.foo\x07")))
-    official.check(json.loads(replies.unreadable().replace(UNREADABLE, "Patient/1")))
+    form = dialect.report_form()
+    for reason, _ in form.codes:
+        official.check(json.loads(ignored_line(form, Ignored(reason, "foo\x1b: it was ignored.", "http.foo\x07"))))
+    official.check(json.loads(unreadable_line(form, "Patient/1\x1b")))
     if dialect.cancelled_answer is not None:
         official.check(json.loads(bytes(replies.told(dialect.cancelled_answer, "Gone.").body)))
 

@@ -11,7 +11,7 @@ import fhir_bulk_middleware
 
 PACKAGE = Path(fhir_bulk_middleware.__file__).parent
 FLOORS = (
-    "outcomes instant identifiers loopback trusted_files streams smart.configuration",
+    "outcomes instant identifiers compact_json loopback trusted_files streams smart.configuration",
     "caps settings",
     "scopes",
     "fhir",

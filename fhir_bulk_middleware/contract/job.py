@@ -8,12 +8,12 @@ from enum import IntEnum, StrEnum
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.query import Level, Rows, Window
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = [
-    "UNREADABLE",
     "Associated",
     "Codec",
     "Failure",
@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "Part",
     "Recorded",
+    "ReportForm",
     "Request",
     "Sizes",
     "Slice",
@@ -102,10 +103,6 @@ class Sizes:
     slice: int
 
 
-UNREADABLE = "{resource}"
-"""Stands for a resource's reference in `Options.unreadable`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A parameter that was set aside at the client's own wish (`handling=lenient`), and is reported (KO-101, KO-102).
@@ -114,13 +111,28 @@ class Ignored:
         reason: why it could not be used.
         detail: for the client.
         part: the part of the request that it is about.
-        outcome: the OperationOutcome that says so, in the words of the dialect that it was asked in: one line of JSON.
     """
 
     reason: Reason
     detail: str
     part: str | None
-    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportForm:
+    """How the dialect of a job's mount writes the issues of error files; part of the job, since workers serve several mounts.
+
+    Attributes:
+        element: which element of an issue carries the text.
+        codes: `issue.code` of each reason that an error file can report.
+    """
+
+    element: TextElement
+    codes: tuple[tuple[Reason, str], ...]
+
+    def code(self, reason: Reason) -> str:
+        """The issue code of a reason."""
+        return dict(self.codes)[reason]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +148,8 @@ class Options:
         smallest_file: bytes; what the client wants a file to have at least (KO-30).
         largest_file: bytes; what the client wants a file to have at most.
         sizes: of pages, parts and slices, frozen with the rest (law 5); None for a job that no mount has accepted.
-        ignored: what was set aside.
-        unreadable: how an error file tells that a resource could not be given out: an OperationOutcome, one line, in which
-            `UNREADABLE` stands for the resource's reference (ST-15).
+        ignored: parameters that were set aside.
+        reports: how error files write their issues (ST-15); None for a job that no mount has accepted.
         base_url: under which relative attachment URLs are made absolute (FR-19); None to leave them.
         base_urls: under which an absolute reference is this server's own (KO-85).
         deletions_since: since when all deletions are known, where that is later than `_since`; else None.
@@ -154,7 +165,7 @@ class Options:
     largest_file: int | None = None
     sizes: Sizes | None = None
     ignored: tuple[Ignored, ...] = ()
-    unreadable: str = ""
+    reports: ReportForm | None = None
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
     deletions_since: Instant | None = None

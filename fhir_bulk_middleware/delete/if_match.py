@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fhir_bulk_middleware.contract.removal import AlreadyDeleted, NeverExisted, Removal, VersionMismatch
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 
 __all__ = ["IfMatch"]
 
 # A version is a FHIR id. The weak form is FHIR's own, the strong one HTTP's, the bare one what some clients send.
-_TAG = r'(?:(?:W/)?"[A-Za-z0-9\-.]{1,64}"|[A-Za-z0-9\-.]{1,64})'
+_TAG = rf'(?:(?:W/)?"{RESOURCE_ID_PATTERN}"|{RESOURCE_ID_PATTERN})'
 _LIST = re.compile(rf"[ \t]*{_TAG}[ \t]*(?:,[ \t]*{_TAG}[ \t]*)*", re.ASCII)
-_EACH = re.compile(r'(?:W/)?"?([A-Za-z0-9\-.]{1,64})"?', re.ASCII)
+_EACH = re.compile(rf'(?:W/)?"?({RESOURCE_ID_PATTERN})"?', re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

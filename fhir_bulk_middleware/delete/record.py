@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.removal import Version
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 
@@ -23,7 +24,7 @@ class Record:
 
     def line(self) -> bytes:
         """As a line of a part."""
-        return json.dumps([self.version.id, self.version.version, self.outcome.name], separators=(",", ":")).encode() + b"\n"
+        return compact_json([self.version.id, self.version.version, self.outcome.name]).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> "Record":

@@ -1,12 +1,11 @@
 """From what came of a delete to its response: the policy's cell, and the body that the caller may see (law 24)."""
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
 from starlette.responses import Response
 
 from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.removal import Current, Version
 from fhir_bulk_middleware.delete.policy import Cell, DeletePolicy, Return, Shows
 from fhir_bulk_middleware.delete.service import Result
@@ -57,7 +56,7 @@ class DeleteAnswers:
             case Shows.OUTCOME:
                 text = (cell.text or self._policy.cells[result.outcome].text).format(count=result.count, cap=cap)
                 outcome = self._replies.outcome(as_answer(cell), f"{text} {result.detail}".strip())
-                return self._replies.resource(cell.status, _dump(outcome), headers)
+                return self._replies.resource(cell.status, compact_json(outcome).encode(), headers)
 
     def _cell(self, result: Result, prefers: Return | None, *, no_content: bool) -> tuple[Cell, Return | None]:
         """The policy's cell, as far as the caller may see what it shows; and the preference that was followed."""
@@ -92,7 +91,7 @@ def as_answer(cell: Cell) -> Answer:
 
 def removed_entry(base: str, type_: str, version: Version, status: int) -> bytes:
     """A Bundle entry that says which version was removed, or would be."""
-    return _dump(
+    return compact_json(
         {
             "fullUrl": f"{base}/{type_}/{version.id}",
             "response": {
@@ -101,7 +100,7 @@ def removed_entry(base: str, type_: str, version: Version, status: int) -> bytes
                 "etag": _etag(version.version),
             },
         }
-    )
+    ).encode()
 
 
 def _with_resource(base: str, resource: Current, status: int) -> bytes:
@@ -112,9 +111,9 @@ def _with_resource(base: str, resource: Current, status: int) -> bytes:
         "lastModified": instant.render(resource.last_updated, Precision.MILLISECONDS),
     }
     return b'{"fullUrl":%s,"resource":%s,"response":%s}' % (
-        _dump(f"{base}/{resource.reference}"),
+        compact_json(f"{base}/{resource.reference}").encode(),
         resource.json,
-        _dump(response),
+        compact_json(response).encode(),
     )
 
 
@@ -126,7 +125,3 @@ def _bundle(type_: str, entries: Iterable[bytes]) -> bytes:
 
 def _etag(version: str) -> str:
     return f'W/"{version}"'
-
-
-def _dump(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

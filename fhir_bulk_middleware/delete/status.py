@@ -1,12 +1,12 @@
 """How a remove-all job looks to its owner: progress, result, failure, or what its cancellation left (law 26, AS-03)."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_bulk_middleware import instant
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
 from fhir_bulk_middleware.contract.output_store import OutputStore
@@ -142,7 +142,7 @@ class RemovalStatus:
         text = _LEFT[record.outcome]
         response = {"status": str(cell.status), "outcome": self._replies.outcome(as_answer(cell), text)}
         entry = {"fullUrl": f"{base}/{type_}/{record.version.id}", "response": response}
-        return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact_json(entry).encode()
 
 
 _LEFT = {

@@ -1,6 +1,5 @@
 """The answers of the demo host. It is a server of its own beside the product, so it has its own words for HTTP."""
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -9,6 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.instant import http_date
 from fhir_bulk_middleware.stores.versioned import Stored
 
@@ -44,7 +44,7 @@ def outcome(status: int, code: str, diagnostics: str, headers: Mapping[str, str]
 
 def document(content: Mapping[str, Any], *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """A resource that the host itself makes."""
-    return _response(_json(content), status, headers)
+    return _response(compact_json(content).encode(), status, headers)
 
 
 def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | None = None) -> Response:
@@ -65,10 +65,13 @@ def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping
         links: the query of each link, by its relation.
     """
     entries = b",".join(
-        b'{"fullUrl":%b,"resource":%b,"search":{"mode":"match"}}' % (_json(f"{base_url}/{type_}/{stored.id}"), stored.json)
+        b'{"fullUrl":%b,"resource":%b,"search":{"mode":"match"}}'
+        % (compact_json(f"{base_url}/{type_}/{stored.id}").encode(), stored.json)
         for stored in found
     )
-    link = _json([{"relation": relation, "url": _url(base_url, type_, query)} for relation, query in links.items()])
+    link = compact_json(
+        [{"relation": relation, "url": _url(base_url, type_, query)} for relation, query in links.items()]
+    ).encode()
     entry = b',"entry":[%b]' % entries if entries else b""
     body = b'{"resourceType":"Bundle","type":"searchset","link":%b%b}' % (link, entry)
     return _response(body)
@@ -81,7 +84,3 @@ def _response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, st
 
 def _url(base_url: str, type_: str, query: Mapping[str, str]) -> str:
     return f"{base_url}/{type_}" + (f"?{urlencode(query)}" if query else "")
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

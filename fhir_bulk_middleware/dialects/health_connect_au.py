@@ -4,8 +4,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.dialects.model import Answer, ManifestShape, TextElement
+from fhir_bulk_middleware.dialects.model import Answer, ManifestShape
 from fhir_bulk_middleware.dialects.standard import STANDARD
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.outcomes import Operation, Reason
 
 __all__ = ["HEALTH_CONNECT_AU"]

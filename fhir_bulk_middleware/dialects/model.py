@@ -10,11 +10,16 @@ from datetime import UTC, tzinfo
 from enum import Enum, auto
 from types import MappingProxyType
 
+from fhir_bulk_middleware.contract.job import ReportForm
 from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.instant import Precision
 from fhir_bulk_middleware.outcomes import Operation, Reason
 
-__all__ = ["Answer", "Dialect", "Lists", "ManifestShape", "Progress", "RequiredHeader", "RetryAfter", "TextElement"]
+__all__ = ["Answer", "Dialect", "Lists", "ManifestShape", "Progress", "RequiredHeader", "RetryAfter"]
+
+_REPORTED = (Reason.PARAMETER_UNKNOWN, Reason.PARAMETER_UNSUPPORTED, Reason.RESOURCE_UNREADABLE)
+"""The reasons that an error file can report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +39,6 @@ class Answer:
     text: str = ""
     severity: str = "error"
     identified: bool = False
-
-
-class TextElement(Enum):
-    """Which element of an issue carries the text."""
-
-    DETAILS = auto()
-    DIAGNOSTICS = auto()
-    BOTH = auto()
 
 
 class RequiredHeader(Enum):
@@ -185,5 +182,9 @@ class Dialect:
         return f"<Dialect {self.name}>"
 
     def answer(self, operation: Operation, reason: Reason) -> Answer:
-        """How this dialect tells the reason on that operation."""
+        """The answer to a refusal for this reason on that operation."""
         return self.exceptions.get((operation, reason)) or self.answers[reason]
+
+    def report_form(self) -> ReportForm:
+        """How error files write their issues: with the codes that a kick-off refused for the same reasons would have (KO-102)."""
+        return ReportForm(self.text, tuple((reason, self.answer(Operation.KICK_OFF, reason).code) for reason in _REPORTED))

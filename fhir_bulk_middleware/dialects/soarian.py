@@ -4,8 +4,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.dialects.model import Answer, Progress, TextElement
+from fhir_bulk_middleware.dialects.model import Answer, Progress
 from fhir_bulk_middleware.dialects.standard import STANDARD
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.instant import Precision
 from fhir_bulk_middleware.outcomes import Reason
 

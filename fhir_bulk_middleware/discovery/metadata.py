@@ -24,6 +24,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_bulk_middleware.caps import STATEMENT_BYTES, STATEMENTS_BYTES, STATEMENTS_WAITING
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.http.routes import whole
@@ -243,7 +244,7 @@ def _unpacked(body: bytes) -> bytes:
 
 def _text(statement: dict[str, Any], original: str) -> str:
     """The statement as JSON, its numbers to the digit."""
-    text = json.dumps(statement, ensure_ascii=False, separators=(",", ":"))
+    text = compact_json(statement)
     if _MARK not in text:
         return text
     if r"\udc00" in original.lower():

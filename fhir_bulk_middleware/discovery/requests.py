@@ -11,7 +11,7 @@ from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
-from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN
+from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN, RESOURCE_ID_PATTERN
 from fhir_bulk_middleware.outcomes import Operation
 
 __all__ = ["body", "parameters"]
@@ -21,9 +21,9 @@ _PLACES = {
     "job": f"^{JOB_ID_PATTERN}$",
     "file": f"^{FILE_ID_PATTERN}$",
     "page": "^[1-9][0-9]{0,5}$",
-    "group": r"^[A-Za-z0-9.-]{1,64}$",
+    "group": f"^{RESOURCE_ID_PATTERN}$",
 }
-_ANY_ID = r"^[A-Za-z0-9.-]{1,64}$"
+_ANY_ID = f"^{RESOURCE_ID_PATTERN}$"
 
 
 def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from fhir_bulk_middleware.dialects.model import Dialect, Lists, ManifestShape, TextElement
+from fhir_bulk_middleware.dialects.model import Dialect, Lists, ManifestShape
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
 from fhir_bulk_middleware.export.kick_off import FORMATS, SHAPES
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 
 __all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 

@@ -7,7 +7,7 @@ import anyio
 
 from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.job import Associated, Options, Request
+from fhir_bulk_middleware.contract.job import Associated, Options, ReportForm, Request
 from fhir_bulk_middleware.contract.query import (
     Compartments,
     EveryPatient,
@@ -58,7 +58,6 @@ class KickOff:
         base_url: of the host's FHIR API, for URLs within resources.
         base_urls: under which an absolute reference is the host's own.
         separate_status: the client prefers the job's status in a header of its own.
-        unreadable: how a resource is reported that could not be given out (`Options.unreadable`).
         idempotency_key: the client's key, None if it gave none.
     """
 
@@ -70,7 +69,6 @@ class KickOff:
     base_url: str
     base_urls: tuple[str, ...] = ()
     separate_status: bool = False
-    unreadable: str = ""
     idempotency_key: str | None = None
 
 
@@ -85,6 +83,7 @@ class Admission:
         version: FHIR version of the resources.
         retention: seconds that the mount keeps finished jobs.
         precision: how much of the cut the mount's clients are shown.
+        reports: how error files write their issues.
         clock: what time it is, for storages without a clock of their own.
     """
 
@@ -98,6 +97,7 @@ class Admission:
         version: FhirVersion,
         retention: float,
         precision: Precision,
+        reports: ReportForm,
         clock: Clock,
     ) -> None:
         self._resources = resources
@@ -107,6 +107,7 @@ class Admission:
         self._version = version
         self._retention = retention
         self._precision = precision
+        self._reports = reports
         self._clock = clock
         self._reading = anyio.Lock()
         """Of several kick-offs one has its criteria read at a time, so that polls have their turn between two (law 38)."""
@@ -300,7 +301,7 @@ class Admission:
             largest_file=parameters.largest_file,
             sizes=sizes_of(self._settings, parameters.smallest_file, parameters.largest_file),
             ignored=leniency.ignored,
-            unreadable=kick_off.unreadable,
+            reports=self._reports,
             base_url=kick_off.base_url,
             base_urls=kick_off.base_urls,
             version=self._version,

@@ -81,7 +81,7 @@ class ExportEndpoints:
         host = self._settings.fhir_base_url or base
         own = tuple(dict.fromkeys((base, host)))
         preferences = self._negotiation.kick_off(request)
-        leniency = Leniency(lenient=preferences.handling == "lenient", report=self._replies.report)
+        leniency = Leniency(lenient=preferences.handling == "lenient")
         sent = await self._sent(request)
         separate = preferences.separate_export_status and self._dialect.separate_export_status
         async with self._reading:
@@ -95,7 +95,6 @@ class ExportEndpoints:
             base_url=host,
             base_urls=own,
             separate_status=separate,
-            unreadable=self._replies.unreadable(),
             idempotency_key=idempotency_key(request),
         )
         job = await self._service.begin(principal, kick_off)

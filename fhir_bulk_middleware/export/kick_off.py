@@ -5,7 +5,7 @@ Nothing is silently ignored. A parameter that is unknown or unsupported refuses 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware import caps, instant
@@ -91,12 +91,10 @@ class Leniency:
 
     Args:
         lenient: whether the client asked for the latter.
-        report: how an OperationOutcome says what was set aside: from reason, detail and part to one line of JSON.
     """
 
-    def __init__(self, *, lenient: bool, report: Callable[[Reason, str, str | None], str]) -> None:
+    def __init__(self, *, lenient: bool) -> None:
         self._lenient = lenient
-        self._report = report
         self._ignored: dict[str, Ignored] = {}
         self._more: dict[str, int] = {}
 
@@ -131,7 +129,7 @@ class Leniency:
     def _reported(self, name: str, item: Ignored) -> Ignored:
         more = self._more.get(name)
         detail = item.detail if more is None else f"{item.detail} {more} more of its values could not be used."
-        return replace(item, detail=detail, outcome=self._report(item.reason, detail, item.part))
+        return replace(item, detail=detail)
 
 
 class ParametersReader:

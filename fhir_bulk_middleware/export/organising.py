@@ -1,10 +1,10 @@
 """Output by patient: blocks that begin with a header and stay in one file where they fit (FR-14, FR-15, law 22)."""
 
-import json
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["Portion", "gathered", "header"]
@@ -39,7 +39,7 @@ class Portion:
 def header(reference: str) -> bytes:
     """The line that begins a block (FR-14)."""
     document = {"resourceType": "Parameters", "parameter": [{"name": "header", "valueReference": {"reference": reference}}]}
-    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    return compact_json(document).encode() + b"\n"
 
 
 async def gathered(portions: AsyncIterator[Portion], limit: int) -> AsyncIterator[Portion]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fhir_bulk_middleware.contract.job import Failure
 from fhir_bulk_middleware.contract.query import Block, Deletions, Page
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 from fhir_bulk_middleware.jobs.kind import TaskFailed
 from fhir_bulk_middleware.outcomes import Reason
 
@@ -33,7 +34,7 @@ _READ = {
     "deletions": "see Deletions in fhir_bulk_middleware.contract.query",
 }
 _BOM = b"\xef\xbb\xbf"
-_REFERENCE = re.compile(r"[A-Z][A-Za-z]{0,63}/[A-Za-z0-9.-]{1,64}", re.ASCII)
+_REFERENCE = re.compile(rf"[A-Z][A-Za-z]{{0,63}}/{RESOURCE_ID_PATTERN}", re.ASCII)
 
 
 class MalformedPage(TaskFailed):

@@ -1,6 +1,5 @@
 """Exporting one slice: pages become parts, and each part a checkpoint."""
 
-import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +8,12 @@ import anyio
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import Completed, PartSealed
-from fhir_bulk_middleware.contract.job import UNREADABLE, Codec, FileKind, Part, Recorded, Sizes, Slice
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Recorded, Sizes, Slice
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
+from fhir_bulk_middleware.export.reports import report_form, unreadable_line
 from fhir_bulk_middleware.export.source import SliceSource
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
@@ -157,10 +157,10 @@ class SliceExport:
     async def _report(self, number: int, references: tuple[str, ...]) -> Part:
         """A file that tells which resources could not be given out (ST-15)."""
         encoder, key = PartEncoder(self._codec), self._key(number)
-        template = self._lease.job.request.options.unreadable
-        lines = [template.replace(UNREADABLE, json.dumps(reference)[1:-1]) for reference in references]
+        form = report_form(self._lease.job)
+        lines = [unreadable_line(form, reference) for reference in references]
         async with self._outputs.create(key) as sink:
-            await sink.write(encoder.encode("".join(f"{line}\n" for line in lines).encode()))
+            await sink.write(encoder.encode(b"".join(lines)))
             await sink.write(encoder.finish())
             await self._ask()
             await sink.seal()

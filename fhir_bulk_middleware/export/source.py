@@ -1,7 +1,7 @@
 """Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Lease, Slice
@@ -12,6 +12,7 @@ from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.organising import Portion, gathered
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.export.plan import PROVENANCE, Planner, by_target
+from fhir_bulk_middleware.export.reports import ignored_line, report_form
 from fhir_bulk_middleware.export.transform import Transform
 from fhir_bulk_middleware.streams.closing import closing
 
@@ -64,7 +65,7 @@ class SliceSource:
         piece = self.piece
         if piece.kind is FileKind.ERROR:
             if piece.cursor is None:
-                yield _reports(item.outcome for item in self._job.request.options.ignored)
+                yield self._ignored()
             return
         if piece.kind is FileKind.DELETED:
             async with closing(self._deleted()) as source:
@@ -79,6 +80,12 @@ class SliceSource:
                 form.check(page)
                 firewall.check(page)
                 yield await transform.apply(page) if page.count else page, page.count
+
+    def _ignored(self) -> tuple[Page, int]:
+        """The page of an error file that reports the parameters that were set aside (KO-102)."""
+        form = report_form(self._job)
+        lines = [ignored_line(form, item) for item in self._job.request.options.ignored]
+        return Page(b"".join(lines), len(lines), "end"), len(lines)
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
         """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
@@ -136,9 +143,3 @@ class SliceSource:
         if resource_type not in self._transforms:
             self._transforms[resource_type] = Transform.of(resource_type, self.lease.rows, self._job.request.options)
         return self._transforms[resource_type]
-
-
-def _reports(outcomes: Iterable[str]) -> tuple[Page, int]:
-    """What was set aside, a line each (KO-102)."""
-    lines = [outcome.encode() + b"\n" for outcome in outcomes]
-    return Page(b"".join(lines), len(lines), "end"), len(lines)

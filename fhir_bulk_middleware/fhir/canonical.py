@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from fhir_bulk_middleware.fhir.nesting import deeper_than
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 from fhir_bulk_middleware.instant import Instant, Precision, render
 
 __all__ = ["DEPTH", "Canonical", "canonical", "canonical_and_content"]
@@ -25,7 +26,7 @@ DEPTH = 64
 """How deep objects and arrays may be nested, the resource itself included; FHIR's own examples stay below 20."""
 
 _TYPE = re.compile(r"[A-Z][A-Za-z]{0,63}", re.ASCII)
-_ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
+_ID = re.compile(RESOURCE_ID_PATTERN, re.ASCII)
 
 # Numbers travel through the parser as text behind a mark that no other text can hold: half of a surrogate pair is refused before.
 _MARK = "\udc00"

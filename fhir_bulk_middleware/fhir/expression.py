@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
+
 Resource = Mapping[str, Any]
 Test = Callable[[Any], bool]
 """Whether what stands at the end of a walk is what was looked for."""
@@ -22,7 +24,7 @@ _Step = Callable[[list[Any], Resource], list[Any]]
 _PART = re.compile(
     r"where\(resolve\(\) is (?P<type>\w+)\)|where\((?P<path>[\w.]+)='(?P<value>[^']*)'\)|(?P<key>[A-Za-z]\w*)", re.ASCII
 )
-_TARGET = re.compile(r"(?:.*/)?([A-Z][A-Za-z]*)/[A-Za-z0-9.-]{1,64}(?:/_history/[A-Za-z0-9.-]{1,64})?", re.ASCII)
+_TARGET = re.compile(rf"(?:.*/)?([A-Z][A-Za-z]*)/{RESOURCE_ID_PATTERN}(?:/_history/{RESOURCE_ID_PATTERN})?", re.ASCII)
 
 
 @lru_cache(maxsize=4096)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_ID = r"[A-Za-z0-9.-]{1,64}"
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class References:
     def __init__(self, base_urls: Iterable[str] = ()) -> None:
         bases = "|".join(re.escape(url.rstrip("/")) for url in base_urls)
         prefix = f"(?:(?:{bases})/)?" if bases else ""
-        self._match = re.compile(f"{prefix}([A-Z][A-Za-z]*)/({_ID})(?:/_history/({_ID}))?").fullmatch
+        self._match = re.compile(
+            f"{prefix}([A-Z][A-Za-z]*)/({RESOURCE_ID_PATTERN})(?:/_history/({RESOURCE_ID_PATTERN}))?"
+        ).fullmatch
 
     def parse(self, text: str) -> Reference | None:
         """The resource that the text names, or None if it is none of this server's."""

@@ -1,11 +1,9 @@
 """From outcomes to HTTP responses; the only place where an OperationOutcome is made."""
 
-import json
 import os
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from random import Random
@@ -15,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fhir_bulk_middleware.caps import REQUEST_ID
-from fhir_bulk_middleware.contract.job import UNREADABLE
-from fhir_bulk_middleware.dialects.model import Answer, Dialect, TextElement
+from fhir_bulk_middleware.compact_json import compact_json
+from fhir_bulk_middleware.dialects.model import Answer, Dialect
+from fhir_bulk_middleware.fhir.operation_outcome import one_line, operation_outcome
 from fhir_bulk_middleware.http.protective import NOT_STORED, PROTECTIVE
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
@@ -30,11 +29,6 @@ _CHALLENGES = {
     Reason.SCOPE_MISSING: 'Bearer error="insufficient_scope"',
 }
 """RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
-
-_LONGEST_PLACE = 120
-_NO_FHIR_TEXT = {code: "\ufffd" for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if chr(code) not in "\t\n\r"}
-_CONTROLS = _NO_FHIR_TEXT | dict.fromkeys(map(ord, "\t\n\r"), "\ufffd")
-"""What must not come back out of a request: a terminal or a log viewer would obey it (FHIR allows but three of them besides)."""
 
 _numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
@@ -102,7 +96,7 @@ class Replies:
             headers["Content-Range"] = f"bytes */{refused.size}"
         if refused.retry_after is not None:
             headers["Retry-After"] = self.retry_after(refused.retry_after)
-        outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else _place(refused.part))
+        outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else refused.part)
         return self._response(answer.status, _dump(outcome), headers)
 
     def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
@@ -113,27 +107,8 @@ class Replies:
             text: what was wrong and what would be right.
             part: the part of the request that it is about.
         """
-        text = text.translate(_NO_FHIR_TEXT)
-        issue: dict[str, Any] = {"severity": answer.severity, "code": answer.code}
-        if self._dialect.text is not TextElement.DIAGNOSTICS:
-            issue["details"] = {"text": text}
-        if self._dialect.text is not TextElement.DETAILS:
-            issue["diagnostics"] = text
-        if part is not None:
-            issue["expression"] = [part]
-        own_id = {"id": str(uuid.uuid4())} if answer.identified else {}
-        return {"resourceType": "OperationOutcome", **own_id, "issue": [issue]}
-
-    def report(self, reason: Reason, detail: str, part: str | None) -> str:
-        """The line of an error file that tells what was set aside at kick-off: a warning, else as its refusal (KO-102)."""
-        answer = self._dialect.answer(Operation.KICK_OFF, reason)
-        warning = replace(answer, severity="warning", identified=False)
-        return _dump(self.outcome(warning, answer.text or detail.translate(_CONTROLS), _place(part))).decode()
-
-    def unreadable(self) -> str:
-        """The line of an error file that tells of a resource that could not be given out, `UNREADABLE` in its place (ST-15)."""
-        answer = self._dialect.answer(Operation.NONE, Reason.RESOURCE_UNREADABLE)
-        return _dump(self.outcome(replace(answer, identified=False), f"{UNREADABLE} could not be exported.")).decode()
+        id_ = str(uuid.uuid4()) if answer.identified else None
+        return operation_outcome(self._dialect.text, answer.severity, answer.code, text, part=part, id_=id_)
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header."""
@@ -171,12 +146,8 @@ class _Reply(Response):
 def _echoed(refused: Refused) -> str:
     """What was wrong, for the client; never empty, for FHIR knows no empty text."""
     detail = refused.detail or f"The request was refused: {refused.reason.name.lower().replace('_', ' ')}."
-    return detail.translate(_CONTROLS)
-
-
-def _place(part: str | None) -> str | None:
-    return None if part is None else part.translate(_CONTROLS)[:_LONGEST_PLACE]
+    return one_line(detail)
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return compact_json(document).encode()

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwk, jws
 from jose.exceptions import JOSEError
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.jose.encoding import to_base64url
 from fhir_bulk_middleware.trusted_files import UntrustedFileError, make_private, read_private
 
@@ -139,6 +140,5 @@ def _new_key(algorithm: str) -> dict[str, str]:
 
 
 def _thumbprint(key: Mapping[str, str]) -> str:
-    members = {name: key[name] for name in _THUMBPRINT[key["kty"]]}
-    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
+    canonical = compact_json({name: key[name] for name in _THUMBPRINT[key["kty"]]})
     return to_base64url(hashlib.sha256(canonical.encode()).digest())

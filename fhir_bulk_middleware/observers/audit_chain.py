@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.compact_json import compact_json
+
 __all__ = [
     "FIRST",
     "Head",
@@ -55,7 +57,7 @@ class Key:
 
     def signed(self, use: str, content: Mapping[str, JsonValue]) -> bytes:
         """A JSON object with its signature as the last member, `mac`."""
-        text = json.dumps(content, separators=(",", ":")).encode()
+        text = compact_json(content, ascii_only=True).encode()
         return text[:-1] + b',"mac":"' + self._mac(use, text).encode() + b'"}'
 
     def opened(self, use: str, text: bytes) -> dict[str, JsonValue] | None:

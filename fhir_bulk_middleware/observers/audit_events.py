@@ -1,12 +1,12 @@
 """Events as FHIR AuditEvent resources, for an adapter that keeps them."""
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.access import Caller, Owner
 from fhir_bulk_middleware.contract.events import (
     AuditGap,
@@ -79,7 +79,7 @@ class AuditEvents:
             case RequestRefused(reason=Reason.POLLED_TOO_OFTEN):
                 return
         resource = audit_event(event, self._version)
-        await self._adapter.record(json.dumps(resource, ensure_ascii=False, separators=(",", ":")).encode())
+        await self._adapter.record(compact_json(resource).encode())
 
 
 def made_again(adapter: JsonValue, version: str) -> AuditEvents:

@@ -1,8 +1,8 @@
 """Events as structured log lines."""
 
-import json
 import logging
 
+from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.events import AuditFailed, Event, RequestRefused, content
 from fhir_bulk_middleware.contract.running import Recipe
 
@@ -34,4 +34,4 @@ class LogEvents:
         level = _LEVELS.get(type(event), logging.INFO)
         if self._log.isEnabledFor(level):
             found = content(event)
-            self._log.log(level, "%s", json.dumps(found, separators=(",", ":")), extra={"event": found})
+            self._log.log(level, "%s", compact_json(found, ascii_only=True), extra={"event": found})

@@ -15,6 +15,7 @@ from fhir_bulk_middleware.contract.job import (
     Lease,
     Options,
     Part,
+    ReportForm,
     Request,
     Sizes,
     Slice,
@@ -22,6 +23,7 @@ from fhir_bulk_middleware.contract.job import (
 from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
 from fhir_bulk_middleware.contract.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.contract.registration import Registration
+from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.identifiers import file_id, new_job_id
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
@@ -117,6 +119,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapte
             largest_file=2**40,
             sizes=Sizes(4, 3, 2, 1),
             ignored=(Ignored(Reason.PARAMETER_UNKNOWN, "".join(ODD), None),),
+            reports=ReportForm(TextElement.DETAILS, ((Reason.PARAMETER_UNKNOWN, "not-supported"),)),
             base_url="https://ehr.example/fhir",
             base_urls=("https://ehr.example/bulk", "https://ehr.example/fhir"),
             deletions_since=Instant(NOW - 1),

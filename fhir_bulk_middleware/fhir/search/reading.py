@@ -21,9 +21,10 @@ from fhir_bulk_middleware.fhir.search.values import (
     TypedIdentifierValue,
     Value,
 )
+from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 
-_ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
-_TYPED_ID = re.compile(r"([A-Z][A-Za-z]*)/([A-Za-z0-9.-]{1,64})", re.ASCII)
+_ID = re.compile(RESOURCE_ID_PATTERN, re.ASCII)
+_TYPED_ID = re.compile(rf"([A-Z][A-Za-z]*)/({RESOURCE_ID_PATTERN})", re.ASCII)
 _ABSOLUTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|urn:)\S+", re.ASCII)
 _WITHOUT_SYSTEM = frozenset({"boolean", "id", "string", "uri", "url", "canonical", "oid", "uuid", "ContactPoint"})
 _TYPED_PARTS = 3
