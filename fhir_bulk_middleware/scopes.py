@@ -62,19 +62,16 @@ class Scopes:
     """What all scopes of one token permit together.
 
     Permissions are a union per type: `system/Patient.r system/Patient.s` is `system/Patient.rs`, and `system/*.r` adds its `r` to
-    every type. OAuth knows no order and no precedence among scopes, so any other reading would make the result depend on how an
-    authorization server happens to write them.
+    every type. OAuth defines no order and no precedence among scopes, so any other reading would make the result depend on how an
+    authorization server happens to write them. `user/` and `patient/` scopes neither add to the others nor take from them.
 
     Attributes:
         granted: permissions by resource type; `*` stands for all types.
         granular: `system/` scopes on part of a type; what they permit holds for the resources that their query finds.
-        withheld: scopes that were understood but permit nothing here: `user/` and `patient/` ones. They neither add to the
-            others nor take from them.
     """
 
     granted: Mapping[str, frozenset[str]]
     granular: tuple[Scope, ...] = ()
-    withheld: tuple[Scope, ...] = ()
 
     @classmethod
     def parse(cls, scopes: Iterable[str]) -> Self:
@@ -84,16 +81,12 @@ class Scopes:
         """
         granted: dict[str, frozenset[str]] = {}
         granular: list[Scope] = []
-        withheld: list[Scope] = []
         for scope in filter(None, map(Scope.parse, islice(scopes, SCOPES))):
             if scope.grants:
                 granted[scope.type] = granted.get(scope.type, frozenset()) | scope.letters
-            elif scope.context == _SYSTEM:
-                if len(granular) < GRANULAR_SCOPES:
-                    granular.append(scope)
-            else:
-                withheld.append(scope)
-        return cls(granted, tuple(granular), tuple(withheld))
+            elif scope.context == _SYSTEM and len(granular) < GRANULAR_SCOPES:
+                granular.append(scope)
+        return cls(granted, tuple(granular))
 
     def readable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
@@ -117,14 +110,6 @@ class Scopes:
     def may_read(self, type_: str) -> bool:
         """Whether the content of a resource of this type may be shown (law 24)."""
         return "r" in self._letters(type_)
-
-    def may_search(self, type_: str) -> bool:
-        """Whether resources of this type may be found by criteria (law 24)."""
-        return "s" in self._letters(type_)
-
-    def may_delete(self, type_: str) -> bool:
-        """Whether resources of this type may be deleted."""
-        return "d" in self._letters(type_)
 
     def restrictions(self, type_: str, letter: str) -> tuple[str, ...] | None:
         """What a permission on the type is restricted to; None if it covers the whole type.

@@ -179,7 +179,7 @@ async def test_an_export_in_the_loop_leaves_others_their_turn_within_a_page(tmp_
 
 
 async def test_the_shaping_of_a_page_can_be_stopped_within_the_page() -> None:
-    criteria = Criteria.from_filter(FhirVersion.R4, DATES)
+    criteria = Criteria.parse(FhirVersion.R4, *DATES.split("?", 1))
     rows = Rows(Everything(), filters=(Filter("Observation", (criteria,)),))
     lines = b"".join(canonical(observation(number)).text(1, Instant(0)) + b"\n" for number in range(2_000))
     transform = Transform.of("Observation", rows, Options())

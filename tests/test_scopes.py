@@ -103,8 +103,7 @@ TABLE = [
 
 
 def allowed(scopes: Scopes, type_: str) -> str:
-    rights = (("r", scopes.may_read(type_)), ("s", scopes.may_search(type_)), ("d", scopes.may_delete(type_)))
-    return "".join(letter for letter, may in rights if may)
+    return "".join(letter for letter in "rsd" if scopes.restrictions(type_, letter) is None)
 
 
 @pytest.mark.parametrize(("granted", "patient", "observation"), TABLE, ids=[repr(row[0]) for row in TABLE])
@@ -121,10 +120,10 @@ def test_a_scope_with_blanks_or_control_characters_grants_nothing(text: str) -> 
     assert Scopes.parse([text]) == Scopes({})
 
 
-def test_granular_and_personal_scopes_are_kept_to_be_applied_as_filters() -> None:
+def test_granular_scopes_are_kept_to_be_applied_as_filters_and_personal_ones_add_nothing() -> None:
     scopes = Scopes.parse(["system/Observation.rs?category=http://x.example|lab&status=final", "user/*.read", "system/*.r"])
     assert scopes.granular == (Scope("system", "Observation", frozenset("rs"), "category=http://x.example|lab&status=final"),)
-    assert scopes.withheld == (Scope("user", "*", frozenset("rs")),)
+    assert scopes.granted == {"*": frozenset("r")}
 
 
 _WORDS = st.sampled_from(sorted({word for row in TABLE for word in row[0].split(" ")}))

@@ -135,10 +135,6 @@ class Definitions:
         """The names of the root elements that must be there (minimum of 1 or more, EL-02)."""
         return frozenset(name for name, element in self.elements(type_).items() if element.minimum > 0)
 
-    def reference_paths(self, type_: str) -> tuple[str, ...]:
-        """The type's own paths at which a Reference may stand (not those inside data types and extensions)."""
-        return tuple(self._table["references"][type_])
-
     def parameters(self, type_: str) -> Mapping[str, SearchParameter]:
         """The search parameters of a resource type by name, those of every type included.
 

@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import fhirpathpy
 import pytest
+from fhirpathpy.models import models
+from generate.parameters import APPLICABLE
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, SearchParameter, definitions
 from fhir_bulk_middleware.fhir.expression import compile_path
-from fhir_bulk_middleware.fhir.generate.parameters import APPLICABLE
 from fhir_bulk_middleware.fhir.version import FhirVersion
-
-fhirpathpy = pytest.importorskip("fhirpathpy", reason="the extra 'filter' (fhirpathpy) is not installed")
-models = pytest.importorskip("fhirpathpy.models").models
 
 MODELS = {FhirVersion.R4: "r4", FhirVersion.R4B: "r4", FhirVersion.R5: "r5"}
 ROUNDS = 1

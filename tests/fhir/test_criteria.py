@@ -157,14 +157,17 @@ def test_no_parameters_are_no_criteria() -> None:
         Criteria.of(R4, "Patient", [])
 
 
-@pytest.mark.parametrize("text", ["Patient", "", "?gender=male", "Patient?", "Nonsense?gender=male", "Patient/1?gender=male"])
-def test_a_filter_is_a_type_and_a_query(text: str) -> None:
+@pytest.mark.parametrize(
+    ("type_", "query"),
+    [("", ""), ("", "gender=male"), ("Patient", ""), ("Nonsense", "gender=male"), ("Patient/1", "gender=male")],
+)
+def test_criteria_are_a_type_and_a_query(type_: str, query: str) -> None:
     with pytest.raises(CriteriaError):
-        Criteria.from_filter(R4, text)
+        Criteria.parse(R4, type_, query)
 
 
-def test_a_filter_is_parsed_as_its_query_is() -> None:
-    assert Criteria.from_filter(R4, "Patient?gender=male&active=true") == Criteria.of(
+def test_a_query_is_parsed_into_its_parameters() -> None:
+    assert Criteria.parse(R4, "Patient", "gender=male&active=true") == Criteria.of(
         R4, "Patient", [("gender", "male"), ("active", "true")]
     )
 
@@ -206,7 +209,7 @@ def test_broken_percent_encoding_is_malformed(broken: str) -> None:
 
 
 def test_a_value_may_contain_question_and_equals_signs() -> None:
-    (criterion,) = Criteria.from_filter(R4, "Patient?identifier=http://x.org?a=b|c").criteria
+    (criterion,) = Criteria.parse(R4, "Patient", "identifier=http://x.org?a=b|c").criteria
     assert criterion.values == (TokenValue("http://x.org?a=b", "c"),)
 
 

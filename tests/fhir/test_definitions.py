@@ -115,15 +115,8 @@ def test_a_choice_element_knows_its_keys(version: FhirVersion) -> None:
     assert elements["subject"].keys == ("subject",)
 
 
-@VERSIONS
-def test_reference_paths_are_concrete_keys(version: FhirVersion) -> None:
-    paths = definitions(version).reference_paths("Group")
-    assert "member.entity" in paths
-    assert "characteristic.valueReference" in paths
-
-
 def test_an_unknown_type_is_a_key_error() -> None:
-    for ask in (Definitions.parameters, Definitions.elements, Definitions.mandatory, Definitions.reference_paths):
+    for ask in (Definitions.parameters, Definitions.elements, Definitions.mandatory):
         with pytest.raises(KeyError):
             ask(definitions(FhirVersion.R4), "Nonsense")
 

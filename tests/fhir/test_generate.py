@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generate.__main__ import main
+from generate.fhirpath import FhirPathError, branches, parse
+from generate.lowering import LoweringError
+from generate.tables import table
 
-from fhir_bulk_middleware.fhir.generate.__main__ import main
-from fhir_bulk_middleware.fhir.generate.fhirpath import FhirPathError, branches, parse
-from fhir_bulk_middleware.fhir.generate.lowering import LoweringError
-from fhir_bulk_middleware.fhir.generate.tables import table
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 HL7 = "http://hl7.org/fhir"

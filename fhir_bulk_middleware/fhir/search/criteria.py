@@ -136,18 +136,6 @@ class Criteria:
                 raise CriteriaError(name, f"has {error}", malformed=True) from None
         return cls.of(version, type_, pairs)
 
-    @classmethod
-    def from_filter(cls, version: FhirVersion, text: str) -> Self:
-        """The criteria of one `_typeFilter`, such as `Observation?category=laboratory` (TF-01, TF-07).
-
-        Raises:
-            CriteriaError: As `parse`; and if there is no question mark.
-        """
-        type_, mark, query = text.partition("?")
-        if not mark:
-            raise CriteriaError("_typeFilter", "must be a resource type, a question mark and a query", malformed=True)
-        return cls.parse(version, type_, query)
-
     def to_json(self) -> dict[str, Any]:
         """What a job keeps, made of JSON's own types."""
         return {"fhirVersion": str(self.version), "type": self.type, "parameters": [list(p) for p in self.parameters]}

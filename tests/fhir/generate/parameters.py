@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fhir_bulk_middleware.fhir.generate.fhirpath import (
+from .fhirpath import (
     Call,
     Literal,
     Member,
@@ -14,7 +14,7 @@ from fhir_bulk_middleware.fhir.generate.fhirpath import (
     first_name,
     parse,
 )
-from fhir_bulk_middleware.fhir.generate.lowering import LoweringError, Place, Schema, lower
+from .lowering import LoweringError, Place, Schema, lower
 
 Table = dict[str, Any]
 

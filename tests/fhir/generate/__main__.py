@@ -4,15 +4,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fhir_bulk_middleware.fhir.generate.tables import table, write
+import fhir_bulk_middleware.fhir
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
-_DATA = Path(__file__).parent.parent / "data"
+from .tables import table, write
+
+_DATA = Path(fhir_bulk_middleware.fhir.__file__).parent / "data"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write one table per release that a package was given for."""
-    parser = argparse.ArgumentParser(description="Write the definition tables from HL7's packages.")
+    """Write the table of each release for which a package is given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fhir.generate", description="Write the definition tables from HL7's packages."
+    )
     for version in FhirVersion:
         parser.add_argument(f"--{version.name.lower()}", type=Path, metavar="DIR", help=f"unpacked package of {version}")
     parser.add_argument("--output", type=Path, default=_DATA, metavar="DIR")

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.fhir.generate.compartments import tabulate_compartments
-from fhir_bulk_middleware.fhir.generate.lowering import Element, choice_key, read_elements
-from fhir_bulk_middleware.fhir.generate.parameters import Specification, Table, read_systems, tabulate_parameters
 from fhir_bulk_middleware.fhir.version import FhirVersion
+
+from .compartments import tabulate_compartments
+from .lowering import Element, read_elements
+from .parameters import Specification, Table, read_systems, tabulate_parameters
 
 _CANONICAL = "http://hl7.org/fhir"
 _KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet")
@@ -37,7 +38,6 @@ def table(folder: Path, version: FhirVersion) -> Table:
         "provenance": _provenance(folder, package, sources),
         "fhirVersion": str(version),
         "elements": {type_: _root_elements(type_, schema[type_]) for type_ in types},
-        "references": {type_: _reference_paths(type_, schema[type_]) for type_ in types},
         "parameters": parameters,
         "compartments": tabulate_compartments(sources["CompartmentDefinition"].values(), parameters),
     }
@@ -89,18 +89,3 @@ def _root_elements(type_: str, elements: Mapping[str, Element]) -> Table:
         for path, element in elements.items()
         if path.startswith(prefix) and "." not in path.removeprefix(prefix)
     }
-
-
-def _reference_paths(type_: str, elements: Mapping[str, Element]) -> list[str]:
-    """The type's own paths at which a Reference may stand (not those inside data types and extensions).
-
-    A structure that repeats inside itself is followed once.
-    """
-    paths = []
-    for path, element in elements.items():
-        if "Reference" in element.types:
-            name = path.removeprefix(f"{type_}.")
-            paths.append(choice_key(name, "Reference") if element.choice else name)
-        if "CodeableReference" in element.types:
-            paths.append(path.removeprefix(f"{type_}.") + ".reference")
-    return sorted(paths)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fhir_bulk_middleware.fhir.generate.fhirpath import Call, Index, Literal, Member, Node, Operation
+from .fhirpath import Call, Index, Literal, Member, Node, Operation
 
 _FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type"
 _INLINE = frozenset({"BackboneElement", "Element"})

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fhir_bulk_middleware.fhir.generate.lowering import LoweringError
-from fhir_bulk_middleware.fhir.generate.parameters import Table
+from .lowering import LoweringError
+from .parameters import Table
 
 _ITSELF = "{def}"
 
