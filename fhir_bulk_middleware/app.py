@@ -204,7 +204,9 @@ class BulkData:
             client_owns=settings.owner_includes_client,
             pace=Pace(settings, clock),
         )
-        self.retention = Retention(jobs, outputs, settings, clock, told, effects=runs, adapter=identity.name)
+        self.retention = Retention(
+            jobs, outputs, settings, clock, told, effects=runs, forgetting=sources.forgetting, adapter=identity.name
+        )
         """What ends, forgets and gives back."""
         self.registration = registration_of(
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
@@ -255,6 +257,7 @@ class BulkData:
                     precision=dialect.precision,
                     reports=dialect.report_form(),
                     clock=clock,
+                    horizon=sources.horizon,
                 ),
                 service,
             ),

@@ -93,6 +93,11 @@ class Settings(BaseModel):
     """Whether an export is refused since an instant from which on the storage does not know all deletions any more
     (`SupportsDeletionHorizon`); otherwise its manifest says since when they are complete."""
 
+    deletion_retention: Annotated[float, Field(gt=0)] | None = None
+    """How long our own stores and log keep deletions and superseded versions; none keeps them for ever. For an export since an
+    earlier instant `refuse_forgotten_deletions` decides. At least `deadline` and `retention` together, so that a client loses
+    nothing that begins its next export where files end that it can still fetch. Space is freed one to two deadlines later."""
+
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
 
@@ -170,4 +175,6 @@ class Settings(BaseModel):
             raise ValueError("retry_after must not exceed retry_after_longest")
         if self.page_bytes > self.part_bytes:
             raise ValueError("page_bytes must not exceed part_bytes")
+        if self.deletion_retention is not None and self.deletion_retention < self.deadline + self.retention:
+            raise ValueError("deletion_retention must be at least deadline and retention together")
         return self

@@ -101,7 +101,16 @@ def work_of(stores: Stores, settings: Settings, observers: Observers) -> JobWork
 def retention(stores: Stores, settings: Settings, observers: Observers) -> Retention:
     """What a server sweeps."""
     effects = work_of(stores, settings, observers).effects
-    return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, effects=effects, adapter=_ADAPTER)
+    return Retention(
+        stores.jobs,
+        stores.outputs,
+        settings,
+        system_clock,
+        observers,
+        effects=effects,
+        forgetting=[stores.resources],
+        adapter=_ADAPTER,
+    )
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:

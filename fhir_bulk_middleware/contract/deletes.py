@@ -210,6 +210,14 @@ class DeletionLog(Protocol):
         """Resources that were gone within `since < at <= until` for the last time, by number, behind `after`."""
         ...
 
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        ...
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """See `SupportsForgetting`. Marks in doubt stay, and those of a run's batch that has no outcomes yet."""
+        ...
+
     async def doubtful(self, type_: str | None, after: int, limit: int) -> Sequence[Mark]:
         """Marks in doubt, by number, behind `after`; of one type, or with None of all."""
         ...

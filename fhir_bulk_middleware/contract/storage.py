@@ -13,6 +13,7 @@ __all__ = [
     "SupportsDeletionHorizon",
     "SupportsDeletions",
     "SupportsExport",
+    "SupportsForgetting",
     "SupportsGroups",
     "SupportsJoining",
     "SupportsOrganising",
@@ -120,6 +121,31 @@ class SupportsDeletionHorizon(Protocol):
         Asked at kick-off. An export since an earlier instant says so in its manifest, or is refused, by setting
         (`refuse_forgotten_deletions`). The adapter guarantees that what it says holds as long as a job can run
         (`Settings.deadline`): it forgets deletions, and the versions that say whose they were, only that much later.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsForgetting(Protocol):
+    """A storage with a deletion horizon that removes old history when it is told to. Without it its history is its own affair.
+
+    Runs in the server, with each sweep, if `Settings.deletion_retention` is set and the storage is a `SupportsDeletionHorizon`.
+    `SQLiteResourceStore`, `MemoryResourceStore`, `SQLiteDeletionLog` and `MemoryDeletionLog` have it.
+    """
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """Remove what was superseded or deleted before an announced horizon, and announce the next one.
+
+        The adapter guarantees: `deletions_known_since` answers a horizon at least `grace` seconds before anything that ended
+        after the last one is removed; a horizon never goes back. So a job that was told a horizon reads all that it may need.
+
+        Args:
+            before: the wanted horizon; all deletions after it stay known.
+            now: the caller's clock, by which `grace` is measured.
+            grace: seconds for which a job may go on reading after its kick-off asked for the horizon.
+
+        Returns:
+            How many records were removed.
         """
         ...
 

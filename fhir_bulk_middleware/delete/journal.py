@@ -34,7 +34,13 @@ from fhir_bulk_middleware.contract.removal import (
     Target,
     batch_outcome,
 )
-from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsRead, SupportsSnapshot
+from fhir_bulk_middleware.contract.storage import (
+    SupportsDeletionHorizon,
+    SupportsDeletions,
+    SupportsForgetting,
+    SupportsRead,
+    SupportsSnapshot,
+)
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -159,6 +165,12 @@ class JournalledDeletes:
             if gone:
                 yield Deletions(tuple(f"{mark.type}/{mark.id}" for mark in gone), str(number))
 
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`: the later of the log's horizon and the storage's."""
+        own = await self._log.deletions_known_since()
+        storage = await self._resources.deletions_known_since() if isinstance(self._resources, SupportsDeletionHorizon) else None
+        return max((known for known in (own, storage) if known is not None), default=None)
+
     async def _plan(self, batch: Batch) -> list[Mark]:
         """Marks of those that are as they were frozen."""
         found = [await self._resources.current(batch.type, frozen.id) for frozen in batch.versions]
@@ -271,6 +283,8 @@ class Sources:
         deletions: knows what was deleted.
         outboxes: record what is removed through the others (law 37); whoever is not among them does not.
         log: our log before the storage, None without one.
+        horizon: says since when `deletions` tells all; None if it always does.
+        forgetting: the storage and the log, as far as they forget deletions on request.
     """
 
     one: SupportsDelete | None
@@ -279,6 +293,8 @@ class Sources:
     deletions: SupportsDeletions | None
     outboxes: tuple[SupportsOutbox, ...] = ()
     log: JournalledDeletes | None = None
+    horizon: SupportsDeletionHorizon | None = None
+    forgetting: tuple[SupportsForgetting, ...] = ()
 
 
 def sources_of(
@@ -293,17 +309,33 @@ def sources_of(
     several = resources if isinstance(resources, SupportsConditionalDelete) else None
     deletions = resources if isinstance(resources, SupportsDeletions) else None
     journal = resources if isinstance(resources, SupportsBatchDelete) and deletions is not None else None
+    horizon = resources if isinstance(resources, SupportsDeletionHorizon) else None
+    forgetting = tuple(
+        each for each in (resources, log) if isinstance(each, SupportsForgetting) and isinstance(each, SupportsDeletionHorizon)
+    )
+    of_storage = Sources(None, None, None, deletions, horizon=horizon, forgetting=forgetting)
     if not isinstance(resources, SupportsDelete):
-        return Sources(None, None, None, deletions)
+        return of_storage
     outbox = resources if isinstance(resources, SupportsOutbox) else None
     if log is None:
-        return Sources(resources, several, journal, deletions, () if outbox is None else (outbox,))
+        return replace(of_storage, one=resources, several=several, journal=journal, outboxes=() if outbox is None else (outbox,))
     if not isinstance(resources, SupportsRead):
         raise TypeError(f"log: {type(resources).__name__} is no SupportsRead, which a log of its deletes needs; it lacks current")
     logged = JournalledDeletes(resources, several, log, version, clock, base_urls=base_urls)
     if deletions is not None and outbox is not None:
-        return Sources(resources, several, journal or logged, deletions, (outbox, logged), logged)
-    return Sources(logged, None if several is None else logged, logged, deletions or logged, (logged,), logged)
+        return replace(
+            of_storage, one=resources, several=several, journal=journal or logged, outboxes=(outbox, logged), log=logged
+        )
+    return replace(
+        of_storage,
+        one=logged,
+        several=None if several is None else logged,
+        journal=logged,
+        deletions=deletions or logged,
+        outboxes=(logged,),
+        log=logged,
+        horizon=logged if deletions is None else horizon,
+    )
 
 
 def _selected(query: Query, mark: Mark) -> bool:

@@ -85,6 +85,7 @@ class Admission:
         precision: how much of the cut the mount's clients are shown.
         reports: how error files write their issues.
         clock: what time it is, for storages without a clock of their own.
+        horizon: says since when the deletions of exports are known; None if they all are.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Admission:
         precision: Precision,
         reports: ReportForm,
         clock: Clock,
+        horizon: SupportsDeletionHorizon | None = None,
     ) -> None:
         self._resources = resources
         self._groups = groups
@@ -109,6 +111,7 @@ class Admission:
         self._precision = precision
         self._reports = reports
         self._clock = clock
+        self._horizon = horizon
         self._reading = anyio.Lock()
         """Of several kick-offs one has its criteria read at a time, so that polls have their turn between two (law 38)."""
 
@@ -228,9 +231,9 @@ class Admission:
         Raises:
             Refused: it is later, and the operator wants such an export to be refused.
         """
-        if since is None or not isinstance(self._resources, SupportsDeletionHorizon):
+        if since is None or self._horizon is None:
             return None
-        known = await self._resources.deletions_known_since()
+        known = await self._horizon.deletions_known_since()
         if known is None or known <= since:
             return None
         if self._settings.refuse_forgotten_deletions:

@@ -11,6 +11,7 @@ from fhir_bulk_middleware.contract.events import Expired, Failed
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState
 from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.contract.storage import SupportsForgetting
 from fhir_bulk_middleware.instant import Clock, after, system_clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers
@@ -22,6 +23,9 @@ __all__ = ["JobsAndRetention", "Retention"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _BATCH = 100
+_KICK_OFF_SECONDS = 60.0
+"""How long a kick-off may take from asking for the deletion horizon to the creation of its job."""
+
 _OVERDUE = Failure(Reason.FAULT, "The export took longer than this server lets one take.")
 
 
@@ -42,6 +46,7 @@ class Retention:
         clock: what time it is.
         observers: who is told of jobs that fail or expire.
         effects: ends what jobs do beside writing files before they end; None where they do nothing else.
+        forgetting: the stores and logs whose deletions are forgotten after `Settings.deletion_retention`.
         adapter: the identity of the adapter, whose jobs alone are swept (law 32).
     """
 
@@ -54,6 +59,7 @@ class Retention:
         observers: Observers | None = None,
         *,
         effects: EffectsOfJobs | None = None,
+        forgetting: Sequence[SupportsForgetting] = (),
         adapter: str = "",
     ) -> None:
         self._jobs = jobs
@@ -62,6 +68,7 @@ class Retention:
         self._clock = clock
         self._observers = observers or Observers()
         self._effects = effects
+        self._forgetting = tuple(forgetting)
         self._adapter = adapter
 
     async def keep_sweeping(self) -> None:
@@ -87,6 +94,7 @@ class Retention:
         await self._reclaim()
         await self._discard_orphans()
         await self._forget()
+        await self._forget_deletions()
 
     async def _fail_overdue(self) -> None:
         now = self._clock()
@@ -132,6 +140,16 @@ class Retention:
             return job.id not in held
 
         await self._each(lambda limit: self._jobs.changed_before(ended, before, limit, adapter=self._adapter), forget)
+
+    async def _forget_deletions(self) -> None:
+        """Have the stores forget what no export may need any more: jobs that were told an earlier horizon are failed by now."""
+        if self._settings.deletion_retention is None:
+            return
+        now = self._clock()
+        before, grace = after(now, -self._settings.deletion_retention), self._settings.deadline + _KICK_OFF_SECONDS
+        for store in self._forgetting:
+            if forgotten := await store.forget(before, now=now, grace=grace):
+                _log.info("%s forgot %d old versions and deletions", type(store).__name__, forgotten)
 
     async def _reclaim(self) -> None:
         """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""

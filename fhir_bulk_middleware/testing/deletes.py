@@ -574,6 +574,32 @@ class DeletionLogSuite(Suite):
         assert await log.intend([_mark("4")], "other", 2), "each run ends by itself"
         assert await log.intend([_mark("5")]), "what belongs to no run is not ended with one"
 
+    async def test_what_is_forgotten_was_announced_before(self, log: DeletionLog) -> None:
+        """Law 34: a job that was told a horizon can read whatever is after it."""
+        one, two, three = await log.intend([_mark("1"), _mark("2"), _mark("3")]) or ()
+        (four,) = await log.intend([_mark("4")], "run", 0) or ()
+        (five,) = await log.intend([_mark("5")], "run", 1) or ()
+        await log.settle([_at(one, 5), _at(two, 30)], [])
+        await log.settle([_at(four, 5)], [], run="run", batch=0, outcomes=[DeleteOutcome.DELETED])
+        await log.settle([_at(five, 5)], [])
+        assert await log.deletions_known_since() is None, "as long as nothing was announced all is known"
+        steps = [
+            (10, 100, 0, 10, "12345", "a horizon is announced before anything is forgotten"),
+            (20, 109, 0, 10, "12345", "what an earlier answer may be relied on for is kept for as long as a job may read"),
+            (20, 110, 2, 20, "235", "what was settled before the horizon is forgotten; doubts and open batches are kept"),
+            (15, 120, 0, 20, "235", "a horizon does not go back"),
+        ]
+        for before, now, removed, horizon, left, promise in steps:
+            forgotten = await log.forget(Instant(before), now=Instant(now * 1_000_000), grace=10)
+            assert forgotten == removed, promise
+            assert await log.deletions_known_since() == horizon, promise
+            found = [*await log.removed("Patient", None, None, 0, 9), *await log.doubtful("Patient", 0, 9)]
+            assert "".join(sorted(mark.id for mark in found)) == left, promise
+        assert list(await log.outcomes("run", 0) or ()) == [DeleteOutcome.DELETED], "what came of a batch is kept"
+        tally = await log.end_run("run")
+        assert (tally.removed, tally.doubtful) == (2, 0), "the end of a run tells what it has come to"
+        assert (await log.doubtful("Patient", 0, 9))[0] == replace(three, note=""), "doubts are kept"
+
 
 def _mark(id_: str) -> Mark:
     return Mark(type="Patient", id=id_, version="v.1-a", owners=frozenset({"Patient/1", "Device/2"}), rights='ward="7"')

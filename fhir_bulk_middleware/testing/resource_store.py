@@ -26,8 +26,10 @@ from dataclasses import replace
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Selection
 from fhir_bulk_middleware.contract.storage import (
+    SupportsDeletionHorizon,
     SupportsDeletions,
     SupportsExport,
+    SupportsForgetting,
     SupportsGroups,
     SupportsJoining,
     SupportsSlices,
@@ -529,6 +531,27 @@ class DeletionsSuite(StorageSuite):
         async for page in store.deletions(query, None):
             read += len(page.references)
             assert await reader.gone(query, page.cursor) == whole[read:], "reading deletions on from a cursor gives the rest"
+
+    async def test_what_is_forgotten_was_announced_before(
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
+    ) -> None:
+        """Law 34: a job that was told a horizon can read whatever is after it."""
+        needs(store, SupportsForgetting)
+        needs(store, SupportsDeletions)
+        assert isinstance(store, SupportsForgetting)
+        assert isinstance(store, SupportsDeletionHorizon), "a storage that forgets says since when it knows all deletions"
+        await writer.put(samples.patient("kept"), samples.patient("gone"))
+        since = await reader.cut()
+        await writer.delete("Patient", "gone")
+        query = await reader.query("Patient", since=since)
+        assert await store.deletions_known_since() is None, "as long as nothing was announced all is known"
+        horizon = system_clock() if query.as_of is None else query.as_of
+        for seconds, left in ((0, ["Patient/gone"]), (9, ["Patient/gone"]), (10, [])):
+            await store.forget(Instant(horizon + seconds), now=Instant(seconds * 1_000_000), grace=10)
+            known = horizon if left else horizon + seconds
+            assert await store.deletions_known_since() == known, "a horizon holds for as long as a job may read"
+            assert await reader.gone(query) == left, "what is forgotten was announced before, as long as a job may read"
+        assert await reader.ids(await reader.query("Patient")) == ["kept"], "what lives is not forgotten"
 
 
 class GroupsSuite(StorageSuite):

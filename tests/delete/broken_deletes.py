@@ -317,6 +317,43 @@ class TakesMoreAfterTheEnd(BrokenLog):
         return await super().intend(marks, f"{run}{batch}" if run in self._ended else run, batch)
 
 
+class ForgetsAtOnce(BrokenLog):
+    promise = "a horizon is announced before anything is forgotten"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        del grace
+        await super().forget(before, now=now, grace=0)
+        return await super().forget(before, now=now, grace=0)
+
+
+class ForgetsWithoutGrace(BrokenLog):
+    promise = "what an earlier answer may be relied on for is kept for as long as a job may read"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        del grace
+        return await super().forget(before, now=now, grace=0)
+
+
+class ForgetsOpenBatches(BrokenLog):
+    promise = "what was settled before the horizon is forgotten; doubts and open batches are kept"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        batches, self._batches = self._batches, {}
+        forgotten = await super().forget(before, now=now, grace=grace)
+        self._batches = batches
+        return forgotten
+
+
+class TakesItsHorizonBack(BrokenLog):
+    promise = "a horizon does not go back"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        forgotten = await super().forget(before, now=now, grace=grace)
+        if self._horizon is not None and self._horizon.in_force(now, grace):
+            self._horizon = replace(self._horizon, since=before)
+        return forgotten
+
+
 def _all(base: type[Any]) -> Iterator[type[Any]]:
     several: list[type[Any]] = base.__subclasses__()
     for broken in several:

@@ -26,6 +26,7 @@ from fhir_bulk_middleware.contract.query import (
     Window,
 )
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, parse, render, system_clock
+from fhir_bulk_middleware.stores.horizon import Horizon
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore, _Version
 from fhir_bulk_middleware.stores.versioned import Stored
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
@@ -352,6 +353,27 @@ class TellsDeletionsTwice(Broken):
         async for page in super().deletions(query, after):
             yield page
             yield page
+
+
+class ForgetsAtOnce(Broken):
+    promise = "what is forgotten was announced before, as long as a job may read"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        await super().forget(before, now=now, grace=grace)
+        horizon = self._last.horizon
+        assert horizon is not None
+        removed = await super().forget(horizon.since, now=now, grace=0)
+        self._last.horizon = horizon
+        return removed
+
+
+class NeverSettlesOnAHorizon(Broken):
+    promise = "a horizon holds for as long as a job may read"
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        removed = await super().forget(before, now=now, grace=grace)
+        self._last.horizon = Horizon(before, now)
+        return removed
 
 
 class ForgetsSecondDeaths(Broken):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.horizon import Horizon, following
 from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox
 
 __all__ = ["MemoryDeletionLog"]
@@ -23,6 +24,7 @@ class MemoryDeletionLog:
         self._ended: dict[str, bool] = {}
         """Whether a cancel ended each run."""
         self._outbox = MemoryOutbox()
+        self._horizon: Horizon | None = None
         self._lock = threading.Lock()  # never held across an await
 
     async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
@@ -128,6 +130,24 @@ class MemoryDeletionLog:
             doubtful = (mark for mark in self._marks.values() if mark.at is None and mark.number > after)
             marks = [mark for mark in doubtful if type_ in {None, mark.type}]
         return sorted(marks, key=_number)[:limit]
+
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        return None if self._horizon is None else self._horizon.since
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """See `SupportsForgetting`; how many marks were removed."""
+        with self._lock:
+            old: list[int] = []
+            if self._horizon is not None and self._horizon.in_force(now, grace):
+                open_ = {number for place, numbers in self._batches.items() if place not in self._outcomes for number in numbers}
+                until = self._horizon.since
+                old = [number for number, mark in self._marks.items() if mark.at is not None and mark.at <= until]
+                old = [number for number in old if number not in open_]
+            for number in old:
+                del self._marks[number]
+            self._horizon = following(self._horizon, before, now, grace) or self._horizon
+            return len(old)
 
     def _gone(self, type_: str) -> Iterator[Mark]:
         return (mark for mark in self._marks.values() if mark.type == type_ and mark.at is not None)

@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 import uuid
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.horizon import Horizon, following
 from fhir_bulk_middleware.stores.memory import related
 from fhir_bulk_middleware.stores.memory.outbox import MemoryOutbox
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored, VersionConflict
@@ -54,8 +56,9 @@ class _Draft:
 
 @dataclass(slots=True)
 class _Version:
-    """One version, the compartments that it is in, and until when it holds: None for ever."""
+    """One version, its place in the order of writing, the compartments that it is in, and until when it holds: None for ever."""
 
+    position: int
     stored: Stored
     owners: frozenset[str]
     valid_to: Instant | None = None
@@ -72,12 +75,25 @@ class _Version:
             return False
         return self.valid_to is None or self.valid_to > max(since, self.stored.last_updated)
 
+    def ended_by(self, instant: Instant) -> bool:
+        """Whether it was superseded by then, or says of a resource that it was deleted by then."""
+        ended = self.stored.last_updated if self.stored.deleted and self.valid_to is None else self.valid_to
+        return ended is not None and ended <= instant
+
 
 @dataclass(slots=True)
 class _Last:
-    """The latest instant that a write or a cut was given."""
+    """What the store gave out last; shared with the copies that `recording` makes.
+
+    Attributes:
+        given: the latest instant of a write or a cut.
+        position: the place of the latest version in the order of writing.
+        horizon: the deletion horizon that was announced, None if none was.
+    """
 
     given: Instant
+    position: int = -1
+    horizon: Horizon | None = None
 
 
 class MemoryResourceStore:
@@ -119,7 +135,7 @@ class MemoryResourceStore:
     async def vread(self, type_: str, id_: str, version: int) -> Stored | None:
         """One version of a resource, None if it never was."""
         history = self._history.get((type_, id_), [])
-        return history[version - 1].stored if 1 <= version <= len(history) else None
+        return next((each.stored for each in history if each.stored.version == version), None)
 
     async def create(self, type_: str, resource: bytes | Mapping[str, object], id_: str | None = None) -> Stored:
         """Keep a new resource under an id of the store's or, if `id_` is given, the caller's choice.
@@ -171,13 +187,13 @@ class MemoryResourceStore:
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
         """Current resources of a type, by the instant of their last change: `count` at most, from `after` on."""
         found = [
-            (position, version.stored)
-            for position, version in enumerate(self._versions)
+            (version.position, version.stored)
+            for version in self._versions
             if version.stored.type == type_
             and version.held(None)
             and not version.stored.deleted
             and (ids is None or version.stored.id in ids)
-            and (after is None or position > int(after))
+            and (after is None or version.position > int(after))
         ]
         return SearchPage(tuple(stored for _, stored in found[:count]), str(found[count - 1][0]) if len(found) > count else None)
 
@@ -240,6 +256,24 @@ class MemoryResourceStore:
         for start in range(0, len(gone), _DELETIONS_PER_PAGE):
             some = gone[start : start + _DELETIONS_PER_PAGE]
             yield Deletions(tuple(f"{version.stored.type}/{version.stored.id}" for _, version in some), str(some[-1][0]))
+
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        return None if self._last.horizon is None else self._last.horizon.since
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """See `SupportsForgetting`; how many versions were removed. As `SQLiteResourceStore.forget`."""
+        with self._lock:
+            horizon, removed = self._last.horizon, 0
+            if horizon is not None and horizon.in_force(now, grace):
+                kept = [version for version in self._versions if not version.ended_by(horizon.since)]
+                removed = len(self._versions) - len(kept)
+                self._versions[:] = kept
+                self._history.clear()
+                for version in kept:
+                    self._history.setdefault((version.stored.type, version.stored.id), []).append(version)
+            self._last.horizon = following(horizon, before, now, grace) or horizon
+            return removed
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`."""
@@ -396,7 +430,8 @@ class MemoryResourceStore:
 
     def _put(self, new: _Draft, instant: Instant) -> Stored:
         form = new.canonical
-        version = len(self._history.get((form.type, form.id), ())) + 1
+        newest = self._newest(form.type, form.id)
+        version = 1 if newest is None else newest.version + 1
         stored = Stored(form.type, form.id, version, instant, form.text(version, instant), deleted=False)
         self._append(stored, new.owners)
         return stored
@@ -439,7 +474,8 @@ class MemoryResourceStore:
         history = self._history.setdefault((stored.type, stored.id), [])
         if history:
             history[-1].valid_to = stored.last_updated
-        history.append(_Version(stored, owners))
+        self._last.position += 1
+        history.append(_Version(self._last.position, stored, owners))
         self._versions.append(history[-1])
 
     def _owners(self, query: Query, version: _Version) -> frozenset[str]:
@@ -452,9 +488,10 @@ class MemoryResourceStore:
 
     def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
         """The versions of a query with their positions, in the order in which they were written."""
-        low, high = map(int, query.range.split("-")) if query.range else (0, len(self._versions) - 1)
+        low, high = map(int, query.range.split("-")) if query.range else (0, self._last.position)
         start = low if after is None else max(low, int(after) + 1)
-        for position, version in enumerate(self._versions[start : high + 1], start):
+        begin, end = (bisect_left(self._versions, place, key=_position) for place in (start, high + 1))
+        for version in self._versions[begin:end]:
             stored = version.stored
             if (
                 stored.type == query.type
@@ -464,7 +501,11 @@ class MemoryResourceStore:
                 and (query.window.until is None or stored.last_updated <= query.window.until)
                 and _selected(query, self._owners(query, version))
             ):
-                yield position, version
+                yield version.position, version
+
+
+def _position(version: _Version) -> int:
+    return version.position
 
 
 def _selected(query: Query, owners: frozenset[str]) -> bool:

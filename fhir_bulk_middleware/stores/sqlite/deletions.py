@@ -12,7 +12,7 @@ from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.stores.sqlite import outbox
+from fhir_bulk_middleware.stores.sqlite import horizon, outbox
 from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SQLiteDeletionLog"]
@@ -48,6 +48,20 @@ ALTER TABLE ended ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX mark_in_doubt ON mark (number) WHERE at IS NULL;
 {outbox.SCHEMA}
 """
+_HORIZON = f"""\
+{horizon.SCHEMA};
+{horizon.ANNOUNCED};
+CREATE INDEX mark_at ON mark (at) WHERE at IS NOT NULL
+"""
+_BATCH = 10_000
+# What jobs and retried cancels still ask of a run that is not over stays: marks of a batch without outcomes.
+_FORGET = f"""
+    DELETE FROM mark WHERE number IN (
+        SELECT number FROM mark WHERE at <= ?
+        AND (run = '' OR EXISTS (SELECT 1 FROM batch WHERE batch.run = mark.run AND batch.batch = mark.batch))
+        LIMIT {_BATCH}
+    )
+"""  # noqa: S608 - a number of ours only
 _COLUMNS = "number, type, id, version, owners, rights, at, note"
 _MARKS = f"SELECT {_COLUMNS} FROM mark WHERE "  # noqa: S608 - names of ours only
 
@@ -60,7 +74,7 @@ class SQLiteDeletionLog:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._database = Database(Path(path), [_SCHEMA.rstrip(), _NOTES.rstrip()], synchronous="FULL")
+        self._database = Database(Path(path), [_SCHEMA.rstrip(), _NOTES.rstrip(), _HORIZON.rstrip()], synchronous="FULL")
 
     def recipe(self) -> Recipe:
         """How to open the same file in another process."""
@@ -136,6 +150,15 @@ class SQLiteDeletionLog:
             return self._read("at IS NULL AND number > ? ORDER BY number LIMIT ?", after, limit)
         return self._read("type = ? AND at IS NULL AND number > ? ORDER BY number LIMIT ?", type_, after, limit)
 
+    async def deletions_known_since(self) -> Instant | None:
+        """See `SupportsDeletionHorizon`."""
+        announced = horizon.read(self._database.reader)
+        return None if announced is None else announced.since
+
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """See `SupportsForgetting`; how many marks were removed."""
+        return await horizon.forget(self._database, before, now, grace, _forget)
+
     def _read(self, where: str, *values: str | int) -> list[Mark]:
         return [_mark(row) for row in self._database.reader.execute(_MARKS + where, values).fetchall()]
 
@@ -186,6 +209,10 @@ def _end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Ta
     ).fetchone()
     tally = Tally.of(outcomes, doubtful, cancelled=bool(cancelled))
     return replace(tally, removed=tally.removed + gone)
+
+
+def _forget(connection: sqlite3.Connection, until: Instant) -> int:
+    return connection.execute(_FORGET, (until,)).rowcount
 
 
 def _mark(row: tuple[Any, ...]) -> Mark:

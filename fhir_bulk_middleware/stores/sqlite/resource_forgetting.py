@@ -1,15 +1,15 @@
-"""Forgetting what was superseded or deleted long ago: `SupportsDeletionHorizon` for resources in SQLite."""
+"""Removes versions of resources in SQLite that were superseded or deleted long ago."""
 
 import sqlite3
 
-from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
-__all__ = ["announce", "forget", "horizon"]
+__all__ = ["remove"]
 
 _BATCH = 10_000
 
-# What was superseded by then, which an index finds, and what was deleted by then.
+# Versions that were superseded by then, found by an index, and resources that were deleted by then.
 _FORGOTTEN = f"""
     SELECT seq FROM resource WHERE valid_to < {CURRENT} AND valid_to <= :until
     UNION ALL
@@ -18,22 +18,9 @@ _FORGOTTEN = f"""
 """  # noqa: S608 - numbers of ours only
 
 
-def horizon(connection: sqlite3.Connection) -> Instant | None:
-    """Since when all deletions are known, None if none was forgotten."""
-    row = connection.execute("SELECT since FROM horizon").fetchone()
-    return None if row is None else Instant(row[0])
-
-
-def announce(connection: sqlite3.Connection, before: Instant) -> None:
-    """Say that deletions up to an instant may be forgotten; a horizon never goes back."""
-    connection.execute(
-        "INSERT INTO horizon VALUES (1, ?) ON CONFLICT DO UPDATE SET since = max(since, excluded.since)", (before,)
-    )
-
-
-def forget(connection: sqlite3.Connection, before: Instant, grace: float) -> int:
-    """Remove some of what was superseded or deleted `grace` seconds before an instant; how many versions it was."""
-    found = connection.execute(_FORGOTTEN, {"until": after(before, -grace)}).fetchall()
+def remove(connection: sqlite3.Connection, until: Instant) -> int:
+    """Remove one batch of what was superseded or deleted by an instant; how many versions it was."""
+    found = connection.execute(_FORGOTTEN, {"until": until}).fetchall()
     if found:
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS forgotten (seq INTEGER PRIMARY KEY)")
         connection.execute("DELETE FROM temp.forgotten")

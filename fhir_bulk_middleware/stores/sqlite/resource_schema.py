@@ -13,7 +13,7 @@ reading anything.
 import sqlite3
 
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.stores.sqlite import outbox
+from fhir_bulk_middleware.stores.sqlite import horizon, outbox
 
 __all__ = [
     "BLOCK_BITS",
@@ -95,9 +95,10 @@ CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
     # Since when all deletions are known, and what finds what may be forgotten.
     f"""\
-CREATE TABLE horizon (one INTEGER PRIMARY KEY CHECK (one = 1), since INTEGER NOT NULL) STRICT;
+{horizon.SCHEMA};
 CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURRENT}
 """.rstrip(),
+    horizon.ANNOUNCED,
 )
 
 

@@ -22,6 +22,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite import (
+    horizon,
     outbox,
     resource_bases,
     resource_blocks,
@@ -217,22 +218,18 @@ class SQLiteResourceStore:
 
     async def deletions_known_since(self) -> Instant | None:
         """See `SupportsDeletionHorizon`."""
-        return resource_forgetting.horizon(self._database.reader)
+        announced = horizon.read(self._database.reader)
+        return None if announced is None else announced.since
 
-    async def forget(self, before: Instant, *, grace: float = 86_400) -> int:
-        """Forget what was superseded or deleted before an instant: deletions are known since then, and no longer.
+    async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
+        """See `SupportsForgetting`. Removes superseded versions, and all of a resource that was deleted.
 
-        What jobs may still need stays for `grace` seconds more, which must not be less than `Settings.deadline`; a later call
-        removes it. Of a deleted resource nothing is left then: its versions are counted from 1 if it is created again.
+        A resource that is created again after that is at version 1.
 
         Returns:
             How many versions were removed.
         """
-        await self._database.write(partial(resource_forgetting.announce, before=before))
-        removed = 0
-        while batch := await self._database.write(partial(resource_forgetting.forget, before=before, grace=grace)):
-            removed += batch
-        return removed
+        return await horizon.forget(self._database, before, now, grace, resource_forgetting.remove)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
