@@ -1,311 +1,197 @@
 """FHIR Bulk Data export and safe deletes for existing FHIR servers.
 
-Everything that a host or the author of an adapter needs is importable from here, and this is all whose names stay. The names
-are imported when they are first used: a worker process, which needs few of them, starts sooner.
+A host and the author of an adapter import everything from here. Only the names of this module are stable. Each is imported when
+it is first used, so that a worker process, which needs few of them, starts sooner.
 """
 
 import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.app import BulkData
-    from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected, TokenVerifier
+if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the table below
+    from fhir_bulk_middleware.app import BulkData as BulkData
+    from fhir_bulk_middleware.contract.access import (
+        Caller as Caller,
+        Owner as Owner,
+        Principal as Principal,
+        TokenRejected as TokenRejected,
+        TokenVerifier as TokenVerifier,
+    )
     from fhir_bulk_middleware.contract.deletes import (
-        DeletionLog,
-        SupportsBatchDelete,
-        SupportsConditionalDelete,
-        SupportsDelete,
-        SupportsLockedDelete,
-        SupportsOutbox,
+        DeletionLog as DeletionLog,
+        SupportsBatchDelete as SupportsBatchDelete,
+        SupportsConditionalDelete as SupportsConditionalDelete,
+        SupportsDelete as SupportsDelete,
+        SupportsLockedDelete as SupportsLockedDelete,
+        SupportsOutbox as SupportsOutbox,
     )
-    from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Lease, Part, Slice
-    from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
-    from fhir_bulk_middleware.contract.observer import Audit, Observer
-    from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
+    from fhir_bulk_middleware.contract.job import (
+        Job as Job,
+        JobKind as JobKind,
+        JobState as JobState,
+        Lease as Lease,
+        Part as Part,
+        Slice as Slice,
+    )
+    from fhir_bulk_middleware.contract.job_store import JobRetention as JobRetention, JobStore as JobStore, WorkQueue as WorkQueue
+    from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
+    from fhir_bulk_middleware.contract.output_store import OutputSink as OutputSink, OutputStore as OutputStore
     from fhir_bulk_middleware.contract.query import (
-        Authorisation,
-        Block,
-        Compartments,
-        Deletions,
-        EveryPatient,
-        Everything,
-        Filter,
-        Level,
-        Membership,
-        Page,
-        Query,
-        Range,
-        Rows,
-        Selection,
-        Window,
+        Authorisation as Authorisation,
+        Block as Block,
+        Compartments as Compartments,
+        Deletions as Deletions,
+        EveryPatient as EveryPatient,
+        Everything as Everything,
+        Filter as Filter,
+        Level as Level,
+        Membership as Membership,
+        Page as Page,
+        Query as Query,
+        Range as Range,
+        Rows as Rows,
+        Selection as Selection,
+        Window as Window,
     )
-    from fhir_bulk_middleware.contract.registration import NotAdmitted
+    from fhir_bulk_middleware.contract.registration import NotAdmitted as NotAdmitted
     from fhir_bulk_middleware.contract.removal import (
-        AlreadyDeleted,
-        Batch,
-        Current,
-        Matches,
-        NeverExisted,
-        Protected,
-        Removed,
-        Report,
-        Target,
-        Version,
-        VersionMismatch,
+        AlreadyDeleted as AlreadyDeleted,
+        Batch as Batch,
+        Current as Current,
+        Matches as Matches,
+        NeverExisted as NeverExisted,
+        Protected as Protected,
+        Removed as Removed,
+        Report as Report,
+        Target as Target,
+        Version as Version,
+        VersionMismatch as VersionMismatch,
     )
-    from fhir_bulk_middleware.contract.running import JobRunner, Recipe, SupportsWorkerProcess, Work
+    from fhir_bulk_middleware.contract.running import (
+        JobRunner as JobRunner,
+        Recipe as Recipe,
+        SupportsWorkerProcess as SupportsWorkerProcess,
+        Work as Work,
+    )
     from fhir_bulk_middleware.contract.storage import (
-        SupportsAudit,
-        SupportsDeletionHorizon,
-        SupportsDeletions,
-        SupportsExport,
-        SupportsForgetting,
-        SupportsGroups,
-        SupportsJoining,
-        SupportsOrganising,
-        SupportsPatients,
-        SupportsProvenance,
-        SupportsRead,
-        SupportsSlices,
-        SupportsSnapshot,
-        SupportsTypes,
+        SupportsAudit as SupportsAudit,
+        SupportsDeletionHorizon as SupportsDeletionHorizon,
+        SupportsDeletions as SupportsDeletions,
+        SupportsExport as SupportsExport,
+        SupportsForgetting as SupportsForgetting,
+        SupportsGroups as SupportsGroups,
+        SupportsJoining as SupportsJoining,
+        SupportsOrganising as SupportsOrganising,
+        SupportsPatients as SupportsPatients,
+        SupportsProvenance as SupportsProvenance,
+        SupportsRead as SupportsRead,
+        SupportsSlices as SupportsSlices,
+        SupportsSnapshot as SupportsSnapshot,
+        SupportsTypes as SupportsTypes,
     )
-    from fhir_bulk_middleware.delete.policy import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, DeletePolicy
+    from fhir_bulk_middleware.delete.policy import (
+        AIDBOX as AIDBOX,
+        DeletePolicy as DeletePolicy,
+        FHIR_R4 as FHIR_R4,
+        FHIR_R6_DRAFT as FHIR_R6_DRAFT,
+    )
     from fhir_bulk_middleware.dialects import (
-        DIALECTS,
-        HEALTH_CONNECT_AU,
-        SOARIAN,
-        STANDARD,
-        STU2,
-        STU3,
-        STU4,
-        SUBJECT_BOUND,
-        Dialect,
+        DIALECTS as DIALECTS,
+        Dialect as Dialect,
+        HEALTH_CONNECT_AU as HEALTH_CONNECT_AU,
+        SOARIAN as SOARIAN,
+        STANDARD as STANDARD,
+        STU2 as STU2,
+        STU3 as STU3,
+        STU4 as STU4,
+        SUBJECT_BOUND as SUBJECT_BOUND,
     )
-    from fhir_bulk_middleware.fhir.canonical import canonical, canonical_and_content
-    from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
-    from fhir_bulk_middleware.fhir.version import FhirVersion
-    from fhir_bulk_middleware.instant import Clock, Instant, from_datetime, latest_cut, system_clock
-    from fhir_bulk_middleware.jose import JoseTokenVerifier
-    from fhir_bulk_middleware.middleware import BulkDataMiddleware
-    from fhir_bulk_middleware.observers.audit_events import AuditEvents
-    from fhir_bulk_middleware.observers.audit_file import AuditFile
-    from fhir_bulk_middleware.observers.logs import LogEvents
-    from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason, Refused
-    from fhir_bulk_middleware.settings import Settings
-    from fhir_bulk_middleware.stores.filesystem import FileOutputStore
-    from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
-    from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
-    from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
-    from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
-    from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
-    from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-    from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+    from fhir_bulk_middleware.fhir.canonical import canonical as canonical, canonical_and_content as canonical_and_content
+    from fhir_bulk_middleware.fhir.search.criteria import Criteria as Criteria, CriteriaError as CriteriaError
+    from fhir_bulk_middleware.fhir.version import FhirVersion as FhirVersion
+    from fhir_bulk_middleware.instant import (
+        Clock as Clock,
+        Instant as Instant,
+        from_datetime as from_datetime,
+        latest_cut as latest_cut,
+        system_clock as system_clock,
+    )
+    from fhir_bulk_middleware.jose import JoseTokenVerifier as JoseTokenVerifier
+    from fhir_bulk_middleware.middleware import BulkDataMiddleware as BulkDataMiddleware
+    from fhir_bulk_middleware.observers.audit_events import AuditEvents as AuditEvents
+    from fhir_bulk_middleware.observers.audit_file import AuditFile as AuditFile
+    from fhir_bulk_middleware.observers.logs import LogEvents as LogEvents
+    from fhir_bulk_middleware.outcomes import (
+        DeleteOutcome as DeleteOutcome,
+        Operation as Operation,
+        Reason as Reason,
+        Refused as Refused,
+    )
+    from fhir_bulk_middleware.settings import Settings as Settings
+    from fhir_bulk_middleware.stores.filesystem import FileOutputStore as FileOutputStore
+    from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog as MemoryDeletionLog
+    from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore as MemoryJobStore
+    from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore as MemoryOutputStore
+    from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore as MemoryResourceStore
+    from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog as SQLiteDeletionLog
+    from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore as SQLiteJobStore
+    from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore as SQLiteResourceStore
 
     __version__: str
 
-__all__ = [
-    "AIDBOX",
-    "DIALECTS",
-    "FHIR_R4",
-    "FHIR_R6_DRAFT",
-    "HEALTH_CONNECT_AU",
-    "SOARIAN",
-    "STANDARD",
-    "STU2",
-    "STU3",
-    "STU4",
-    "SUBJECT_BOUND",
-    "AlreadyDeleted",
-    "Audit",
-    "AuditEvents",
-    "AuditFile",
-    "Authorisation",
-    "Batch",
-    "Block",
-    "BulkData",
-    "BulkDataMiddleware",
-    "Caller",
-    "Clock",
-    "Compartments",
-    "Criteria",
-    "CriteriaError",
-    "Current",
-    "DeleteOutcome",
-    "DeletePolicy",
-    "DeletionLog",
-    "Deletions",
-    "Dialect",
-    "EveryPatient",
-    "Everything",
-    "FhirVersion",
-    "FileOutputStore",
-    "Filter",
-    "Instant",
-    "Job",
-    "JobKind",
-    "JobRetention",
-    "JobRunner",
-    "JobState",
-    "JobStore",
-    "JoseTokenVerifier",
-    "Lease",
-    "Level",
-    "LogEvents",
-    "Matches",
-    "Membership",
-    "MemoryDeletionLog",
-    "MemoryJobStore",
-    "MemoryOutputStore",
-    "MemoryResourceStore",
-    "NeverExisted",
-    "NotAdmitted",
-    "Observer",
-    "Operation",
-    "OutputSink",
-    "OutputStore",
-    "Owner",
-    "Page",
-    "Part",
-    "Principal",
-    "Protected",
-    "Query",
-    "Range",
-    "Reason",
-    "Recipe",
-    "Refused",
-    "Removed",
-    "Report",
-    "Rows",
-    "SQLiteDeletionLog",
-    "SQLiteJobStore",
-    "SQLiteResourceStore",
-    "Selection",
-    "Settings",
-    "Slice",
-    "SupportsAudit",
-    "SupportsBatchDelete",
-    "SupportsConditionalDelete",
-    "SupportsDelete",
-    "SupportsDeletionHorizon",
-    "SupportsDeletions",
-    "SupportsExport",
-    "SupportsForgetting",
-    "SupportsGroups",
-    "SupportsJoining",
-    "SupportsLockedDelete",
-    "SupportsOrganising",
-    "SupportsOutbox",
-    "SupportsPatients",
-    "SupportsProvenance",
-    "SupportsRead",
-    "SupportsSlices",
-    "SupportsSnapshot",
-    "SupportsTypes",
-    "SupportsWorkerProcess",
-    "Target",
-    "TokenRejected",
-    "TokenVerifier",
-    "Version",
-    "VersionMismatch",
-    "Window",
-    "Work",
-    "WorkQueue",
-    "__version__",
-    "canonical",
-    "canonical_and_content",
-    "from_datetime",
-    "latest_cut",
-    "system_clock",
-]
-
 _MODULES = {
-    "app": ("BulkData",),
-    "contract.access": ("Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"),
-    "contract.job": ("Job", "JobKind", "JobState", "Lease", "Part", "Slice"),
+    "app": "BulkData",
+    "contract.access": "Caller Owner Principal TokenRejected TokenVerifier",
     "contract.deletes": (
-        "DeletionLog",
-        "SupportsBatchDelete",
-        "SupportsConditionalDelete",
-        "SupportsDelete",
-        "SupportsLockedDelete",
-        "SupportsOutbox",
+        "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
-    "contract.job_store": ("JobRetention", "JobStore", "WorkQueue"),
-    "contract.observer": ("Audit", "Observer"),
-    "contract.output_store": ("OutputSink", "OutputStore"),
-    "contract.running": ("JobRunner", "Recipe", "SupportsWorkerProcess", "Work"),
-    "contract.storage": (
-        "SupportsAudit",
-        "SupportsDeletionHorizon",
-        "SupportsDeletions",
-        "SupportsExport",
-        "SupportsForgetting",
-        "SupportsGroups",
-        "SupportsJoining",
-        "SupportsOrganising",
-        "SupportsPatients",
-        "SupportsProvenance",
-        "SupportsRead",
-        "SupportsSlices",
-        "SupportsSnapshot",
-        "SupportsTypes",
-    ),
+    "contract.job": "Job JobKind JobState Lease Part Slice",
+    "contract.job_store": "JobRetention JobStore WorkQueue",
+    "contract.observer": "Audit Observer",
+    "contract.output_store": "OutputSink OutputStore",
     "contract.query": (
-        "Authorisation",
-        "Block",
-        "Compartments",
-        "Deletions",
-        "EveryPatient",
-        "Everything",
-        "Filter",
-        "Level",
-        "Membership",
-        "Page",
-        "Query",
-        "Range",
-        "Rows",
-        "Selection",
-        "Window",
+        "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership Page Query "
+        "Range Rows Selection Window"
     ),
-    "contract.registration": ("NotAdmitted",),
+    "contract.registration": "NotAdmitted",
     "contract.removal": (
-        "AlreadyDeleted",
-        "Batch",
-        "Current",
-        "Removed",
-        "Matches",
-        "NeverExisted",
-        "Protected",
-        "Report",
-        "Target",
-        "Version",
-        "VersionMismatch",
+        "AlreadyDeleted Batch Current Matches NeverExisted Protected Removed Report Target Version VersionMismatch"
     ),
-    "delete.policy": ("AIDBOX", "FHIR_R4", "FHIR_R6_DRAFT", "DeletePolicy"),
-    "dialects": ("DIALECTS", "HEALTH_CONNECT_AU", "SOARIAN", "STANDARD", "STU2", "STU3", "STU4", "SUBJECT_BOUND", "Dialect"),
-    "fhir.canonical": ("canonical", "canonical_and_content"),
-    "fhir.search.criteria": ("Criteria", "CriteriaError"),
-    "fhir.version": ("FhirVersion",),
-    "instant": ("Clock", "Instant", "from_datetime", "latest_cut", "system_clock"),
-    "jose": ("JoseTokenVerifier",),
-    "middleware": ("BulkDataMiddleware",),
-    "observers.audit_events": ("AuditEvents",),
-    "observers.audit_file": ("AuditFile",),
-    "observers.logs": ("LogEvents",),
-    "outcomes": ("DeleteOutcome", "Operation", "Reason", "Refused"),
-    "settings": ("Settings",),
-    "stores.filesystem": ("FileOutputStore",),
-    "stores.memory.deletions": ("MemoryDeletionLog",),
-    "stores.memory.jobs": ("MemoryJobStore",),
-    "stores.memory.outputs": ("MemoryOutputStore",),
-    "stores.memory.resources": ("MemoryResourceStore",),
-    "stores.sqlite.deletions": ("SQLiteDeletionLog",),
-    "stores.sqlite.jobs": ("SQLiteJobStore",),
-    "stores.sqlite.resources": ("SQLiteResourceStore",),
+    "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
+    "contract.storage": (
+        "SupportsAudit SupportsDeletionHorizon SupportsDeletions SupportsExport SupportsForgetting "
+        "SupportsGroups SupportsJoining SupportsOrganising SupportsPatients SupportsProvenance SupportsRead "
+        "SupportsSlices SupportsSnapshot SupportsTypes"
+    ),
+    "delete.policy": "AIDBOX DeletePolicy FHIR_R4 FHIR_R6_DRAFT",
+    "dialects": "DIALECTS Dialect HEALTH_CONNECT_AU SOARIAN STANDARD STU2 STU3 STU4 SUBJECT_BOUND",
+    "fhir.canonical": "canonical canonical_and_content",
+    "fhir.search.criteria": "Criteria CriteriaError",
+    "fhir.version": "FhirVersion",
+    "instant": "Clock Instant from_datetime latest_cut system_clock",
+    "jose": "JoseTokenVerifier",
+    "middleware": "BulkDataMiddleware",
+    "observers.audit_events": "AuditEvents",
+    "observers.audit_file": "AuditFile",
+    "observers.logs": "LogEvents",
+    "outcomes": "DeleteOutcome Operation Reason Refused",
+    "settings": "Settings",
+    "stores.filesystem": "FileOutputStore",
+    "stores.memory.deletions": "MemoryDeletionLog",
+    "stores.memory.jobs": "MemoryJobStore",
+    "stores.memory.outputs": "MemoryOutputStore",
+    "stores.memory.resources": "MemoryResourceStore",
+    "stores.sqlite.deletions": "SQLiteDeletionLog",
+    "stores.sqlite.jobs": "SQLiteJobStore",
+    "stores.sqlite.resources": "SQLiteResourceStore",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+"""The public names by the module that defines them."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+_NAMES = sorted([*_MODULE_OF, "__version__"])
+if not TYPE_CHECKING:  # type checkers take the aliases
+    __all__ = _NAMES  # noqa: PLE0605 - it is a list
 
 
 def __getattr__(name: str) -> object:
@@ -318,4 +204,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return _NAMES

@@ -8,7 +8,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from fhir_bulk_middleware.caps import PATH_REMEMBERED, PATHS_REMEMBERED
+from fhir_bulk_middleware.http.route_cache import RouteCache
 from fhir_bulk_middleware.http.routes import PathRoute, whole
 from fhir_bulk_middleware.workers.engine import Engine
 
@@ -76,7 +76,7 @@ class SelectiveMount(Mount):
         # Routes without a mark are told by their methods; one that takes any method makes every path worth a second look.
         bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
         self._methods = None if None in bare else frozenset[str]().union(*filter(None, bare))
-        self._found: dict[tuple[str, str, str], Scope] = {}
+        self._cache = RouteCache()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for a path of ours, whatever the method; else NONE."""
@@ -84,17 +84,13 @@ class SelectiveMount(Mount):
             return Match.NONE, {}
         if "app_root_path" in scope or scope.get("path_params"):  # another mount around us has a say in what is found
             return self._find(scope)
-        place = scope["method"], scope.get("root_path", ""), scope["path"]
-        found = self._found.get(place)
-        if found is None:
-            match, found = self._find(scope)
-            # Polls have a hundred characters, and what clients make up, methods among it, must not fill memory (law 38).
-            if match is Match.NONE or sum(map(len, place)) > PATH_REMEMBERED:
-                return match, found
-            if len(self._found) >= PATHS_REMEMBERED:
-                self._found.clear()
-            self._found[place] = found
-        return Match.FULL, {**found, "path_params": {**found["path_params"]}}
+        found = self._cache.get(scope)
+        if found is not None:
+            return Match.FULL, found
+        match, found = self._find(scope)
+        if match is Match.FULL:
+            self._cache.keep(scope, found)
+        return match, found
 
     def _find(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)

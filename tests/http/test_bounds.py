@@ -237,7 +237,7 @@ async def test_no_made_up_method_or_path_is_remembered(make_house: Any) -> None:
                 await http.get(f"/fhir/$export-status/{'j' * 1_500}{number}")
                 await http.get("/fhir/$export")
 
-        remembered = [sum(map(len, place)) for place in mount._found]
+        remembered = [sum(map(len, place)) for place in mount._cache._found]
         assert remembered
         assert max(remembered) <= PATH_REMEMBERED
 
