@@ -9,7 +9,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 import httpx2
-from chaos_house import House
+from chaos_cluster import Cluster
 
 _PATIENCE = 60.0
 
@@ -17,8 +17,8 @@ _PATIENCE = 60.0
 class Client:
     """Asks any server; what must not be is in `violations`."""
 
-    def __init__(self, house: House, random: Random, subject: str) -> None:
-        self.house = house
+    def __init__(self, cluster: Cluster, random: Random, subject: str) -> None:
+        self.cluster = cluster
         self.random = random
         self.subject = subject
         self.violations: list[str] = []
@@ -27,7 +27,7 @@ class Client:
         self.may_be_busy = False
         self.fetched: Counter[str] = Counter()
         """How often each file was fetched."""
-        headers = {"Authorization": f"Bearer {house.mint.token(subject, 'system/*.cruds', expires_in=86_400)}"}
+        headers = {"Authorization": f"Bearer {cluster.mint.token(subject, 'system/*.cruds', expires_in=86_400)}"}
         self.http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30), limits=httpx2.Limits(max_connections=20))
 
     async def ask(
@@ -36,7 +36,7 @@ class Client:
         """One answer, from whichever server gives one; a server that dies while it answers is no answer."""
         end = asyncio.get_running_loop().time() + _PATIENCE
         while True:
-            url = self.house.urls[self.random.randrange(len(self.house.urls)) if server is None else server] + path
+            url = self.cluster.urls[self.random.randrange(len(self.cluster.urls)) if server is None else server] + path
             try:
                 answer = await self.http.request(method, url, headers=headers)
             except httpx2.TransportError as error:
@@ -67,7 +67,7 @@ class Client:
 
     async def slow(self, path: str, size: int, sha256: str, halfway: asyncio.Event, go_on: asyncio.Event) -> None:
         """Read a file slowly: begin, wait while the world changes, and then read all the rest."""
-        url = urlsplit(self.random.choice(self.house.urls))
+        url = urlsplit(self.random.choice(self.cluster.urls))
         small = socket.socket()
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         small.setblocking(False)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chaos_client import Client
-from chaos_house import House
+from chaos_cluster import Cluster
 from chaos_mirror import Mirror, mirrors
 from chaos_removals import Removals, served
 from chaos_replay import File, replayed
@@ -71,11 +71,11 @@ class Export:
 class Round:
     """One round: what happens in it follows from its number and the seed, but not at which instruction it strikes."""
 
-    def __init__(self, house: House, followers: list[Mirror], seed: str, number: int) -> None:
-        self.house = house
+    def __init__(self, cluster: Cluster, followers: list[Mirror], seed: str, number: int) -> None:
+        self.cluster = cluster
         self.mirrors = followers
         self.random = Random(f"{seed}.{number}")  # noqa: S311 - to be repeated, not to be secret
-        self.client = Client(house, self.random, self.random.choice(["alice", "bob"]))
+        self.client = Client(cluster, self.random, self.random.choice(["alice", "bob"]))
         self.name = self.random.choice(list(DISTURBANCES))
         self.second = self.random.choice([*DISTURBANCES, "calm", "calm", "calm"])
         if {"clock", "expiry"} <= {self.name.partition(" ")[0], self.second.partition(" ")[0]}:
@@ -85,7 +85,7 @@ class Round:
         self.names = tuple(sorted({self.name, self.second} - {"calm"})) or ("calm",)
         self.key = f"{seed}.{number}"
         self.exports: list[Export] = []
-        self.removals = Removals(self.client, house.stores.resources, Random(f"{self.key}.removals"), f"d{number}.")  # noqa: S311
+        self.removals = Removals(self.client, cluster.stores.resources, Random(f"{self.key}.removals"), f"d{number}.")  # noqa: S311
         self.done = asyncio.Event()
         self.struck = 0
         """How many blows fell while an export was at work."""
@@ -198,14 +198,14 @@ class Round:
 
     async def _is_gone(self, export: Export) -> None:
         for path in [export.path, *export.urls]:
-            for server in range(len(self.house.urls)):
+            for server in range(len(self.cluster.urls)):
                 answer = await self.client.ask("GET", path, server=server)
                 if answer.status_code != 404:
                     self.client.wrong(f"{answer.status_code} for {path}, which was cancelled or had expired")
 
     async def _write(self) -> None:
         """Load: somebody changes the store all the time."""
-        resources, random = self.house.stores.resources, Random(self.random.random())  # noqa: S311
+        resources, random = self.cluster.stores.resources, Random(self.random.random())  # noqa: S311
         while True:
             number = random.randrange(300)
             try:
@@ -232,24 +232,24 @@ class Round:
     async def victim(self) -> int | None:
         """Some worker."""
         for _ in range(50):
-            if workers := self.house.workers():
+            if workers := self.cluster.workers():
                 return self.random.choice(workers)
             await asyncio.sleep(0.05)
         return None
 
     def _restore(self) -> None:
-        for pid in [*self.house.workers(), *self.house.servers()]:
-            self.house.signal(pid, signal.SIGCONT)
-            self.house.limit(pid, -1)
-        self.house.step(0)
-        self.house.start()
+        for pid in [*self.cluster.workers(), *self.cluster.servers()]:
+            self.cluster.signal(pid, signal.SIGCONT)
+            self.cluster.limit(pid, -1)
+        self.cluster.step(0)
+        self.cluster.start()
 
     # --- What must hold ---
 
     async def _check(self) -> None:
         self._restore()
         self.client.may_be_busy = False
-        await self.removals.check(self.house.audit)
+        await self.removals.check(self.cluster.audit)
         for export in self.exports:
             match export.outcome:
                 case "completed":
@@ -266,7 +266,7 @@ class Round:
                     self.client.wrong(f"cancelling at the end was answered {answer.status_code}")
                 await self._is_gone(export)
         await self._nothing_is_left()
-        if unrecorded := self.client.fetched - served(self.house.audit):
+        if unrecorded := self.client.fetched - served(self.cluster.audit):
             self.client.wrong(f"files were served that the audit does not know: {sorted(unrecorded)[:3]}")
 
     async def _check_files(self, export: Export) -> None:
@@ -274,10 +274,10 @@ class Round:
         if export.mount == "brief":
             return
         if export.mirror is not None:
-            await export.mirror.follow(self.client, export.manifest, self.house.stores.resources)
-        stores = self.house.stores
+            await export.mirror.follow(self.client, export.manifest, self.cluster.stores.resources)
+        stores = self.cluster.stores
         owner = Owner(ISSUER, self.client.subject)
-        expected = await replayed(self.house.state, stores.jobs, stores.resources, export.job_id, owner)
+        expected = await replayed(self.cluster.state, stores.jobs, stores.resources, export.job_id, owner)
         promised = [
             (item["type"], item["count"], item["extension"]["size"], item["extension"]["sha256"])
             for item in listed(export.manifest)
@@ -300,12 +300,12 @@ class Round:
 
     async def _nothing_is_left(self) -> None:
         """After a sweep: what a worker that was stopped lets fall later goes with the next one."""
-        stores = self.house.stores
+        stores = self.cluster.stores
         for _ in range(40):
             await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
-            left = self.house.files() - self.house.known_files()
+            left = self.cluster.files() - self.cluster.known_files()
             folders = [
-                path.name for path in (self.house.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
+                path.name for path in (self.cluster.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
             ]
             if not left and not folders:
                 return
@@ -329,40 +329,40 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 async def _kill_worker(round_: Round) -> None:
     await round_.pause(2.5)
     if pid := await round_.victim():
-        round_.house.signal(pid, signal.SIGKILL)
+        round_.cluster.signal(pid, signal.SIGKILL)
 
 
 async def _kill_worker_often(round_: Round) -> None:
     for _ in range(5):
         await round_.pause(0.6)
         if not round_.done.is_set() and (pid := await round_.victim()):
-            round_.house.signal(pid, signal.SIGKILL)
+            round_.cluster.signal(pid, signal.SIGKILL)
 
 
 async def _kill_server(round_: Round) -> None:
     await round_.pause(2.5)
-    if servers := round_.house.servers():
-        round_.house.kill_server(round_.random.choice(servers))
-    await asyncio.to_thread(round_.house.bury)
-    round_.house.start()
+    if servers := round_.cluster.servers():
+        round_.cluster.kill_server(round_.random.choice(servers))
+    await asyncio.to_thread(round_.cluster.bury)
+    round_.cluster.start()
 
 
 async def _kill_all_servers(round_: Round) -> None:
     """With their workers, which end by themselves."""
     await round_.pause(2.5)
-    servers = round_.house.servers()
-    for pid in round_.house.workers():
-        round_.house.signal(pid, signal.SIGKILL)
+    servers = round_.cluster.servers()
+    for pid in round_.cluster.workers():
+        round_.cluster.signal(pid, signal.SIGKILL)
     for pid in servers:
-        round_.house.kill_server(pid)
-    await asyncio.to_thread(round_.house.bury)
-    round_.house.start()
+        round_.cluster.kill_server(pid)
+    await asyncio.to_thread(round_.cluster.bury)
+    round_.cluster.start()
 
 
 async def _stop(round_: Round, pid: int) -> None:
-    round_.house.signal(pid, signal.SIGSTOP)
+    round_.cluster.signal(pid, signal.SIGSTOP)
     await asyncio.sleep(round_.random.uniform(0.5, 3) * SETTINGS.lease_seconds)
-    round_.house.signal(pid, signal.SIGCONT)
+    round_.cluster.signal(pid, signal.SIGCONT)
 
 
 async def _stop_worker(round_: Round) -> None:
@@ -373,7 +373,7 @@ async def _stop_worker(round_: Round) -> None:
 
 async def _stop_server(round_: Round) -> None:
     await round_.pause(2)
-    if servers := round_.house.servers():
+    if servers := round_.cluster.servers():
         await _stop(round_, round_.random.choice(servers))
 
 
@@ -383,22 +383,22 @@ async def _disk_full(round_: Round) -> None:
     size = round_.random.choice([0, 4_096, 50_000, 200_000])
     end = asyncio.get_running_loop().time() + round_.random.choice([0.3, 1, 3])
     while asyncio.get_running_loop().time() < end:
-        for pid in round_.house.workers():
-            round_.house.limit(pid, size)
+        for pid in round_.cluster.workers():
+            round_.cluster.limit(pid, size)
         await asyncio.sleep(0.1)
-    for pid in round_.house.workers():
-        round_.house.limit(pid, -1)
+    for pid in round_.cluster.workers():
+        round_.cluster.limit(pid, -1)
 
 
 async def _lock(round_: Round, name: str) -> None:
     await round_.pause(2)
     seconds = round_.random.choice([0.2, 1, 3, 11])
-    await asyncio.to_thread(_hold, round_.house, name, seconds)
+    await asyncio.to_thread(_hold, round_.cluster, name, seconds)
 
 
-def _hold(house: House, name: str, seconds: float) -> None:
+def _hold(cluster: Cluster, name: str, seconds: float) -> None:
 
-    with house.locked(name):
+    with cluster.locked(name):
         time.sleep(seconds)
 
 
@@ -414,7 +414,7 @@ async def _clock(round_: Round) -> None:
     """There and back; in steps of more than a lease, and of less."""
     for _ in range(round_.random.randint(1, 3)):
         await round_.pause(0.7)
-        round_.house.step(round_.random.choice([-3_600, -2, -0.4, 0.4, 2, 3_600]))
+        round_.cluster.step(round_.random.choice([-3_600, -2, -0.4, 0.4, 2, 3_600]))
     await round_.pause(0.7)
 
 
@@ -435,7 +435,7 @@ async def _slow_reader(round_: Round) -> None:
         reading = asyncio.create_task(round_.client.slow(export.urls[number], item["size"], item["sha256"], halfway, go_on))
         await halfway.wait()
         await round_._cancel(export)
-        stores = round_.house.stores
+        stores = round_.cluster.stores
         await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
         go_on.set()
         await asyncio.wait_for(reading, END)
@@ -503,15 +503,15 @@ async def chaos(
         seconds: no new round begins after so long.
         say: is told what went wrong, as it happens.
     """
-    report, house = Report(), House(state)
+    report, cluster = Report(), Cluster(state)
     begun = asyncio.get_running_loop().time()
     try:
-        house.start()
-        followers = await mirrors(house.stores.resources)
+        cluster.start()
+        followers = await mirrors(cluster.stores.resources)
         for number in rounds:
             if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
                 break
-            round_ = Round(house, followers, seed, number)
+            round_ = Round(cluster, followers, seed, number)
             found = await round_.run()
             report.rounds += 1
             report.busy += round_.client.busy
@@ -522,8 +522,8 @@ async def chaos(
                 report.violations.append(f"round {number} ({', '.join(round_.names)}): {what}")
                 say(report.violations[-1])
             say(f"round {number}: {', '.join(round_.names)}: {', '.join(export.outcome for export in round_.exports)}")
-        if isinstance(broken := verify(house.audit), Broken):
+        if isinstance(broken := verify(cluster.audit), Broken):
             report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
     finally:
-        house.close()
+        cluster.close()
     return report

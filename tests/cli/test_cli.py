@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from exporting import polled
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.complaint import Complaint
@@ -255,8 +256,7 @@ def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
         kicked_off = http.get(f"{server.url}/$export", headers={"prefer": "respond-async"})
         path = kicked_off.headers["content-location"].removeprefix(server.url)
     with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=30) as http:
-        while (answer := http.get(server.url + path)).status_code in {202, 429}:
-            pass
+        answer = polled(http.get, server.url + path)
 
     assert answer.status_code == 200
     assert sum(file["count"] for file in answer.json()["output"]) == len(list(population(patients=2)))
@@ -277,8 +277,7 @@ def test_references_below_the_public_base_url_are_the_server_s_own(tmp_path: Pat
     with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=30) as http:
         for path in ("/Group/g/$export", "/Patient/$export", "/$export?_typeFilter=Observation%3Fsubject%3DPatient%2Fp"):
             location = http.get(f"{server.url}{path}").headers["content-location"].replace(base, server.url)
-            while (answer := http.get(location)).status_code in {202, 429}:
-                pass
+            answer = polled(http.get, location)
             files = {item["type"]: item["url"].replace(base, server.url) for item in answer.json()["output"]}
             assert [json.loads(line)["id"] for line in http.get(files["Observation"]).text.splitlines()] == ["own"], path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import HardHost
+from hosts import HardHost, Host
 
 from fhir_bulk_middleware.delete.journal import JournalledDeletes
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -15,19 +15,6 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.deletes import DeleteSuite, DeletionLogSuite
-
-
-class Host:
-    """Writes through a store's own methods."""
-
-    def __init__(self, store: MemoryResourceStore | SQLiteResourceStore) -> None:
-        self.store = store
-
-    async def put(self, *resources: str) -> None:
-        self.store.load(resource.encode() for resource in resources)
-
-    async def delete(self, type_: str, id_: str) -> None:
-        await self.store.delete(type_, id_)
 
 
 class TestMemoryResourceStore(DeleteSuite):

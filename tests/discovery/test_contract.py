@@ -13,6 +13,7 @@ import anyio
 import httpx2
 import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF, job_of, people
+from exporting import polled
 from loopback import free_socket, served
 from mounts import SMART, mount
 
@@ -83,8 +84,8 @@ def finished(base: str, token: str, dialect: Dialect) -> dict[str, str]:
         accepted = http.request(dialect.kick_off[level][0], base + OWN[level])
         assert accepted.status_code == 202, accepted.text
         location = accepted.headers["Content-Location"]
-        while (poll := http.get(location)).status_code != 200:
-            assert poll.status_code == 202, poll.text
+        poll = polled(http.get, location)
+        assert poll.status_code == 200, poll.text
     output = poll.json()["output"]
     file = output[0]["url"].rpartition("/")[2] if output else "bulk.00000000000000000000000000000000.0-0"
     return {"job": job_of(location), "_jobId": job_of(location), "file": file, "page": "1", "group": "both"}

@@ -1,20 +1,18 @@
 """The example adapter on a real PostgreSQL keeps the promises of the kit, in this process and in workers."""
 
-import json
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import anyio
 import httpx2
 import postgres_host
 import psycopg
 import pytest
 from benchmarks.postgres_server import postgres_server
-from conftest import AUDIENCE, ISSUER, KICK_OFF
+from conftest import AUDIENCE, ISSUER
+from exporting import exported
 from postgres_host import SCHEMA, PostgresStorage
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
@@ -68,24 +66,12 @@ class TestPostgresStorage(ResourceStoreSuite, StoredTextSuite):
         return lambda seconds: monkeypatch.setattr(postgres_host, "_machine", lambda: after(system_clock(), seconds))
 
 
-async def exported(client: httpx2.AsyncClient, headers: dict[str, str], since: str | None) -> tuple[str, set[str], set[str]]:
-    """One export: its cut, what lives, and what was deleted."""
-    query = {"_since": since} if since else {}
-    accepted = await client.get("/$export", headers=headers, params=query)
-    assert accepted.status_code == 202, accepted.text
-    location = accepted.headers["Content-Location"]
-    while (answer := await client.get(location, headers=headers)).status_code == 202:  # noqa: ASYNC110 - as clients do
-        await anyio.sleep(0.05)
-    manifest: dict[str, Any] = answer.json()
-    output, gone = set(), set()
-    for item in manifest["output"]:
-        lines = (await client.get(item["url"], headers=headers)).text.splitlines()
-        assert len(lines) == item["count"]
-        output |= {f"{content['resourceType']}/{content['id']}" for content in map(json.loads, lines)}
-    for item in manifest.get("deleted", []):
-        for bundle in map(json.loads, (await client.get(item["url"], headers=headers)).text.splitlines()):
-            gone |= {entry["request"]["url"] for entry in bundle["entry"]}
-    return manifest["transactionTime"], output, gone
+async def changes(client: httpx2.AsyncClient, token: str, folder: Path, since: str | None) -> tuple[str, set[str], set[str]]:
+    """One export: its cut, the resources in it, and the references to deleted ones."""
+    manifest, found = await exported(client, token, folder, **({"_since": since} if since else {}))
+    output = {f"{content['resourceType']}/{content['id']}" for content in found.get("output", [])}
+    gone = {entry["request"]["url"] for bundle in found.get("deleted", []) for entry in bundle["entry"]}
+    return manifest.transaction_time, output, gone
 
 
 @pytest.mark.anyio
@@ -102,17 +88,17 @@ async def test_worker_processes_export_from_it_in_a_chain(dsn: str, tmp_path: Pa
         settings=Settings(page_bytes=2_048, part_bytes=16_384, slice_bytes=32_768, polls_per_second=100),
         deletes=None,
     )
-    headers = {**KICK_OFF, "Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}"}
+    token = mint.token("alice", "system/*.rs")
     async with bulk.running():
         transport = httpx2.ASGITransport(bulk.app)
         async with httpx2.AsyncClient(transport=transport, base_url="https://ehr.example") as client:
-            cut, output, gone = await exported(client, headers, None)
+            cut, output, gone = await changes(client, token, tmp_path / "first", None)
             assert output == {f"Patient/p{n}" for n in range(5)} | {f"Observation/o{m}-{n}" for m in range(40) for n in range(5)}
             assert not gone
             await storage.delete("Observation", "o7-0")
             await storage.put(patient("p2", "changed"), patient("p9"))
-            cut, output, gone = await exported(client, headers, cut)
+            cut, output, gone = await changes(client, token, tmp_path / "second", cut)
             assert (output, gone) == ({"Patient/p2", "Patient/p9"}, {"Observation/o7-0"})
-            cut, output, gone = await exported(client, headers, cut)
+            cut, output, gone = await changes(client, token, tmp_path / "third", cut)
             assert (output, gone) == (set(), set())
     storage.close()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import anyio
 import httpx2
 import pytest
 from conftest import AUDIENCE, BASE, ISSUER, KICK_OFF, House, people, populate
+from exporting import exported
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -438,16 +438,13 @@ async def test_worker_processes_ask_groups_that_can_be_made_again_there(
     bulk = BulkData(**parts, groups=Ward(str(lists)))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     lists.write_text('{"ward": ["Patient/p3"]}')
-    headers = {**KICK_OFF, "Authorization": f"Bearer {mint.token('alice', 'system/*.rs')}"}
     async with (
         bulk.running(),
         httpx2.AsyncClient(transport=httpx2.ASGITransport(bulk.app), base_url="https://ehr.example") as client,
     ):
-        location = (await client.get("/Group/ward/$export?_type=Patient", headers=headers)).headers["Content-Location"]
-        while (answer := await client.get(location, headers=headers)).status_code == 202:  # noqa: ASYNC110 - as clients do
-            await anyio.sleep(0.05)
-        [item] = answer.json()["output"]
-        assert [json.loads(line)["id"] for line in (await client.get(item["url"], headers=headers)).text.splitlines()] == ["p3"]
+        token = mint.token("alice", "system/*.rs")
+        _, found = await exported(client, token, tmp_path / "taken", "/Group/ward/$export", _type="Patient")
+        assert [patient["id"] for patient in found["output"]] == ["p3"]
     BulkData(**parts, groups=Roster())
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.message.partition(",")[0] for record in warnings] == [

@@ -33,8 +33,8 @@ LINES = {"Observation": [observation(number) for number in range(7)], "Patient":
 
 
 @dataclass
-class House:
-    """A job store, an output store and the time."""
+class WorkBench:
+    """A job store, an output store and a clock, without a mount."""
 
     resources: Listed
     settings: Settings = SMALL
@@ -74,22 +74,22 @@ def text(lines: Sequence[str]) -> bytes:
 @pytest.mark.anyio
 @pytest.mark.parametrize("adapter", [Listed, Complete])
 async def test_an_export_holds_each_resource_once_in_the_adapters_order(adapter: type[Listed]) -> None:
-    house = House(adapter(LINES))
-    made = await house.add()
-    await house.run()
-    parts = await house.jobs.parts(made.id)
+    bench = WorkBench(adapter(LINES))
+    made = await bench.add()
+    await bench.run()
+    parts = await bench.jobs.parts(made.id)
     for name, lines in LINES.items():
-        assert b"".join([await house.text(part) for part in parts if part.type == name]) == text(lines)
-    ended = await house.state(made)
+        assert b"".join([await bench.text(part) for part in parts if part.type == name]) == text(lines)
+    ended = await bench.state(made)
     assert (ended.state, ended.done, ended.failure) == (JobState.COMPLETED, 9, None)
 
 
 @pytest.mark.anyio
 async def test_a_part_is_sealed_before_the_page_that_would_make_it_too_large() -> None:
-    house = House(Listed({"Observation": [observation(number, size=511) for number in range(25)]}))
-    made = await house.add("Observation")
-    await house.run()
-    parts = await house.jobs.parts(made.id)
+    bench = WorkBench(Listed({"Observation": [observation(number, size=511) for number in range(25)]}))
+    made = await bench.add("Observation")
+    await bench.run()
+    parts = await bench.jobs.parts(made.id)
     assert [part.size for part in parts] == [4096, 4096, 4096, 512]
     assert [part.count for part in parts] == [8, 8, 8, 1]
     assert [part.file_id.rpartition(".")[2] for part in parts] == ["0-0", "0-1", "0-2", "0-3"]
@@ -98,29 +98,29 @@ async def test_a_part_is_sealed_before_the_page_that_would_make_it_too_large() -
 @pytest.mark.anyio
 async def test_a_resource_larger_than_a_part_has_a_part_of_its_own() -> None:
     sizes = [100, 9000, 9000, 100]
-    house = House(Listed({"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}))
-    made = await house.add("Observation")
-    await house.run()
-    assert [part.size for part in await house.jobs.parts(made.id)] == [101, 9001, 9001, 101]
+    bench = WorkBench(Listed({"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}))
+    made = await bench.add("Observation")
+    await bench.run()
+    assert [part.size for part in await bench.jobs.parts(made.id)] == [101, 9001, 9001, 101]
 
 
 @pytest.mark.anyio
 async def test_a_slice_without_lines_has_no_file() -> None:
-    house = House(Listed({"Observation": [], "Patient": [patient("1")]}))
-    made = await house.add()
-    await house.run()
-    assert [part.type for part in await house.jobs.parts(made.id)] == ["Patient"]
-    assert (await house.state(made)).state is JobState.COMPLETED
+    bench = WorkBench(Listed({"Observation": [], "Patient": [patient("1")]}))
+    made = await bench.add()
+    await bench.run()
+    assert [part.type for part in await bench.jobs.parts(made.id)] == ["Patient"]
+    assert (await bench.state(made)).state is JobState.COMPLETED
 
 
 @pytest.mark.anyio
 async def test_a_group_without_members_completes_without_files() -> None:
-    house = House(Listed(LINES))
-    made = await house.add(selection=Compartments(frozenset()))
-    await house.run()
-    assert (await house.state(made)).state is JobState.COMPLETED
-    assert await house.jobs.parts(made.id) == []
-    assert house.resources.asked == []
+    bench = WorkBench(Listed(LINES))
+    made = await bench.add(selection=Compartments(frozenset()))
+    await bench.run()
+    assert (await bench.state(made)).state is JobState.COMPLETED
+    assert await bench.jobs.parts(made.id) == []
+    assert bench.resources.asked == []
 
 
 class Stumbling(Complete):
@@ -144,24 +144,24 @@ async def test_deletions_of_all_types_go_on_where_a_worker_left_off(stumbles_at:
     deleted = [f"{type_}/{number:02}" for type_ in types for number in range(40)]
     adapter = Stumbling({type_: [] for type_ in types}, deleted=deleted)
     adapter.stumbles_at = stumbles_at
-    house = House(adapter)
-    made = await house.add(*types, window=Window(after(NOW, -60)))
-    await house.run()
+    bench = WorkBench(adapter)
+    made = await bench.add(*types, window=Window(after(NOW, -60)))
+    await bench.run()
     assert adapter.stumbles_at < 0, "it came past the page at which it fails, if there is one"
-    parts = await house.jobs.parts(made.id)
+    parts = await bench.jobs.parts(made.id)
     assert {(part.kind, part.type) for part in parts} == {(FileKind.DELETED, "Bundle")}
     assert [part.count for part in parts] == [36, 36, 36, 12]
-    lines = b"".join([await house.text(part) for part in parts]).splitlines()
+    lines = b"".join([await bench.text(part) for part in parts]).splitlines()
     assert [json.loads(line)["entry"][0]["request"]["url"] for line in lines] == deleted
 
 
 @pytest.mark.anyio
 async def test_each_deletion_is_a_transaction_of_one_entry() -> None:
-    house = House(Complete({"Patient": []}, deleted=["Patient/a", "Patient/b", "Patient/c"]))
-    made = await house.add("Patient", window=Window(after(NOW, -60)))
-    await house.run()
-    (part,) = await house.jobs.parts(made.id)
-    lines = (await house.text(part)).splitlines()
+    bench = WorkBench(Complete({"Patient": []}, deleted=["Patient/a", "Patient/b", "Patient/c"]))
+    made = await bench.add("Patient", window=Window(after(NOW, -60)))
+    await bench.run()
+    (part,) = await bench.jobs.parts(made.id)
+    lines = (await bench.text(part)).splitlines()
     assert (part.kind, part.type, part.count) == (FileKind.DELETED, "Bundle", 3)
     assert [json.loads(line) for line in lines] == [
         {"resourceType": "Bundle", "type": "transaction", "entry": [{"request": {"method": "DELETE", "url": f"Patient/{name}"}}]}
@@ -176,36 +176,36 @@ async def test_a_deletion_that_is_no_reference_of_the_type_fails_the_job(referen
         async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:  # noqa: ARG002
             yield Deletions(("Patient/1", reference), "1")
 
-    house = House(Astray({"Patient": []}))
-    made = await house.add("Patient", window=Window(after(NOW, -60)))
-    await house.run()
-    assert (await house.state(made)).state is JobState.FAILED
+    bench = WorkBench(Astray({"Patient": []}))
+    made = await bench.add("Patient", window=Window(after(NOW, -60)))
+    await bench.run()
+    assert (await bench.state(made)).state is JobState.FAILED
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fast", [deflate.FAST, False])
 async def test_parts_lie_gzipped_where_isal_is_and_plain_elsewhere(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deflate, "FAST", fast)
-    house = House(Listed(LINES))
-    made = await house.add()
-    await house.run()
-    for part in await house.jobs.parts(made.id):
-        lying = b"".join([chunk async for chunk in house.outputs.read(part.key, 0, part.stored_size)])
+    bench = WorkBench(Listed(LINES))
+    made = await bench.add()
+    await bench.run()
+    for part in await bench.jobs.parts(made.id):
+        lying = b"".join([chunk async for chunk in bench.outputs.read(part.key, 0, part.stored_size)])
         assert (part.codec, part.key.endswith(".ndjson.gz")) == ((Codec.GZIP, True) if fast else (Codec.PLAIN, False))
-        assert (gzip.decompress(lying) if fast else lying) == await house.text(part)
+        assert (gzip.decompress(lying) if fast else lying) == await bench.text(part)
 
 
 @pytest.mark.anyio
 async def test_a_job_that_was_planned_with_isal_is_finished_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(Listed(LINES))
-    made = await house.add()
+    bench = WorkBench(Listed(LINES))
+    made = await bench.add()
     monkeypatch.setattr(deflate, "FAST", deflate.FAST)
-    await house.work().step("worker")
-    planned = (await house.state(made)).codec
+    await bench.work().step("worker")
+    planned = (await bench.state(made)).codec
     monkeypatch.setattr(deflate, "FAST", False)
-    await house.run()
-    assert {part.codec for part in await house.jobs.parts(made.id)} == {planned}
-    assert b"".join((await house.files(made)).values()) == text(LINES["Observation"] + LINES["Patient"])
+    await bench.run()
+    assert {part.codec for part in await bench.jobs.parts(made.id)} == {planned}
+    assert b"".join((await bench.files(made)).values()) == text(LINES["Observation"] + LINES["Patient"])
 
 
 class Failing(Listed):
@@ -227,26 +227,26 @@ class Failing(Listed):
 @given(places=st.lists(st.integers(0, 90), max_size=3), sizes=st.lists(st.integers(100, 3000), min_size=1, max_size=90))
 async def test_a_slice_that_was_tried_again_has_the_same_bytes(places: list[int], sizes: list[int]) -> None:
     lines = {"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}
-    calm, rough = House(Listed(lines)), House(Failing(lines, sorted(places)))
+    calm, rough = WorkBench(Listed(lines)), WorkBench(Failing(lines, sorted(places)))
     found = []
-    for house in (calm, rough):
-        made = await house.add("Observation")
-        await house.run()
-        ended = await house.state(made)
+    for bench in (calm, rough):
+        made = await bench.add("Observation")
+        await bench.run()
+        ended = await bench.state(made)
         assert (ended.state, ended.done) == (JobState.COMPLETED, len(sizes))
-        found.append([(p.file_id.rpartition(".")[2], p.count, p.size, p.sha256) for p in await house.jobs.parts(made.id)])
-        assert b"".join((await house.files(made)).values()) == text(lines["Observation"])
+        found.append([(p.file_id.rpartition(".")[2], p.count, p.size, p.sha256) for p in await bench.jobs.parts(made.id)])
+        assert b"".join((await bench.files(made)).values()) == text(lines["Observation"])
     assert found[0] == found[1]
 
 
 @pytest.mark.anyio
 async def test_after_a_failure_reading_goes_on_behind_the_last_sealed_part() -> None:
     lines = {"Observation": [observation(number, size=511) for number in range(25)]}
-    house = House(Failing(lines, [20]))
-    made = await house.add("Observation")
-    await house.run()
-    assert [cursor for _, cursor in house.resources.asked] == [None, "16"]
-    keys = [part.key for part in await house.jobs.parts(made.id)]
+    bench = WorkBench(Failing(lines, [20]))
+    made = await bench.add("Observation")
+    await bench.run()
+    assert [cursor for _, cursor in bench.resources.asked] == [None, "16"]
+    keys = [part.key for part in await bench.jobs.parts(made.id)]
     assert [key.partition("/")[2].partition(".ndjson")[0] for key in keys] == ["0-0.1", "0-1.1", "0-2.2", "0-3.2"]
 
 
@@ -254,15 +254,15 @@ async def test_after_a_failure_reading_goes_on_behind_the_last_sealed_part() -> 
 async def test_an_adapter_that_keeps_failing_ends_the_job_and_tells_the_owner_nothing_of_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    house = House(Failing(LINES, [0] * 99))
-    made = await house.add()
-    await house.run()
-    ended = await house.state(made)
+    bench = WorkBench(Failing(LINES, [0] * 99))
+    made = await bench.add()
+    await bench.run()
+    ended = await bench.state(made)
     assert ended.state is JobState.FAILED
     assert ended.failure is not None
     assert "secret" not in ended.failure.detail
-    assert await house.jobs.cause(made.id) == "ConnectionError"
-    assert len([record for record in caplog.records if record.exc_info]) == house.settings.attempts
+    assert await bench.jobs.cause(made.id) == "ConnectionError"
+    assert len([record for record in caplog.records if record.exc_info]) == bench.settings.attempts
 
 
 @pytest.mark.anyio
@@ -276,79 +276,79 @@ async def test_a_failure_while_planning_is_tried_again() -> None:
                 raise TimeoutError
             return await super().slices(query, target_bytes)
 
-    house = House(Late(LINES))
-    made = await house.add()
-    await house.run()
-    assert (await house.state(made)).state is JobState.COMPLETED
+    bench = WorkBench(Late(LINES))
+    made = await bench.add()
+    await bench.run()
+    assert (await bench.state(made)).state is JobState.COMPLETED
 
 
 @pytest.mark.anyio
 async def test_a_page_that_must_not_leave_fails_the_job_at_once(caplog: pytest.LogCaptureFixture) -> None:
     lines = [observation(number, patient="1") for number in range(60)] + [observation(99, patient="other")]
-    house = House(Listed({"Observation": lines}))
-    made = await house.add("Observation", selection=Compartments(frozenset({"Patient/1"})))
-    await house.run()
-    ended = await house.state(made)
+    bench = WorkBench(Listed({"Observation": lines}))
+    made = await bench.add("Observation", selection=Compartments(frozenset({"Patient/1"})))
+    await bench.run()
+    ended = await bench.state(made)
     assert ended.state is JobState.FAILED
     assert ended.failure is not None
     assert ended.failure.reason is Reason.FAULT
-    assert len(house.resources.asked) == 1, "it is not tried again"
+    assert len(bench.resources.asked) == 1, "it is not tried again"
     assert "other" not in caplog.text
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
 @pytest.mark.anyio
 async def test_a_breach_in_a_job_that_was_cancelled_meanwhile_leaves_it_cancelled() -> None:
-    house = House(Listed({}))
-    made = await house.add("Observation")
+    bench = WorkBench(Listed({}))
+    made = await bench.add("Observation")
 
     class Cancelling(Listed):
         async def before_page(self, number: int) -> None:  # noqa: ARG002
-            assert await house.jobs.replace((await house.state(made)).cancelled(house.now))
+            assert await bench.jobs.replace((await bench.state(made)).cancelled(bench.now))
 
-    await house.run(house.work(Cancelling({"Observation": [patient("1")]})))
-    assert (await house.state(made)).state is JobState.CANCELLED
+    await bench.run(bench.work(Cancelling({"Observation": [patient("1")]})))
+    assert (await bench.state(made)).state is JobState.CANCELLED
 
 
 @pytest.mark.anyio
 async def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_no_file() -> None:
-    house = House(Listed({}))
-    made = await house.add("Observation")
+    bench = WorkBench(Listed({}))
+    made = await bench.add("Observation")
     lines = {"Observation": [observation(number) for number in range(30)]}
 
     class Slow(Listed):
         async def before_page(self, number: int) -> None:
             if number:
-                house.now = after(house.now, 60)  # the lease runs out, and another worker does it all
-                await house.work(Listed(lines)).step("other")
+                bench.now = after(bench.now, 60)  # the lease runs out, and another worker does it all
+                await bench.work(Listed(lines)).step("other")
 
-    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.work().step("first")
-    await house.work(Slow(lines)).step("first")
-    ended = await house.state(made)
+    bench.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await bench.work().step("first")
+    await bench.work(Slow(lines)).step("first")
+    ended = await bench.state(made)
     assert (ended.state, ended.done) == (JobState.COMPLETED, 30)
-    assert [part.key.partition("/")[2].split(".")[1] for part in await house.jobs.parts(made.id)] == ["2"]
-    assert {key.partition("/")[2].split(".")[1] for key in house.outputs._parts} == {"2"}
+    assert [part.key.partition("/")[2].split(".")[1] for part in await bench.jobs.parts(made.id)] == ["2"]
+    assert {key.partition("/")[2].split(".")[1] for key in bench.outputs._parts} == {"2"}
 
 
 @pytest.mark.anyio
 async def test_a_worker_that_lost_its_lease_leaves_no_file_while_the_job_goes_on() -> None:
-    house = House(Listed({}))
-    made = await house.add("Observation", "Patient")
+    bench = WorkBench(Listed({}))
+    made = await bench.add("Observation", "Patient")
     lines = {"Observation": [observation(number) for number in range(30)], "Patient": [patient("1")]}
 
     class Slow(Listed):
         async def before_page(self, number: int) -> None:
             if number == 10:
-                house.now = after(house.now, 60)  # the lease runs out, and another worker does this slice
-                assert await house.work(Listed(lines)).step("other")
+                bench.now = after(bench.now, 60)  # the lease runs out, and another worker does this slice
+                assert await bench.work(Listed(lines)).step("other")
 
-    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.work(Listed(lines)).step("first")
-    await house.work(Slow(lines)).step("first")
+    bench.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await bench.work(Listed(lines)).step("first")
+    await bench.work(Slow(lines)).step("first")
 
-    assert (await house.state(made)).state is JobState.RUNNING
-    assert {key.partition("/")[2].partition(".ndjson")[0] for key in house.outputs._parts} == {"0-0.2"}
+    assert (await bench.state(made)).state is JobState.RUNNING
+    assert {key.partition("/")[2].partition(".ndjson")[0] for key in bench.outputs._parts} == {"0-0.2"}
 
 
 @pytest.mark.anyio
@@ -368,48 +368,48 @@ async def test_a_worker_whose_checkpoint_comes_too_late_reads_no_further_and_tel
             async with super().create(key) as sink:
                 yield sink
                 if "/0-0.1." in key:
-                    house.now = after(house.now, 60)
-                    await house.run(house.work(Listed(lines)))
+                    bench.now = after(bench.now, 60)
+                    await bench.run(bench.work(Listed(lines)))
 
-    house = House(Listed({}), outputs=Overtaken())
-    made = await house.add("Observation")
-    house.settings = SMALL.model_copy(update={"renew_seconds": 3})
-    await house.work(Listed(lines)).step("first")
+    bench = WorkBench(Listed({}), outputs=Overtaken())
+    made = await bench.add("Observation")
+    bench.settings = SMALL.model_copy(update={"renew_seconds": 3})
+    await bench.work(Listed(lines)).step("first")
     first = Listed(lines)
-    await job_work(first, house.jobs, house.outputs, house.settings, lambda: house.now, observers=Observers([Told()])).step(
+    await job_work(first, bench.jobs, bench.outputs, bench.settings, lambda: bench.now, observers=Observers([Told()])).step(
         "first"
     )
 
-    ended = await house.state(made)
+    ended = await bench.state(made)
     assert (ended.state, ended.done) == (JobState.COMPLETED, 25)
-    assert {part.key.rpartition("-")[2].split(".")[1] for part in await house.jobs.parts(made.id)} == {"2"}
+    assert {part.key.rpartition("-")[2].split(".")[1] for part in await bench.jobs.parts(made.id)} == {"2"}
     assert told == []
 
 
 @pytest.mark.anyio
 async def test_a_job_that_was_cancelled_is_not_read_any_further() -> None:
-    house = House(Listed({}))
-    made = await house.add("Observation")
+    bench = WorkBench(Listed({}))
+    made = await bench.add("Observation")
     reached: list[int] = []
 
     class Cancelling(Listed):
         async def before_page(self, number: int) -> None:
             reached.append(number)
             if number == 0:
-                await house.jobs.replace((await house.state(made)).cancelled(house.now))
+                await bench.jobs.replace((await bench.state(made)).cancelled(bench.now))
             else:
                 await anyio.sleep_forever()  # the heartbeat ends this
 
     with anyio.fail_after(10):
-        await house.run(house.work(Cancelling({"Observation": [observation(number) for number in range(99)]})))
+        await bench.run(bench.work(Cancelling({"Observation": [observation(number) for number in range(99)]})))
     assert len(reached) == 2
-    assert [job_id async for job_id in house.outputs.jobs()] == []
+    assert [job_id async for job_id in bench.outputs.jobs()] == []
 
 
 @pytest.mark.anyio
 async def test_a_worker_that_is_stopped_gives_its_work_back_and_leaves_no_file() -> None:
-    house = House(Listed({}))
-    await house.add("Observation")
+    bench = WorkBench(Listed({}))
+    await bench.add("Observation")
 
     class Stuck(Listed):
         async def before_page(self, number: int) -> None:
@@ -417,26 +417,26 @@ async def test_a_worker_that_is_stopped_gives_its_work_back_and_leaves_no_file()
                 scope.cancel()
                 await anyio.sleep_forever()
 
-    await house.work().step("first")
+    await bench.work().step("first")
     lines = {"Observation": [observation(number) for number in range(30)]}
     with anyio.CancelScope() as scope:
-        await house.work(Stuck(lines)).step("first")
-    assert [job_id async for job_id in house.outputs.jobs()] == []
-    assert await house.work(Listed(lines)).step("second"), "it can be claimed again at once"
+        await bench.work(Stuck(lines)).step("first")
+    assert [job_id async for job_id in bench.outputs.jobs()] == []
+    assert await bench.work(Listed(lines)).step("second"), "it can be claimed again at once"
 
 
 @pytest.mark.anyio
 async def test_a_hung_adapter_is_not_kept_alive_beyond_the_deadline() -> None:
     class Hung(Listed):
         async def before_page(self, number: int) -> None:  # noqa: ARG002
-            house.now = after(house.now, house.settings.deadline)
+            bench.now = after(bench.now, bench.settings.deadline)
             await anyio.sleep_forever()
 
-    house = House(Hung({"Observation": [observation(1)]}))
-    await house.add("Observation")
+    bench = WorkBench(Hung({"Observation": [observation(1)]}))
+    await bench.add("Observation")
     with anyio.fail_after(10):
-        await house.work().step("worker")
-        await house.work().step("worker")
+        await bench.work().step("worker")
+        await bench.work().step("worker")
 
 
 @pytest.mark.anyio
@@ -444,13 +444,13 @@ async def test_progress_is_told_while_a_slice_is_read() -> None:
     class Watched(Listed):
         async def before_page(self, number: int) -> None:
             if number >= 20:
-                while (await house.state(made)).done < 10:
+                while (await bench.state(made)).done < 10:
                     await anyio.lowlevel.checkpoint()
 
-    house = House(Watched({"Observation": [observation(number) for number in range(30)]}))
-    made = await house.add("Observation")
+    bench = WorkBench(Watched({"Observation": [observation(number) for number in range(30)]}))
+    made = await bench.add("Observation")
     with anyio.fail_after(10):
-        await house.run()
+        await bench.run()
 
 
 @pytest.mark.anyio
@@ -462,26 +462,26 @@ async def test_empty_pages_are_passed_over() -> None:
                 yield page
                 yield Page(b"", 0, page.cursor)
 
-    house = House(Sparse({"Observation": [], "Patient": [patient("1")]}))
-    made = await house.add()
-    await house.run()
-    assert [part.count for part in await house.jobs.parts(made.id)] == [1]
+    bench = WorkBench(Sparse({"Observation": [], "Patient": [patient("1")]}))
+    made = await bench.add()
+    await bench.run()
+    assert [part.count for part in await bench.jobs.parts(made.id)] == [1]
 
 
 @pytest.mark.anyio
 async def test_nothing_to_do_is_said() -> None:
-    assert not await House(Listed({})).work().step("worker")
+    assert not await WorkBench(Listed({})).work().step("worker")
 
 
 @pytest.mark.anyio
 async def test_what_a_gone_worker_held_is_given_back() -> None:
-    house = House(Listed(LINES))
-    await house.add()
-    await house.jobs.claim("gone", NOW, lease_seconds=10, attempts=4)
-    assert not await house.work().step("other")
-    await house.work().abandoned("gone")
-    assert await house.work().step("other")
+    bench = WorkBench(Listed(LINES))
+    await bench.add()
+    await bench.jobs.claim("gone", NOW, lease_seconds=10, attempts=4)
+    assert not await bench.work().step("other")
+    await bench.work().abandoned("gone")
+    assert await bench.work().step("other")
 
 
 def test_work_whose_parts_live_in_this_process_has_no_recipe() -> None:
-    assert House(Listed({})).work().recipe() is None
+    assert WorkBench(Listed({})).work().recipe() is None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import httpx2
 import pytest
 from conftest import BASE, KICK_OFF, House, populate
+from exporting import polled
 from listening import Listener
 from stopped_lock import locked_by_a_stopped_process
 
@@ -273,8 +274,7 @@ def test_a_real_server_refuses_while_a_stopped_process_holds_its_audit(tmp_path:
     headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.cruds')}", "prefer": "respond-async"}
     with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(headers=headers, timeout=60) as http:
         location = http.get(f"{server.url}/$export?_type=Patient").headers["content-location"]
-        while (answer := http.get(location)).status_code in {202, 429}:
-            pass
+        answer = polled(http.get, location)
         url = answer.json()["output"][0]["url"]
         patient = http.get(url).json()["id"]
         with locked_by_a_stopped_process(state.audit):

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import AUDIENCE, ISSUER, KICK_OFF, people
+from exporting import polled
 from fhir.resources.auditevent import AuditEvent as R5AuditEvent
 from fhir.resources.R4B.auditevent import AuditEvent as R4AuditEvent
 from listening import Writer, keeps_audit
@@ -204,8 +205,7 @@ def test_a_server_keeps_an_audit_file_unless_told_not_to(tmp_path: Path) -> None
         headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
         with server_process(state, 0, ["--workers", "1", option]) as server, httpx2.Client(headers=headers, timeout=30) as http:
             location = http.get(f"{server.url}/$export?_type=Patient").headers["content-location"]
-            while (answer := http.get(location)).status_code in {202, 429}:
-                pass
+            answer = polled(http.get, location)
             http.get(answer.json()["output"][0]["url"])
         assert state.audit.exists() == there
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from exporting import polled
 
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
@@ -76,8 +77,7 @@ def test_a_client_finds_its_way_from_the_servers_url_to_its_files(journey: Journ
 
     accepted = journey.get(f"{journey.base}/$export", Prefer="respond-async")
     assert accepted.status_code == 202, accepted.text
-    while (poll := journey.get(accepted.headers["Content-Location"])).status_code == 202:
-        pass  # each poll comes with a new token of the same client, and so of the same owner
+    poll = polled(journey.get, accepted.headers["Content-Location"])  # each with a new token of the same client, so of one owner
     assert poll.status_code == 200, poll.text
     lines = [line for item in poll.json()["output"] for line in journey.get(item["url"]).text.splitlines()]
     assert sorted(json.loads(line)["resourceType"] for line in lines) == ["Observation", "Patient"]

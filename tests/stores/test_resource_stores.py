@@ -4,24 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hosts import Host
 
 from fhir_bulk_middleware.instant import Instant, after, system_clock
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
-
-
-class Host:
-    """Writes through a store's own methods."""
-
-    def __init__(self, store: MemoryResourceStore | SQLiteResourceStore) -> None:
-        self.store = store
-
-    async def put(self, *resources: str) -> None:
-        self.store.load(resource.encode() for resource in resources)
-
-    async def delete(self, type_: str, id_: str) -> None:
-        await self.store.delete(type_, id_)
 
 
 class Setting:

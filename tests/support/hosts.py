@@ -1,4 +1,4 @@
-"""A host that deletes hard: no history, no tombstones, no snapshots, and versions that are no numbers."""
+"""Hosts as the kit writes through them: one on a store of ours, and one that deletes hard."""
 
 import json
 import secrets
@@ -23,10 +23,28 @@ from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, render, system_clock
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+
+class Host:
+    """Writes through a store's own methods."""
+
+    def __init__(self, store: MemoryResourceStore | SQLiteResourceStore) -> None:
+        self.store = store
+
+    async def put(self, *resources: str) -> None:
+        self.store.load(resource.encode() for resource in resources)
+
+    async def delete(self, type_: str, id_: str) -> None:
+        await self.store.delete(type_, id_)
 
 
 class HardHost:
-    """`SupportsExport`, `SupportsRead`, `SupportsDelete` and `SupportsConditionalDelete` over a dictionary."""
+    """`SupportsExport`, `SupportsRead`, `SupportsDelete` and `SupportsConditionalDelete` over a dictionary.
+
+    It keeps no history, no tombstones and no snapshots, and its versions are not numbers.
+    """
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self.rows: dict[tuple[str, str], Current] = {}

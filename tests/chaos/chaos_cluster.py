@@ -21,7 +21,7 @@ SERVERS = 2
 _PATIENTS = 60
 
 
-class House:
+class Cluster:
     """Some server processes on one STATE, each with a port of its own."""
 
     def __init__(self, state: Path) -> None:
