@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SupportsLockedDelete,
         SupportsOutbox,
     )
+    from fhir_bulk_middleware.contract.filters import Filters
     from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Lease, Part, Slice
     from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
     from fhir_bulk_middleware.contract.observer import Audit, Observer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Level,
         Membership,
         Page,
+        ProvenanceTarget,
         Query,
         Range,
         Rows,
@@ -142,6 +144,7 @@ __all__ = [
     "FhirVersion",
     "FileOutputStore",
     "Filter",
+    "Filters",
     "Instant",
     "Job",
     "JobKind",
@@ -170,6 +173,7 @@ __all__ = [
     "Part",
     "Principal",
     "Protected",
+    "ProvenanceTarget",
     "Query",
     "Range",
     "Reason",
@@ -232,6 +236,7 @@ _MODULES = {
         "SupportsLockedDelete",
         "SupportsOutbox",
     ),
+    "contract.filters": ("Filters",),
     "contract.job_store": ("JobRetention", "JobStore", "WorkQueue"),
     "contract.observer": ("Audit", "Observer"),
     "contract.output_store": ("OutputSink", "OutputStore"),
@@ -263,6 +268,7 @@ _MODULES = {
         "Level",
         "Membership",
         "Page",
+        "ProvenanceTarget",
         "Query",
         "Range",
         "Rows",

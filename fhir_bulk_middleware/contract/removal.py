@@ -133,6 +133,11 @@ class Target:
         """The one resource type that it is about."""
         return self.criteria.type
 
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Criteria and grants as filters, all of which must hold; `Filters` applies them."""
+        return (Filter(self.type, (self.criteria,)), *self.granted)
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:

@@ -339,7 +339,7 @@ def sources_of(
 
 
 def _selected(query: Query, mark: Mark) -> bool:
-    match query.rows.selection:
+    match query.selection:
         case Everything():
             return True
         case EveryPatient():

@@ -12,7 +12,18 @@ from functools import partial
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.query import (
+    Authorisation,
+    Block,
+    Compartments,
+    Deletions,
+    EveryPatient,
+    Page,
+    ProvenanceTarget,
+    Query,
+    Range,
+)
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
@@ -28,7 +39,6 @@ from fhir_bulk_middleware.contract.removal import (
     VersionMismatch,
     batch_outcome,
 )
-from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -317,7 +327,9 @@ class MemoryResourceStore:
         found = ((reference, self._newest("Patient", reference.removeprefix("Patient/"))) for reference in references)
         return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
 
-    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    async def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         """Provenance by what it is about; see `SupportsProvenance`."""
         for page in related.provenance(self._living, query, targets, self._base_urls, after, latest=latest):
             yield page
@@ -463,11 +475,11 @@ class MemoryResourceStore:
         self._append(Stored(newest.type, newest.id, newest.version + 1, instant, b"", deleted=True), owners)
 
     def _matching(self, target: Target) -> list[Version]:
-        matcher = TargetMatcher(target, self._base_urls)
+        filters = Filters(target.filters, target.type, self._base_urls)
         return [
             Version(stored.id, str(stored.version))
             for stored in (version.stored for version in self._versions if version.held(None))
-            if stored.type == target.type and not stored.deleted and matcher.matches(stored.json)
+            if stored.type == target.type and not stored.deleted and filters.passes(stored.json)
         ]
 
     def _append(self, stored: Stored, owners: frozenset[str]) -> None:
@@ -509,7 +521,7 @@ def _position(version: _Version) -> int:
 
 
 def _selected(query: Query, owners: frozenset[str]) -> bool:
-    match query.rows.selection:
+    match query.selection:
         case Compartments(references):
             return not owners.isdisjoint(references)
         case EveryPatient():
