@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from fhir_bulk_middleware.contract.removal import (
         AlreadyDeleted,
         Batch,
+        BatchId,
+        BatchProgress,
         Current,
         Matches,
         NeverExisted,
@@ -125,6 +127,8 @@ __all__ = [
     "AuditFile",
     "Authorisation",
     "Batch",
+    "BatchId",
+    "BatchProgress",
     "Block",
     "BulkData",
     "BulkDataMiddleware",
@@ -279,6 +283,8 @@ _MODULES = {
     "contract.removal": (
         "AlreadyDeleted",
         "Batch",
+        "BatchId",
+        "BatchProgress",
         "Current",
         "Removed",
         "Matches",

@@ -27,6 +27,7 @@ from fhir_bulk_middleware.contract.query import (
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
+    BatchId,
     Current,
     Matches,
     NeverExisted,
@@ -131,7 +132,7 @@ class MemoryResourceStore:
         self._note = ""
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
-        self._batches: dict[tuple[str, int], Sequence[DeleteOutcome]] = {}
+        self._batches: dict[BatchId, Sequence[DeleteOutcome]] = {}
         self._ended_runs: dict[str, bool] = {}
         """Whether a cancel ended each."""
         self._outbox = MemoryOutbox()
@@ -397,22 +398,21 @@ class MemoryResourceStore:
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`."""
         with self._lock:
-            if batch.run in self._ended_runs:
+            if batch.id.run in self._ended_runs:
                 return None
-            place = (batch.run, batch.number)
-            if place not in self._batches:
+            if batch.id not in self._batches:
                 instant = self._tick()
                 removals = [self._remove(batch.type, frozen.id, {frozen.version}, instant) for frozen in batch.versions]
                 removed = [removal.resource.id for removal in removals if isinstance(removal, Removed)]
                 self._report(batch.note, instant, batch.type, removed)
-                self._batches[place] = [batch_outcome(removal) for removal in removals]
-            return self._batches[place]
+                self._batches[batch.id] = [batch_outcome(removal) for removal in removals]
+            return self._batches[batch.id]
 
     async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `SupportsBatchDelete`."""
         with self._lock:
             cancelled = self._ended_runs.setdefault(run, cancelled)
-            outcomes = [outcome for (of, _), batch in self._batches.items() if of == run for outcome in batch]
+            outcomes = [outcome for batch, several in self._batches.items() if batch.run == run for outcome in several]
             return Tally.of(outcomes, cancelled=cancelled)
 
     # --- Inside ------------------------------------------------------------------------------------------------------

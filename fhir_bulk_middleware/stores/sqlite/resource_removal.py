@@ -113,9 +113,9 @@ class Removing:
 
     def batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """Remove a frozen batch and journal it, unless that was done before or the run has ended."""
-        if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.run,)).fetchone() is not None:
+        if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.id.run,)).fetchone() is not None:
             return None
-        place = (batch.run, batch.number)
+        place = (batch.id.run, batch.id.number)
         row = self._connection.execute("SELECT outcomes FROM removal_batch WHERE run = ? AND number = ?", place).fetchone()
         if row is not None:
             return [_OUTCOMES[letter] for letter in row[0]]
