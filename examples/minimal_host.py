@@ -53,7 +53,7 @@ class Warehouse:
 
 def wanted(query: Query, id_: str) -> bool:
     """Whether a patient is among those that are asked for."""
-    selection = query.rows.selection
+    selection = query.selection
     return not isinstance(selection, Compartments) or f"Patient/{id_}" in selection.references
 
 

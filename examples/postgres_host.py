@@ -216,7 +216,7 @@ class PostgresStorage:
         values: list[object] = [query.type, first, last, as_of, deleted]
         if deleted:
             return self._found_deleted(query, values)
-        match query.rows.selection:
+        match query.selection:
             case EveryPatient():
                 return f"{_FOUND} AND in_patient", values
             case Compartments(references):
@@ -225,7 +225,7 @@ class PostgresStorage:
 
     def _found_deleted(self, query: Query, values: list[object]) -> tuple[LiteralString, list[object]]:
         since = query.window.since or 0
-        match query.rows.selection:
+        match query.selection:
             case EveryPatient():
                 return f"{_FOUND} AND EXISTS ({_FORMER} AND former.in_patient)", [*values, since]
             case Compartments(references):

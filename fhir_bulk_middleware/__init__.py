@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         SupportsLockedDelete as SupportsLockedDelete,
         SupportsOutbox as SupportsOutbox,
     )
+    from fhir_bulk_middleware.contract.filters import Filters as Filters
     from fhir_bulk_middleware.contract.job import (
         Job as Job,
         JobKind as JobKind,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Level as Level,
         Membership as Membership,
         Page as Page,
+        ProvenanceTarget as ProvenanceTarget,
         Query as Query,
         Range as Range,
         Rows as Rows,
@@ -57,6 +59,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from fhir_bulk_middleware.contract.removal import (
         AlreadyDeleted as AlreadyDeleted,
         Batch as Batch,
+        BatchId as BatchId,
+        BatchProgress as BatchProgress,
         Current as Current,
         Matches as Matches,
         NeverExisted as NeverExisted,
@@ -145,17 +149,19 @@ _MODULES = {
     "contract.deletes": (
         "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
+    "contract.filters": "Filters",
     "contract.job": "Job JobKind JobState Lease Part Slice",
     "contract.job_store": "JobRetention JobStore WorkQueue",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore",
     "contract.query": (
-        "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership Page Query "
-        "Range Rows Selection Window"
+        "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership Page "
+        "ProvenanceTarget Query Range Rows Selection Window"
     ),
     "contract.registration": "NotAdmitted",
     "contract.removal": (
-        "AlreadyDeleted Batch Current Matches NeverExisted Protected Removed Report Target Version VersionMismatch"
+        "AlreadyDeleted Batch BatchId BatchProgress Current Matches NeverExisted Protected Removed Report "
+        "Target Version VersionMismatch"
     ),
     "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
     "contract.storage": (

@@ -34,11 +34,11 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
-from fhir_bulk_middleware.delete.journal import Sources, sources_of
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
+from fhir_bulk_middleware.delete.sources import Sources, sources_of
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint
@@ -168,8 +168,7 @@ class BulkData:
             check(resources, SupportsDelete, "resources (for deletes=)")
             _check_deletions_are_told(sources, resources)
         _warn_of_plain_http(settings)
-        outbox = Outbox(sources.outboxes, told, clock)
-        runs = RemovalRuns(sources, outbox)
+        runs = RemovalRuns(sources, Outbox(sources.outboxes, told, clock))
         work = job_work(
             resources,
             jobs,
@@ -177,6 +176,7 @@ class BulkData:
             settings,
             clock,
             log=log,
+            runs=runs,
             groups=groups,
             fhir_version=fhir_version,
             observers=told,
@@ -285,7 +285,7 @@ class BulkData:
                     retention=retention,
                     mount=self.mount,
                     observers=told,
-                    outbox=outbox,
+                    outbox=runs.outbox,
                     clock=clock,
                 ),
                 policy=deletes,

@@ -10,11 +10,11 @@ from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
-from fhir_bulk_middleware.delete.journal import sources_of
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
+from fhir_bulk_middleware.delete.sources import sources_of
 from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.delete.task import RemovalTask
 from fhir_bulk_middleware.dialects.model import Dialect
@@ -86,6 +86,7 @@ def job_work(
     clock: Clock = system_clock,
     *,
     log: DeletionLog | None = None,
+    runs: RemovalRuns | None = None,
     groups: SupportsGroups | None = None,
     fhir_version: FhirVersion = FhirVersion.R4,
     keep_lease: LeaseKeeper = keep_in_task,
@@ -101,6 +102,7 @@ def job_work(
         settings: sizes and times.
         clock: what time it is.
         log: our own log of deletes, for adapters that need one.
+        runs: the runs of remove-alls, where the caller has them; by default made of `resources` and `log`.
         groups: who knows the members of groups; by default the storage adapter, if it does.
         fhir_version: of the resources.
         keep_lease: how leases are kept alive; a `ThreadLeaseKeeper` where adapter or stores block the loop.
@@ -108,11 +110,12 @@ def job_work(
         adapter: the identity of the adapter, whose work alone is claimed (law 32).
     """
     told = observers or Observers()
-    sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
-    # A worker without observers leaves reports to those processes that have some.
-    outbox = Outbox(sources.outboxes if told else (), told, clock)
+    if runs is None:
+        sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
+        # A worker without observers leaves reports to those processes that have some.
+        runs = RemovalRuns(sources, Outbox(sources.outboxes if told else (), told, clock))
     of_resources = resources if isinstance(resources, SupportsGroups) else None
-    planner = Planner(resources, settings, clock, sources.deletions, groups or of_resources)
+    planner = Planner(resources, settings, clock, runs.sources.deletions, groups or of_resources)
     optional = {"log": log, "groups": None if groups is of_resources else groups}
     given = {name: part for name, part in optional.items() if part is not None}
     recipes = recipes_of(resources=resources, jobs=jobs, outputs=outputs, **given)
@@ -130,7 +133,13 @@ def job_work(
         resources=resources, planner=planner, jobs=jobs, outputs=outputs, observers=told, settings=settings, clock=clock
     )
     removals = RemovalTask(
-        journal=sources.journal, jobs=jobs, outputs=outputs, observers=told, outbox=outbox, settings=settings, clock=clock
+        journal=runs.sources.journal,
+        jobs=jobs,
+        outputs=outputs,
+        observers=told,
+        outbox=runs.outbox,
+        settings=settings,
+        clock=clock,
     )
     return JobWork(
         {JobKind.EXPORT: exports, JobKind.REMOVE_ALL: removals},
@@ -139,7 +148,7 @@ def job_work(
         clock,
         keep_lease=keep_lease,
         observers=told,
-        effects=RemovalRuns(sources, outbox),
+        effects=runs,
         adapter=adapter,
         recipe=recipe,
     )

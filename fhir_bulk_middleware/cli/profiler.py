@@ -10,7 +10,7 @@ from enum import StrEnum
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Codec
 from fhir_bulk_middleware.contract.output_store import OutputSink
-from fhir_bulk_middleware.contract.query import Everything, Page, Query, Rows, Window
+from fhir_bulk_middleware.contract.query import Everything, Page, Query, Window
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsSnapshot
 from fhir_bulk_middleware.export.firewall import Firewall
 from fhir_bulk_middleware.export.page_form import PageForm
@@ -79,10 +79,16 @@ async def measure(
     digest = hashlib.sha256()
     allowed = await resources.authorise(principal)
     cut = await resources.cut(Precision.MICROSECONDS) if isinstance(resources, SupportsSnapshot) else None
-    rows = Rows(Everything(), allowed.rights)
     for type_ in sorted(allowed.types):
-        query = Query(type=type_, rows=rows, window=Window(None, cut or clock()), as_of=cut, page_bytes=settings.page_bytes)
-        firewall, form = Firewall(type_, rows.selection), PageForm(type_, query.page_bytes, None)
+        query = Query(
+            type=type_,
+            selection=Everything(),
+            rights=allowed.rights,
+            window=Window(None, cut or clock()),
+            as_of=cut,
+            page_bytes=settings.page_bytes,
+        )
+        firewall, form = Firewall(type_, query.selection), PageForm(type_, query.page_bytes, None)
         async with closing(resources.pages(query, None)) as pages:
             watch.start()
             while (page := await _next(pages)) is not None:

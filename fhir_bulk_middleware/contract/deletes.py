@@ -5,7 +5,19 @@ from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation
-from fhir_bulk_middleware.contract.removal import Batch, Current, Mark, Matches, Protected, Removal, Report, Tally, Target
+from fhir_bulk_middleware.contract.removal import (
+    Batch,
+    BatchId,
+    BatchProgress,
+    Current,
+    Mark,
+    Matches,
+    Protected,
+    Removal,
+    Report,
+    Tally,
+    Target,
+)
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 
@@ -156,15 +168,11 @@ class DeletionLog(Protocol):
     outbox of a storage that has none (`SupportsOutbox`).
     """
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
-        """Write down what is about to be removed; the same marks with their numbers.
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
+        """Write marks of what is about to be removed, of a batch or of none; the same marks with their numbers.
 
-        None, and nothing written: the run has ended.
+        None, and nothing written, if the run of the batch has ended.
         """
-        ...
-
-    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
-        """What was intended for a batch of a run, in order; nothing if it was not begun."""
         ...
 
     async def settle(
@@ -172,18 +180,17 @@ class DeletionLog(Protocol):
         gone: Sequence[Mark],
         left: Sequence[Mark],
         *,
-        run: str = "",
-        batch: int = 0,
+        batch: BatchId | None = None,
         outcomes: Sequence[DeleteOutcome] = (),
     ) -> None:
-        """Record of marks in doubt which are gone, with all that is known of them now, and strike out those that are left.
+        """Record which marks in doubt are gone, with all that is known of them now, and strike out those that are left.
 
-        With a run, also what came of each resource of the batch; in one transaction.
+        With a batch also the outcome of each of its resources, which settles the batch; all of it in one transaction.
         """
         ...
 
-    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
-        """What came of a batch of a run, None if it was not settled."""
+    async def progress(self, batch: BatchId) -> BatchProgress:
+        """What is known of a batch."""
         ...
 
     async def ended(self, run: str) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "Level",
     "Membership",
     "Page",
+    "ProvenanceTarget",
     "Query",
     "Range",
     "Rows",
@@ -129,11 +130,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One resource type of one export.
+    """One resource type of one export, as the adapter is asked for it. What we filter and join ourselves is not in it.
 
     Attributes:
         type: the resource type.
-        rows: whose resources, and the adapter's own note from `authorise`, handed back to it unread.
+        selection: whose resources.
+        rights: the context that `authorise` returned with the types (`Authorisation.rights`), unread by us.
         window: which changes.
         as_of: the cut. A store with snapshots returns each resource as it was at this instant; None for other stores.
         range: the part of the type to read, as the adapter's `slices` said it; empty for the whole type.
@@ -141,11 +143,25 @@ class Query:
     """
 
     type: str
-    rows: Rows
+    selection: Selection
+    rights: str = field(default="", repr=False)
     window: Window
     as_of: Instant | None
     range: str = ""
     page_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceTarget:
+    """Resources that a Provenance may be about (`SupportsProvenance`).
+
+    Attributes:
+        query: the resources, of one type.
+        filters: further restrictions on them, all of which must hold; `Filters` applies them.
+    """
+
+    query: Query
+    filters: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

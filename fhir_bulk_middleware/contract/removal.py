@@ -11,6 +11,8 @@ from fhir_bulk_middleware.outcomes import DeleteOutcome
 __all__ = [
     "AlreadyDeleted",
     "Batch",
+    "BatchId",
+    "BatchProgress",
     "Current",
     "Mark",
     "Matches",
@@ -133,6 +135,11 @@ class Target:
         """The one resource type that it is about."""
         return self.criteria.type
 
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Criteria and grants as filters, all of which must hold; `Filters` applies them."""
+        return (Filter(self.type, (self.criteria,)), *self.granted)
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:
@@ -198,21 +205,45 @@ class Report:
     ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchId:
+    """The place of a batch in an asynchronous remove-all; given once.
+
+    Attributes:
+        run: the id of the job.
+        number: of the batch in its run.
+    """
+
+    run: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """What the log of deletes knows of a batch.
+
+    Attributes:
+        marks: what was intended and is not struck out, in order; empty for a batch that was not begun.
+        outcomes: what came of each resource, None until the batch is settled.
+    """
+
+    marks: tuple[Mark, ...] = ()
+    outcomes: tuple[DeleteOutcome, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A part of an asynchronous remove-all: versions that were frozen when it was kicked off (law 26).
 
     Attributes:
-        run: the id of the job.
-        number: which of its batches; run and number name a batch for ever.
+        id: which batch of which run.
         type: the resource type.
         versions: what to remove, unless it has changed since.
         rights: the adapter's own note about rows.
         note: on whose behalf; a storage with `SupportsOutbox` records what the batch removes under it. Empty to record nothing.
     """
 
-    run: str
-    number: int
+    id: BatchId
     type: str
     versions: tuple[Version, ...]
     rights: str = field(default="", repr=False)

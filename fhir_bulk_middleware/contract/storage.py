@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range
 from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.instant import Instant, Precision
 
@@ -210,11 +210,13 @@ class SupportsProvenance(Protocol):
     Runs in a worker.
     """
 
-    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         """The Provenance of the resources that `targets` select, each once, in one fixed order (KO-86 to KO-88).
 
-        The adapter guarantees the same as for `pages`. Here it applies `Rows.filters` of the targets itself, for what is not
-        exported has no Provenance to come along; `fhir_bulk_middleware.export.filters.Filters` does it line by line.
+        The adapter guarantees the same as for `pages`. It also applies the filters of each target (`Filters` does,
+        line by line), since what they leave out is not exported and has no Provenance to come along.
 
         Args:
             query: Provenance; its window and `as_of` hold for the Provenance itself, its selection does not.

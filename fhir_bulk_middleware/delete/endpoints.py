@@ -9,7 +9,8 @@ from fhir_bulk_middleware.delete.conditions import Control
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy, Return
 from fhir_bulk_middleware.delete.responses import DeleteAnswers
-from fhir_bulk_middleware.delete.service import DeleteRequest, DeleteService, Result
+from fhir_bulk_middleware.delete.result import DeleteRequest, Result
+from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http import bodies, parameters
@@ -76,10 +77,10 @@ class DeleteEndpoints:
         if others:
             detail = f"A delete of one resource has no parameter {others[0].name[:80]}; nothing was deleted."
             raise Refused(Reason.PARAMETER_UNKNOWN, detail, part="http.query")
-        wish = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run)
+        asked = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run)
         preferences = _preferences(request)
         base = self._addresses.base(request)
-        result = await self._service.delete(principal, type_, id_, wish)
+        result = await self._service.delete(principal, type_, id_, asked)
         return self._told(result, base, type_, preferences, control, cap=1)
 
     async def matching(self, request: Request, principal: Principal) -> Response:
@@ -87,19 +88,19 @@ class DeleteEndpoints:
         type_ = request.path_params["type"]
         control, others = await self._read(request)
         criteria = conditions.criteria(self._version, type_, others)
-        wish = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run, remove_all=self._wants_all(request))
+        asked = DeleteRequest(if_match=_if_match(request), dry_run=control.dry_run, remove_all=self._wants_all(request))
         preferences = _preferences(request)
         base = self._addresses.base(request)
-        job_wanted = preferences.respond_async and wish.remove_all and not wish.dry_run and self._service.has_jobs
+        job_wanted = preferences.respond_async and asked.remove_all and not asked.dry_run and self._service.has_jobs
         if job_wanted:
             url, key = self._addresses.kick_off(request), idempotency_key(request)
-            found = await self._service.begin(principal, criteria, wish, url, key)
+            found = await self._service.begin(principal, criteria, asked, url, key)
             if not isinstance(found, Result):
                 headers = {"Content-Location": self._addresses.status(base, found.id), "Preference-Applied": "respond-async"}
                 return self._replies.empty(self._dialect.accepted, headers)
             result = found
         else:
-            result = await self._service.delete_matching(principal, criteria, wish)
+            result = await self._service.delete_matching(principal, criteria, asked)
         return self._told(result, base, type_, preferences, control, cap=self._service.cap(asynchronous=job_wanted))
 
     def _told(self, result: Result, base: str, type_: str, preferences: Preferences, control: Control, *, cap: int) -> Response:

@@ -8,7 +8,7 @@ from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.removal import Current, Version
 from fhir_bulk_middleware.delete.policy import Cell, DeletePolicy, Return, Shows
-from fhir_bulk_middleware.delete.service import Result
+from fhir_bulk_middleware.delete.result import Result
 from fhir_bulk_middleware.dialects.model import Answer
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Precision

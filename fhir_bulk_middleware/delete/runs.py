@@ -2,8 +2,8 @@
 
 from fhir_bulk_middleware.contract.job import Job, JobKind
 from fhir_bulk_middleware.contract.removal import Tally
-from fhir_bulk_middleware.delete.journal import Sources
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
+from fhir_bulk_middleware.delete.sources import Sources
 
 __all__ = ["RemovalRuns"]
 
@@ -33,9 +33,10 @@ class RemovalRuns:
     """
 
     def __init__(self, sources: Sources, outbox: Outbox) -> None:
-        self._journal = sources.journal
-        self._log = sources.log
-        self._outbox = outbox
+        self.sources = sources
+        """Who removes, and who keeps account of it."""
+        self.outbox = outbox
+        """Tells of what was removed."""
 
     async def end(self, job: Job, *, cancelled: bool = False) -> Tally | None:
         """End the run of a job before its state says so; None if it has none. Can be called again.
@@ -43,14 +44,14 @@ class RemovalRuns:
         Raises:
             Refused: `BUSY`; nothing has ended.
         """
-        if self._journal is None or job.request.kind is not JobKind.REMOVE_ALL:
+        if self.sources.journal is None or job.request.kind is not JobKind.REMOVE_ALL:
             return None
-        tally = await self._journal.end_run(job.id, cancelled=cancelled)
-        await self._outbox.empty()
+        tally = await self.sources.journal.end_run(job.id, cancelled=cancelled)
+        await self.outbox.empty()
         return tally
 
     async def sweep(self) -> None:
         """Settle what a crash left in doubt, and tell of all removals that nobody told of."""
-        if self._log is not None:
-            await self._log.settle_doubts()
-        await self._outbox.empty()
+        if self.sources.log is not None:
+            await self.sources.log.settle_doubts()
+        await self.outbox.empty()

@@ -9,7 +9,7 @@ from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, 
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Recorded, Slice
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.contract.removal import Batch, Version
+from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version
 from fhir_bulk_middleware.delete.outbox_draining import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.files.part import PartEncoder
@@ -128,8 +128,7 @@ class _BatchRemoval:
         versions = tuple(Version(id_, version) for id_, version in rows.versions[first:end])
         await self._intend(job, versions)
         batch = Batch(
-            run=job.id,
-            number=self._slice.number,
+            id=BatchId(job.id, self._slice.number),
             type=self._slice.type,
             versions=versions,
             rights=rows.rights,

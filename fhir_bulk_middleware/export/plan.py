@@ -13,6 +13,7 @@ from fhir_bulk_middleware.contract.query import (
     Level,
     Membership,
     Page,
+    ProvenanceTarget,
     Query,
     Range,
     Rows,
@@ -143,24 +144,33 @@ class Planner:
             window, rows = Window(None, window.since), replace(rows, selection=Compartments(rows.joined))
         if resource_type == PROVENANCE and by_target(job, self._resources) and _steered(job):
             window = Window(None, as_of)  # however old it is: what it is about has changed
-        return Query(type=resource_type, rows=rows, window=window, as_of=as_of, range=part, page_bytes=self.sizes(job).page)
+        return Query(
+            type=resource_type,
+            selection=rows.selection,
+            rights=rows.rights,
+            window=window,
+            as_of=as_of,
+            range=part,
+            page_bytes=self.sizes(job).page,
+        )
 
     def queries(self, job: Job, rows: Rows, *, joined: bool = False) -> list[Query]:
         """What to ask for all types of a job."""
         return [self.query(job, rows, type_, joined=joined) for type_ in job.request.types]
 
-    def targets(self, job: Job, rows: Rows) -> list[Query]:
+    def targets(self, job: Job, rows: Rows) -> list[ProvenanceTarget]:
         """What the Provenance of a job may be about, if that decides: what is exported, or all that lies in the compartments."""
         if _steered(job):
             types = [type_ for type_ in job.request.types if type_ != PROVENANCE]
             older = [self.query(job, rows, type_, joined=True) for type_ in types if rows.joined]
-            return [*(self.query(job, rows, type_) for type_ in types), *older]
+            queries = [*(self.query(job, rows, type_) for type_ in types), *older]
+            return [ProvenanceTarget(query, tuple(each for each in rows.filters if each.type == query.type)) for query in queries]
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
         definitions, kinds = CompartmentMembership(job.request.options.version), {"Patient"}
         if isinstance(rows.selection, Compartments):
             kinds = {reference.partition("/")[0] for reference in rows.selection.references} & definitions.kinds
         held = sorted(frozenset[str]().union(*map(definitions.types, sorted(kinds))))
-        return [self.query(whole, replace(rows, filters=()), type_) for type_ in held if type_ != PROVENANCE]
+        return [ProvenanceTarget(self.query(whole, rows, type_)) for type_ in held if type_ != PROVENANCE]
 
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision
@@ -232,7 +242,7 @@ class Planner:
         if resource_type == PROVENANCE and by_target(job, self._resources):
             if _steered(job):
                 return whole
-            anything = replace(query, rows=Rows(Everything(), rows.rights))  # what it is about is looked at when it is read
+            anything = replace(query, selection=Everything())  # what it is about is looked at when it is read
             return whole if await self._parts(job, anything) else []
         return await self._parts(job, query)
 

@@ -94,7 +94,7 @@ class SliceSource:
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # It speaks of the job's patients by way of what it is about; its own lines need not name one.
             return self._provenance(query), Everything(), query.page_bytes
-        return self.resources.pages(query, piece.cursor), query.rows.selection, query.page_bytes
+        return self.resources.pages(query, piece.cursor), query.selection, query.page_bytes
 
     async def _deleted(self) -> AsyncIterator[Page]:
         """The deletions of the types that the plan found some of, type after type; a cursor names the type."""

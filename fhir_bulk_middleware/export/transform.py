@@ -8,11 +8,11 @@ from time import perf_counter
 
 import anyio.lowlevel
 
+from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.job import Options
 from fhir_bulk_middleware.contract.query import Page, Rows
 from fhir_bulk_middleware.export.attachments import absolute, may_attach
 from fhir_bulk_middleware.export.element_selection import KeepElements, keep_elements_of
-from fhir_bulk_middleware.export.filters import Filters
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.elements import ElementSelection
 

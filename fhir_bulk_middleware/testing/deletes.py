@@ -37,6 +37,7 @@ from fhir_bulk_middleware.contract.query import Filter
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
+    BatchId,
     Mark,
     Matches,
     NeverExisted,
@@ -346,7 +347,7 @@ class BatchDeleteSuite(StorageSuite):
         versions = tuple(sorted(found.versions, key=lambda match: match.id))
         await writer.put(observation("o3", "Patient/1", "wanted"))
         await writer.delete("Observation", "o4")
-        return Batch(run=run, number=7, type="Observation", versions=versions, rights=rights)
+        return Batch(id=BatchId(run, 7), type="Observation", versions=versions, rights=rights)
 
     async def test_what_is_as_it_was_frozen_is_removed(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
@@ -378,7 +379,7 @@ class BatchDeleteSuite(StorageSuite):
         """A cancel tells what was removed, and that stays true."""
         batch = await self._batch(store, writer, principal)
         assert isinstance(store, SupportsBatchDelete)
-        first = Batch(run="run", number=0, type="Observation", versions=batch.versions[:1], rights=batch.rights)
+        first = Batch(id=BatchId("run", 0), type="Observation", versions=batch.versions[:1], rights=batch.rights)
         await store.remove_batch(first)
         for again in (False, True):
             tally = await store.end_run("run", cancelled=not again)
@@ -388,7 +389,7 @@ class BatchDeleteSuite(StorageSuite):
         assert sorted(await reader.ids(await reader.query("Observation"))) == ["o1", "o2", "o3"], (
             "after its end a run removes nothing"
         )
-        other = Batch(run="other", number=0, type="Observation", versions=batch.versions[1:2], rights=batch.rights)
+        other = Batch(id=BatchId("other", 0), type="Observation", versions=batch.versions[1:2], rights=batch.rights)
         assert list(await store.remove_batch(other) or ()) == [DeleteOutcome.DELETED], "each run ends by itself"
         never = await store.end_run("never begun")
         assert (never.removed, never.left) == (0, 0), "a run that never began has come to nothing"
@@ -448,7 +449,7 @@ class OutboxSuite(StorageSuite):
             expected.append(("third", ("o3",)))
         if isinstance(store, SupportsBatchDelete):
             found = await store.find(_target("Observation", ("_id", "o4"), rights=rights), at_most=9)
-            frozen = Batch(run="r", number=0, type="Observation", versions=found.versions, rights=rights, note="fourth")
+            frozen = Batch(id=BatchId("r", 0), type="Observation", versions=found.versions, rights=rights, note="fourth")
             for _ in range(2):
                 await store.remove_batch(frozen)
             expected.append(("fourth", ("o4",)))
@@ -531,15 +532,17 @@ class DeletionLogSuite(Suite):
 
     async def test_a_batch_of_a_run_is_remembered(self, log: DeletionLog) -> None:
         """So that what a crash cut short can be gone on with."""
-        marks = list(await log.intend([_mark("1"), _mark("2")], "run", 3) or ())
-        assert list(await log.begun("run", 3)) == marks, "a batch that was begun is known, in order"
-        assert not await log.begun("run", 4), "a batch that was not begun is not"
-        assert not await log.begun("other", 3), "a batch belongs to its run"
-        assert await log.outcomes("run", 3) is None, "a batch that was not settled has no outcome"
+        marks = list(await log.intend([_mark("1"), _mark("2")], BatchId("run", 3)) or ())
+        assert list((await log.progress(BatchId("run", 3))).marks) == marks, "a batch that was begun is known, in order"
+        assert not (await log.progress(BatchId("run", 4))).marks, "a batch that was not begun is not"
+        assert not (await log.progress(BatchId("other", 3))).marks, "a batch belongs to its run"
+        assert (await log.progress(BatchId("run", 3))).outcomes is None, "a batch that was not settled has no outcome"
         outcomes = [DeleteOutcome.DELETED, DeleteOutcome.VERSION_MISMATCH]
-        await log.settle([_at(marks[0], 5)], [marks[1]], run="run", batch=3, outcomes=outcomes)
-        assert list(await log.outcomes("run", 3) or ()) == outcomes, "the outcomes of a batch come back, in order"
-        assert await log.outcomes("other", 3) is None, "a batch belongs to its run"
+        await log.settle([_at(marks[0], 5)], [marks[1]], batch=BatchId("run", 3), outcomes=outcomes)
+        assert list((await log.progress(BatchId("run", 3))).outcomes or ()) == outcomes, (
+            "the outcomes of a batch come back, in order"
+        )
+        assert (await log.progress(BatchId("other", 3))).outcomes is None, "a batch belongs to its run"
 
     async def test_what_a_settling_finds_gone_is_reported_with_it(self, log: DeletionLog) -> None:
         """Law 37: whoever settles, and once."""
@@ -558,29 +561,29 @@ class DeletionLogSuite(Suite):
 
     async def test_a_run_that_has_ended_takes_no_more(self, log: DeletionLog) -> None:
         """Law 26."""
-        marks = await log.intend([_mark("1"), _mark("2")], "run", 0) or ()
+        marks = await log.intend([_mark("1"), _mark("2")], BatchId("run", 0)) or ()
         await log.settle(
-            [_at(marks[0], 5)], [marks[1]], run="run", batch=0, outcomes=[DeleteOutcome.DELETED, DeleteOutcome.PROTECTED]
+            [_at(marks[0], 5)], [marks[1]], batch=BatchId("run", 0), outcomes=[DeleteOutcome.DELETED, DeleteOutcome.PROTECTED]
         )
-        await log.intend([_mark("3")], "run", 1)
+        await log.intend([_mark("3")], BatchId("run", 1))
         assert not await log.ended("run"), "a run ends when it is ended"
         for again in (False, True):
             tally = await log.end_run("run", cancelled=not again)
             assert (tally.removed, tally.left, tally.doubtful) == (1, 1, 1), "the end of a run tells what it has come to"
             assert tally.cancelled, "whoever ended a run first says whether it was a cancel"
         assert await log.ended("run"), "a run that was ended has ended"
-        assert await log.intend([_mark("4")], "run", 2) is None, "a run that has ended takes no more"
+        assert await log.intend([_mark("4")], BatchId("run", 2)) is None, "a run that has ended takes no more"
         assert [mark.id for mark in await log.doubtful("Patient", 0, 9)] == ["3"], "a run that has ended takes no more"
-        assert await log.intend([_mark("4")], "other", 2), "each run ends by itself"
+        assert await log.intend([_mark("4")], BatchId("other", 2)), "each run ends by itself"
         assert await log.intend([_mark("5")]), "what belongs to no run is not ended with one"
 
     async def test_what_is_forgotten_was_announced_before(self, log: DeletionLog) -> None:
         """Law 34: a job that was told a horizon can read whatever is after it."""
         one, two, three = await log.intend([_mark("1"), _mark("2"), _mark("3")]) or ()
-        (four,) = await log.intend([_mark("4")], "run", 0) or ()
-        (five,) = await log.intend([_mark("5")], "run", 1) or ()
+        (four,) = await log.intend([_mark("4")], BatchId("run", 0)) or ()
+        (five,) = await log.intend([_mark("5")], BatchId("run", 1)) or ()
         await log.settle([_at(one, 5), _at(two, 30)], [])
-        await log.settle([_at(four, 5)], [], run="run", batch=0, outcomes=[DeleteOutcome.DELETED])
+        await log.settle([_at(four, 5)], [], batch=BatchId("run", 0), outcomes=[DeleteOutcome.DELETED])
         await log.settle([_at(five, 5)], [])
         assert await log.deletions_known_since() is None, "as long as nothing was announced all is known"
         steps = [
@@ -595,7 +598,9 @@ class DeletionLogSuite(Suite):
             assert await log.deletions_known_since() == horizon, promise
             found = [*await log.removed("Patient", None, None, 0, 9), *await log.doubtful("Patient", 0, 9)]
             assert "".join(sorted(mark.id for mark in found)) == left, promise
-        assert list(await log.outcomes("run", 0) or ()) == [DeleteOutcome.DELETED], "what came of a batch is kept"
+        assert list((await log.progress(BatchId("run", 0))).outcomes or ()) == [DeleteOutcome.DELETED], (
+            "what came of a batch is kept"
+        )
         tally = await log.end_run("run")
         assert (tally.removed, tally.doubtful) == (2, 0), "the end of a run tells what it has come to"
         assert (await log.doubtful("Patient", 0, 9))[0] == replace(three, note=""), "doubts are kept"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsSlices, SupportsSnapshot
 from fhir_bulk_middleware.instant import Instant, Precision, after, system_clock
 from fhir_bulk_middleware.testing.job_values import Suite
@@ -80,7 +80,8 @@ class Reader:
             as_of = await self.cut()
         return Query(
             type=type_,
-            rows=Rows(selection or Everything(), (await self.store.authorise(self.principal)).rights),
+            selection=selection or Everything(),
+            rights=(await self.store.authorise(self.principal)).rights,
             window=Window(since, until),
             as_of=as_of,
             range=range_,

@@ -6,7 +6,7 @@ from typing import Any
 
 from chaos_client import Client
 
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
 from fhir_bulk_middleware.instant import Instant, Precision, parse, render
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -100,7 +100,7 @@ async def _gone(client: Client, manifest: dict[str, Any]) -> set[str]:
 async def _truth(store: SQLiteResourceStore, selection: Selection, cut: Instant) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for type_ in TYPES:
-        query = Query(type=type_, rows=Rows(selection), window=Window(None, cut), as_of=cut)
+        query = Query(type=type_, selection=selection, window=Window(None, cut), as_of=cut)
         async for page in store.pages(query, None):
             for line in page.lines.splitlines():
                 found[f"{type_}/{json.loads(line)['id']}"] = line

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from chaos_client import Client
 
-from fhir_bulk_middleware.contract.query import Everything, Query, Rows, Window
+from fhir_bulk_middleware.contract.query import Everything, Query, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
 from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -160,7 +160,7 @@ class Removals:
 
     async def _gone(self) -> set[str]:
         now = await self.store.now()
-        query = Query(type="Observation", rows=Rows(Everything()), window=Window(None, now), as_of=None)
+        query = Query(type="Observation", selection=Everything(), window=Window(None, now), as_of=None)
         found: set[str] = set()
         async for deletions in self.store.deletions(query, None):
             found.update(deletions.references)

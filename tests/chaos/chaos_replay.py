@@ -62,7 +62,7 @@ async def living(resources: SQLiteResourceStore, job: Job, rows: Rows) -> int:
     """How many resources the job has to tell of, deletions included, counted without slices."""
     total = 0
     for type_ in job.request.types:
-        query = Query(type=type_, rows=rows, window=job.request.window, as_of=job.cut)
+        query = Query(type=type_, selection=rows.selection, rights=rows.rights, window=job.request.window, as_of=job.cut)
         async for page in resources.pages(query, None):
             total += page.count
         if query.window.since is not None:

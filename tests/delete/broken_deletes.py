@@ -13,6 +13,8 @@ import pytest
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
+    BatchId,
+    BatchProgress,
     Current,
     Mark,
     Matches,
@@ -202,7 +204,7 @@ class GoesOnAfterTheEnd(Broken):
     promise = "after its end a run removes nothing"
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
-        self._ended_runs.pop(batch.run, None)
+        self._ended_runs.pop(batch.id.run, None)
         return await super().remove_batch(batch)
 
 
@@ -274,8 +276,8 @@ class BrokenLog(MemoryDeletionLog):
 class ReportsNothing(BrokenLog):
     promise = "what a settling finds gone is reported once, under its note"
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
-        return await super().intend([replace(mark, note="") for mark in marks], run, batch)
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
+        return await super().intend([replace(mark, note="") for mark in marks], batch)
 
 
 class SettlesTwice(BrokenLog):
@@ -289,8 +291,8 @@ class SettlesTwice(BrokenLog):
 class ConfirmsAtOnce(BrokenLog):
     promise = "what is intended is in doubt"
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
-        numbered = await super().intend(marks, run, batch)
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
+        numbered = await super().intend(marks, batch)
         await super().settle([replace(mark, at=Instant(1)) for mark in numbered or ()], [])
         return numbered
 
@@ -306,15 +308,17 @@ class TellsEveryRemoval(BrokenLog):
 class ForgetsBatches(BrokenLog):
     promise = "a batch that was begun is known, in order"
 
-    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
-        return list(reversed(await super().begun(run, batch)))
+    async def progress(self, batch: BatchId) -> BatchProgress:
+        found = await super().progress(batch)
+        return replace(found, marks=tuple(reversed(found.marks)))
 
 
 class TakesMoreAfterTheEnd(BrokenLog):
     promise = "a run that has ended takes no more"
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
-        return await super().intend(marks, f"{run}{batch}" if run in self._ended else run, batch)
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
+        ended = batch is not None and batch.run in self._ended
+        return await super().intend(marks, replace(batch, run=f"{batch.run}{batch.number}") if ended and batch else batch)
 
 
 class ForgetsAtOnce(BrokenLog):

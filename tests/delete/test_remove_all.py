@@ -10,7 +10,7 @@ import pytest
 from conftest import House, job_of, populate
 
 from fhir_bulk_middleware.contract.job import JobState
-from fhir_bulk_middleware.contract.removal import Batch, Version
+from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version
 from fhir_bulk_middleware.dialects import DIALECTS
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
@@ -184,14 +184,14 @@ async def test_a_batch_that_is_under_way_when_its_run_is_cancelled_removes_nothi
     location = await begin(house)
     await house.ask("DELETE", location, scope=FULL)
 
-    late = Batch(run=job_of(location), number=0, type="Observation", versions=(Version("b1", "1"),))
+    late = Batch(id=BatchId(job_of(location), 0), type="Observation", versions=(Version("b1", "1"),))
 
     assert await house.resources.remove_batch(late) is None
     assert "b1" in await living(house)
 
 
 async def test_a_batch_is_done_once_however_often_it_is_begun(house: House) -> None:
-    batch = Batch(run="r", number=0, type="Observation", versions=(Version("b1", "1"), Version("b2", "7")))
+    batch = Batch(id=BatchId("r", 0), type="Observation", versions=(Version("b1", "1"), Version("b2", "7")))
     first = await house.resources.remove_batch(batch)
     await house.resources.create("Observation", {"resourceType": "Observation"}, "b1")
 

@@ -12,10 +12,10 @@ from conftest import KICK_OFF, House, populate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.query import Filter, Level
 from fhir_bulk_middleware.dialects import DIALECTS, Dialect
 from fhir_bulk_middleware.dialects.model import Lists
-from fhir_bulk_middleware.export.filters import Filters
 from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.search.matching import Matcher

@@ -211,7 +211,7 @@ class Wards(MemoryResourceStore):
         return replace(await super().authorise(principal), rights=self.ward)
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        tag = f'"code":"{query.rows.rights}"'.encode()
+        tag = f'"code":"{query.rights}"'.encode()
         async for page in super().pages(query, after):
             lines = [line + b"\n" for line in page.lines.splitlines() if tag in line]
             if lines:

@@ -9,7 +9,7 @@ import pytest
 from conftest import House
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query
 from fhir_bulk_middleware.instant import Instant, Precision, floor, parse
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,9 @@ class Handing:
         for each in _each(self._blocks):
             yield each
 
-    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    async def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         del query, targets, after, latest
         for each in _each(self._provenance):
             yield each

@@ -269,7 +269,7 @@ TRUTH = (
     Mutant(
         "one-filter-suffices",
         "SE-09",
-        "export/filters.py",
+        "contract/filters.py",
         "            else:\n                return False\n        return True",
         "        return True",
         ("tests/export/test_filters.py", "tests/test_scopes.py"),

@@ -20,9 +20,9 @@ from fhir_bulk_middleware.contract.query import (
     EveryPatient,
     Everything,
     Page,
+    ProvenanceTarget,
     Query,
     Range,
-    Rows,
     Window,
 )
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, after, floor, parse, render, system_clock
@@ -131,7 +131,7 @@ class ForgetsAPath(Broken):
 
     @staticmethod
     def forgotten(query: Query, content: dict[str, Any]) -> bool:
-        everything = isinstance(query.rows.selection, Everything)
+        everything = isinstance(query.selection, Everything)
         return not everything and content["resourceType"] == "Observation" and "subject" not in content
 
 
@@ -164,16 +164,16 @@ class TakesNoMembersForAll(Asking):
     promise = "an empty selection is empty"
 
     def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
-        empty = query.rows.selection == Compartments(frozenset())
-        return replace(query, rows=Rows(Everything())) if empty else query
+        empty = query.selection == Compartments(frozenset())
+        return replace(query, selection=Everything()) if empty else query
 
 
 class IgnoresTheSelection(Asking):
     promise = "a stranger has nothing here"
 
     def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
-        selects = query.rows.selection not in {Everything(), Compartments(frozenset())}
-        return replace(query, rows=Rows(Everything())) if selects else query
+        selects = query.selection not in {Everything(), Compartments(frozenset())}
+        return replace(query, selection=Everything()) if selects else query
 
 
 class TakesSinceForInclusive(Asking):
@@ -245,9 +245,9 @@ class ResourcePerCompartment(Broken):
     promise = "a resource in two compartments comes once"
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        match query.rows.selection:
+        match query.selection:
             case Compartments(references) if references:
-                queries = [replace(query, rows=Rows(Compartments(frozenset({one})))) for one in sorted(references)]
+                queries = [replace(query, selection=Compartments(frozenset({one}))) for one in sorted(references)]
             case _:
                 queries = [query]
         for one in queries:
@@ -419,8 +419,8 @@ class ForgetsWhoseItWas(Broken):
     promise = "a deletion is told only to whom the resource belonged"
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
-        selection = query.rows.selection
-        return super().deletions(replace(query, rows=Rows(Everything())) if selection != Everything() else query, after)
+        selection = query.selection
+        return super().deletions(replace(query, selection=Everything()) if selection != Everything() else query, after)
 
 
 class TellsOnlyTheLastOwner(Broken):
@@ -482,7 +482,9 @@ class RemembersOldMembers(Broken):
 class GivesProvenanceForEachTarget(Broken):
     promise = "each Provenance of what is selected comes once"
 
-    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    async def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         found = [
             page
             for target in targets
@@ -496,10 +498,14 @@ class GivesProvenanceForEachTarget(Broken):
 class ChangesProvenance(Broken):
     """Asks for another Provenance than was wanted."""
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
         raise AssertionError(query, targets, latest)
 
-    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    async def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         query, targets, latest = self.changed(query, targets, latest)
         async for page in super().provenance(query, targets, after, latest=latest):
             yield page
@@ -508,35 +514,48 @@ class ChangesProvenance(Broken):
 class GivesProvenanceOfEverybody(ChangesProvenance):
     promise = "only of what lies in the compartments"
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
-        return query, [replace(target, rows=replace(target.rows, selection=Everything())) for target in targets], latest
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
+        return query, [replace(target, query=replace(target.query, selection=Everything())) for target in targets], latest
 
 
 class GivesAllProvenanceForTheLatest(ChangesProvenance):
     promise = "of each resource the newest, and no other"
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:  # noqa: ARG002
+    def changed(
+        self,
+        query: Query,
+        targets: Sequence[ProvenanceTarget],
+        latest: bool,  # noqa: ARG002
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
         return query, targets, False
 
 
 class IgnoresTheFiltersOfTargets(ChangesProvenance):
     promise = "what is not exported has no Provenance to come along"
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
-        return query, [replace(target, rows=replace(target.rows, filters=())) for target in targets], latest
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
+        return query, [replace(target, filters=()) for target in targets], latest
 
 
 class IgnoresTheWindowOfTargets(ChangesProvenance):
     promise = "however old: what it is about has changed"
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
-        return query, [replace(target, window=Window()) for target in targets], latest
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
+        return query, [replace(target, query=replace(target.query, window=Window())) for target in targets], latest
 
 
 class IgnoresTheWindowOfProvenance(ChangesProvenance):
     promise = "within its own window"
 
-    def changed(self, query: Query, targets: Sequence[Query], latest: bool) -> tuple[Query, Sequence[Query], bool]:
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
         return replace(query, window=Window()), targets, latest
 
 
@@ -585,7 +604,7 @@ class MakesBlocksOfEverybody(Unsorted):
     promise = "a block is what lies in its patient's compartment"
 
     async def in_order(self, queries: Sequence[Query]) -> list[Block]:
-        everyone = [replace(query, rows=replace(query.rows, selection=EveryPatient())) for query in queries]
+        everyone = [replace(query, selection=EveryPatient()) for query in queries]
         return [block async for block in MemoryResourceStore.blocks(self, everyone, None)]
 
 

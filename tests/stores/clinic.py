@@ -89,7 +89,7 @@ class Clinic:
 
     def selected(self, query: Query) -> str:
         """The condition of a selection."""
-        match query.rows.selection:
+        match query.selection:
             case Compartments():
                 wanted = "IN (SELECT value FROM json_each(:owners))"
             case EveryPatient():
@@ -100,7 +100,7 @@ class Clinic:
 
     def bounds(self, query: Query) -> dict[str, str]:
         """The values of window and selection."""
-        since, until, selection = query.window.since, query.window.until, query.rows.selection
+        since, until, selection = query.window.since, query.window.until, query.selection
         owners = selection.references if isinstance(selection, Compartments) else ()
         return {
             "since": "" if since is None else shown(since),

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -127,7 +127,7 @@ class History:
         output: dict[Key, str] = {}
         gone: list[Key] = []
         for type_ in TYPES:
-            query = Query(type=type_, rows=Rows(Everything()), window=Window(since), as_of=cut, page_bytes=300)
+            query = Query(type=type_, selection=Everything(), window=Window(since), as_of=cut, page_bytes=300)
             lines, references = await self.export(query)
             for content in map(json.loads, lines):
                 assert (type_, content["id"]) not in output, "a resource is in an export once"
@@ -208,7 +208,7 @@ async def live(events: list[Put | Delete | Step | Cut]) -> None:
         assert memory.exports == sqlite.exports, "both stores export the same bytes"
         for selection, since in product(SELECTIONS, (None, *memory.cuts)):
             for type_ in TYPES:
-                query = Query(type=type_, rows=Rows(selection), window=Window(since), as_of=memory.cuts[-1])
+                query = Query(type=type_, selection=selection, window=Window(since), as_of=memory.cuts[-1])
                 lines, references = await memory.export(query)
                 assert (lines, references) == await sqlite.export(query), "both stores select the same"
                 told = {reference.partition("/")[2] for reference in references}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, ProvenanceTarget, Query, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
@@ -28,7 +28,7 @@ RESOURCES: list[dict[str, Any]] = [
 async def ids(store: SQLiteResourceStore, selection: Selection, since: Instant | None = None) -> list[str]:
     query = Query(
         type="Observation",
-        rows=Rows(selection),
+        selection=selection,
         window=Window(since),
         as_of=await store.cut(Precision.MICROSECONDS),
     )
@@ -40,9 +40,9 @@ async def ids(store: SQLiteResourceStore, selection: Selection, since: Instant |
 
 async def about(store: SQLiteResourceStore) -> list[str]:
     as_of = await store.cut(Precision.MICROSECONDS)
-    query = Query(type="Provenance", rows=Rows(EveryPatient()), window=Window(), as_of=as_of)
-    target = Query(type="Observation", rows=Rows(EveryPatient()), window=Window(), as_of=as_of)
-    pages = store.provenance(query, [target], None, latest=False)
+    query = Query(type="Provenance", selection=EveryPatient(), window=Window(), as_of=as_of)
+    target = Query(type="Observation", selection=EveryPatient(), window=Window(), as_of=as_of)
+    pages = store.provenance(query, [ProvenanceTarget(target)], None, latest=False)
     return [json.loads(line)["id"] async for page in pages for line in page.lines.splitlines()]
 
 

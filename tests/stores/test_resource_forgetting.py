@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import HandClock
 
-from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Rows, Selection, Window
+from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletionHorizon, SupportsForgetting
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -41,7 +41,7 @@ async def export(
     selection: Selection = Everything(),  # noqa: B008 - frozen
 ) -> tuple[list[str], list[str]]:
     """What lives as of a cut, and what was deleted since."""
-    query = Query(type="Observation", rows=Rows(selection), window=Window(since), as_of=cut)
+    query = Query(type="Observation", selection=selection, window=Window(since), as_of=cut)
     lines = [json.loads(line)["id"] async for page in store.pages(query, None) for line in page.lines.splitlines()]
     return lines, [reference async for page in store.deletions(query, None) for reference in page.references]
 
@@ -108,7 +108,7 @@ async def test_versions_keep_their_numbers_and_pages_their_places(store: Store, 
     assert newest is not None
     assert newest.version == 4
     cut = await store.cut(Precision.MICROSECONDS)
-    query = Query(type="Observation", rows=Rows(Everything()), window=Window(), as_of=cut, page_bytes=1)
+    query = Query(type="Observation", selection=Everything(), window=Window(), as_of=cut, page_bytes=1)
     pages = [page async for page in store.pages(query, None)]
     for done, page in enumerate(pages, 1):
         assert [rest async for rest in store.pages(query, page.cursor)] == pages[done:]

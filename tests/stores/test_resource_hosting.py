@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Rows, Window
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
 from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.contract.storage import (
     SupportsDeletions,
@@ -244,8 +244,8 @@ async def test_practitioners_and_devices_have_compartments_too(store: Store) -> 
         ("Practitioner/d", "Observation", 1),
         ("Device/m", "Observation", 1),
     ]:
-        rows = Rows(Compartments(frozenset({reference})))
-        query = Query(type=type_, rows=rows, window=Window(), as_of=await store.cut(Precision.MICROSECONDS))
+        selection = Compartments(frozenset({reference}))
+        query = Query(type=type_, selection=selection, window=Window(), as_of=await store.cut(Precision.MICROSECONDS))
         assert sum([page.count async for page in store.pages(query, None)]) == count
 
 
@@ -254,7 +254,7 @@ async def test_any_type_of_the_release_may_be_exported_held_or_not(store: Store)
     allowed = await store.authorise(ANYBODY)
     assert {"Patient", "Observation", "Group"} <= allowed.types
     assert allowed.rights == ""
-    query = Query(type="Device", rows=Rows(Everything()), window=Window(), as_of=await store.cut(Precision.SECONDS))
+    query = Query(type="Device", selection=Everything(), window=Window(), as_of=await store.cut(Precision.SECONDS))
     assert list(await store.slices(query, 1)) == []
 
 
@@ -326,15 +326,15 @@ async def test_no_write_of_another_process_slips_behind_a_cut(tmp_path: Path) ->
     seen: dict[Instant, list[bytes]] = {}
     while any(writer.is_alive() for writer in writers):
         cut = await store.cut(Precision.MILLISECONDS)
-        query = Query(type="Patient", rows=Rows(Everything()), window=Window(), as_of=cut, page_bytes=2_000)
+        query = Query(type="Patient", selection=Everything(), window=Window(), as_of=cut, page_bytes=2_000)
         seen[cut] = [page.lines async for page in store.pages(query, None)]
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
     for cut, lines in seen.items():
-        query = Query(type="Patient", rows=Rows(Everything()), window=Window(), as_of=cut, page_bytes=2_000)
+        query = Query(type="Patient", selection=Everything(), window=Window(), as_of=cut, page_bytes=2_000)
         assert [page.lines async for page in store.pages(query, None)] == lines
-    query = Query(type="Patient", rows=Rows(Everything()), window=Window(), as_of=await store.cut(Precision.MICROSECONDS))
+    query = Query(type="Patient", selection=Everything(), window=Window(), as_of=await store.cut(Precision.MICROSECONDS))
     assert sum([page.count async for page in store.pages(query, None)]) == 81
     store.close()
 
@@ -352,9 +352,10 @@ async def test_slices_say_how_much_they_hold(store: Store, target_bytes: int) ->
     for number in range(0, 600, 4):
         await store.delete("Observation", f"o{number}")
     cut = await store.cut(Precision.MICROSECONDS)
-    everyone, two = Rows(EveryPatient()), Rows(Compartments(frozenset({"Patient/1", "Patient/2"})))
-    for rows, count in [(Rows(Everything()), 450), (everyone, 450), (two, 90)]:
-        query = Query(type="Observation", rows=rows, window=Window(), as_of=cut)
+    two = Compartments(frozenset({"Patient/1", "Patient/2"}))
+    selections: list[tuple[Selection, int]] = [(Everything(), 450), (EveryPatient(), 450), (two, 90)]
+    for selection, count in selections:
+        query = Query(type="Observation", selection=selection, window=Window(), as_of=cut)
         ranges = await store.slices(query, target_bytes)
         assert sum(found.estimate for found in ranges) == pytest.approx(count, rel=0.1)
         sizes = [sum([page.count async for page in store.pages(replace(query, range=found.range), None)]) for found in ranges]

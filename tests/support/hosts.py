@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Page, Query
 from fhir_bulk_middleware.contract.removal import (
     Current,
@@ -18,7 +19,6 @@ from fhir_bulk_middleware.contract.removal import (
     Version,
     VersionMismatch,
 )
-from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -87,7 +87,7 @@ class HardHost:
 
     def within(self, row: Current, query: Query) -> bool:
         owners = self.compartments.of(canonical_and_content(row.json)[1])
-        match query.rows.selection:
+        match query.selection:
             case Compartments(references):
                 return not owners.isdisjoint(references)
             case EveryPatient():
@@ -113,8 +113,10 @@ class HardHost:
         return Removed(row)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
-        matcher = TargetMatcher(target)
-        found = [Version(row.id, row.version) for row in self.rows.values() if matcher.matches(row.json)]
+        filters = Filters(target.filters, target.type)
+        found = [
+            Version(row.id, row.version) for row in self.rows.values() if row.type == target.type and filters.passes(row.json)
+        ]
         return Matches(len(found), tuple(found[:at_most]))
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | Protected | None:

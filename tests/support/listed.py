@@ -66,7 +66,7 @@ class Complete(Listed):
         return floor(NOW, precision)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:  # noqa: ARG002 - always three
-        assert query.rows.selection != Compartments(frozenset())
+        assert query.selection != Compartments(frozenset())
         count = len(self._lines[query.type])
         return [Range(f"{begin}-{min(begin + 3, count)}", min(3, count - begin)) for begin in range(0, count, 3)]
 

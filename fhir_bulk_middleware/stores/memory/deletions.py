@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
+from fhir_bulk_middleware.contract.removal import BatchId, BatchProgress, Mark, Report, Tally
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.horizon import Horizon, following
@@ -19,38 +19,38 @@ class MemoryDeletionLog:
     def __init__(self) -> None:
         self._marks: dict[int, Mark] = {}
         self._last = 0
-        self._batches: dict[tuple[str, int], list[int]] = {}
-        self._outcomes: dict[tuple[str, int], tuple[DeleteOutcome, ...]] = {}
+        self._batches: dict[BatchId, list[int]] = {}
+        self._outcomes: dict[BatchId, tuple[DeleteOutcome, ...]] = {}
         self._ended: dict[str, bool] = {}
         """Whether a cancel ended each run."""
         self._outbox = MemoryOutbox()
         self._horizon: Horizon | None = None
         self._lock = threading.Lock()  # never held across an await
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
         """See `DeletionLog`."""
         with self._lock:
-            if run in self._ended:
+            if batch is not None and batch.run in self._ended:
                 return None
             numbered = [replace(mark, number=self._last + place, at=None) for place, mark in enumerate(marks, 1)]
             self._last += len(marks)
             self._marks |= {mark.number: mark for mark in numbered}
-            if run:
-                self._batches[run, batch] = [mark.number for mark in numbered]
+            if batch is not None:
+                self._batches[batch] = [mark.number for mark in numbered]
             return numbered
 
-    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
+    async def progress(self, batch: BatchId) -> BatchProgress:
         """See `DeletionLog`."""
         with self._lock:
-            return [self._marks[number] for number in self._batches.get((run, batch), []) if number in self._marks]
+            marks = tuple(self._marks[number] for number in self._batches.get(batch, []) if number in self._marks)
+            return BatchProgress(marks, self._outcomes.get(batch))
 
     async def settle(
         self,
         gone: Sequence[Mark],
         left: Sequence[Mark],
         *,
-        run: str = "",
-        batch: int = 0,
+        batch: BatchId | None = None,
         outcomes: Sequence[DeleteOutcome] = (),
     ) -> None:
         """See `DeletionLog`."""
@@ -68,13 +68,8 @@ class MemoryDeletionLog:
             for mark in left:
                 if (known := self._marks.get(mark.number)) is not None and known.at is None:
                     del self._marks[mark.number]
-            if run:
-                self._outcomes.setdefault((run, batch), tuple(outcomes))
-
-    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
-        """See `DeletionLog`."""
-        with self._lock:
-            return self._outcomes.get((run, batch))
+            if batch is not None:
+                self._outcomes.setdefault(batch, tuple(outcomes))
 
     async def ended(self, run: str) -> bool:
         """See `DeletionLog`."""
@@ -84,11 +79,11 @@ class MemoryDeletionLog:
         """See `DeletionLog`."""
         with self._lock:
             cancelled = self._ended.setdefault(run, cancelled)
-            outcomes = [outcome for (of, _), several in self._outcomes.items() if of == run for outcome in several]
+            outcomes = [outcome for batch, several in self._outcomes.items() if batch.run == run for outcome in several]
             open_ = [
                 self._marks[number]
-                for place, numbers in self._batches.items()
-                if place[0] == run and place not in self._outcomes
+                for batch, numbers in self._batches.items()
+                if batch.run == run and batch not in self._outcomes
                 for number in numbers
                 if number in self._marks
             ]
@@ -140,7 +135,7 @@ class MemoryDeletionLog:
         with self._lock:
             old: list[int] = []
             if self._horizon is not None and self._horizon.in_force(now, grace):
-                open_ = {number for place, numbers in self._batches.items() if place not in self._outcomes for number in numbers}
+                open_ = {number for batch, numbers in self._batches.items() if batch not in self._outcomes for number in numbers}
                 until = self._horizon.since
                 old = [number for number, mark in self._marks.items() if mark.at is not None and mark.at <= until]
                 old = [number for number in old if number not in open_]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query
-from fhir_bulk_middleware.export.filters import Filters
+from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, ProvenanceTarget, Query
 from fhir_bulk_middleware.fhir.provenance import targets as targets_of
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.stores.versioned import Stored
@@ -47,15 +47,21 @@ def paged(found: Iterable[tuple[int, bytes]], page_bytes: int) -> Iterator[Page]
 
 
 def provenance(
-    chosen: Chosen, query: Query, targets: Sequence[Query], base_urls: Collection[str], after: str | None, *, latest: bool
+    chosen: Chosen,
+    query: Query,
+    targets: Sequence[ProvenanceTarget],
+    base_urls: Collection[str],
+    after: str | None,
+    *,
+    latest: bool,
 ) -> Iterator[Page]:
     """See `SupportsProvenance`."""
     parse = References(base_urls).parse
     selected: set[tuple[str, str]] = set()
     for target in targets:
-        filters = Filters(target.rows.filters, target.type, base_urls)
-        selected |= {(target.type, v.stored.id) for _, v in chosen(target) if not filters or filters.passes(v.stored.json)}
-    whole = replace(query, rows=replace(query.rows, selection=Everything()))
+        type_, filters = target.query.type, Filters(target.filters, target.query.type, base_urls)
+        selected |= {(type_, v.stored.id) for _, v in chosen(target.query) if not filters or filters.passes(v.stored.json)}
+    whole = replace(query, selection=Everything())
     found = [(at, v.stored.json, targets_of(json.loads(v.stored.json), parse) & selected) for at, v in chosen(whole)]
     newest = {target: at for at, _, about in found for target in about}
     start = -1 if after is None else int(after)
@@ -70,7 +76,7 @@ def blocks(chosen: Chosen, queries: Sequence[Query], after: str | None) -> Itera
     order = sorted(queries, key=lambda query: (query.type != "Patient", query.type))
     held: dict[str, dict[int, list[tuple[int, bytes]]]] = {}
     for place, query in enumerate(order):
-        selection = query.rows.selection
+        selection = query.selection
         for position, version in chosen(query):
             for owner in version.owners:
                 if owner.startswith("Patient/") and (not isinstance(selection, Compartments) or owner in selection.references):

@@ -12,10 +12,22 @@ from functools import partial
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Compartments, Deletions, EveryPatient, Page, Query, Range
+from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.query import (
+    Authorisation,
+    Block,
+    Compartments,
+    Deletions,
+    EveryPatient,
+    Page,
+    ProvenanceTarget,
+    Query,
+    Range,
+)
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
+    BatchId,
     Current,
     Matches,
     NeverExisted,
@@ -28,7 +40,6 @@ from fhir_bulk_middleware.contract.removal import (
     VersionMismatch,
     batch_outcome,
 )
-from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir import compartments
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -121,7 +132,7 @@ class MemoryResourceStore:
         self._note = ""
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
-        self._batches: dict[tuple[str, int], Sequence[DeleteOutcome]] = {}
+        self._batches: dict[BatchId, Sequence[DeleteOutcome]] = {}
         self._ended_runs: dict[str, bool] = {}
         """Whether a cancel ended each."""
         self._outbox = MemoryOutbox()
@@ -317,7 +328,9 @@ class MemoryResourceStore:
         found = ((reference, self._newest("Patient", reference.removeprefix("Patient/"))) for reference in references)
         return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
 
-    async def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    async def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         """Provenance by what it is about; see `SupportsProvenance`."""
         for page in related.provenance(self._living, query, targets, self._base_urls, after, latest=latest):
             yield page
@@ -385,22 +398,21 @@ class MemoryResourceStore:
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """See `SupportsBatchDelete`."""
         with self._lock:
-            if batch.run in self._ended_runs:
+            if batch.id.run in self._ended_runs:
                 return None
-            place = (batch.run, batch.number)
-            if place not in self._batches:
+            if batch.id not in self._batches:
                 instant = self._tick()
                 removals = [self._remove(batch.type, frozen.id, {frozen.version}, instant) for frozen in batch.versions]
                 removed = [removal.resource.id for removal in removals if isinstance(removal, Removed)]
                 self._report(batch.note, instant, batch.type, removed)
-                self._batches[place] = [batch_outcome(removal) for removal in removals]
-            return self._batches[place]
+                self._batches[batch.id] = [batch_outcome(removal) for removal in removals]
+            return self._batches[batch.id]
 
     async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
         """See `SupportsBatchDelete`."""
         with self._lock:
             cancelled = self._ended_runs.setdefault(run, cancelled)
-            outcomes = [outcome for (of, _), batch in self._batches.items() if of == run for outcome in batch]
+            outcomes = [outcome for batch, several in self._batches.items() if batch.run == run for outcome in several]
             return Tally.of(outcomes, cancelled=cancelled)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
@@ -463,11 +475,11 @@ class MemoryResourceStore:
         self._append(Stored(newest.type, newest.id, newest.version + 1, instant, b"", deleted=True), owners)
 
     def _matching(self, target: Target) -> list[Version]:
-        matcher = TargetMatcher(target, self._base_urls)
+        filters = Filters(target.filters, target.type, self._base_urls)
         return [
             Version(stored.id, str(stored.version))
             for stored in (version.stored for version in self._versions if version.held(None))
-            if stored.type == target.type and not stored.deleted and matcher.matches(stored.json)
+            if stored.type == target.type and not stored.deleted and filters.passes(stored.json)
         ]
 
     def _append(self, stored: Stored, owners: frozenset[str]) -> None:
@@ -509,7 +521,7 @@ def _position(version: _Version) -> int:
 
 
 def _selected(query: Query, owners: frozenset[str]) -> bool:
-    match query.rows.selection:
+    match query.selection:
         case Compartments(references):
             return not owners.isdisjoint(references)
         case EveryPatient():

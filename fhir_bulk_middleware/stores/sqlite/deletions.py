@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fhir_bulk_middleware.contract.removal import Mark, Report, Tally
+from fhir_bulk_middleware.contract.removal import BatchId, BatchProgress, Mark, Report, Tally
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -62,6 +62,9 @@ _FORGET = f"""
         LIMIT {_BATCH}
     )
 """  # noqa: S608 - a number of ours only
+_NO_BATCH = BatchId("", 0)
+"""How a mark of no batch lies in the table: no job has an empty id."""
+
 _COLUMNS = "number, type, id, version, owners, rights, at, note"
 _MARKS = f"SELECT {_COLUMNS} FROM mark WHERE "  # noqa: S608 - names of ours only
 
@@ -84,31 +87,28 @@ class SQLiteDeletionLog:
         """Close the file; it is opened again when it is needed."""
         self._database.close()
 
-    async def intend(self, marks: Sequence[Mark], run: str = "", batch: int = 0) -> Sequence[Mark] | None:
+    async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
         """See `DeletionLog`."""
-        return await self._database.write(partial(_intend, marks=marks, run=run, batch=batch))
-
-    async def begun(self, run: str, batch: int) -> Sequence[Mark]:
-        """See `DeletionLog`."""
-        return self._read("run = ? AND run <> '' AND batch = ? ORDER BY number", run, batch)
+        return await self._database.write(partial(_intend, marks=marks, batch=batch or _NO_BATCH))
 
     async def settle(
         self,
         gone: Sequence[Mark],
         left: Sequence[Mark],
         *,
-        run: str = "",
-        batch: int = 0,
+        batch: BatchId | None = None,
         outcomes: Sequence[DeleteOutcome] = (),
     ) -> None:
         """See `DeletionLog`."""
         names = [outcome.name for outcome in outcomes]
-        await self._database.write(partial(_settle, gone=gone, left=left, run=run, batch=batch, outcomes=names))
+        await self._database.write(partial(_settle, gone=gone, left=left, batch=batch, outcomes=names))
 
-    async def outcomes(self, run: str, batch: int) -> Sequence[DeleteOutcome] | None:
+    async def progress(self, batch: BatchId) -> BatchProgress:
         """See `DeletionLog`."""
-        row = self._database.reader.execute("SELECT outcomes FROM batch WHERE run = ? AND batch = ?", (run, batch)).fetchone()
-        return None if row is None else [DeleteOutcome[name] for name in json.loads(row[0])]
+        place = (batch.run, batch.number)
+        row = self._database.reader.execute("SELECT outcomes FROM batch WHERE run = ? AND batch = ?", place).fetchone()
+        outcomes = None if row is None else tuple(DeleteOutcome[name] for name in json.loads(row[0]))
+        return BatchProgress(tuple(self._read("run = ? AND run <> '' AND batch = ? ORDER BY number", *place)), outcomes)
 
     async def ended(self, run: str) -> bool:
         """See `DeletionLog`."""
@@ -163,21 +163,21 @@ class SQLiteDeletionLog:
         return [_mark(row) for row in self._database.reader.execute(_MARKS + where, values).fetchall()]
 
 
-def _intend(connection: sqlite3.Connection, marks: Sequence[Mark], run: str, batch: int) -> Sequence[Mark] | None:
-    if connection.execute("SELECT 1 FROM ended WHERE run = ?", (run,)).fetchone() is not None:
+def _intend(connection: sqlite3.Connection, marks: Sequence[Mark], batch: BatchId) -> Sequence[Mark] | None:
+    if connection.execute("SELECT 1 FROM ended WHERE run = ?", (batch.run,)).fetchone() is not None:
         return None
     numbered = []
     for mark in marks:
         cursor = connection.execute(
             "INSERT INTO mark (type, id, version, owners, rights, run, batch, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (mark.type, mark.id, mark.version, json.dumps(sorted(mark.owners)), mark.rights, run, batch, mark.note),
+            (mark.type, mark.id, mark.version, json.dumps(sorted(mark.owners)), mark.rights, batch.run, batch.number, mark.note),
         )
         numbered.append(replace(mark, number=int(cursor.lastrowid or 0), at=None))
     return numbered
 
 
 def _settle(
-    connection: sqlite3.Connection, gone: Sequence[Mark], left: Sequence[Mark], *, run: str, batch: int, outcomes: Sequence[str]
+    connection: sqlite3.Connection, gone: Sequence[Mark], left: Sequence[Mark], *, batch: BatchId | None, outcomes: Sequence[str]
 ) -> None:
     told: dict[tuple[str, str], list[str]] = {}
     at = Instant(0)
@@ -193,8 +193,8 @@ def _settle(
     for (note, type_), ids in told.items():
         outbox.add(connection, note, at, type_, ids)
     connection.executemany("DELETE FROM mark WHERE number = ? AND at IS NULL", [(mark.number,) for mark in left])
-    if run:
-        connection.execute("INSERT OR IGNORE INTO batch VALUES (?, ?, ?)", (run, batch, json.dumps(outcomes)))
+    if batch is not None:
+        connection.execute("INSERT OR IGNORE INTO batch VALUES (?, ?, ?)", (batch.run, batch.number, json.dumps(outcomes)))
 
 
 def _end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Tally:

@@ -64,7 +64,7 @@ def _runs(connection: sqlite3.Connection, queries: Sequence[Query]) -> list[_Run
 
 
 def _owners(connection: sqlite3.Connection, query: Query, begin: int) -> list[tuple[int, str]]:
-    selection = query.rows.selection
+    selection = query.selection
     if isinstance(selection, Compartments):
         patients = [reference for reference in sorted(selection.references) if reference.startswith("Patient/")]
         rows = connection.execute(_LISTED, (json.dumps(patients), begin))

@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Page, Query
-from fhir_bulk_middleware.export.filters import Filters
+from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Page, ProvenanceTarget, Query
 from fhir_bulk_middleware.stores.sqlite.resource_reading import add_members, empty_keys, read_pages, span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
@@ -42,14 +42,14 @@ _NEWEST = """
 def provenance(
     connection: sqlite3.Connection,
     query: Query,
-    targets: Sequence[Query],
+    targets: Sequence[ProvenanceTarget],
     base_urls: Collection[str],
     after: str | None,
     *,
     latest: bool,
 ) -> Generator[Page]:
     """See `SupportsProvenance`."""
-    span = span_of(connection, replace(query, rows=replace(query.rows, selection=Everything())), after)
+    span = span_of(connection, replace(query, selection=Everything()), after)
     if span is None:
         return
     _choose(connection, targets, base_urls)
@@ -59,22 +59,23 @@ def provenance(
     yield from read_pages(connection, select, first - 1, query.page_bytes)
 
 
-def _choose(connection: sqlite3.Connection, targets: Sequence[Query], base_urls: Collection[str]) -> None:
+def _choose(connection: sqlite3.Connection, targets: Sequence[ProvenanceTarget], base_urls: Collection[str]) -> None:
     """Note where the resources lie that each query can hold, and what else must hold for them."""
     connection.execute("DROP TABLE IF EXISTS temp.chosen")
     connection.execute(_CHOSEN)
     empty_keys(connection, _MEMBERS)
     filters: list[Filters] = []
     for target in targets:
-        span = span_of(connection, target, None)
+        query = target.query
+        span = span_of(connection, query, None)
         if span is None:
             continue
-        found = Filters(target.rows.filters, target.type, base_urls)
-        selection = target.rows.selection
+        found = Filters(target.filters, query.type, base_urls)
+        selection = query.selection
         listed, in_patient = isinstance(selection, Compartments), isinstance(selection, EveryPatient)
         if isinstance(selection, Compartments):
             add_members(connection, _MEMBERS, selection, span)
         number = len(filters) if found else None
-        connection.execute("INSERT INTO temp.chosen VALUES (?, ?, ?, ?, ?, ?)", (target.type, *span, in_patient, listed, number))
+        connection.execute("INSERT INTO temp.chosen VALUES (?, ?, ?, ?, ?, ?)", (query.type, *span, in_patient, listed, number))
         filters.extend([found] if found else [])
     connection.create_function("passes", 2, lambda number, text: filters[number].passes(text.encode()))

@@ -111,7 +111,7 @@ def deletions(
         after: the cursor to go on after.
         owners: the compartments that a resource lies in, by its text.
     """
-    span = _span(connection, replace(query, rows=replace(query.rows, selection=Everything())), after)
+    span = _span(connection, replace(query, selection=Everything()), after)
     if span is None:
         return
     select, seq = span.select("seq, id", deleted=True), span.first - 1
@@ -126,7 +126,7 @@ def _was_selected(
     connection: sqlite3.Connection, query: Query, deleted: tuple[int, bytes], owners: Callable[[bytes], frozenset[str]]
 ) -> bool:
     """Whether a resource lay in what the query selects, as any version that it lived as since the window began."""
-    selection = query.rows.selection
+    selection = query.selection
     if isinstance(selection, Everything):
         return True
     seq, id_ = deleted
@@ -146,9 +146,9 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     span = _span(connection, query, None)
     if span is None or (query.window.since is not None and not _anything(connection, span, query)):
         return ()
-    if not isinstance(query.rows.selection, Compartments):
+    if not isinstance(query.selection, Compartments):
         return _cut(span, _extents(connection, span, query), target_bytes)
-    extents = _members_extents(connection, span, query.rows.selection, target_bytes)
+    extents = _members_extents(connection, span, query.selection, target_bytes)
     return _cut(span, extents, target_bytes) if extents else ()
 
 
@@ -166,9 +166,9 @@ def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> 
 
 def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
     """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
-    if isinstance(query.rows.selection, Compartments):
+    if isinstance(query.selection, Compartments):
         empty_keys(connection, "wanted")
-        add_members(connection, "wanted", query.rows.selection, (span.first, span.last))
+        add_members(connection, "wanted", query.selection, (span.first, span.last))
 
 
 def empty_keys(connection: sqlite3.Connection, name: str) -> None:
@@ -207,7 +207,7 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
     if first > last:
         return None
     source, where = "resource", ""
-    match query.rows.selection:
+    match query.selection:
         case EveryPatient():
             where = " AND in_patient = 1"
         case Compartments():
@@ -226,7 +226,7 @@ class _Extent:
 def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[_Extent]:
     """What lives in each block of the span; a block at its edge counts for the part of its versions that is within."""
     begin, end = first_of(span.number) + 1, next_of(connection, span.number) - 1
-    only_patients = isinstance(query.rows.selection, EveryPatient)
+    only_patients = isinstance(query.selection, EveryPatient)
     found = []
     for block, live, in_patient, size in connection.execute(
         "SELECT block, live, in_patient, size FROM extent WHERE block BETWEEN ? AND ? ORDER BY block",

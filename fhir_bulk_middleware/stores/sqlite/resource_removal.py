@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 
+from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
@@ -18,7 +19,6 @@ from fhir_bulk_middleware.contract.removal import (
     VersionMismatch,
     batch_outcome,
 )
-from fhir_bulk_middleware.delete.matching import TargetMatcher
 from fhir_bulk_middleware.fhir.search.values import TokenValue
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores.sqlite import outbox
@@ -113,9 +113,9 @@ class Removing:
 
     def batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
         """Remove a frozen batch and journal it, unless that was done before or the run has ended."""
-        if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.run,)).fetchone() is not None:
+        if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.id.run,)).fetchone() is not None:
             return None
-        place = (batch.run, batch.number)
+        place = (batch.id.run, batch.id.number)
         row = self._connection.execute("SELECT outcomes FROM removal_batch WHERE run = ? AND number = ?", place).fetchone()
         if row is not None:
             return [_OUTCOMES[letter] for letter in row[0]]
@@ -162,7 +162,7 @@ def _matching(
     connection: sqlite3.Connection, number: int, after: int, target: Target, base_urls: Collection[str]
 ) -> Iterator[Version]:
     """Current versions behind `after` that the target means."""
-    matcher = TargetMatcher(target, base_urls)
+    filters = Filters(target.filters, target.type, base_urls)
     ids = _ids(target)
     # A plus sign keeps SQLite from walking along the type where it can go straight to the ids.
     chosen, which, plus = (
@@ -174,7 +174,7 @@ def _matching(
         (*which, after, first_of(number + 1)),
     )
     for id_, version, text in rows:
-        if matcher.matches(text):
+        if filters.passes(text):
             yield Version(id_, str(version))
 
 

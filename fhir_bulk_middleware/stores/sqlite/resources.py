@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range
 from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, Removal, Report, Tally, Target
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -260,7 +260,9 @@ class SQLiteResourceStore:
         found = ((reference, self._find("Patient", reference.removeprefix("Patient/"), "")) for reference in references)
         return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
 
-    def provenance(self, query: Query, targets: Sequence[Query], after: str | None, *, latest: bool) -> AsyncIterator[Page]:
+    def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
         """Provenance by what it is about; see `SupportsProvenance`."""
         read = partial(resource_provenance.provenance, targets=targets, base_urls=self._base_urls, latest=latest)
         return self._stepped(lambda connection, _, cursor: read(connection, query, after=cursor), query, after)

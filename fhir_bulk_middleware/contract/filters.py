@@ -18,7 +18,7 @@ _ESCAPED = b"\\u00"  # how JSON could write a printable ASCII character otherwis
 class Filters:
     """The filters of one resource type: all of them must hold, each by any of its alternatives (TF-02, SE-09).
 
-    A storage adapter may use it too, wherever it has to honour `Rows.filters` by itself (`SupportsProvenance`).
+    A storage adapter uses it where it has to filter by itself: `Target.filters`, `ProvenanceTarget.filters`.
 
     Most criteria have needles: bytes without which nothing can meet them. What has none of them is never parsed.
 
