@@ -91,7 +91,7 @@ class Delivery:
         if len(ranges) == 1:
             headers |= {"Content-Range": ranges[0].content_range(shown.size), "Content-Length": str(ranges[0].length)}
             return await self._stream(request, shown, FileStatus.PARTIAL, headers, [_Piece(b"", ranges[0])])
-        pieces, content_type = _multipart(ranges, shown.size)
+        pieces, content_type = _multipart(ranges, shown.size, headers.pop("Content-Encoding", None))
         length = sum(len(piece.head) + piece.range.length for piece in pieces)
         headers |= {"Content-Type": content_type, "Content-Length": str(length)}
         return await self._stream(request, shown, FileStatus.PARTIAL, headers, pieces)
@@ -179,16 +179,14 @@ class _FileResponse(Response):
             tasks.cancel_scope.cancel()
 
 
-def _multipart(ranges: tuple[ByteRange, ...], size: int) -> tuple[list[_Piece], str]:
-    """The parts of a `multipart/byteranges` body, and its media type."""
+def _multipart(ranges: tuple[ByteRange, ...], size: int, coding: str | None) -> tuple[list[_Piece], str]:
+    """The parts of a `multipart/byteranges` body, and its media type.
+
+    The coding stands in each part: the body that is made of them is not encoded, and a client that decoded it would fail.
+    """
     boundary = secrets.token_hex(16)
-    pieces = [
-        _Piece(
-            f"\r\n--{boundary}\r\nContent-Type: {_NDJSON}\r\nContent-Range: {item.content_range(size)}\r\n\r\n".encode(),
-            item,
-        )
-        for item in ranges
-    ]
+    fixed = f"\r\n--{boundary}\r\nContent-Type: {_NDJSON}\r\n" + (f"Content-Encoding: {coding}\r\n" if coding else "")
+    pieces = [_Piece(f"{fixed}Content-Range: {item.content_range(size)}\r\n\r\n".encode(), item) for item in ranges]
     pieces.append(_Piece(f"\r\n--{boundary}--\r\n".encode(), ByteRange(0, 0)))
     return pieces, f"multipart/byteranges; boundary={boundary}"
 

@@ -113,8 +113,8 @@ class UrlKeys:
             self._keys = keys
 
     async def _download(self) -> bytes:
-        # No redirects, since the operator trusts this URL only. No compression, since the size is known only after unpacking. A new
-        # HTTP client for each fetch: fetches are rare, and a client is bound to an event loop.
+        # No redirects, since the operator trusts this URL only. No compression, since the size is known only after unpacking.
+        # A new HTTP client for each fetch: fetches are rare, and a client is bound to an event loop.
         data = bytearray()
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         async with (

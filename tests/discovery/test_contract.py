@@ -140,6 +140,8 @@ def fuzz(document: Path, base: str, token: str, *, heads: bool) -> subprocess.Co
     command = [sys.executable, "-W", "error", "-m", "schemathesis.cli", "run", str(document), "--url", base]
     command += ["--header", f"Authorization: Bearer {token}", "--checks", ",".join(_CHECKS), "--max-examples", str(_EXAMPLES)]
     command += ["--phases", "examples,coverage,fuzzing", "--seed", "1", "--no-shrink", "--suppress-health-check", "all"]
+    # A range of the gzipped form is no gzip file; the fuzzer's client would decode it, fail, and end the tests of the route.
+    command += ["--header", "Accept-Encoding: identity"]
     command += ["--warnings", "off", *([] if heads else ["--exclude-method", "HEAD"])]
     return subprocess.run(
         command,

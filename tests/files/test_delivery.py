@@ -145,6 +145,20 @@ async def test_several_ranges_come_as_parts_of_one_body(file: File) -> None:
     assert response.headers["Content-Type"].startswith("multipart/byteranges; boundary=")
     assert len(raw) == int(response.headers["Content-Length"])
     assert bodies == [file.plain[:10], file.plain[2_000_000:2_000_010], file.plain[-5:]]
+    assert b"Content-Encoding" not in raw
+
+
+async def test_of_several_ranges_of_the_gzipped_form_each_says_so_and_their_body_does_not(file: File) -> None:
+    """A client that decodes what an answer's Content-Encoding says would take the boundary for the head of a gzip file."""
+    response, raw = await file.get({**GZIP, "Range": "bytes=0-9,-5"})
+    boundary = response.headers["Content-Type"].partition("boundary=")[2].encode()
+    heads, bodies = zip(*(piece.split(b"\r\n\r\n", 1) for piece in raw.split(b"--" + boundary)[1:-1]), strict=True)
+
+    assert response.status_code == 206
+    assert "Content-Encoding" not in response.headers
+    assert len(raw) == int(response.headers["Content-Length"])
+    assert [head.count(b"Content-Encoding: gzip") for head in heads] == [1, 1]
+    assert [body.removesuffix(b"\r\n") for body in bodies] == [file.packed[:10], file.packed[-5:]]
 
 
 @pytest.mark.parametrize(
