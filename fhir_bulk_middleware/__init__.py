@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         SupportsLockedDelete,
         SupportsOutbox,
     )
-    from fhir_bulk_middleware.contract.job import Job, JobKind, JobState, Lease, Part, Slice
-    from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+    from fhir_bulk_middleware.contract.job import Codec, Job, JobKind, JobState, Lease, Part, Recorded, Slice, Standing
+    from fhir_bulk_middleware.contract.job_store import Due, JobStore
     from fhir_bulk_middleware.contract.observer import Audit, Observer
     from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
     from fhir_bulk_middleware.contract.query import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         Selection,
         Window,
     )
-    from fhir_bulk_middleware.contract.registration import NotAdmitted
+    from fhir_bulk_middleware.contract.registration import NotAdmitted, Registration, Registry
     from fhir_bulk_middleware.contract.removal import (
         AlreadyDeleted,
         Batch,
@@ -127,6 +127,7 @@ __all__ = [
     "BulkDataMiddleware",
     "Caller",
     "Clock",
+    "Codec",
     "Compartments",
     "Criteria",
     "CriteriaError",
@@ -136,6 +137,7 @@ __all__ = [
     "DeletionLog",
     "Deletions",
     "Dialect",
+    "Due",
     "EveryPatient",
     "Everything",
     "FhirVersion",
@@ -144,7 +146,6 @@ __all__ = [
     "Instant",
     "Job",
     "JobKind",
-    "JobRetention",
     "JobRunner",
     "JobState",
     "JobStore",
@@ -173,7 +174,10 @@ __all__ = [
     "Range",
     "Reason",
     "Recipe",
+    "Recorded",
     "Refused",
+    "Registration",
+    "Registry",
     "Removed",
     "Report",
     "Rows",
@@ -183,6 +187,7 @@ __all__ = [
     "Selection",
     "Settings",
     "Slice",
+    "Standing",
     "SupportsAudit",
     "SupportsBatchDelete",
     "SupportsConditionalDelete",
@@ -209,7 +214,6 @@ __all__ = [
     "VersionMismatch",
     "Window",
     "Work",
-    "WorkQueue",
     "__version__",
     "canonical",
     "canonical_and_content",
@@ -221,7 +225,7 @@ __all__ = [
 _MODULES = {
     "app": ("BulkData",),
     "contract.access": ("Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"),
-    "contract.job": ("Job", "JobKind", "JobState", "Lease", "Part", "Slice"),
+    "contract.job": ("Codec", "Job", "JobKind", "JobState", "Lease", "Part", "Recorded", "Slice", "Standing"),
     "contract.deletes": (
         "DeletionLog",
         "SupportsBatchDelete",
@@ -230,7 +234,7 @@ _MODULES = {
         "SupportsLockedDelete",
         "SupportsOutbox",
     ),
-    "contract.job_store": ("JobRetention", "JobStore", "WorkQueue"),
+    "contract.job_store": ("Due", "JobStore"),
     "contract.observer": ("Audit", "Observer"),
     "contract.output_store": ("OutputSink", "OutputStore"),
     "contract.running": ("JobRunner", "Recipe", "SupportsWorkerProcess", "Work"),
@@ -266,7 +270,7 @@ _MODULES = {
         "Selection",
         "Window",
     ),
-    "contract.registration": ("NotAdmitted",),
+    "contract.registration": ("NotAdmitted", "Registration", "Registry"),
     "contract.removal": (
         "AlreadyDeleted",
         "Batch",

@@ -15,6 +15,7 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.job_records import SLICE_COLUMNS, rows_from_content, slice_from_record
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.job_values import sealed
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
     rows = rows_from_content(content)
     assert await calm.add(job, rows, working_at_most=1)
-    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1, adapter=job.adapter)
+    lease = await calm.claim("replay", job.created_at, lease_seconds=1, adapter=job.adapter)
     assert lease is not None
     assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
     work = job_work(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
     while await work.step("replay"):
         pass
-    parts = await calm.parts(job_id)
+    parts = await sealed(calm, job)
     if sum(part.count for part in parts) != (total := await living(resources, found, rows)):
         raise AssertionError(f"the plan of {job_id} has {sum(part.count for part in parts)} resources of {total}")
     return [File(part.file_id, part.type, part.kind, part.count, part.size, part.sha256) for part in parts]

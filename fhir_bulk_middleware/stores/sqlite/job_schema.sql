@@ -15,7 +15,7 @@ CREATE TABLE registration (
     settings TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- The hot row: all that a poll reads, found by its id. `cause` is the operator's and stands last, where a poll does not read it.
+-- The hot row: all that a poll reads, found by its id.
 CREATE TABLE job (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -46,8 +46,7 @@ CREATE TABLE job (
     idempotency_key TEXT,
     fingerprint TEXT,
     kind TEXT NOT NULL,
-    reclaimed INTEGER NOT NULL DEFAULT 0,
-    cause TEXT
+    reclaimed INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
