@@ -305,8 +305,8 @@ RIGHTS = (
         "job-of-another-mount",
         "law 10",
         "stores/sqlite/jobs.py",
-        "WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?",
-        "WHERE id = ? AND ? != '' AND issuer = ? AND subject = ?",
+        "WHERE id = :id AND mount = :mount AND",
+        "WHERE id = :id AND :mount != '' AND",
         (_JOB_STORES,),
     ),
     Mutant(

@@ -31,7 +31,7 @@ def die_in_a_transaction(path: str) -> None:
 
     def change(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA cache_spill = 1")
-        connection.execute("UPDATE job SET state = 'cancelled', url = url || hex(randomblob(10000000))")
+        connection.execute("UPDATE job SET state = 'cancelled', request = request || hex(randomblob(10000000))")
         connection.execute("DELETE FROM slice")
         os.kill(os.getpid(), signal.SIGKILL)
 

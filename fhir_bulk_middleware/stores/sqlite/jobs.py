@@ -7,9 +7,22 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job_record import (
+    JOB_FIELDS,
+    PART_FIELDS,
+    job_from_record,
+    job_record,
+    owner_record,
+    part_from_record,
+    registration_content,
+    registration_from_content,
+    rows_content,
+    rows_from_content,
+)
 from fhir_bulk_middleware.contract.job_store import Due
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
@@ -17,19 +30,6 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite import work_queue as work
 from fhir_bulk_middleware.stores.sqlite.database import Database
-from fhir_bulk_middleware.stores.sqlite.job_records import (
-    JOB_COLUMNS,
-    PART_COLUMNS,
-    REGISTRATION_COLUMNS,
-    job_from_record,
-    job_record,
-    owner_record,
-    part_from_record,
-    registration_from_record,
-    registration_record,
-    rows_content,
-    rows_from_content,
-)
 
 __all__ = ["SQLiteJobStore"]
 
@@ -39,30 +39,31 @@ _KNOWN = 512
 _KNOWN_CHARACTERS = 8 * 1024 * 1024
 """Characters of all that are remembered: most jobs have some hundred, and those that clients made large must not fill memory."""
 
-_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
-_WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
+_COLUMNS = ", ".join(JOB_FIELDS)
+_OWNED = "issuer = :issuer AND subject = :subject AND client = :client"
+_STANDS = f"SELECT revision, done, estimate FROM job WHERE id = :id AND mount = :mount AND {_OWNED}"  # noqa: S608
+_WHOLE = f"SELECT {_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
 _SAME_KEY = f"""
-    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
-    WHERE issuer = ? AND subject = ? AND client = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
+    SELECT {_COLUMNS} FROM job INDEXED BY job_idempotency
+    WHERE {_OWNED} AND mount = :mount AND idempotency_key = :idempotency_key AND idempotency_key IS NOT NULL
         AND state NOT IN ('cancelled', 'expired')
 """  # noqa: S608
-_PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
-_PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_WORKING = f"SELECT count(*) FROM job WHERE {_OWNED} AND adapter = :adapter AND state IN ('queued', 'running')"  # noqa: S608
+_PARTS = f"SELECT {', '.join(PART_FIELDS)} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
+_PART = f"SELECT {', '.join(PART_FIELDS)} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
 _UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
-    UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
-        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, url = :url, types = :types,
-        since = :since, until = :until, granular = :granular, options = :options, idempotency_key = :idempotency_key,
-        fingerprint = :fingerprint
+    UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, kept_for = :kept_for, cut = :cut,
+        codec = :codec, estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, request = :request,
+        idempotency_key = :idempotency_key, fingerprint = :fingerprint
     WHERE id = :id AND revision = :revision
 """
-_EXPIRES = "changed_at + CAST(round(retention * 1000000) AS INTEGER)"
 _DUE = {
-    step: f"SELECT {JOB_COLUMNS} FROM job {condition}, sequence LIMIT ?"  # noqa: S608 - constants of ours only
+    step: f"SELECT {_COLUMNS} FROM job {condition}, sequence LIMIT ?"  # noqa: S608 - constants of ours only
     for step, condition in {
         Due.FAIL: "WHERE adapter = ? AND state IN ('queued', 'running') AND created_at < ? ORDER BY created_at",
-        Due.EXPIRE: "INDEXED BY job_due "
-        f"WHERE adapter = ? AND state IN ('completed', 'failed') AND {_EXPIRES} < ? ORDER BY {_EXPIRES}",
+        Due.EXPIRE: "INDEXED BY job_due WHERE adapter = ? AND state IN ('completed', 'failed') AND changed_at + kept_for < ? "
+        "ORDER BY changed_at + kept_for",
         Due.RECLAIM: "INDEXED BY job_reclaimable "
         "WHERE adapter = ? AND state IN ('cancelled', 'expired', 'failed') AND reclaimed = 0 AND changed_at < ? "
         "ORDER BY changed_at",
@@ -123,7 +124,7 @@ class SQLiteJobStore:
 
     def _find(self, reader: sqlite3.Connection, job_id: str, mount: str, owner: Owner) -> Job | None:
         """The job; of one whose revision is remembered only its progress is read, since all else changes with the revision."""
-        standing = reader.execute(_STANDS, (job_id, mount, *owner_record(owner))).fetchone()
+        standing = reader.execute(_STANDS, owner_record(owner) | {"id": job_id, "mount": mount}).fetchone()
         if standing is None:
             return None
         revision, done, estimate = standing
@@ -137,13 +138,13 @@ class SQLiteJobStore:
         if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
             self._known_characters = 0
             self._known.clear()  # several threads may be here, and this is one step
-        job = self._known[job_id] = job_from_record(record)
+        job = self._known[job_id] = _job(record)
         return job
 
     async def replace(self, job: Job) -> bool:
         """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
-        written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
-        return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
+        record = job_record(job)
+        return await self._database.write(lambda connection: connection.execute(_REPLACE, record).rowcount == 1)
 
     async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
         """See `JobStore.standing`. A job of a terabyte has thousands of parts, so all of them are not read in the event loop."""
@@ -159,13 +160,13 @@ class SQLiteJobStore:
                 return None
             (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
             read = reader.execute(_PARTS, (job_id,)) if file_id is None else reader.execute(_PART, (job_id, file_id))
-            return Standing(job, tuple(map(part_from_record, read.fetchall())), unfinished)
+            return Standing(job, tuple(map(_part, read.fetchall())), unfinished)
         finally:
             reader.rollback()
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""
-        return [job_from_record(record) for record in self._database.reader.execute(_DUE[step], (adapter, before, limit))]
+        return [_job(record) for record in self._database.reader.execute(_DUE[step], (adapter, before, limit))]
 
     async def reclaimed(self, job_id: str) -> None:
         """See `JobStore.reclaimed`."""
@@ -248,34 +249,34 @@ def _register(
 ) -> None:
     admit(_registrations(connection))
     connection.execute(
-        f"INSERT OR REPLACE INTO registration ({REGISTRATION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
-        registration_record(registration),
+        "INSERT OR REPLACE INTO registration (mount, content) VALUES (?, ?)",
+        (registration.mount, registration_content(registration)),
     )
 
 
 def _registrations(connection: sqlite3.Connection) -> list[Registration]:
-    records = connection.execute(f"SELECT {REGISTRATION_COLUMNS} FROM registration ORDER BY mount").fetchall()  # noqa: S608
-    return [registration_from_record(record) for record in records]
+    records = connection.execute("SELECT content FROM registration ORDER BY mount").fetchall()
+    return [registration_from_content(content) for (content,) in records]
+
+
+def _job(record: tuple[Any, ...]) -> Job:
+    return job_from_record(dict(zip(JOB_FIELDS, record, strict=True)))
+
+
+def _part(record: tuple[Any, ...]) -> Part:
+    return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
 
 
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
+    record = job_record(job)
     if job.idempotency is not None:
-        key = (*owner_record(job.owner), job.mount, job.idempotency.key)
-        record = connection.execute(_SAME_KEY, key).fetchone()
-        if record is not None:
-            return job_from_record(record)
-    (working,) = connection.execute(
-        "SELECT count(*) FROM job "
-        "WHERE issuer = ? AND subject = ? AND client = ? AND adapter = ? AND state IN ('queued', 'running')",
-        (*owner_record(job.owner), job.adapter),
-    ).fetchone()
+        kept = connection.execute(_SAME_KEY, record).fetchone()
+        if kept is not None:
+            return _job(kept)
+    (working,) = connection.execute(_WORKING, record).fetchone()
     if working >= working_at_most:
         return None
-    record = job_record(job)
-    connection.execute(
-        f"INSERT INTO job ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(record))})",  # noqa: S608 - names of ours only
-        record,
-    )
+    connection.execute(work.insertion("job", record), record)
     connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
     work.open_planning(connection, job)
     return job
