@@ -27,14 +27,36 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     )
     from fhir_bulk_middleware.contract.filters import Filters as Filters
     from fhir_bulk_middleware.contract.job import (
+        Codec as Codec,
         Job as Job,
         JobKind as JobKind,
         JobState as JobState,
+        LEASE_SLACK as LEASE_SLACK,
         Lease as Lease,
         Part as Part,
+        Recorded as Recorded,
         Slice as Slice,
+        Standing as Standing,
+        fell_silent as fell_silent,
     )
-    from fhir_bulk_middleware.contract.job_store import JobRetention as JobRetention, JobStore as JobStore, WorkQueue as WorkQueue
+    from fhir_bulk_middleware.contract.job_record import (
+        JOB_FIELDS as JOB_FIELDS,
+        PART_FIELDS as PART_FIELDS,
+        SLICE_FIELDS as SLICE_FIELDS,
+        Scalar as Scalar,
+        job_from_record as job_from_record,
+        job_record as job_record,
+        owner_record as owner_record,
+        part_from_record as part_from_record,
+        part_record as part_record,
+        registration_content as registration_content,
+        registration_from_content as registration_from_content,
+        rows_content as rows_content,
+        rows_from_content as rows_from_content,
+        slice_from_record as slice_from_record,
+        slice_record as slice_record,
+    )
+    from fhir_bulk_middleware.contract.job_store import Due as Due, JobStore as JobStore
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
     from fhir_bulk_middleware.contract.output_store import OutputSink as OutputSink, OutputStore as OutputStore
     from fhir_bulk_middleware.contract.query import (
@@ -55,7 +77,11 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Selection as Selection,
         Window as Window,
     )
-    from fhir_bulk_middleware.contract.registration import NotAdmitted as NotAdmitted
+    from fhir_bulk_middleware.contract.registration import (
+        NotAdmitted as NotAdmitted,
+        Registration as Registration,
+        Registry as Registry,
+    )
     from fhir_bulk_middleware.contract.removal import (
         AlreadyDeleted as AlreadyDeleted,
         Batch as Batch,
@@ -150,15 +176,20 @@ _MODULES = {
         "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
     "contract.filters": "Filters",
-    "contract.job": "Job JobKind JobState Lease Part Slice",
-    "contract.job_store": "JobRetention JobStore WorkQueue",
+    "contract.job": "Codec Job JobKind JobState LEASE_SLACK Lease Part Recorded Slice Standing fell_silent",
+    "contract.job_record": (
+        "JOB_FIELDS PART_FIELDS SLICE_FIELDS Scalar job_from_record job_record owner_record part_from_record "
+        "part_record registration_content registration_from_content rows_content rows_from_content "
+        "slice_from_record slice_record"
+    ),
+    "contract.job_store": "Due JobStore",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore",
     "contract.query": (
         "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership Page "
         "ProvenanceTarget Query Range Rows Selection Window"
     ),
-    "contract.registration": "NotAdmitted",
+    "contract.registration": "NotAdmitted Registration Registry",
     "contract.removal": (
         "AlreadyDeleted Batch BatchId BatchProgress Current Matches NeverExisted Protected Removed Report "
         "Target Version VersionMismatch"

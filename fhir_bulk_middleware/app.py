@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from fhir_bulk_middleware.contract.abilities import tell_abilities
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import check, check_parts
 from fhir_bulk_middleware.contract.deletes import DeletionLog, SupportsDelete
-from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.observer import Observer
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Level
@@ -85,10 +85,6 @@ __all__ = ["BulkData"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 
-class Jobs(JobStore, JobRetention, WorkQueue, Protocol):
-    """A job store with all that it is needed for."""
-
-
 class BulkData:
     """FHIR Bulk Data export for an existing FHIR server.
 
@@ -134,7 +130,7 @@ class BulkData:
         *,
         resources: SupportsExport,
         verifier: TokenVerifier,
-        jobs: Jobs,
+        jobs: JobStore,
         outputs: OutputStore,
         groups: SupportsGroups | None = None,
         runner: JobRunner | None = None,

@@ -146,11 +146,11 @@ class Place:
         """
         told: list[str] = []
 
-        def look(standing: Sequence[Registration]) -> None:
+        def decide(standing: Sequence[Registration]) -> None:
             admit(self._registration, standing)
             told.extend(disagreements(self._registration, standing))
 
-        await self._jobs.register(self._registration, look)
+        await self._jobs.register(self._registration, decide)
         await bind(self._outputs, self._jobs)
         for line in told:
             _log.warning(
@@ -159,7 +159,7 @@ class Place:
                 self._registration.mount,
                 line,
             )
-        with _alone(await self._jobs.store_id(), self._identity), _logging(self._log, self._identity):
+        with _alone((await self._jobs.registry()).store_id, self._identity), _logging(self._log, self._identity):
             yield
 
 

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.deletes import DeletionLog
 from fhir_bulk_middleware.contract.job import JobKind
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.contract.running import Recipe
@@ -26,7 +27,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Kind
+from fhir_bulk_middleware.jobs.kind import Kind
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
@@ -80,7 +81,7 @@ def kinds_of(
 
 def job_work(
     resources: SupportsExport,
-    jobs: JobsAndQueue,
+    jobs: JobStore,
     outputs: OutputStore,
     settings: Settings,
     clock: Clock = system_clock,
@@ -170,7 +171,7 @@ def in_worker(
     limits = Settings.model_validate(settings)
     return job_work(
         cast("SupportsExport", make(from_json(resources))),
-        cast("JobsAndQueue", make(from_json(jobs))),
+        cast("JobStore", make(from_json(jobs))),
         cast("OutputStore", make(from_json(outputs))),
         limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),

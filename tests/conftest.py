@@ -13,7 +13,7 @@ import pytest
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.deletes import SupportsDelete
-from fhir_bulk_middleware.contract.job import Failure, JobState, Lease
+from fhir_bulk_middleware.contract.job import Failure, JobState, Lease, Part
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.delete.policy import AIDBOX
@@ -178,6 +178,11 @@ class House:
             found.setdefault(item["type"], []).extend(response.text.splitlines())
         return found
 
+    async def parts(self, location: str) -> tuple[Part, ...]:
+        """The sealed parts of a job."""
+        standing = await self.jobs.standing(job_of(location), self.bulk.mount, Owner(ISSUER, "alice"))
+        return () if standing is None else standing.parts
+
     async def fail(self, location: str) -> None:
         """Let a job fail for good."""
         job = await self.jobs.find(job_of(location), self.bulk.mount, Owner(ISSUER, "alice"))
@@ -197,7 +202,7 @@ class House:
     async def claim(self) -> Lease | None:
         """Take the next piece of work, and do nothing with it."""
         adapter = self.bulk.registration.adapter
-        return await self.jobs.claim("w", self.clock(), lease_seconds=30, attempts=4, adapter=adapter)
+        return await self.jobs.claim("w", self.clock(), lease_seconds=30, adapter=adapter)
 
     async def turn(self, location: str, state: JobState) -> None:
         """Bring a job that was just kicked off into a state."""

@@ -133,10 +133,10 @@ async def test_a_manifest_of_very_many_files_is_written_beside_the_loop(tmp_path
     job = replace(job, request=replace(job.request, retention=3_600, options=Options()), created_at=system_clock())
     assert await jobs.add(job, ROWS, working_at_most=9)
     now = system_clock()
-    planning = await jobs.claim("worker", now, lease_seconds=60, attempts=1)
+    planning = await jobs.claim("worker", now, lease_seconds=60)
     assert planning is not None
     assert await jobs.plan(planning, now, Codec.PLAIN, [a_slice(0)], now)
-    lease = await jobs.claim("worker", now, lease_seconds=60, attempts=1)
+    lease = await jobs.claim("worker", now, lease_seconds=60)
     assert lease is not None
     parts = [a_part(job, 0, number) for number in range(files)]
     assert await jobs.checkpoint(lease, parts, "end", now, done=files, finished=True) is Recorded.COMPLETED

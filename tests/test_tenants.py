@@ -173,7 +173,7 @@ async def test_a_restart_and_many_processes_make_the_same_mount_without_friction
     async with again().running(), again().running():
         await started(again())
     await started(again())
-    assert len(await place.jobs.registrations()) == 1
+    assert len((await place.jobs.registry()).registrations) == 1
 
 
 async def test_an_adapter_that_is_made_in_another_way_is_told_its_name(place: Place) -> None:

@@ -115,7 +115,7 @@ def retention(stores: Stores, settings: Settings, observers: Observers) -> Reten
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:
     """The settings for a process that helps the servers of a STATE: as given, but for those that the servers agreed on."""
-    return agreed(given, _ADAPTER, await stores.jobs.registrations())
+    return agreed(given, _ADAPTER, (await stores.jobs.registry()).registrations)
 
 
 def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:

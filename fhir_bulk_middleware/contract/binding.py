@@ -13,7 +13,7 @@ async def bind(outputs: OutputStore, jobs: JobStore) -> None:
     Raises:
         NotAdmitted: it is bound to another one.
     """
-    if not await outputs.bind(await jobs.store_id()):
+    if not await outputs.bind((await jobs.registry()).store_id):
         raise NotAdmitted(
             f"the files in this output store ({type(outputs).__name__}) belong to another job store, whose sweeps would remove "
             "these: give this one a folder of its own or, where that job store is gone for good, an empty folder"

@@ -12,7 +12,7 @@ from typing import Any, get_origin, get_type_hints
 from fhir_bulk_middleware.contract import deletes, running, storage
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.deletes import DeletionLog
-from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.observer import Observer
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.recipes import factory_of
@@ -84,8 +84,7 @@ def check_parts(
     check(resources, SupportsExport, "resources")
     abilities = check_capabilities(resources, "resources")
     check(verifier, TokenVerifier, "verifier")
-    for protocol in (JobStore, JobRetention, WorkQueue):
-        check(jobs, protocol, "jobs")
+    check(jobs, JobStore, "jobs")
     check(outputs, OutputStore, "outputs")
     for observer in observers:
         check(observer, Observer, "observers")

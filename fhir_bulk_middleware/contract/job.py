@@ -14,6 +14,7 @@ from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = [
+    "LEASE_SLACK",
     "Associated",
     "Codec",
     "Failure",
@@ -32,6 +33,7 @@ __all__ = [
     "Sizes",
     "Slice",
     "Standing",
+    "fell_silent",
 ]
 
 
@@ -380,7 +382,7 @@ class Standing:
 
     Attributes:
         job: as it stood.
-        parts: those that were sealed, by slice and number; empty where they were not asked for.
+        parts: its sealed parts, or the one that was asked for, by slice and number; empty where none were asked for.
         unfinished: the number of the first slice of its plan that was not finished, None if all were or there was no plan.
     """
 
@@ -402,6 +404,9 @@ class Lease:
         slice: the slice to export; None to plan the job.
         attempt: the fencing token; the first attempt is 1.
         worker: who holds it.
+        tries: how often the work was begun, this time included, since an attempt last recorded a part; attempts whose release
+            was excused are not counted.
+        cause: why the previous attempt ended, for the operator; None for the first attempt.
     """
 
     job: Job
@@ -409,6 +414,22 @@ class Lease:
     slice: Slice | None
     attempt: int
     worker: str
+    tries: int = 1
+    cause: str | None = None
+
+
+LEASE_SLACK = 2
+"""How far ahead of a claimer's clock a lease may end before the clock must have been set back, in lengths of that lease.
+
+Two, because a claimer reads its clock before it waits for its turn to write: a lease given in between ends later than one length
+after that. A clock that was set back by less delays work by no more than that. The length is that of the lease, not of the
+claimer's own, whose `lease_seconds` may differ.
+"""
+
+
+def fell_silent(worker: str, attempt: int) -> str:
+    """The cause (`Lease.cause`) that a store gives for an attempt whose lease ran out."""
+    return f"worker {worker} fell silent in attempt {attempt}"
 
 
 class Recorded(IntEnum):

@@ -1,178 +1,160 @@
-"""Where jobs, their slices and their parts are kept."""
+"""The job store: where jobs, their rows, slices and parts are kept, and the queue of the work that they leave."""
 
 from collections.abc import Callable, Collection, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Job, Lease, Part, Recorded, Slice, Standing
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.contract.registration import Registration
+from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["JobRetention", "JobStore", "WorkQueue"]
+__all__ = ["Due", "JobStore"]
+
+
+class Due(StrEnum):
+    """A step of housekeeping, by which a sweep asks for the jobs that need it (`JobStore.due`)."""
+
+    FAIL = "fail"
+    """Queued and running jobs that were created before the instant."""
+    EXPIRE = "expire"
+    """Completed and failed jobs whose `Job.expires_at` lies before the instant."""
+    RECLAIM = "reclaim"
+    """Cancelled, expired and failed jobs whose state changed before the instant and that still hold slices, parts or rows."""
+    FORGET = "forget"
+    """Cancelled and expired jobs whose state changed before the instant and that were reclaimed."""
 
 
 class JobStore(Protocol):
-    """Where jobs are kept. A write that has returned is durable (law 30).
+    """Keeps jobs, and is the queue of their work.
 
-    Several adapters may share one store. Each job names its own (`Job.adapter`), and what is asked for on behalf of one
-    adapter never finds a job of another (law 32).
+    How each value is written down is ready-made (`fhir_bulk_middleware.contract.job_record`), so a store is its tables and one
+    transaction for each method.
+
+    **Guarantees.** Each method is one atomic step across all processes on the store, and a write that has returned is durable
+    (law 30). Instants are passed in; a store never reads a clock.
+
+    **Processes.** Server processes call `registry`, `register`, `add`, `find`, `standing` and `replace` in an event loop that no
+    method may block. Where work runs (a worker process, whose loop may be blocked, or the server with `LoopRunner`), `claim`,
+    `renew`, `plan`, `checkpoint` and `release` are called, and `find`, `standing` and `replace` for the job that is worked on;
+    `renew` may come from a second thread with an event loop of its own. `due`, `keeps_files`, `reclaimed` and `remove` are called
+    by sweeps, which run in every server process and may overlap.
+
+    **Errors.** A method that cannot get at the storage for the moment (locked, overloaded, full, no connection) raises
+    `Refused(Reason.BUSY)`: a request is then answered 503 with `Retry-After`, a worker tries again, and nothing was written. Any
+    other exception is a fault: it is logged whole, and the client is told little.
+
+    **Adapters.** Several adapters may share one store. Each job names its own (`Job.adapter`), and what is asked for on behalf of
+    one adapter never finds a job of another (law 32).
     """
 
-    async def store_id(self) -> str:
-        """The store's own id: random, made once, the same however often the store is opened and by whichever process."""
+    async def registry(self) -> Registry:
+        """The store's own id, and the mounts that are registered on it."""
         ...
 
-    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+    async def register(self, registration: Registration, admit: Callable[[Sequence[Registration]], None]) -> None:
         """Keep a registration in place of the one with the same mount, if there is one.
 
-        `look` is called with those that stand there, in the same transaction. What it raises passes, and nothing is kept.
+        `admit` is called with the present registrations, by mount, in the same transaction. If it raises, nothing is kept and the
+        exception passes to the caller. It does no input or output.
         """
         ...
 
-    async def registrations(self) -> Sequence[Registration]:
-        """The registrations that stand there, by mount."""
-        ...
-
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
-        """Keep a new job; None, and nothing kept, when its owner has that many queued or running for its adapter (KO-113).
+        """Keep a new job and queue its planning.
 
-        Where the owner has a live job of the same mount under the same idempotency key, that one is returned instead, whatever it
-        asked for, and nothing is kept. All of this holds across all processes on the store.
+        If the owner has a live job of the same mount under the same idempotency key, that job is returned, whatever it asked
+        for, and nothing is kept (law 12). Otherwise None is returned, and nothing is kept, if the owner already has
+        `working_at_most` queued or running jobs for the job's adapter (KO-113).
         """
         ...
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
-        """The job with this id, if this mount made it for this owner; the only way to a job on behalf of a caller (law 7).
+        """The job with this id, if this mount made it for this owner (laws 7 and 10). One indexed read, no write (law 19)."""
+        ...
 
-        One indexed read and no write (law 19).
+    async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
+        """The job as `find` gives it, with its sealed parts and the progress of its plan, all as of one instant (law 35).
+
+        With `file_id` only the part of that id is read; `Standing.parts` is empty if the job has none.
         """
         ...
 
     async def replace(self, job: Job) -> bool:
-        """Write `job` if the stored one still has its revision, and add one to that; False if it has not.
+        """Write `job` if the stored one still has its revision, and add one to that; False if it does not, or is not there.
 
-        With the state it writes what is left of the request, the failure and the idempotency key: of a job that has ended the
-        store keeps nothing that the client sent (law 38). Identity, progress and time of creation stay as they are.
+        Written are state, `changed_at`, cut, codec, estimate, failure, request and idempotency key, so that the store keeps
+        nothing a client sent once a job has ended (law 38). Identity and `created_at` stay, and `done` never falls.
 
-        After a job has left the working states no lease on it can write any more.
+        Once a job has left the working states, every lease on it is lost (laws 18 and 36).
         """
         ...
 
-    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
-        """The job as `find` gives it, with its sealed parts and how far its plan is done, all as of one instant (law 35)."""
-        ...
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
+        """Lease the next free piece of work to `worker`: a queued job to plan, or a slice. None if there is none.
 
-    async def parts(self, job_id: str) -> Sequence[Part]:
-        """The sealed parts of a job, by slice and number."""
-        ...
+        Work is free if nobody holds it, if its lease has run out (`now` is its end or later), or if its lease ends more than
+        `LEASE_SLACK` times its own length after `now`: then the clock was set back. Owners take turns; within an owner the oldest
+        job comes first, and within a job the first slice. Where there is nothing to claim, nothing is written.
 
-    async def part(self, job_id: str, file_id: str) -> Part | None:
-        """One sealed part of a job."""
-        ...
-
-
-class JobRetention(Protocol):
-    """What a sweep needs of a job store. Each method can be called again after a crash and does no harm.
-
-    A sweep is made on behalf of one adapter, and finds its jobs only (law 32).
-    """
-
-    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """Completed and failed jobs whose retention is over (`Job.expires_at` is not later than `now`), longest over first."""
-        ...
-
-    async def changed_before(
-        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
-    ) -> Sequence[Job]:
-        """Jobs in one of these states whose state changed before the instant, oldest first."""
-        ...
-
-    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """Jobs still queued or running that were created before the instant."""
-        ...
-
-    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
-        """Ids of jobs that were cancelled, expired or failed and whose files were not yet given back."""
-        ...
-
-    async def reclaimed(self, job_id: str) -> None:
-        """Forget the job's slices, parts and rows: its files are gone."""
-        ...
-
-    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
-        """Which of these jobs have files or may still get some, or are another adapter's: all others' leftovers can go."""
-        ...
-
-    async def remove(self, job_id: str) -> None:
-        """Forget the job altogether; its id is then as one that never was (law 11)."""
-        ...
-
-
-class WorkQueue(Protocol):
-    """What workers need of a job store. Every write names the lease, and counts only while that lease is current (law 18)."""
-
-    async def claim(
-        self,
-        worker: str,
-        now: Instant,
-        *,
-        lease_seconds: float,
-        attempts: int,
-        adapter: str = "",
-        failed: Callable[[Job], None] = lambda _: None,
-    ) -> Lease | None:
-        """The next piece of work for this adapter, None if there is none: a queued job to plan, or a slice that nobody holds.
-
-        Work whose lease has run out, or reaches further ahead than that lease can (the clock was set back), is given out again.
-        Work that was begun `attempts` times without recording a part, stops that were asked for aside, fails its job with the
-        cause that was kept. Owners take turns.
+        The store gives out work however often it was tried. `Lease.tries` and `Lease.cause` let the caller fail the job instead.
 
         Args:
-            worker: who asks.
-            now: what time it is.
+            worker: the name of the worker; different for each worker, and never used again.
+            now: the current instant.
             lease_seconds: how long the lease is good for.
-            attempts: how often work may be begun.
-            adapter: whose jobs may be claimed, or failed on the way.
-            failed: is told of each job that this call has ended, once that is durable.
+            adapter: the adapter whose jobs may be claimed.
         """
         ...
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
-        """Say that the holder is alive and that `done` resources of the slice have been read; False if the lease is lost."""
+        """Extend the lease to `lease_seconds` after `now`, and count `done` resources of its slice as read; False if it is lost.
+
+        `Job.done` grows by what lies beyond the highest count of any attempt on the slice.
+        """
         ...
 
     async def plan(
         self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
     ) -> bool:
-        """Turn a queued job into a running one with this plan, written once (law 5); False if the lease is lost.
+        """Turn a queued job into a running one with this plan, written once (law 5); False if the lease is lost or for a slice.
 
-        A plan without slices completes the job. Where `rows` are given they take the place of the job's, in the same step: each
-        later lease has them.
+        A plan without slices completes the job. `rows`, where given, take the place of the job's.
         """
         ...
 
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
     ) -> Recorded:
-        """Record sealed parts together with the cursor after them; nothing is recorded if the lease is lost.
+        """Record sealed parts of the lease's slice and the cursor after them, and count `done` as `renew` does.
 
-        `finished` ends the slice: in the job's estimate, what was guessed of it gives way to what was read. With the last slice
-        it completes the job, in the same transaction.
+        `finished` ends the slice, and its estimate gives way to what was read. The last slice completes the job in the same step.
         """
         ...
 
-    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:
-        """Give the work back, to be begun again by anybody, and keep the cause. A lost lease is ignored.
+    async def release(self, held: Lease | str, cause: str, *, excused: bool = False) -> None:
+        """Give work back, free at once, and keep the cause for the next `Lease.cause`.
 
-        `excused` is for a holder that was asked to stop: its attempt does not count, so that deployments fail no job.
+        Args:
+            held: a lease, which is ignored if it is lost; or the name of a worker that has ended, for all that it held.
+            cause: why, for the operator.
+            excused: the holder was asked to stop, so the attempt does not count among `Lease.tries`.
         """
         ...
 
-    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:
-        """Give back all that a worker held who is known to be gone, and keep the cause; in general words where none is given."""
+    async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
+        """At most `limit` jobs of the adapter that need this step, those that have needed it longest first."""
         ...
 
-    async def cause(self, job_id: str) -> str | None:
-        """Why a job failed whose work was begun too often, for the operator's log; None if that is not what became of it."""
+    async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
+        """Which of these jobs are queued, running or completed, or belong to another adapter: their files must stay."""
+        ...
+
+    async def reclaimed(self, job_id: str) -> None:
+        """Forget the slices, parts and rows of a cancelled, expired or failed job, whose files are gone; else do nothing."""
+        ...
+
+    async def remove(self, job_id: str) -> None:
+        """Forget the job altogether; its id is then as one that never was (law 11). Owners' turns stay as they are."""
         ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["AGREED", "NotAdmitted", "Registration", "admit", "agreed", "disagreements"]
+__all__ = ["AGREED", "NotAdmitted", "Registration", "Registry", "admit", "agreed", "disagreements"]
 
 AGREED = ("lease_seconds", "renew_seconds", "attempts", "deadline", "tombstone_retention")
 """The settings that all processes on the jobs of one adapter must agree on."""
@@ -34,6 +34,19 @@ class Registration:
     dialect: str
     audiences: tuple[str, ...] | None
     settings: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A job store and the mounts that work on it.
+
+    Attributes:
+        store_id: the store's own id: random, made once, the same for every process that opens the store.
+        registrations: by mount.
+    """
+
+    store_id: str
+    registrations: tuple[Registration, ...]
 
 
 def admit(new: Registration, standing: Sequence[Registration]) -> None:

@@ -7,6 +7,7 @@ import anyio
 from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsOutbox
 from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Recorded, Slice
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version
@@ -15,7 +16,7 @@ from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
+from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.settings import Settings
@@ -41,7 +42,7 @@ class RemovalTask:
         self,
         *,
         journal: SupportsBatchDelete | None,
-        jobs: JobsAndQueue,
+        jobs: JobStore,
         outputs: OutputStore,
         observers: Observers,
         outbox: Outbox,
@@ -99,7 +100,7 @@ class _BatchRemoval:
         self,
         *,
         journal: SupportsBatchDelete,
-        jobs: JobsAndQueue,
+        jobs: JobStore,
         outputs: OutputStore,
         observers: Observers,
         outbox: Outbox,

@@ -9,6 +9,7 @@ import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import Completed, PartSealed
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Recorded, Sizes, Slice
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.organising import Portion, header
@@ -18,7 +19,6 @@ from fhir_bulk_middleware.export.source import SliceSource
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.jobs.kind import JobsAndQueue
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseLost
@@ -62,7 +62,7 @@ class SliceExport:
         self,
         *,
         resources: SupportsExport,
-        jobs: JobsAndQueue,
+        jobs: JobStore,
         outputs: OutputStore,
         planner: Planner,
         observers: Observers,
@@ -198,11 +198,14 @@ class SliceExport:
         """How many resources earlier attempts have published."""
         if not self._slice.parts:
             return 0
-        return sum(
-            part.count
-            for part in await self._jobs.parts(self._lease.job.id)
-            if (part.slice, part.kind) == (self._slice.number, self._slice.kind)
-        )
+        mine = self._slice.number, self._slice.kind
+        return sum(part.count for part in await self._parts() if (part.slice, part.kind) == mine)
+
+    async def _parts(self) -> tuple[Part, ...]:
+        """The sealed parts of the job, by slice and number."""
+        job = self._lease.job
+        standing = await self._jobs.standing(job.id, job.mount, job.owner)
+        return () if standing is None else standing.parts
 
     async def _ask(self) -> None:
         """Make sure of the lease before a part becomes visible, so that one who lost it leaves no file behind."""
@@ -227,7 +230,7 @@ class SliceExport:
     async def _tidy(self, job_id: str) -> None:
         """Give back what workers that were killed left beside the result; nobody else would for as long as it is kept."""
         try:
-            if keys := [part.key for part in await self._jobs.parts(job_id)]:
+            if keys := [part.key for part in await self._parts()]:
                 await self._outputs.discard(job_id, keep=keys)
         except OSError:
             _log.exception("leftovers of job %s could not be removed", job_id)

@@ -1,13 +1,14 @@
 """What an export job does: its plan, and one slice of it."""
 
 from fhir_bulk_middleware.contract.job import Job, Slice
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.slice import SliceExport
 from fhir_bulk_middleware.instant import Clock
-from fhir_bulk_middleware.jobs.kind import JobsAndQueue, Plan
+from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease
@@ -33,7 +34,7 @@ class ExportTask:
         *,
         resources: SupportsExport,
         planner: Planner,
-        jobs: JobsAndQueue,
+        jobs: JobStore,
         outputs: OutputStore,
         observers: Observers,
         settings: Settings,

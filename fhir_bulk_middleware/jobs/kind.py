@@ -14,17 +14,12 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Slice, Standing
 from fhir_bulk_middleware.contract.job import Request as JobRequest
-from fhir_bulk_middleware.contract.job_store import JobStore, WorkQueue
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease
 
-__all__ = ["EffectsOfJobs", "JobsAndQueue", "Kind", "Plan", "Task", "TaskFailed", "View"]
-
-
-class JobsAndQueue(JobStore, WorkQueue, Protocol):
-    """A job store that is also the queue of its work, as ours are."""
+__all__ = ["EffectsOfJobs", "Kind", "Plan", "Task", "TaskFailed", "View"]
 
 
 @dataclass(frozen=True, slots=True)

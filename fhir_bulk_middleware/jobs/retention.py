@@ -2,35 +2,31 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import anyio
 
 from fhir_bulk_middleware.contract.binding import bind
 from fhir_bulk_middleware.contract.events import Expired, Failed
-from fhir_bulk_middleware.contract.job import Failure, Job, JobState
-from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore
+from fhir_bulk_middleware.contract.job import Failure, Job
+from fhir_bulk_middleware.contract.job_store import Due, JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsForgetting
-from fhir_bulk_middleware.instant import Clock, after, system_clock
+from fhir_bulk_middleware.instant import Clock, Instant, after, system_clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["JobsAndRetention", "Retention"]
+__all__ = ["Retention"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _BATCH = 100
+_EVER = Instant(2**63 - 1)
 _KICK_OFF_SECONDS = 60.0
 """How long a kick-off may take from asking for the deletion horizon to the creation of its job."""
 
 _OVERDUE = Failure(Reason.FAULT, "The export took longer than this server lets one take.")
-
-
-class JobsAndRetention(JobStore, JobRetention, Protocol):
-    """A job store that can be swept, as ours can."""
 
 
 class Retention:
@@ -52,7 +48,7 @@ class Retention:
 
     def __init__(
         self,
-        jobs: JobsAndRetention,
+        jobs: JobStore,
         outputs: OutputStore,
         settings: Settings,
         clock: Clock = system_clock,
@@ -111,7 +107,7 @@ class Retention:
                 )
             return done
 
-        ended = await self._each(lambda limit: self._jobs.overdue(before, limit, adapter=self._adapter), fail)
+        ended = await self._each(Due.FAIL, before, fail)
         if ended:
             _log.warning("%d jobs failed because they took longer than %g seconds", ended, self._settings.deadline)
 
@@ -124,22 +120,29 @@ class Retention:
                 await self._observers.tell(Expired(at=now, mount=job.mount, owner=job.owner, job_id=job.id))
             return done
 
-        ended = await self._each(lambda limit: self._jobs.due(now, limit, adapter=self._adapter), expire)
+        ended = await self._each(Due.EXPIRE, Instant(now + 1), expire)  # a retention that ends now is over
         if ended:
             _log.info("%d jobs expired", ended)
 
+    async def _reclaim(self) -> None:
+        """Discard the files of jobs without a result, whatever the clocks say (DL-08); downloads in flight finish (DL-09)."""
+
+        async def reclaim(job: Job) -> bool:
+            gone = await self._discarded(job.id)
+            if gone:
+                await self._jobs.reclaimed(job.id)
+            return gone
+
+        await self._each(Due.RECLAIM, _EVER, reclaim)
+
     async def _forget(self) -> None:
-        """Tombstones go (law 11). One whose files could not be given back stays until they are."""
-        before = after(self._clock(), -self._settings.tombstone_retention)
-        ended = (JobState.CANCELLED, JobState.EXPIRED)
-        held = frozenset(await self._jobs.reclaimable(_BATCH, adapter=self._adapter))
+        """Remove tombstones (law 11). One whose files could not be discarded stays until they are."""
 
         async def forget(job: Job) -> bool:
-            if job.id not in held:
-                await self._jobs.remove(job.id)
-            return job.id not in held
+            await self._jobs.remove(job.id)
+            return True
 
-        await self._each(lambda limit: self._jobs.changed_before(ended, before, limit, adapter=self._adapter), forget)
+        await self._each(Due.FORGET, after(self._clock(), -self._settings.tombstone_retention), forget)
 
     async def _forget_deletions(self) -> None:
         """Have the stores forget what no export may need any more: jobs that were told an earlier horizon are failed by now."""
@@ -150,15 +153,6 @@ class Retention:
         for store in self._forgetting:
             if forgotten := await store.forget(before, now=now, grace=grace):
                 _log.info("%s forgot %d old versions and deletions", type(store).__name__, forgotten)
-
-    async def _reclaim(self) -> None:
-        """Files of jobs without a result go (DL-08); whoever is downloading one finishes (DL-09)."""
-        tried: set[str] = set()
-        while new := [job for job in await self._jobs.reclaimable(_BATCH, adapter=self._adapter) if job not in tried]:
-            for job_id in new:
-                tried.add(job_id)
-                if await self._discarded(job_id):
-                    await self._jobs.reclaimed(job_id)
 
     async def _discard_orphans(self) -> None:
         """Leftovers go: of jobs that are forgotten, and what a late worker put down for a job whose files were given back."""
@@ -183,15 +177,14 @@ class Retention:
             return False
         return True
 
-    async def _each(self, find: Callable[[int], Awaitable[Sequence[Job]]], act: Callable[[Job], Awaitable[bool]]) -> int:
-        """Act on all jobs that are found, a batch at a time; how many it took effect on.
+    async def _each(self, step: Due, before: Instant, act: Callable[[Job], Awaitable[bool]]) -> int:
+        """Act on all jobs that need the step, a batch at a time; on how many it took effect.
 
-        A job on which it takes none stays among those that are found, so the next batch is larger by it; what is not found any
-        more ends it.
+        A job on which it took none is found again, so the next batch is larger by it. A batch that is not full is the last.
         """
         total, limit = 0, _BATCH
         while True:
-            jobs = await find(limit)
+            jobs = await self._jobs.due(step, before, limit, adapter=self._adapter)
             effects = sum([await act(job) for job in jobs])
             total += effects
             if len(jobs) < limit:

@@ -218,20 +218,23 @@ class JobService:
     async def file(self, principal: Principal, file_id: str) -> Part:
         """A file of a completed job.
 
-        The part is read before its job: parts of a job that lives stay, so one that is found lives as of the later read (law 35).
-
         Raises:
             Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
         """
         job_id = job_of_file(file_id) or ""
-        part = await self._jobs.part(job_id, file_id) if is_job_id(job_id) else None
-        job = await self._own(principal, job_id)
+        standing = None
+        if is_job_id(job_id):
+            standing = await self._jobs.standing(job_id, self._mount, principal.owner, file_id=file_id)
+        if standing is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        job = standing.job
+        self._check_live(job)
         self._check_scopes(principal, job)
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
         open_ = early or job.state is JobState.COMPLETED
-        if part is None or not open_ or not self._kinds[job.request.kind].has_files:
+        if not standing.parts or not open_ or not self._kinds[job.request.kind].has_files:
             raise Refused(Reason.FILE_UNKNOWN)
-        return part
+        return standing.parts[0]
 
     async def served(self, principal: Principal, part: Part, size: int) -> None:
         """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.

@@ -8,18 +8,22 @@ import anyio
 
 from fhir_bulk_middleware.contract.events import Completed, Failed, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
-from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, JobsAndQueue, Task, TaskFailed
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Task, TaskFailed
 from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseKeeper, LeaseLost, keep_in_task
 
-__all__ = ["JobWork"]
+__all__ = ["EXHAUSTED", "JobWork"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
+
+EXHAUSTED = Failure(Reason.FAULT, "The export could not be finished: one of its steps failed each time that it was tried.")
+"""How a job ends whose work was begun `Settings.attempts` times and never got further."""
 
 _NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
 _GRACE = 5.0
@@ -47,7 +51,7 @@ class JobWork:
     def __init__(
         self,
         tasks: Mapping[JobKind, Task],
-        jobs: JobsAndQueue,
+        jobs: JobStore,
         settings: Settings,
         clock: Clock = system_clock,
         *,
@@ -75,14 +79,14 @@ class JobWork:
 
     async def abandoned(self, worker: str, cause: str = "") -> None:
         """See `Work`."""
-        await self._jobs.release_worker(worker, self._clock(), cause)
+        await self._jobs.release(worker, cause or f"worker {worker} is gone")
 
     async def give_up(self, cause: str) -> None:
         """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
         nobody, now = f"nobody-{os.getpid()}", self._clock()
         while (lease := await self._claimed(nobody)) is not None:
             if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
-                await self._jobs.release(lease, cause, now, excused=True)
+                await self._jobs.release(lease, cause, excused=True)
                 return
             _log.error("%s: the job fails: %s", _name(lease), cause)
             await self._fail(lease.job, _NO_WORKER, cause)
@@ -107,28 +111,21 @@ class JobWork:
             await self._give_back(lease, type(error).__name__)
         except BaseException:
             with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
-                await self._jobs.release(lease, f"worker {lease.worker} was stopped", self._clock(), excused=True)
+                await self._jobs.release(lease, f"worker {lease.worker} was stopped", excused=True)
             raise
         return True
 
     async def _claimed(self, worker: str) -> Lease | None:
-        """The next piece of work; jobs that have failed on the way are told."""
+        """The next piece of work that may be tried once more; jobs whose work may not fail on the way."""
         settings = self._settings
-        ended: list[Job] = []
-        lease = await self._jobs.claim(
-            worker,
-            self._clock(),
-            lease_seconds=settings.lease_seconds,
-            attempts=settings.attempts,
-            adapter=self.adapter,
-            failed=ended.append,
-        )
-        for job in ended:
-            await self.effects.end(job)
-            cause = await self._jobs.cause(job.id)
-            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, settings.attempts, cause)
-            await self._tell_failed(job, cause)
+        while (lease := await self._next(worker)) is not None and lease.tries > settings.attempts:
+            job, tries = lease.job, settings.attempts
+            _log.error("job %s fails: its work was begun %d times and never finished; last: %s", job.id, tries, lease.cause)
+            await self._fail(job, EXHAUSTED, lease.cause)
         return lease
+
+    async def _next(self, worker: str) -> Lease | None:
+        return await self._jobs.claim(worker, self._clock(), lease_seconds=self._settings.lease_seconds, adapter=self.adapter)
 
     async def _carry_out(self, lease: Lease) -> None:
         held, task = HeldLease(lease), self._tasks[lease.job.request.kind]
@@ -166,24 +163,27 @@ class JobWork:
                 await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
         finally:
             with anyio.move_on_after(_GRACE, shield=True):
-                await self._jobs.release(lease, cause, self._clock(), excused=excused)
+                await self._jobs.release(lease, cause, excused=excused)
 
-    async def _fail(self, job: Job, failure: Failure, cause: str) -> None:
+    async def _fail(self, job: Job, failure: Failure, cause: str | None) -> None:
         """End a job, unless it has ended otherwise meanwhile."""
         current: Job | None = job
         while current is not None and current.state.working:
             await self.effects.end(current)  # before its state says so (law 36)
             failed = current.failed(failure, self._clock())
             if await self._jobs.replace(failed):
-                await self._tell_failed(failed, cause)
+                await self._observers.tell(
+                    Failed(
+                        at=failed.changed_at,
+                        mount=job.mount,
+                        owner=job.owner,
+                        job_id=job.id,
+                        reason=failure.reason,
+                        cause=cause,
+                    )
+                )
                 return
             current = await self._jobs.find(job.id, job.mount, job.owner)
-
-    async def _tell_failed(self, job: Job, cause: str | None) -> None:
-        reason = Reason.FAULT if job.failure is None else job.failure.reason
-        await self._observers.tell(
-            Failed(at=job.changed_at, mount=job.mount, owner=job.owner, job_id=job.id, reason=reason, cause=cause)
-        )
 
 
 def _name(lease: Lease) -> str:

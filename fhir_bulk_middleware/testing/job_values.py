@@ -1,7 +1,7 @@
 """Jobs, slices and parts to put a job store to the test with, and short ways to bring it into a state."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 
@@ -20,7 +20,7 @@ from fhir_bulk_middleware.contract.job import (
     Sizes,
     Slice,
 )
-from fhir_bulk_middleware.contract.job_store import JobRetention, JobStore, WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
@@ -30,7 +30,6 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = [
-    "ATTEMPTS",
     "CUT",
     "LEASE",
     "MOUNT",
@@ -39,7 +38,6 @@ __all__ = [
     "OTHER",
     "OWNER",
     "ROWS",
-    "CompleteJobStore",
     "Suite",
     "a_job",
     "a_part",
@@ -50,6 +48,7 @@ __all__ = [
     "found",
     "hour",
     "planned",
+    "sealed",
     "started",
     "together",
 ]
@@ -63,7 +62,6 @@ OWNER = Owner("https://issuer.example", "client-1")
 OTHER = Owner("https://issuer.example", "client-2")
 ROWS = Rows(Compartments(frozenset({"Patient/1", "Patient/2"})), "ward=7", joined=frozenset({"Patient/2"}))
 LEASE = 30.0
-ATTEMPTS = 3
 
 ODD = (
     "",
@@ -77,10 +75,6 @@ ODD = (
     "x" * 200_000,
 )
 """Strings that a store may trip over."""
-
-
-class CompleteJobStore(JobStore, JobRetention, WorkQueue, Protocol):
-    """What the suites want of a store: the three protocols together, for work is seen through jobs and jobs end through work."""
 
 
 class Suite:
@@ -160,40 +154,44 @@ def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part
     )
 
 
-async def added(store: CompleteJobStore, job: Job | None = None, rows: Rows = ROWS) -> Job:
+async def added(store: JobStore, job: Job | None = None, rows: Rows = ROWS) -> Job:
     """A job that the store has."""
     job = job or a_job()
     assert await store.add(job, rows, working_at_most=1_000), "a job is kept when its owner has few others"
     return job
 
 
-async def claimed(
-    store: CompleteJobStore, worker: str = "worker", now: Instant = NOW, *, attempts: int = ATTEMPTS, adapter: str = ""
-) -> Lease:
+async def claimed(store: JobStore, worker: str = "worker", now: Instant = NOW, *, adapter: str = "") -> Lease:
     """A lease, where there is something to claim."""
-    lease = await store.claim(worker, now, lease_seconds=LEASE, attempts=attempts, adapter=adapter)
+    lease = await store.claim(worker, now, lease_seconds=LEASE, adapter=adapter)
     assert lease is not None, "work that nobody holds is given to whoever asks"
     return lease
 
 
-async def planned(store: CompleteJobStore, slices: Sequence[Slice], adapter: str = "") -> Job:
+async def planned(store: JobStore, slices: Sequence[Slice], adapter: str = "") -> Job:
     """Plan the job that comes next, and tell how it stands then."""
     lease = await claimed(store, "planner", adapter=adapter)
     assert await store.plan(lease, CUT, Codec.GZIP, slices, NOW), "the holder of a job's planning can plan it"
     return await found(store, lease.job)
 
 
-async def started(store: CompleteJobStore, slices: int = 1, job: Job | None = None) -> Job:
+async def started(store: JobStore, slices: int = 1, job: Job | None = None) -> Job:
     """A running job of so many slices, each still to be done."""
     job = await added(store, job)
     return await planned(store, [a_slice(number) for number in range(slices)], job.adapter)
 
 
-async def found(store: CompleteJobStore, job: Job) -> Job:
+async def found(store: JobStore, job: Job) -> Job:
     """How the job stands now, as its owner finds it."""
     current = await store.find(job.id, job.mount, job.owner)
     assert current is not None, "an owner finds a job by its id"
     return current
+
+
+async def sealed(store: JobStore, job: Job) -> list[Part]:
+    """The sealed parts of a job, as its owner finds them; none of a job that is unknown."""
+    standing = await store.standing(job.id, job.mount, job.owner)
+    return [] if standing is None else list(standing.parts)
 
 
 async def together(count: int, call: Callable[[int], Awaitable[T]]) -> list[T]:

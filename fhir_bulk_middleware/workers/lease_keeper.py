@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import anyio
 
 from fhir_bulk_middleware.contract.job import Lease
-from fhir_bulk_middleware.contract.job_store import WorkQueue
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.settings import Settings
 
@@ -63,12 +63,12 @@ class HeldLease:
             )
 
 
-LeaseKeeper = Callable[[WorkQueue, HeldLease, Settings, Clock], AbstractAsyncContextManager[None]]
+LeaseKeeper = Callable[[JobStore, HeldLease, Settings, Clock], AbstractAsyncContextManager[None]]
 """Renews a held lease while its context is open, and cancels what runs inside when the lease is lost."""
 
 
 @asynccontextmanager
-async def keep_in_task(queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+async def keep_in_task(jobs: JobStore, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
     """A heartbeat for work that shares its loop with a server.
 
     Raises:
@@ -78,7 +78,7 @@ async def keep_in_task(queue: WorkQueue, held: HeldLease, settings: Settings, cl
     async def beat() -> None:
         while not held.lost:
             await anyio.sleep(settings.renew_seconds)
-            await _renew(queue, held, settings, clock)
+            await _renew(jobs, held, settings, clock)
         scope.cancel()
 
     with anyio.CancelScope() as scope:
@@ -94,12 +94,11 @@ async def keep_in_task(queue: WorkQueue, held: HeldLease, settings: Settings, cl
 
 
 class ThreadLeaseKeeper:
-    """A heartbeat for work that may block its loop: in a worker process, and nowhere else.
+    """Renews leases from a thread, for work that may block its event loop. Use it in a worker process only.
 
-    One thread beats for all that a worker does, one piece after the other; handing each piece to a thread of its own, and
-    waiting for that, would cost more than a small piece does. The queue is used from that thread, with a loop of its own. Where
-    a lease is lost and the work does not stop within another lease's time, because it hangs in a blocking call, the process is
-    ended; whoever keeps it starts another.
+    One thread serves all pieces of work of a worker in turn, since a thread for each would cost more than a small piece does. It
+    calls the job store in an event loop of its own. If a lease is lost and the work does not stop within another
+    `lease_seconds`, because it hangs in a blocking call, the process ends itself and the pool starts another.
     """
 
     def __init__(self) -> None:
@@ -108,7 +107,7 @@ class ThreadLeaseKeeper:
         self._thread: threading.Thread | None = None
 
     @asynccontextmanager
-    async def __call__(self, queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
+    async def __call__(self, jobs: JobStore, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
         """As `LeaseKeeper` has it.
 
         Raises:
@@ -121,7 +120,7 @@ class ThreadLeaseKeeper:
             self._thread = threading.Thread(target=_renew_on, args=arguments, name="lease-keeper", daemon=True)
             self._thread.start()
         with anyio.CancelScope() as scope:
-            self._turn = _Turn(queue, held, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
+            self._turn = _Turn(jobs, held, settings, clock, lambda: loop.call_soon_threadsafe(scope.cancel))
             try:
                 yield
             finally:
@@ -135,7 +134,7 @@ class ThreadLeaseKeeper:
         with self._lock:
             turn = self._turn
             if turn is not None and not turn.held.lost:
-                runner.run(_renew(turn.queue, turn.held, turn.settings, turn.clock))
+                runner.run(_renew(turn.jobs, turn.held, turn.settings, turn.clock))
                 turn.look()
         if turn is not None and turn.hangs:
             _log.critical("worker %s hangs in a call that nothing can interrupt, and is ended", turn.held.lease.worker)
@@ -146,7 +145,7 @@ class ThreadLeaseKeeper:
 class _Turn:
     """One piece of work, as the thread sees it."""
 
-    queue: WorkQueue
+    jobs: JobStore
     held: HeldLease
     settings: Settings
     clock: Clock
@@ -175,14 +174,14 @@ def _renew_on(keeper: "weakref.ref[ThreadLeaseKeeper]", seconds: float) -> None:
             del alive
 
 
-async def _renew(queue: WorkQueue, held: HeldLease, settings: Settings, clock: Clock) -> None:
+async def _renew(jobs: JobStore, held: HeldLease, settings: Settings, clock: Clock) -> None:
     now = clock()
     held.look(now, settings.lease_seconds)
     if now >= after(held.lease.job.created_at, settings.deadline):
         held.lost = True  # it runs out by itself; a sweep fails the job
         return
     try:
-        renewed = await queue.renew(held.lease, now, lease_seconds=settings.lease_seconds, done=held.done)
+        renewed = await jobs.renew(held.lease, now, lease_seconds=settings.lease_seconds, done=held.done)
     except Exception:  # noqa: BLE001 - a store that cannot answer just now; the lease outlives some missed beats
         _log.exception("the lease on job %s could not be renewed", held.lease.job.id)
     else:

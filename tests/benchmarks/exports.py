@@ -24,6 +24,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
@@ -191,8 +192,8 @@ class Exports:
     async def _done(self, job: Job, seconds: float) -> Export:
         found = await self._find(job)
         if found.state is not JobState.COMPLETED:
-            raise RuntimeError(f"the export is {found.state}: {found.failure}; {await self.jobs.cause(job.id)}")
-        return Export(seconds, await self.jobs.parts(job.id))
+            raise RuntimeError(f"the export is {found.state}: {found.failure}")
+        return Export(seconds, await sealed(self.jobs, job))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 
 _MIB = 1024 * 1024
@@ -96,7 +97,7 @@ async def _work(state: Path, limit: int) -> int:
     job = await jobs.find((state / "job").read_text(), "fhir", _OWNER)
     if job is None or job.state is not JobState.COMPLETED:
         return 1
-    parts = await jobs.parts(job.id)
+    parts = await sealed(jobs, job)
     address, resident = _peaks()
     sys.stdout.write(
         f"  exported {sum(part.count for part in parts):,} resources, {sum(part.size for part in parts) / _MIB:,.0f} MiB in "

@@ -39,11 +39,11 @@ def parked(folder: Path, job: Job, rows: Rows) -> Generator[Parked]:
 
     async def begin() -> Lease:
         await jobs.add(job, rows, working_at_most=5)
-        planning = await jobs.claim("parking", system_clock(), lease_seconds=_LEASE, attempts=4)
+        planning = await jobs.claim("parking", system_clock(), lease_seconds=_LEASE)
         piece = Slice(number=0, kind=FileKind.OUTPUT, type="Patient", range="", estimate=100_000)
         if planning is None or not await jobs.plan(planning, Instant(1), Codec.PLAIN, [piece], system_clock()):
             raise RuntimeError("the job could not be planned")
-        lease = await jobs.claim("parking", system_clock(), lease_seconds=_LEASE, attempts=4)
+        lease = await jobs.claim("parking", system_clock(), lease_seconds=_LEASE)
         if lease is None:
             raise RuntimeError("the job could not be begun")
         return lease

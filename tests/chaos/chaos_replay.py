@@ -8,13 +8,14 @@ from chaos_server import SETTINGS
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
+from fhir_bulk_middleware.contract.job_record import SLICE_FIELDS, rows_from_content, slice_from_record
 from fhir_bulk_middleware.contract.query import Query, Rows
 from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
-from fhir_bulk_middleware.stores.sqlite.job_records import SLICE_COLUMNS, rows_from_content, slice_from_record
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.job_values import sealed
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,22 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     assert found.codec is not None
     with sqlite3.connect(state / "jobs.db", timeout=30) as connection:
         (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
-        plan = [
-            replace(slice_from_record(record), cursor=None, parts=0)
-            for record in connection.execute(f"SELECT {SLICE_COLUMNS} FROM slice WHERE job_id = ? ORDER BY number", (job_id,))  # noqa: S608
-        ]
+        query = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? ORDER BY number"  # noqa: S608
+        slices = connection.execute(query, (job_id,))
+        records = [dict(zip(SLICE_FIELDS, record, strict=True)) for record in slices]
+        plan = [replace(slice_from_record(record), cursor=None, parts=0) for record in records]
     connection.close()
     calm = MemoryJobStore()
     job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
     rows = rows_from_content(content)
     assert await calm.add(job, rows, working_at_most=1)
-    lease = await calm.claim("replay", job.created_at, lease_seconds=1, attempts=1, adapter=job.adapter)
+    lease = await calm.claim("replay", job.created_at, lease_seconds=1, adapter=job.adapter)
     assert lease is not None
     assert await calm.plan(lease, found.cut, found.codec, plan, job.created_at)
     work = job_work(resources, calm, MemoryOutputStore(), SETTINGS, adapter=job.adapter)
     while await work.step("replay"):
         pass
-    parts = await calm.parts(job_id)
+    parts = await sealed(calm, job)
     if sum(part.count for part in parts) != (total := await living(resources, found, rows)):
         raise AssertionError(f"the plan of {job_id} has {sum(part.count for part in parts)} resources of {total}")
     return [File(part.file_id, part.type, part.kind, part.count, part.size, part.sha256) for part in parts]

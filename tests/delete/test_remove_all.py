@@ -267,8 +267,7 @@ async def test_a_remove_all_of_nothing_under_a_key_is_a_job_with_nothing_in_it(h
 async def test_what_a_job_keeps_of_its_work_is_no_file(house: House) -> None:
     location = await begin(house)
     await house.runner.finish()
-    job = job_of(location)
-    (part,) = await house.jobs.parts(job)
+    (part,) = await house.parts(location)
 
     assert (await house.ask("GET", f"/$export-file/{part.file_id}", scope=FULL)).status_code == 404
 

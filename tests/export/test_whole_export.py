@@ -18,6 +18,7 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 SETTINGS = Settings(page_bytes=2048, slice_bytes=16 * 1024, part_bytes=8 * 1024, worker_processes=2)
@@ -51,7 +52,7 @@ class Server:
     async def lines(self, made: Job, kind: FileKind = FileKind.OUTPUT) -> list[bytes]:
         return [
             line
-            for part in await self.jobs.parts(made.id)
+            for part in await sealed(self.jobs, made)
             if part.kind is kind
             for line in b"".join([chunk async for chunk in PartReader(self.outputs, part).read(0, part.size)]).splitlines()
         ]

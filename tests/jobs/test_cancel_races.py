@@ -19,7 +19,7 @@ from listed import Listed, patient
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.job import JobState
+from fhir_bulk_middleware.contract.job import Job, JobState
 from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Instant, system_clock
@@ -28,6 +28,7 @@ from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.job_values import sealed
 
 ALICE = Owner(ISSUER, "alice")
 MANY: dict[str, Any] = {"jobs_per_owner": 10_000, "kick_offs_per_minute": 1_000_000, "refusals_per_minute": 1_000_000}
@@ -90,10 +91,13 @@ class Arena:
     async def sweep(self) -> None:
         await Retention(self.jobs, self.outputs, SETTINGS, self.clock, adapter="arena").sweep()
 
-    async def state(self, location: str) -> JobState:
+    async def job(self, location: str) -> Job:
         job = await self.jobs.find(job_of(location), "standard", ALICE)
         assert job is not None
-        return job.state
+        return job
+
+    async def state(self, location: str) -> JobState:
+        return (await self.job(location)).state
 
 
 @asynccontextmanager
@@ -177,7 +181,7 @@ async def test_after_a_cancel_was_answered_nothing_is_seen_again(race: str, oppo
             assert set(after) == {404}, f"a request after the cancel was answered {sorted(set(after))}"
             assert answer.status_code == 202 or race == "expiry"
             won[answer.status_code, await house.state(location)] += 1
-            written += bool(await house.jobs.parts(job_of(location)))
+            written += bool(await sealed(house.jobs, await house.job(location)))
         await house.sweep()
         assert [job_id async for job_id in house.outputs.jobs()] == [], "all space is given back"
     assert {state for _, state in won} <= {JobState.CANCELLED, JobState.EXPIRED}

@@ -20,13 +20,14 @@ from fhir_bulk_middleware.contract.query import Compartments, Deletions, Page, Q
 from fhir_bulk_middleware.files import deflate
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.jobs.work import JobWork
+from fhir_bulk_middleware.jobs.work import EXHAUSTED, JobWork
 from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.testing.job_values import sealed
 
 SMALL = Settings(page_bytes=1024, part_bytes=4096, slice_bytes=65536, renew_seconds=0.001, lease_seconds=10)
 LINES = {"Observation": [observation(number) for number in range(7)], "Patient": [patient("1"), patient("2")]}
@@ -34,7 +35,7 @@ LINES = {"Observation": [observation(number) for number in range(7)], "Patient":
 
 @dataclass
 class WorkBench:
-    """A job store, an output store and a clock, without a mount."""
+    """A job store, an output store and the time."""
 
     resources: Listed
     settings: Settings = SMALL
@@ -61,7 +62,7 @@ class WorkBench:
         return found
 
     async def files(self, made: Job) -> dict[str, bytes]:
-        return {part.file_id: await self.text(part) for part in await self.jobs.parts(made.id)}
+        return {part.file_id: await self.text(part) for part in await sealed(self.jobs, made)}
 
     async def text(self, part: Part) -> bytes:
         return b"".join([chunk async for chunk in PartReader(self.outputs, part).read(0, part.size)])
@@ -77,7 +78,7 @@ async def test_an_export_holds_each_resource_once_in_the_adapters_order(adapter:
     bench = WorkBench(adapter(LINES))
     made = await bench.add()
     await bench.run()
-    parts = await bench.jobs.parts(made.id)
+    parts = await sealed(bench.jobs, made)
     for name, lines in LINES.items():
         assert b"".join([await bench.text(part) for part in parts if part.type == name]) == text(lines)
     ended = await bench.state(made)
@@ -89,7 +90,7 @@ async def test_a_part_is_sealed_before_the_page_that_would_make_it_too_large() -
     bench = WorkBench(Listed({"Observation": [observation(number, size=511) for number in range(25)]}))
     made = await bench.add("Observation")
     await bench.run()
-    parts = await bench.jobs.parts(made.id)
+    parts = await sealed(bench.jobs, made)
     assert [part.size for part in parts] == [4096, 4096, 4096, 512]
     assert [part.count for part in parts] == [8, 8, 8, 1]
     assert [part.file_id.rpartition(".")[2] for part in parts] == ["0-0", "0-1", "0-2", "0-3"]
@@ -101,7 +102,7 @@ async def test_a_resource_larger_than_a_part_has_a_part_of_its_own() -> None:
     bench = WorkBench(Listed({"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}))
     made = await bench.add("Observation")
     await bench.run()
-    assert [part.size for part in await bench.jobs.parts(made.id)] == [101, 9001, 9001, 101]
+    assert [part.size for part in await sealed(bench.jobs, made)] == [101, 9001, 9001, 101]
 
 
 @pytest.mark.anyio
@@ -109,7 +110,7 @@ async def test_a_slice_without_lines_has_no_file() -> None:
     bench = WorkBench(Listed({"Observation": [], "Patient": [patient("1")]}))
     made = await bench.add()
     await bench.run()
-    assert [part.type for part in await bench.jobs.parts(made.id)] == ["Patient"]
+    assert [part.type for part in await sealed(bench.jobs, made)] == ["Patient"]
     assert (await bench.state(made)).state is JobState.COMPLETED
 
 
@@ -119,7 +120,7 @@ async def test_a_group_without_members_completes_without_files() -> None:
     made = await bench.add(selection=Compartments(frozenset()))
     await bench.run()
     assert (await bench.state(made)).state is JobState.COMPLETED
-    assert await bench.jobs.parts(made.id) == []
+    assert await sealed(bench.jobs, made) == []
     assert bench.resources.asked == []
 
 
@@ -148,7 +149,7 @@ async def test_deletions_of_all_types_go_on_where_a_worker_left_off(stumbles_at:
     made = await bench.add(*types, window=Window(after(NOW, -60)))
     await bench.run()
     assert adapter.stumbles_at < 0, "it came past the page at which it fails, if there is one"
-    parts = await bench.jobs.parts(made.id)
+    parts = await sealed(bench.jobs, made)
     assert {(part.kind, part.type) for part in parts} == {(FileKind.DELETED, "Bundle")}
     assert [part.count for part in parts] == [36, 36, 36, 12]
     lines = b"".join([await bench.text(part) for part in parts]).splitlines()
@@ -160,7 +161,7 @@ async def test_each_deletion_is_a_transaction_of_one_entry() -> None:
     bench = WorkBench(Complete({"Patient": []}, deleted=["Patient/a", "Patient/b", "Patient/c"]))
     made = await bench.add("Patient", window=Window(after(NOW, -60)))
     await bench.run()
-    (part,) = await bench.jobs.parts(made.id)
+    (part,) = await sealed(bench.jobs, made)
     lines = (await bench.text(part)).splitlines()
     assert (part.kind, part.type, part.count) == (FileKind.DELETED, "Bundle", 3)
     assert [json.loads(line) for line in lines] == [
@@ -189,7 +190,7 @@ async def test_parts_lie_gzipped_where_isal_is_and_plain_elsewhere(fast: bool, m
     bench = WorkBench(Listed(LINES))
     made = await bench.add()
     await bench.run()
-    for part in await bench.jobs.parts(made.id):
+    for part in await sealed(bench.jobs, made):
         lying = b"".join([chunk async for chunk in bench.outputs.read(part.key, 0, part.stored_size)])
         assert (part.codec, part.key.endswith(".ndjson.gz")) == ((Codec.GZIP, True) if fast else (Codec.PLAIN, False))
         assert (gzip.decompress(lying) if fast else lying) == await bench.text(part)
@@ -204,7 +205,7 @@ async def test_a_job_that_was_planned_with_isal_is_finished_without_it(monkeypat
     planned = (await bench.state(made)).codec
     monkeypatch.setattr(deflate, "FAST", False)
     await bench.run()
-    assert {part.codec for part in await bench.jobs.parts(made.id)} == {planned}
+    assert {part.codec for part in await sealed(bench.jobs, made)} == {planned}
     assert b"".join((await bench.files(made)).values()) == text(LINES["Observation"] + LINES["Patient"])
 
 
@@ -234,7 +235,7 @@ async def test_a_slice_that_was_tried_again_has_the_same_bytes(places: list[int]
         await bench.run()
         ended = await bench.state(made)
         assert (ended.state, ended.done) == (JobState.COMPLETED, len(sizes))
-        found.append([(p.file_id.rpartition(".")[2], p.count, p.size, p.sha256) for p in await bench.jobs.parts(made.id)])
+        found.append([(p.file_id.rpartition(".")[2], p.count, p.size, p.sha256) for p in await sealed(bench.jobs, made)])
         assert b"".join((await bench.files(made)).values()) == text(lines["Observation"])
     assert found[0] == found[1]
 
@@ -246,7 +247,7 @@ async def test_after_a_failure_reading_goes_on_behind_the_last_sealed_part() -> 
     made = await bench.add("Observation")
     await bench.run()
     assert [cursor for _, cursor in bench.resources.asked] == [None, "16"]
-    keys = [part.key for part in await bench.jobs.parts(made.id)]
+    keys = [part.key for part in await sealed(bench.jobs, made)]
     assert [key.partition("/")[2].partition(".ndjson")[0] for key in keys] == ["0-0.1", "0-1.1", "0-2.2", "0-3.2"]
 
 
@@ -261,8 +262,45 @@ async def test_an_adapter_that_keeps_failing_ends_the_job_and_tells_the_owner_no
     assert ended.state is JobState.FAILED
     assert ended.failure is not None
     assert "secret" not in ended.failure.detail
-    assert await bench.jobs.cause(made.id) == "ConnectionError"
+    assert "last: ConnectionError" in caplog.messages[-1]
     assert len([record for record in caplog.records if record.exc_info]) == bench.settings.attempts
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("steps", [0, 1], ids=["planning", "slice"])
+async def test_work_begun_too_often_fails_its_job_and_is_not_in_the_way(steps: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Law 43: a job always ends. Law 38: neither its URL nor its criteria are kept."""
+    bench = WorkBench(Listed(LINES))
+    made = await bench.add()
+    for _ in range(steps):
+        await bench.work().step("planner")
+    for _ in range(bench.settings.attempts):
+        lease = await bench.jobs.claim("unlucky", bench.now, lease_seconds=10)
+        assert lease is not None
+        assert (await bench.state(made)).state.working, "a job goes on while its work has attempts left"
+        await bench.jobs.release("unlucky", "disk /dev/sda on fire")
+    bench.now = after(bench.now, 1)
+    other = await bench.add()
+    assert await bench.work().step("worker"), "the same step goes on to the next work"
+    assert (await bench.state(other)).state is JobState.RUNNING
+    failed = await bench.state(made)
+    assert (failed.state, failed.changed_at, failed.failure) == (JobState.FAILED, bench.now, EXHAUSTED)
+    assert failed.request == made.request.of_failed()
+    (line,) = [message for message in caplog.messages if "fails" in message]
+    assert line.endswith("last: disk /dev/sda on fire")
+
+
+@pytest.mark.anyio
+async def test_a_worker_ends_no_job_of_another_adapter() -> None:
+    """Law 32."""
+    bench = WorkBench(Listed(LINES))
+    made = await bench.add()
+    for _ in range(bench.settings.attempts):
+        await bench.jobs.claim("unlucky", bench.now, lease_seconds=10)
+        await bench.jobs.release("unlucky", "it died")
+    other = job_work(bench.resources, bench.jobs, bench.outputs, bench.settings, lambda: bench.now, adapter="other")
+    assert not await other.step("worker")
+    assert (await bench.state(made)).state is JobState.QUEUED
 
 
 @pytest.mark.anyio
@@ -327,7 +365,7 @@ async def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_no_file
     await bench.work(Slow(lines)).step("first")
     ended = await bench.state(made)
     assert (ended.state, ended.done) == (JobState.COMPLETED, 30)
-    assert [part.key.partition("/")[2].split(".")[1] for part in await bench.jobs.parts(made.id)] == ["2"]
+    assert [part.key.partition("/")[2].split(".")[1] for part in await sealed(bench.jobs, made)] == ["2"]
     assert {key.partition("/")[2].split(".")[1] for key in bench.outputs._parts} == {"2"}
 
 
@@ -382,7 +420,7 @@ async def test_a_worker_whose_checkpoint_comes_too_late_reads_no_further_and_tel
 
     ended = await bench.state(made)
     assert (ended.state, ended.done) == (JobState.COMPLETED, 25)
-    assert {part.key.rpartition("-")[2].split(".")[1] for part in await bench.jobs.parts(made.id)} == {"2"}
+    assert {part.key.rpartition("-")[2].split(".")[1] for part in await sealed(bench.jobs, made)} == {"2"}
     assert told == []
 
 
@@ -465,7 +503,7 @@ async def test_empty_pages_are_passed_over() -> None:
     bench = WorkBench(Sparse({"Observation": [], "Patient": [patient("1")]}))
     made = await bench.add()
     await bench.run()
-    assert [part.count for part in await bench.jobs.parts(made.id)] == [1]
+    assert [part.count for part in await sealed(bench.jobs, made)] == [1]
 
 
 @pytest.mark.anyio
@@ -477,7 +515,7 @@ async def test_nothing_to_do_is_said() -> None:
 async def test_what_a_gone_worker_held_is_given_back() -> None:
     bench = WorkBench(Listed(LINES))
     await bench.add()
-    await bench.jobs.claim("gone", NOW, lease_seconds=10, attempts=4)
+    await bench.jobs.claim("gone", NOW, lease_seconds=10)
     assert not await bench.work().step("other")
     await bench.work().abandoned("gone")
     assert await bench.work().step("other")

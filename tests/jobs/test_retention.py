@@ -6,6 +6,7 @@ from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, patient
 
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState
+from fhir_bulk_middleware.contract.job_store import Due
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Instant, after
@@ -15,6 +16,7 @@ from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.testing.job_values import sealed
 
 HOUR, DAY = 3600.0, 86_400.0
 SETTINGS = Settings(retention=7 * DAY, tombstone_retention=30 * DAY, deadline=DAY)
@@ -74,7 +76,7 @@ async def test_a_completed_job_keeps_its_files_until_its_retention_is_over(archi
     assert (await archive.state(made), await archive.folders()) == (JobState.COMPLETED, {made.id})
     await archive.sweep(later=1)
     assert (await archive.state(made), await archive.folders()) == (JobState.EXPIRED, set())
-    assert await archive.jobs.parts(made.id) == []
+    assert await sealed(archive.jobs, made) == []
 
 
 @pytest.mark.anyio
@@ -84,7 +86,7 @@ async def test_a_job_that_takes_too_long_fails(archive: Archive) -> None:
     assert await archive.state(made) is JobState.QUEUED
     await archive.sweep(later=1)
     assert await archive.state(made) is JobState.FAILED
-    assert await archive.jobs.claim("worker", archive.now, lease_seconds=30, attempts=4) is None
+    assert await archive.jobs.claim("worker", archive.now, lease_seconds=30) is None
 
 
 @pytest.mark.anyio
@@ -153,9 +155,9 @@ async def test_a_sweep_that_was_cut_short_is_made_up_for_by_the_next(archive: Ar
     made = await archive.completed()
     await archive.cancel(made)
     await archive.outputs.discard(made.id)  # and there it was killed
-    assert await archive.jobs.reclaimable(10) == [made.id]
+    assert [job.id for job in await archive.jobs.due(Due.RECLAIM, after(archive.now, 1), 10)] == [made.id]
     await archive.sweep()
-    assert await archive.jobs.reclaimable(10) == []
+    assert await archive.jobs.due(Due.RECLAIM, after(archive.now, 1), 10) == []
     await archive.sweep()
 
 

@@ -24,8 +24,8 @@ from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.events import Deleted, Event
 from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.dialects import STANDARD
+from fhir_bulk_middleware.jobs.work import EXHAUSTED
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.stores.leases import EXHAUSTED
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore

@@ -178,10 +178,10 @@ WORK = (
     Mutant(
         "attempts-not-capped",
         "law 43",
-        "stores/sqlite/work_queue.py",
-        "if attempt - excused >= attempts:",
-        "if attempt - excused > attempts:",
-        (_JOB_STORES,),
+        "jobs/work.py",
+        "lease.tries > settings.attempts:",
+        "lease.tries > settings.attempts + 1:",
+        (_JOB_WORK,),
     ),
     Mutant(
         "progress-counted-twice",
@@ -305,8 +305,8 @@ RIGHTS = (
         "job-of-another-mount",
         "law 10",
         "stores/sqlite/jobs.py",
-        "WHERE id = ? AND mount = ? AND issuer = ? AND subject = ?",
-        "WHERE id = ? AND ? != '' AND issuer = ? AND subject = ?",
+        "WHERE id = :id AND mount = :mount AND",
+        "WHERE id = :id AND :mount != '' AND",
         (_JOB_STORES,),
     ),
     Mutant(

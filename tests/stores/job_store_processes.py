@@ -18,7 +18,7 @@ def claim_all(path: str, worker: str) -> list[tuple[str, int | None]]:
     async def claims() -> list[tuple[str, int | None]]:
         store = SQLiteJobStore(path)
         claimed = []
-        while (lease := await store.claim(worker, NOW, lease_seconds=LEASE, attempts=3)) is not None:
+        while (lease := await store.claim(worker, NOW, lease_seconds=LEASE)) is not None:
             claimed.append((lease.job.id, None if lease.slice is None else lease.slice.number))
         store.close()
         return claimed
@@ -31,7 +31,7 @@ def die_in_a_transaction(path: str) -> None:
 
     def change(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA cache_spill = 1")
-        connection.execute("UPDATE job SET state = 'cancelled', url = url || hex(randomblob(10000000))")
+        connection.execute("UPDATE job SET state = 'cancelled', request = request || hex(randomblob(10000000))")
         connection.execute("DELETE FROM slice")
         os.kill(os.getpid(), signal.SIGKILL)
 

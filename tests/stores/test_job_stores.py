@@ -7,16 +7,16 @@ import pytest
 
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.testing.job_store import JobRetentionSuite, JobStoreSuite, WorkQueueSuite
+from fhir_bulk_middleware.testing.job_store import JobStoreSuite
 
 
-class TestMemoryJobStore(JobStoreSuite, WorkQueueSuite, JobRetentionSuite):
+class TestMemoryJobStore(JobStoreSuite):
     @pytest.fixture
     def store(self) -> MemoryJobStore:
         return MemoryJobStore()
 
 
-class TestSQLiteJobStore(JobStoreSuite, WorkQueueSuite, JobRetentionSuite):
+class TestSQLiteJobStore(JobStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SQLiteJobStore]:
         store = SQLiteJobStore(tmp_path / "jobs.db")

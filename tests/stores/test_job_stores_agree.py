@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease
+from fhir_bulk_middleware.contract.job_store import Due, JobStore
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -23,7 +24,6 @@ from fhir_bulk_middleware.testing.job_values import (
     OTHER,
     OWNER,
     ROWS,
-    CompleteJobStore,
     a_job,
     a_part,
     a_slice,
@@ -57,7 +57,7 @@ class JobStoresAgree(RuleBasedStateMachine):
             self.folder.cleanup()
             self.runner.close()
 
-    def both(self, call: Callable[[CompleteJobStore], Awaitable[T]]) -> T:
+    def both(self, call: Callable[[JobStore], Awaitable[T]]) -> T:
         async def ask() -> tuple[T, T]:
             return await call(self.memory), await call(self.file)
 
@@ -75,9 +75,9 @@ class JobStoresAgree(RuleBasedStateMachine):
         if self.both(lambda store: store.add(job, ROWS, working_at_most=3)):
             self.jobs.append(job)
 
-    @rule(worker=_workers, attempts=st.sampled_from([2, 5]))
-    def claim(self, worker: str, attempts: int) -> None:
-        lease = self.both(lambda store: store.claim(worker, self.now, lease_seconds=LEASE, attempts=attempts))
+    @rule(worker=_workers)
+    def claim(self, worker: str) -> None:
+        lease = self.both(lambda store: store.claim(worker, self.now, lease_seconds=LEASE))
         if lease is not None:
             self.leases.append(lease)
 
@@ -102,14 +102,14 @@ class JobStoresAgree(RuleBasedStateMachine):
         self.both(lambda store: store.renew(lease, self.now, lease_seconds=LEASE, done=done))
 
     @precondition(lambda self: self.leases)
-    @rule(which=_any)
-    def release(self, which: int) -> None:
+    @rule(which=_any, excused=st.booleans())
+    def release(self, which: int, excused: bool) -> None:
         lease = self.leases[which % len(self.leases)]
-        self.both(lambda store: store.release(lease, "stopped", self.now))
+        self.both(lambda store: store.release(lease, "stopped", excused=excused))
 
     @rule(worker=_workers)
     def release_worker(self, worker: str) -> None:
-        self.both(lambda store: store.release_worker(worker, self.now))
+        self.both(lambda store: store.release(worker, "gone"))
 
     @precondition(lambda self: self.jobs)
     @rule(which=_any, state=st.sampled_from([JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED]), stale=st.booleans())
@@ -144,11 +144,9 @@ class JobStoresAgree(RuleBasedStateMachine):
         ids = [job.id for job in self.jobs]
         for job in self.jobs:
             self.both(lambda store, job=job: store.find(job.id, job.mount, job.owner))  # type: ignore[misc]
-            self.both(lambda store, job=job: store.parts(job.id))  # type: ignore[misc]
-            self.both(lambda store, job=job: store.cause(job.id))  # type: ignore[misc]
-        self.both(lambda store: store.changed_before(list(JobState), self.now, 3))
-        self.both(lambda store: store.overdue(self.now, 2))
-        self.both(lambda store: store.reclaimable(2))
+            self.both(lambda store, job=job: store.standing(job.id, job.mount, job.owner))  # type: ignore[misc]
+        for step in Due:
+            self.both(lambda store, step=step: store.due(step, self.now, 2))  # type: ignore[misc]
         self.both(lambda store: store.keeps_files(ids))
 
 

@@ -20,7 +20,6 @@ from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import (
-    ATTEMPTS,
     LEASE,
     NOW,
     OTHER,
@@ -30,6 +29,7 @@ from fhir_bulk_middleware.testing.job_values import (
     added,
     claimed,
     found,
+    sealed,
     started,
     together,
 )
@@ -62,7 +62,7 @@ async def test_a_write_that_returned_is_there_after_the_process(store: SQLiteJob
     store.close()
     reopened = SQLiteJobStore(path)
     assert (await found(reopened, job)).done == 5
-    assert list(await reopened.parts(job.id)) == [a_part(job, 0, 0)]
+    assert await sealed(reopened, job) == [a_part(job, 0, 0)]
     assert await reopened.renew(lease, NOW, lease_seconds=LEASE, done=6)
     assert (await claimed(reopened)).rows == ROWS
     reopened.close()
@@ -103,7 +103,7 @@ async def test_threads_with_loops_of_their_own_share_a_store(store: SQLiteJobSto
 
     async def work_off(worker: str) -> int:
         count = 0
-        while (lease := await store.claim(worker, NOW, lease_seconds=LEASE, attempts=ATTEMPTS)) is not None:
+        while (lease := await store.claim(worker, NOW, lease_seconds=LEASE)) is not None:
             assert await store.renew(lease, NOW, lease_seconds=LEASE, done=1)
             assert await store.checkpoint(lease, [], None, NOW, done=2, finished=True)
             count += 1
@@ -139,7 +139,7 @@ async def test_polls_and_idle_claims_do_not_wait_for_a_writer(store: SQLiteJobSt
     writer.execute("BEGIN IMMEDIATE")
     try:
         assert (await found(store, job)).state is JobState.RUNNING
-        assert await store.claim("idle", NOW, lease_seconds=LEASE, attempts=ATTEMPTS) is None
+        assert await store.claim("idle", NOW, lease_seconds=LEASE) is None
     finally:
         writer.close()
 

@@ -27,6 +27,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.process import Assignment
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
@@ -73,7 +74,7 @@ class State:
 
     async def content(self) -> list[tuple[str, int, str, bytes]]:
         """What a client would get: ids, counts, hashes and bytes."""
-        parts = await self.jobs.parts(self.job.id)
+        parts = await sealed(self.jobs, self.job)
         return [
             (
                 part.file_id.rpartition(".")[2],
@@ -86,7 +87,7 @@ class State:
 
     async def files(self) -> tuple[set[str], set[str]]:
         """Names in the job's folder, and names that its rows know."""
-        rows = {part.key.partition("/")[2] for part in await self.jobs.parts(self.job.id)}
+        rows = {part.key.partition("/")[2] for part in await sealed(self.jobs, self.job)}
         return {path.name for path in (self.folder / "exports" / self.job.id).iterdir()}, rows
 
 

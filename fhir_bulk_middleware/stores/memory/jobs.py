@@ -6,14 +6,27 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import (
+    LEASE_SLACK,
+    Codec,
+    Failure,
+    Job,
+    JobState,
+    Lease,
+    Part,
+    Recorded,
+    Slice,
+    Standing,
+    fell_silent,
+)
+from fhir_bulk_middleware.contract.job_store import Due
 from fhir_bulk_middleware.contract.query import Compartments, Rows
-from fhir_bulk_middleware.contract.registration import Registration
+from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
 
 __all__ = ["MemoryJobStore"]
 
+_FINISHED = frozenset({JobState.COMPLETED, JobState.FAILED})
 _ENDED = frozenset({JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED})
 
 
@@ -35,7 +48,7 @@ class _Work:
         """Whether nobody holds it; a lease that ends too far ahead is none, for the clock was set back."""
         if self.leased_until is None:
             return True
-        return not now < self.leased_until <= after(now, SLACK * self.leased_for)
+        return not now < self.leased_until <= after(now, LEASE_SLACK * self.leased_for)
 
     def lease(self, now: Instant, seconds: float) -> None:
         self.leased_until, self.leased_for = after(now, seconds), seconds
@@ -54,7 +67,19 @@ class _Entry:
     slices: dict[int, Slice] = field(default_factory=dict)
     parts: dict[tuple[int, int], Part] = field(default_factory=dict)
     reclaimed: bool = False
-    cause: str | None = None
+
+    def due_since(self, step: Due) -> Instant | None:
+        """Since when the job needs a step of housekeeping; None if it does not."""
+        job, state = self.job, self.job.state
+        match step:
+            case Due.FAIL:
+                return job.created_at if state.working else None
+            case Due.EXPIRE:
+                return job.expires_at if state in _FINISHED else None
+            case Due.RECLAIM:
+                return job.changed_at if state in _ENDED and not self.reclaimed else None
+            case Due.FORGET:
+                return job.changed_at if state in _ENDED and state not in _FINISHED and self.reclaimed else None
 
     def turn(self, state: JobState, now: Instant, failure: Failure | None = None) -> None:
         """Change the state. Work of a job that is no longer working is no work, so its leases are worth nothing (law 18)."""
@@ -64,7 +89,7 @@ class _Entry:
 
 
 class MemoryJobStore:
-    """A `JobStore`, `JobRetention` and `WorkQueue` for one process; nothing outlives it.
+    """A `JobStore` for one process; nothing outlives it.
 
     It belongs to no event loop: threads with loops of their own may share it.
     """
@@ -76,22 +101,16 @@ class MemoryJobStore:
         self._registrations: dict[str, Registration] = {}
         self._lock = threading.Lock()  # never held across an await
 
-    # --- JobStore ---
+    async def registry(self) -> Registry:
+        """See `JobStore.registry`."""
+        with self._lock:
+            return Registry(self._id, self._present())
 
-    async def store_id(self) -> str:
-        """See `JobStore.store_id`."""
-        return self._id
-
-    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+    async def register(self, registration: Registration, admit: Callable[[Sequence[Registration]], None]) -> None:
         """See `JobStore.register`."""
         with self._lock:
-            look(self._standing())
+            admit(self._present())
             self._registrations[registration.mount] = registration
-
-    async def registrations(self) -> Sequence[Registration]:
-        """See `JobStore.registrations`."""
-        with self._lock:
-            return self._standing()
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
@@ -132,56 +151,24 @@ class MemoryJobStore:
             entry.turn(job.state, job.changed_at, job.failure)
             return True
 
-    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
+    async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
         """See `JobStore.standing`."""
         with self._lock:
             entry = self._entries.get(job_id)
             if entry is None or (entry.job.mount, entry.job.owner) != (mount, owner):
                 return None
-            parts = tuple(part for _, part in sorted(entry.parts.items()))
+            parts = tuple(part for _, part in sorted(entry.parts.items()) if file_id is None or part.file_id == file_id)
             return Standing(entry.job, parts, min((number for number in entry.work if number is not None), default=None))
 
-    async def parts(self, job_id: str) -> Sequence[Part]:
-        """See `JobStore.parts`."""
+    async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
+        """See `JobStore.due`."""
         with self._lock:
-            entry = self._entries.get(job_id)
-            return [part for _, part in sorted(entry.parts.items())] if entry else []
-
-    async def part(self, job_id: str, file_id: str) -> Part | None:
-        """See `JobStore.part`."""
-        return next((part for part in await self.parts(job_id) if part.file_id == file_id), None)
-
-    # --- JobRetention ---
-
-    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """See `JobRetention.due`."""
-        with self._lock:
-            finished = {JobState.COMPLETED, JobState.FAILED}
-            over = [job for job in self._jobs(adapter) if job.state in finished and job.expires_at <= now]
-            return sorted(over, key=lambda job: job.expires_at)[:limit]
-
-    async def changed_before(
-        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
-    ) -> Sequence[Job]:
-        """See `JobRetention.changed_before`."""
-        with self._lock:
-            jobs = [job for job in self._jobs(adapter) if job.state in states and job.changed_at < instant]
-        return sorted(jobs, key=lambda job: job.changed_at)[:limit]
-
-    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """See `JobRetention.overdue`."""
-        with self._lock:
-            jobs = [job for job in self._jobs(adapter) if job.state.working and job.created_at < created_before]
-        return sorted(jobs, key=lambda job: job.created_at)[:limit]
-
-    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
-        """See `JobRetention.reclaimable`; oldest first."""
-        with self._lock:
-            jobs = [job for job in self._jobs(adapter) if job.state in _ENDED and not self._entries[job.id].reclaimed]
-        return [job.id for job in sorted(jobs, key=lambda job: job.changed_at)[:limit]]
+            since = [(job, entry.due_since(step)) for entry in self._entries.values() if (job := entry.job).adapter == adapter]
+        found = [(job, instant) for job, instant in since if instant is not None and instant < before]
+        return [job for job, _ in sorted(found, key=lambda each: each[1])][:limit]
 
     async def reclaimed(self, job_id: str) -> None:
-        """See `JobRetention.reclaimed`."""
+        """See `JobStore.reclaimed`."""
         with self._lock:
             entry = self._entries.get(job_id)
             if entry and entry.job.state in _ENDED:  # whatever the caller believes, a job with a result keeps it
@@ -191,61 +178,43 @@ class MemoryJobStore:
                 entry.parts.clear()
 
     async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
-        """See `JobRetention.keeps_files`."""
+        """See `JobStore.keeps_files`."""
         with self._lock:
             jobs = [job for job in self._jobs() if job.id in job_ids]
         return frozenset(job.id for job in jobs if job.adapter != adapter or job.state not in _ENDED)
 
     async def remove(self, job_id: str) -> None:
-        """See `JobRetention.remove`."""
+        """See `JobStore.remove`."""
         with self._lock:
             self._entries.pop(job_id, None)
             owners = {job.owner for job in self._jobs()}
             self._turns = {owner: turn for owner, turn in self._turns.items() if owner in owners}
 
-    # --- WorkQueue ---
-
-    async def claim(
-        self,
-        worker: str,
-        now: Instant,
-        *,
-        lease_seconds: float,
-        attempts: int,
-        adapter: str = "",
-        failed: Callable[[Job], None] = lambda _: None,
-    ) -> Lease | None:
-        """See `WorkQueue.claim`."""
-        ended: list[Job] = []
-        lease = self._claim(adapter, worker, now, lease_seconds=lease_seconds, attempts=attempts, ended=ended)
-        for job in ended:
-            failed(job)
-        return lease
-
-    def _claim(
-        self, adapter: str, worker: str, now: Instant, *, lease_seconds: float, attempts: int, ended: list[Job]
-    ) -> Lease | None:
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
+        """See `JobStore.claim`."""
         with self._lock:
-            while (found := self._next(adapter, now)) is not None:
-                entry, place = found
-                work = entry.work[place]
-                if work.worker is not None:  # it was neither finished nor given back
-                    work.give_back(silent(work.worker, work.attempt))
-                if work.attempt - work.excused >= attempts:
-                    entry.cause = work.cause
-                    entry.job = replace(entry.job, request=entry.job.request.of_failed())
-                    entry.turn(JobState.FAILED, now, EXHAUSTED)
-                    ended.append(entry.job)
-                    continue
-                work.attempt, work.worker = work.attempt + 1, worker
-                work.lease(now, lease_seconds)
-                self._turns[entry.job.owner] = max(self._turns.values(), default=0) + 1
-                piece = None if place is None else entry.slices[place]
-                return Lease(job=entry.job, rows=entry.rows, slice=piece, attempt=work.attempt, worker=worker)
-            return None
+            found = self._next(adapter, now)
+            if found is None:
+                return None
+            entry, place = found
+            work = entry.work[place]
+            if work.worker is not None:  # it was neither finished nor given back
+                work.give_back(fell_silent(work.worker, work.attempt))
+            work.attempt, work.worker = work.attempt + 1, worker
+            work.lease(now, lease_seconds)
+            self._turns[entry.job.owner] = max(self._turns.values(), default=0) + 1
+            return Lease(
+                job=entry.job,
+                rows=entry.rows,
+                slice=None if place is None else entry.slices[place],
+                attempt=work.attempt,
+                worker=worker,
+                tries=work.attempt - work.excused,
+                cause=work.cause,
+            )
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
-        """See `WorkQueue.renew`."""
+        """See `JobStore.renew`."""
         with self._lock:
             held = self._held(lease)
             if held is None:
@@ -258,7 +227,7 @@ class MemoryJobStore:
     async def plan(
         self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
     ) -> bool:
-        """See `WorkQueue.plan`."""
+        """See `JobStore.plan`."""
         with self._lock:
             held = self._held(lease)
             if held is None or lease.slice is not None:
@@ -274,7 +243,7 @@ class MemoryJobStore:
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
     ) -> Recorded:
-        """See `WorkQueue.checkpoint`."""
+        """See `JobStore.checkpoint`."""
         with self._lock:
             held = self._held(lease)
             if held is None or lease.slice is None:
@@ -295,34 +264,23 @@ class MemoryJobStore:
                     return Recorded.COMPLETED
             return Recorded.KEPT
 
-    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
-        """See `WorkQueue.release`."""
+    async def release(self, held: Lease | str, cause: str, *, excused: bool = False) -> None:
+        """See `JobStore.release`."""
         with self._lock:
-            held = self._held(lease)
-            if held is not None:
-                held[1].excused += excused
-                held[1].give_back(cause)
+            if isinstance(held, Lease):
+                found = self._held(held)
+                given_back = [found[1]] if found else []
+            else:
+                given_back = [work for entry in self._entries.values() for work in entry.work.values() if work.worker == held]
+            for work in given_back:
+                work.excused += excused
+                work.give_back(cause)
 
-    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
-        """See `WorkQueue.release_worker`."""
-        with self._lock:
-            for entry in self._entries.values():
-                for work in entry.work.values():
-                    if work.worker == worker:
-                        work.give_back(cause or gone(worker))
+    def _present(self) -> tuple[Registration, ...]:
+        return tuple(registration for _, registration in sorted(self._registrations.items()))
 
-    async def cause(self, job_id: str) -> str | None:
-        """See `WorkQueue.cause`."""
-        with self._lock:
-            entry = self._entries.get(job_id)
-            return entry.cause if entry else None
-
-    def _standing(self) -> Sequence[Registration]:
-        return [registration for _, registration in sorted(self._registrations.items())]
-
-    def _jobs(self, adapter: str | None = None) -> Iterator[Job]:
-        """The jobs of an adapter; of all of them for None."""
-        return (entry.job for entry in self._entries.values() if adapter is None or entry.job.adapter == adapter)
+    def _jobs(self) -> Iterator[Job]:
+        return (entry.job for entry in self._entries.values())
 
     def _next(self, adapter: str, now: Instant) -> tuple[_Entry, int | None] | None:
         """The first free work of the oldest job of the owner who was served longest ago."""

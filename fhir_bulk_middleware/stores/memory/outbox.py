@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from fhir_bulk_middleware.contract.job import LEASE_SLACK
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.stores.leases import SLACK
 
 __all__ = ["MemoryOutbox"]
 
@@ -26,7 +26,7 @@ class MemoryOutbox:
         """Lease the oldest reports; a lease that ends too far ahead is none, for the clock was set back."""
         if self._teller is not None:
             name, until = self._teller
-            if name != teller and now < until <= after(now, SLACK * lease_seconds):
+            if name != teller and now < until <= after(now, LEASE_SLACK * lease_seconds):
                 return None
         found = list(self._reports.values())[:limit]
         if found:

@@ -1,21 +1,16 @@
--- Jobs, version 1. Instants are microseconds since the epoch; enumerations stand as their values or names. An owner is issuer,
--- subject and client; the client is empty where it is no part of ownership.
+-- Jobs, version 1. The columns of `job`, `slice` and `part` are the fields of `contract/job_record.py`, which says what they hold.
 
--- The store's own id, and who works on it (law 32): one row for each mount. `audiences` and `settings` are JSON.
+-- The store's own id, and who works on it (law 32): one row for each mount.
 CREATE TABLE store (id TEXT NOT NULL);
 
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 
 CREATE TABLE registration (
     mount TEXT PRIMARY KEY,
-    adapter TEXT NOT NULL,
-    named INTEGER NOT NULL,
-    dialect TEXT NOT NULL,
-    audiences TEXT,
-    settings TEXT NOT NULL
+    content TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- The hot row: all that a poll reads, found by its id. `cause` is the operator's and stands last, where a poll does not read it.
+-- The hot row: all that a poll reads, found by its id.
 CREATE TABLE job (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -24,30 +19,21 @@ CREATE TABLE job (
     issuer TEXT NOT NULL,
     subject TEXT NOT NULL,
     client TEXT NOT NULL,
-    url TEXT NOT NULL,
-    level TEXT NOT NULL,
-    types TEXT NOT NULL,
-    since INTEGER,
-    until INTEGER,
-    precision TEXT NOT NULL,
     state TEXT NOT NULL,
     revision INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
+    kept_for INTEGER NOT NULL,
     cut INTEGER,
     codec TEXT,
     estimate INTEGER NOT NULL,
     done INTEGER NOT NULL,
     reason TEXT,
     detail TEXT,
-    retention REAL NOT NULL,
-    granular TEXT NOT NULL,
-    options TEXT NOT NULL,
     idempotency_key TEXT,
     fingerprint TEXT,
-    kind TEXT NOT NULL,
-    reclaimed INTEGER NOT NULL DEFAULT 0,
-    cause TEXT
+    request TEXT NOT NULL,
+    reclaimed INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
@@ -56,13 +42,13 @@ CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
 CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, client, mount, idempotency_key)
     WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');
 
-CREATE INDEX job_due ON job (adapter, changed_at + CAST(round(retention * 1000000) AS INTEGER)) WHERE state IN ('completed', 'failed');
+CREATE INDEX job_due ON job (adapter, changed_at + kept_for) WHERE state IN ('completed', 'failed');
 
 CREATE INDEX job_changed ON job (adapter, state, changed_at);
 
 CREATE INDEX job_reclaimable ON job (adapter, changed_at) WHERE reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed');
 
--- Whose resources a job may hold, and the adapter's rights: large, compressed, read by workers only.
+-- The rows of a job (`rows_content`): large, read by workers only.
 CREATE TABLE job_rows (
     job_id TEXT PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
     content BLOB NOT NULL
@@ -102,10 +88,9 @@ CREATE TABLE part (
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;
 
--- Open work, and who holds it: slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap,
--- and a write is allowed exactly if the row is here with the writer's name and attempt. `excused` attempts do not count: those that
--- recorded a part, and those that were asked to stop. `done` is the slice's high-water mark. `adapter` is the job's, and `leased_for`
--- the microseconds that the lease was given for at a time: whoever asks judges a lease by its own length, not by theirs.
+-- Open work and its holder; slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap, and a
+-- lease is current exactly while a row has its worker and attempt. `excused` attempts do not count as tries. `done` is the highest
+-- count of any attempt. `adapter` is the job's. `leased_for` is the length of the lease in microseconds (`LEASE_SLACK`).
 CREATE TABLE work (
     job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     slice INTEGER NOT NULL,
@@ -122,7 +107,7 @@ CREATE TABLE work (
 
 CREATE INDEX work_adapter ON work (adapter);
 
--- Whoever ends a job, and however: no lease on it can write after that (law 18). One line, for a script is split at line ends.
+-- However a job ends, all leases on it are lost in the same transaction (law 18). One line: scripts are split at `;` and line end.
 CREATE TRIGGER job_ended AFTER UPDATE OF state ON job WHEN new.state NOT IN ('queued', 'running') BEGIN DELETE FROM work WHERE job_id = new.id; END;
 
 -- When each owner was last given work, as a count of turns.

@@ -7,28 +7,29 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
-from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.contract.registration import Registration
-from fhir_bulk_middleware.contract.running import Recipe
-from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.stores.sqlite import work_queue as work
-from fhir_bulk_middleware.stores.sqlite.database import Database
-from fhir_bulk_middleware.stores.sqlite.job_records import (
-    JOB_COLUMNS,
-    PART_COLUMNS,
-    REGISTRATION_COLUMNS,
+from fhir_bulk_middleware.contract.job_record import (
+    JOB_FIELDS,
+    PART_FIELDS,
     job_from_record,
     job_record,
     owner_record,
     part_from_record,
-    registration_from_record,
-    registration_record,
+    registration_content,
+    registration_from_content,
     rows_content,
     rows_from_content,
 )
+from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.registration import Registration, Registry
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.sqlite import work_queue as work
+from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SQLiteJobStore"]
 
@@ -38,42 +39,38 @@ _KNOWN = 512
 _KNOWN_CHARACTERS = 8 * 1024 * 1024
 """Characters of all that are remembered: most jobs have some hundred, and those that clients made large must not fill memory."""
 
-_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
-_WHOLE = f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
-_OWN = f"{_WHOLE} AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
+_COLUMNS = ", ".join(JOB_FIELDS)
+_OWNED = "issuer = :issuer AND subject = :subject AND client = :client"
+_STANDS = f"SELECT revision, done, estimate FROM job WHERE id = :id AND mount = :mount AND {_OWNED}"  # noqa: S608
+_WHOLE = f"SELECT {_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
 _SAME_KEY = f"""
-    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_idempotency
-    WHERE issuer = ? AND subject = ? AND client = ? AND mount = ? AND idempotency_key = ? AND idempotency_key IS NOT NULL
+    SELECT {_COLUMNS} FROM job INDEXED BY job_idempotency
+    WHERE {_OWNED} AND mount = :mount AND idempotency_key = :idempotency_key AND idempotency_key IS NOT NULL
         AND state NOT IN ('cancelled', 'expired')
 """  # noqa: S608
-_PARTS = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
-_PART = f"SELECT {PART_COLUMNS} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
+_WORKING = f"SELECT count(*) FROM job WHERE {_OWNED} AND adapter = :adapter AND state IN ('queued', 'running')"  # noqa: S608
+_PARTS = f"SELECT {', '.join(PART_FIELDS)} FROM part WHERE job_id = ? ORDER BY slice, number"  # noqa: S608
+_PART = f"SELECT {', '.join(PART_FIELDS)} FROM part WHERE job_id = ? AND file_id = ?"  # noqa: S608
 _UNFINISHED = "SELECT min(slice) FROM work WHERE job_id = ? AND slice >= 0"
 _REPLACE = """
-    UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, cut = :cut, codec = :codec,
-        estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, url = :url, types = :types,
-        since = :since, until = :until, granular = :granular, options = :options, idempotency_key = :idempotency_key,
-        fingerprint = :fingerprint, cause = CASE WHEN :state IN ('cancelled', 'expired') THEN NULL ELSE cause END
+    UPDATE job SET revision = revision + 1, state = :state, changed_at = :changed_at, kept_for = :kept_for, cut = :cut,
+        codec = :codec, estimate = :estimate, done = max(done, :done), reason = :reason, detail = :detail, request = :request,
+        idempotency_key = :idempotency_key, fingerprint = :fingerprint
     WHERE id = :id AND revision = :revision
 """
-_DUE = f"""
-    SELECT {JOB_COLUMNS} FROM job INDEXED BY job_due
-    WHERE adapter = ? AND state IN ('completed', 'failed') AND changed_at + CAST(round(retention * 1000000) AS INTEGER) <= ?
-    ORDER BY changed_at + CAST(round(retention * 1000000) AS INTEGER) LIMIT ?
-"""  # noqa: S608
-_CHANGED_BEFORE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN (SELECT value FROM json_each(?)) AND changed_at < ?
-    ORDER BY changed_at, sequence LIMIT ?
-"""  # noqa: S608
-_OVERDUE = f"""
-    SELECT {JOB_COLUMNS} FROM job WHERE adapter = ? AND state IN ('queued', 'running') AND created_at < ?
-    ORDER BY created_at, sequence LIMIT ?
-"""  # noqa: S608
-_RECLAIMABLE = """
-    SELECT id FROM job INDEXED BY job_reclaimable
-    WHERE adapter = ? AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
-    ORDER BY changed_at, sequence LIMIT ?
-"""
+_DUE = {
+    step: f"SELECT {_COLUMNS} FROM job {condition}, sequence LIMIT ?"  # noqa: S608 - constants of ours only
+    for step, condition in {
+        Due.FAIL: "WHERE adapter = ? AND state IN ('queued', 'running') AND created_at < ? ORDER BY created_at",
+        Due.EXPIRE: "INDEXED BY job_due WHERE adapter = ? AND state IN ('completed', 'failed') AND changed_at + kept_for < ? "
+        "ORDER BY changed_at + kept_for",
+        Due.RECLAIM: "INDEXED BY job_reclaimable "
+        "WHERE adapter = ? AND state IN ('cancelled', 'expired', 'failed') AND reclaimed = 0 AND changed_at < ? "
+        "ORDER BY changed_at",
+        Due.FORGET: "WHERE adapter = ? AND state IN ('cancelled', 'expired') AND reclaimed = 1 AND changed_at < ? "
+        "ORDER BY changed_at",
+    }.items()
+}
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
         AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
@@ -81,7 +78,7 @@ _KEEPS_FILES = """
 
 
 class SQLiteJobStore:
-    """A `JobStore`, `JobRetention` and `WorkQueue` that can be opened in worker processes too (`SupportsWorkerProcess`).
+    """A `JobStore` in a file, which can be opened in worker processes too (`SupportsWorkerProcess`).
 
     Every write that returned survives a power cut. It belongs to no event loop: threads with loops of their own may share it.
 
@@ -107,19 +104,14 @@ class SQLiteJobStore:
         """Close the file; it is opened again when it is needed."""
         self._database.close()
 
-    # --- JobStore ---
+    async def registry(self) -> Registry:
+        """See `JobStore.registry`."""
+        reader = self._database.reader
+        return Registry(str(reader.execute("SELECT id FROM store").fetchone()[0]), tuple(_registrations(reader)))
 
-    async def store_id(self) -> str:
-        """See `JobStore.store_id`."""
-        return str(self._database.reader.execute("SELECT id FROM store").fetchone()[0])
-
-    async def register(self, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
+    async def register(self, registration: Registration, admit: Callable[[Sequence[Registration]], None]) -> None:
         """See `JobStore.register`."""
-        await self._database.write(partial(_register, registration=registration, look=look))
-
-    async def registrations(self) -> Sequence[Registration]:
-        """See `JobStore.registrations`."""
-        return _standing(self._database.reader)
+        await self._database.write(partial(_register, registration=registration, admit=admit))
 
     async def add(self, job: Job, rows: Rows, *, working_at_most: int) -> Job | None:
         """See `JobStore.add`."""
@@ -127,12 +119,12 @@ class SQLiteJobStore:
         return await self._database.write(partial(_add, job=job, content=content, working_at_most=working_at_most))
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
-        """See `JobStore.find`. It is done in the event loop, since that is cheaper than a thread for one indexed read.
+        """See `JobStore.find`. It runs in the event loop: one indexed read costs less than handing it to a thread."""
+        return self._find(self._database.reader, job_id, mount, owner)
 
-        All but its progress is as it was while the revision is, so of a job that is polled again and again no more is read.
-        """
-        reader = self._database.reader
-        standing = reader.execute(_STANDS, (job_id, mount, *owner_record(owner))).fetchone()
+    def _find(self, reader: sqlite3.Connection, job_id: str, mount: str, owner: Owner) -> Job | None:
+        """The job; of one whose revision is remembered only its progress is read, since all else changes with the revision."""
+        standing = reader.execute(_STANDS, owner_record(owner) | {"id": job_id, "mount": mount}).fetchone()
         if standing is None:
             return None
         revision, done, estimate = standing
@@ -146,84 +138,68 @@ class SQLiteJobStore:
         if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
             self._known_characters = 0
             self._known.clear()  # several threads may be here, and this is one step
-        job = self._known[job_id] = job_from_record(record)
+        job = self._known[job_id] = _job(record)
         return job
 
     async def replace(self, job: Job) -> bool:
         """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
-        written = dict(zip(JOB_COLUMNS.split(", "), job_record(job), strict=True))
-        return await self._database.write(lambda connection: connection.execute(_REPLACE, written).rowcount == 1)
+        record = job_record(job)
+        return await self._database.write(lambda connection: connection.execute(_REPLACE, record).rowcount == 1)
 
-    async def standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
-        """See `JobStore.standing`. A job of a terabyte has thousands of parts, so they are not read in a server's loop."""
-        return await self._database.aside(partial(self._standing, job_id, mount, owner))
+    async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
+        """See `JobStore.standing`. A job of a terabyte has thousands of parts, so all of them are not read in the event loop."""
+        read = partial(self._standing, job_id, mount, owner, file_id)
+        return await self._database.aside(read) if file_id is None else read()
 
-    async def parts(self, job_id: str) -> Sequence[Part]:
-        """See `JobStore.parts`. A job of a terabyte has thousands, so they are not read in a server's loop."""
-        return await self._database.aside(partial(self._parts, job_id))
+    def _standing(self, job_id: str, mount: str, owner: Owner, file_id: str | None) -> Standing | None:
+        reader = self._database.reader
+        reader.execute("BEGIN")  # what is read until the rollback is of one instant
+        try:
+            job = self._find(reader, job_id, mount, owner)
+            if job is None:
+                return None
+            (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
+            read = reader.execute(_PARTS, (job_id,)) if file_id is None else reader.execute(_PART, (job_id, file_id))
+            return Standing(job, tuple(map(_part, read.fetchall())), unfinished)
+        finally:
+            reader.rollback()
 
-    async def part(self, job_id: str, file_id: str) -> Part | None:
-        """See `JobStore.part`."""
-        record = self._database.reader.execute(_PART, (job_id, file_id)).fetchone()
-        return None if record is None else part_from_record(record)
-
-    # --- JobRetention ---
-
-    async def due(self, now: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """See `JobRetention.due`."""
-        return self._jobs(_DUE, (adapter, now, limit))
-
-    async def changed_before(
-        self, states: Collection[JobState], instant: Instant, limit: int, *, adapter: str = ""
-    ) -> Sequence[Job]:
-        """See `JobRetention.changed_before`."""
-        return self._jobs(_CHANGED_BEFORE, (adapter, json.dumps([state.value for state in states]), instant, limit))
-
-    async def overdue(self, created_before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
-        """See `JobRetention.overdue`."""
-        return self._jobs(_OVERDUE, (adapter, created_before, limit))
-
-    async def reclaimable(self, limit: int, *, adapter: str = "") -> Sequence[str]:
-        """See `JobRetention.reclaimable`; oldest first."""
-        return [job_id for (job_id,) in self._database.reader.execute(_RECLAIMABLE, (adapter, limit)).fetchall()]
+    async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
+        """See `JobStore.due`."""
+        return [_job(record) for record in self._database.reader.execute(_DUE[step], (adapter, before, limit))]
 
     async def reclaimed(self, job_id: str) -> None:
-        """See `JobRetention.reclaimed`."""
+        """See `JobStore.reclaimed`."""
         await self._database.write(partial(_reclaimed, job_id=job_id))
 
     async def keeps_files(self, job_ids: Collection[str], *, adapter: str = "") -> frozenset[str]:
-        """See `JobRetention.keeps_files`."""
+        """See `JobStore.keeps_files`."""
         found = self._database.reader.execute(_KEEPS_FILES, (json.dumps(list(job_ids)), adapter)).fetchall()
         return frozenset(job_id for (job_id,) in found)
 
     async def remove(self, job_id: str) -> None:
-        """See `JobRetention.remove`."""
+        """See `JobStore.remove`."""
         await self._database.write(partial(_remove, job_id=job_id))
 
-    # --- WorkQueue ---
-
-    async def claim(
-        self,
-        worker: str,
-        now: Instant,
-        *,
-        lease_seconds: float,
-        attempts: int,
-        adapter: str = "",
-        failed: Callable[[Job], None] = lambda _: None,
-    ) -> Lease | None:
-        """See `WorkQueue.claim`. Where there is nothing to claim it is one short read."""
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
+        """See `JobStore.claim`. Where there is nothing to claim it is one short read."""
         while work.anything(self._database.reader, adapter, now):
-            granted, ended = await self._database.write(
-                partial(work.claim, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds, attempts=attempts)
+            granted = await self._database.write(
+                partial(work.claim, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds)
             )
-            for job in ended:
-                failed(job)
             if granted is None:
                 return None
             rows = await self._rows_of(granted.job)
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
-                return Lease(job=granted.job, rows=rows, slice=granted.slice, attempt=granted.attempt, worker=worker)
+                return Lease(
+                    job=granted.job,
+                    rows=rows,
+                    slice=granted.slice,
+                    attempt=granted.attempt,
+                    worker=worker,
+                    tries=granted.tries,
+                    cause=granted.cause,
+                )
         self._rows = None
         return None
 
@@ -243,13 +219,13 @@ class SQLiteJobStore:
         return rows
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
-        """See `WorkQueue.renew`."""
+        """See `JobStore.renew`."""
         return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
     async def plan(
         self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
     ) -> bool:
-        """See `WorkQueue.plan`."""
+        """See `JobStore.plan`."""
         content = None if rows is None else await self._database.aside(partial(rows_content, rows))
         return await self._database.write(
             partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content)
@@ -258,74 +234,49 @@ class SQLiteJobStore:
     async def checkpoint(
         self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
     ) -> Recorded:
-        """See `WorkQueue.checkpoint`."""
+        """See `JobStore.checkpoint`."""
         return await self._database.write(
             partial(work.checkpoint, lease=lease, parts=parts, cursor=cursor, now=now, done=done, finished=finished)
         )
 
-    async def release(self, lease: Lease, cause: str, now: Instant, *, excused: bool = False) -> None:  # noqa: ARG002 - free at once
-        """See `WorkQueue.release`."""
-        await self._database.write(partial(work.release, lease=lease, cause=cause, excused=excused))
-
-    async def release_worker(self, worker: str, now: Instant, cause: str = "") -> None:  # noqa: ARG002 - as above
-        """See `WorkQueue.release_worker`."""
-        await self._database.write(partial(work.release_worker, worker=worker, cause=cause))
-
-    async def cause(self, job_id: str) -> str | None:
-        """See `WorkQueue.cause`."""
-        row = self._database.reader.execute("SELECT cause FROM job WHERE id = ?", (job_id,)).fetchone()
-        return None if row is None else row[0]
-
-    def _standing(self, job_id: str, mount: str, owner: Owner) -> Standing | None:
-        reader = self._database.reader
-        reader.execute("BEGIN")  # what is read until the rollback is of one instant
-        try:
-            record = reader.execute(_OWN, (job_id, mount, *owner_record(owner))).fetchone()
-            if record is None:
-                return None
-            (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
-            return Standing(job_from_record(record), tuple(self._parts(job_id)), unfinished)
-        finally:
-            reader.rollback()
-
-    def _parts(self, job_id: str) -> list[Part]:
-        return [part_from_record(record) for record in self._database.reader.execute(_PARTS, (job_id,)).fetchall()]
-
-    def _jobs(self, query: str, values: tuple[str | int, ...]) -> list[Job]:
-        return [job_from_record(record) for record in self._database.reader.execute(query, values).fetchall()]
+    async def release(self, held: Lease | str, cause: str, *, excused: bool = False) -> None:
+        """See `JobStore.release`."""
+        await self._database.write(partial(work.release, held=held, cause=cause, excused=excused))
 
 
-def _register(connection: sqlite3.Connection, registration: Registration, look: Callable[[Sequence[Registration]], None]) -> None:
-    look(_standing(connection))
+def _register(
+    connection: sqlite3.Connection, registration: Registration, admit: Callable[[Sequence[Registration]], None]
+) -> None:
+    admit(_registrations(connection))
     connection.execute(
-        f"INSERT OR REPLACE INTO registration ({REGISTRATION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
-        registration_record(registration),
+        "INSERT OR REPLACE INTO registration (mount, content) VALUES (?, ?)",
+        (registration.mount, registration_content(registration)),
     )
 
 
-def _standing(connection: sqlite3.Connection) -> list[Registration]:
-    records = connection.execute(f"SELECT {REGISTRATION_COLUMNS} FROM registration ORDER BY mount").fetchall()  # noqa: S608
-    return [registration_from_record(record) for record in records]
+def _registrations(connection: sqlite3.Connection) -> list[Registration]:
+    records = connection.execute("SELECT content FROM registration ORDER BY mount").fetchall()
+    return [registration_from_content(content) for (content,) in records]
+
+
+def _job(record: tuple[Any, ...]) -> Job:
+    return job_from_record(dict(zip(JOB_FIELDS, record, strict=True)))
+
+
+def _part(record: tuple[Any, ...]) -> Part:
+    return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
 
 
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:
+    record = job_record(job)
     if job.idempotency is not None:
-        key = (*owner_record(job.owner), job.mount, job.idempotency.key)
-        record = connection.execute(_SAME_KEY, key).fetchone()
-        if record is not None:
-            return job_from_record(record)
-    (working,) = connection.execute(
-        "SELECT count(*) FROM job "
-        "WHERE issuer = ? AND subject = ? AND client = ? AND adapter = ? AND state IN ('queued', 'running')",
-        (*owner_record(job.owner), job.adapter),
-    ).fetchone()
+        kept = connection.execute(_SAME_KEY, record).fetchone()
+        if kept is not None:
+            return _job(kept)
+    (working,) = connection.execute(_WORKING, record).fetchone()
     if working >= working_at_most:
         return None
-    record = job_record(job)
-    connection.execute(
-        f"INSERT INTO job ({JOB_COLUMNS}) VALUES ({', '.join('?' * len(record))})",  # noqa: S608 - names of ours only
-        record,
-    )
+    connection.execute(work.insertion("job", record), record)
     connection.execute("INSERT INTO job_rows (job_id, content) VALUES (?, ?)", (job.id, content))
     work.open_planning(connection, job)
     return job

@@ -5,9 +5,9 @@ import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
+from fhir_bulk_middleware.contract.job import LEASE_SLACK
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.stores.leases import SLACK
 from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SCHEMA", "add", "forget", "unreported"]
@@ -48,7 +48,7 @@ def forget(connection: sqlite3.Connection, teller: str, numbers: Sequence[int]) 
 def _held(connection: sqlite3.Connection, teller: str, now: Instant, lease_seconds: float) -> bool:
     """Whether somebody else tells just now; a lease that ends too far ahead is none, for the clock was set back."""
     row = connection.execute("SELECT name, until FROM teller").fetchone()
-    return row is not None and row[0] != teller and now < row[1] <= after(now, SLACK * lease_seconds)
+    return row is not None and row[0] != teller and now < row[1] <= after(now, LEASE_SLACK * lease_seconds)
 
 
 def _take(connection: sqlite3.Connection, teller: str, now: Instant, lease_seconds: float, limit: int) -> Sequence[Report] | None:

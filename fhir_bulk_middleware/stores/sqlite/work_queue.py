@@ -5,33 +5,38 @@ leaves the working states loses all of its rows in the same transaction (a trigg
 """
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice
-from fhir_bulk_middleware.instant import Instant, after
-from fhir_bulk_middleware.stores.leases import EXHAUSTED, SLACK, gone, silent
-from fhir_bulk_middleware.stores.sqlite.job_records import (
-    JOB_COLUMNS,
-    PART_COLUMNS,
-    SLICE_COLUMNS,
+from fhir_bulk_middleware.contract.job import LEASE_SLACK, Codec, Job, JobState, Lease, Part, Recorded, Slice, fell_silent
+from fhir_bulk_middleware.contract.job_record import (
+    JOB_FIELDS,
+    PART_FIELDS,
+    SLICE_FIELDS,
     job_from_record,
-    job_record,
     owner_record,
     part_record,
     slice_from_record,
     slice_record,
 )
+from fhir_bulk_middleware.instant import Instant, after
 
-__all__ = ["Granted", "anything", "checkpoint", "claim", "open_planning", "plan", "release", "release_worker", "renew"]
+__all__ = ["Granted", "anything", "checkpoint", "claim", "insertion", "open_planning", "plan", "release", "renew"]
 
 _PLANNING = -1
 
-_FREE = f"(leased_until IS NULL OR leased_until <= :now OR leased_until > :now + leased_for * {SLACK})"
+
+def insertion(table: str, names: Iterable[str]) -> str:
+    """A statement that inserts a record of these names."""
+    columns = tuple(names)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"  # noqa: S608
+
+
+_FREE = f"(leased_until IS NULL OR leased_until <= :now OR leased_until > :now + leased_for * {LEASE_SLACK})"
 
 # Owners take turns; within an owner the oldest job comes first.
 _NEXT_JOB = f"""
-    SELECT {", ".join(f"job.{column}" for column in JOB_COLUMNS.split(", "))}
+    SELECT {", ".join(f"job.{name}" for name in JOB_FIELDS)}
     FROM job LEFT JOIN turn
         ON turn.issuer = job.issuer AND turn.subject = job.subject AND turn.client = job.client
     WHERE job.adapter = :adapter AND job.state IN ('queued', 'running')
@@ -39,7 +44,9 @@ _NEXT_JOB = f"""
     ORDER BY coalesce(turn.served, 0), job.created_at, job.sequence LIMIT 1
 """  # noqa: S608 - constants of ours only
 _NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job_id = :job AND {_FREE} ORDER BY slice LIMIT 1"  # noqa: S608
-
+_SLICE = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND number = ?"  # noqa: S608
+_INSERT_SLICE = insertion("slice", ("job_id", *SLICE_FIELDS))
+_INSERT_PART = insertion("part", ("job_id", *PART_FIELDS))
 
 # What was guessed of a slice gives way to what it turned out to hold.
 _CORRECT = """
@@ -57,6 +64,8 @@ class Granted:
     job: Job
     slice: Slice | None
     attempt: int
+    tries: int
+    cause: str | None
 
 
 def open_planning(connection: sqlite3.Connection, job: Job) -> None:
@@ -70,33 +79,26 @@ def anything(reader: sqlite3.Connection, adapter: str, now: Instant) -> bool:
     return reader.execute(query, {"adapter": adapter, "now": now}).fetchone() is not None
 
 
-def claim(
-    connection: sqlite3.Connection, adapter: str, worker: str, now: Instant, *, lease_seconds: float, attempts: int
-) -> tuple[Granted | None, list[Job]]:
-    """Give the next piece of work to `worker`; the jobs whose work was begun too often, and which failed on the way."""
-    ended: list[Job] = []
+def claim(connection: sqlite3.Connection, adapter: str, worker: str, now: Instant, lease_seconds: float) -> Granted | None:
+    """Lease the next free piece of work of the adapter to `worker`."""
     limits: dict[str, int | str] = {"adapter": adapter, "now": now}
-    while (record := connection.execute(_NEXT_JOB, limits).fetchone()) is not None:
-        job = job_from_record(record)
-        number, attempt, excused, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
-        if holder is not None:  # it was neither finished nor given back
-            cause = silent(holder, attempt)
-        if attempt - excused >= attempts:
-            failed = job.failed(EXHAUSTED, now)
-            _fail(connection, failed, cause)
-            ended.append(replace(failed, revision=job.revision + 1))
-            continue
-        connection.execute(
-            "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, leased_for = ?, cause = ? WHERE job_id = ? AND slice = ?",
-            (attempt + 1, worker, *_span(now, lease_seconds), cause, job.id, number),
-        )
-        connection.execute(
-            "INSERT OR REPLACE INTO turn (issuer, subject, client, served) "
-            "SELECT ?, ?, ?, coalesce(max(served), 0) + 1 FROM turn",
-            owner_record(job.owner),
-        )
-        return Granted(job, _slice(connection, job.id, number), attempt + 1), ended
-    return None, ended
+    record = connection.execute(_NEXT_JOB, limits).fetchone()
+    if record is None:
+        return None
+    job = job_from_record(dict(zip(JOB_FIELDS, record, strict=True)))
+    number, attempt, excused, holder, cause = connection.execute(_NEXT_WORK, limits | {"job": job.id}).fetchone()
+    if holder is not None:  # it was neither finished nor given back
+        cause = fell_silent(holder, attempt)
+    connection.execute(
+        "UPDATE work SET attempt = ?, worker = ?, leased_until = ?, leased_for = ?, cause = ? WHERE job_id = ? AND slice = ?",
+        (attempt + 1, worker, *_span(now, lease_seconds), cause, job.id, number),
+    )
+    connection.execute(
+        "INSERT OR REPLACE INTO turn (issuer, subject, client, served) "
+        "SELECT :issuer, :subject, :client, coalesce(max(served), 0) + 1 FROM turn",
+        owner_record(job.owner),
+    )
+    return Granted(job, _slice(connection, job.id, number), attempt + 1, attempt + 1 - excused, cause)
 
 
 def renew(connection: sqlite3.Connection, lease: Lease, now: Instant, lease_seconds: float, done: int) -> bool:
@@ -128,8 +130,8 @@ def plan(
         connection.execute("UPDATE job_rows SET content = ? WHERE job_id = ?", (content, job_id))
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
-        f"INSERT INTO slice (job_id, {SLICE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        [(job_id, *slice_record(piece)) for piece in slices],
+        _INSERT_SLICE,
+        [slice_record(piece) | {"job_id": job_id} for piece in slices],
     )
     connection.executemany(
         "INSERT INTO work (job_id, slice, adapter) VALUES (?, ?, ?)",
@@ -164,8 +166,8 @@ def checkpoint(
         return Recorded.LOST
     job_id = lease.job.id
     connection.executemany(
-        f"INSERT INTO part (job_id, {PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        [(job_id, *part_record(part)) for part in parts],
+        _INSERT_PART,
+        [part_record(part) | {"job_id": job_id} for part in parts],
     )
     connection.execute(
         "UPDATE slice SET cursor = ?, parts = parts + ? WHERE job_id = ? AND number = ?",
@@ -186,19 +188,20 @@ def checkpoint(
     return Recorded.KEPT
 
 
-def release(connection: sqlite3.Connection, lease: Lease, cause: str, *, excused: bool) -> None:
-    """Give the work back and keep the cause."""
+def release(connection: sqlite3.Connection, held: Lease | str, cause: str, *, excused: bool) -> None:
+    """Give back the work of a lease, or all that a worker held, and keep the cause."""
+    values: dict[str, str | int] = {"cause": cause, "excused": excused}
+    if isinstance(held, Lease):
+        job_id, number = _place(held)
+        values |= {"worker": held.worker, "job_id": job_id, "slice": number, "attempt": held.attempt}
+        where = "job_id = :job_id AND slice = :slice AND worker = :worker AND attempt = :attempt"
+    else:
+        values["worker"] = held
+        where = "worker = :worker"
     connection.execute(
-        "UPDATE work SET worker = NULL, leased_until = NULL, cause = ?, excused = excused + ? "
-        "WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
-        (cause, int(excused), *_place(lease), lease.worker, lease.attempt),
+        f"UPDATE work SET worker = NULL, leased_until = NULL, cause = :cause, excused = excused + :excused WHERE {where}",  # noqa: S608
+        values,
     )
-
-
-def release_worker(connection: sqlite3.Connection, worker: str, cause: str) -> None:
-    """Give back all that a worker held."""
-    why = cause or gone(worker)
-    connection.execute("UPDATE work SET worker = NULL, leased_until = NULL, cause = ? WHERE worker = ?", (why, worker))
 
 
 def _span(now: Instant, lease_seconds: float) -> tuple[Instant, int]:
@@ -232,17 +235,5 @@ def _advance(connection: sqlite3.Connection, lease: Lease, done: int) -> bool:
 
 
 def _slice(connection: sqlite3.Connection, job_id: str, number: int) -> Slice | None:
-    if number == _PLANNING:
-        return None
-    return slice_from_record(
-        connection.execute(f"SELECT {SLICE_COLUMNS} FROM slice WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()  # noqa: S608
-    )
-
-
-def _fail(connection: sqlite3.Connection, failed: Job, cause: str | None) -> None:
-    written = dict(zip(JOB_COLUMNS.split(", "), job_record(failed), strict=True))
-    connection.execute(
-        "UPDATE job SET state = 'failed', revision = revision + 1, changed_at = :changed_at, reason = :reason, detail = :detail, "
-        "url = :url, since = :since, until = :until, options = :options, cause = :cause WHERE id = :id",
-        written | {"cause": cause},
-    )
+    record = connection.execute(_SLICE, (job_id, number)).fetchone()
+    return None if record is None else slice_from_record(dict(zip(SLICE_FIELDS, record, strict=True)))
