@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from fhir_bulk_middleware.fhir.canonical import canonical, canonical_and_content
     from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
     from fhir_bulk_middleware.fhir.version import FhirVersion
-    from fhir_bulk_middleware.instant import Clock, Instant, from_datetime, latest_cut, system_clock
+    from fhir_bulk_middleware.instant import Clock, Instant, from_datetime, latest_cut, system_clock, to_datetime
     from fhir_bulk_middleware.jose import JoseTokenVerifier
     from fhir_bulk_middleware.middleware import BulkDataMiddleware
     from fhir_bulk_middleware.observers.audit_events import AuditEvents
@@ -226,6 +226,7 @@ __all__ = [
     "from_datetime",
     "latest_cut",
     "system_clock",
+    "to_datetime",
 ]
 
 _MODULES = {
@@ -300,7 +301,7 @@ _MODULES = {
     "fhir.canonical": ("canonical", "canonical_and_content"),
     "fhir.search.criteria": ("Criteria", "CriteriaError"),
     "fhir.version": ("FhirVersion",),
-    "instant": ("Clock", "Instant", "from_datetime", "latest_cut", "system_clock"),
+    "instant": ("Clock", "Instant", "from_datetime", "latest_cut", "system_clock", "to_datetime"),
     "jose": ("JoseTokenVerifier",),
     "middleware": ("BulkDataMiddleware",),
     "observers.audit_events": ("AuditEvents",),
