@@ -145,6 +145,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         from_datetime as from_datetime,
         latest_cut as latest_cut,
         system_clock as system_clock,
+        to_datetime as to_datetime,
     )
     from fhir_bulk_middleware.jose import JoseTokenVerifier as JoseTokenVerifier
     from fhir_bulk_middleware.middleware import BulkDataMiddleware as BulkDataMiddleware
@@ -205,7 +206,7 @@ _MODULES = {
     "fhir.canonical": "canonical canonical_and_content",
     "fhir.search.criteria": "Criteria CriteriaError",
     "fhir.version": "FhirVersion",
-    "instant": "Clock Instant from_datetime latest_cut system_clock",
+    "instant": "Clock Instant from_datetime latest_cut system_clock to_datetime",
     "jose": "JoseTokenVerifier",
     "middleware": "BulkDataMiddleware",
     "observers.audit_events": "AuditEvents",

@@ -1,7 +1,7 @@
 """Instants: points in time as whole microseconds since the epoch, UTC.
 
-An integer orders, compares and stores exactly; a FHIR `instant` is only its text form. Everything inside the package
-keeps microseconds; a dialect decides how many of them a client sees (law 1).
+An integer orders, compares and stores exactly; a FHIR `instant` is its text form. The package keeps microseconds throughout;
+a dialect decides how many decimals a client sees (law 1).
 """
 
 import re
@@ -25,13 +25,14 @@ __all__ = [
     "render",
     "seconds_between",
     "system_clock",
+    "to_datetime",
 ]
 
 Instant = NewType("Instant", int)
 """Microseconds since 1970-01-01T00:00:00Z."""
 
 Clock = Callable[[], Instant]
-"""Where the current instant comes from; always passed in, so that tests and stores decide what time it is."""
+"""Returns the current instant. Always passed in, so that tests and stores choose the clock."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,7 +45,7 @@ _INSTANT = re.compile(
 
 
 class Precision(Enum):
-    """How much of an instant is shown; the value is the length of one unit in microseconds."""
+    """The precision of a shown instant; the value is the length of one unit in microseconds."""
 
     SECONDS = 1_000_000
     MILLISECONDS = 1_000
@@ -52,7 +53,7 @@ class Precision(Enum):
 
     @property
     def timespec(self) -> str:
-        """The name that `datetime.isoformat` has for this precision."""
+        """The `timespec` of `datetime.isoformat` for this precision."""
         return self.name.lower()
 
 
@@ -67,15 +68,15 @@ def floor(instant: Instant, precision: Precision) -> Instant:
 
 
 def latest_cut(machine: Instant, last: Instant, precision: Precision) -> Instant:
-    """The cut that a store fixes whose clock is the machine's, but never behind the last instant that it gave (laws 1, 4).
+    """The cut for a store that uses the machine's clock but never goes behind an instant that it gave out (laws 1, 4).
 
-    It is the floor of that clock. A store that is ahead of its machine by more than a unit of the precision, because its
-    clock was set back, rounds up instead: it stamps each write a microsecond after the last one until the machine has caught up,
-    and until then a floor would leave out what was answered before the cut (law 45). The store goes on from its cuts.
+    Normally the floor of the clock. If the machine's clock was set back, the store is ahead of it and stamps each write a
+    microsecond after the last one. While it is ahead by more than a unit of the precision, the cut is rounded up: a floor would
+    leave out writes that were answered before the cut (law 45). Later writes must be stamped after the cut.
 
     Args:
         machine: the machine's clock.
-        last: the latest instant that a write or a cut was given.
+        last: the latest instant of a write or a cut.
         precision: of the cut.
     """
     if last - machine > precision.value:
@@ -94,12 +95,12 @@ def seconds_between(earlier: Instant, later: Instant) -> float:
 
 
 def parse(text: str) -> Instant:
-    """The instant that a FHIR `instant` names (KO-76).
+    """Parse a FHIR `instant` (KO-76).
 
-    More than six decimals are cut, not rounded: rounding up could step over a change (law 1).
+    More than six decimals are cut off, not rounded: rounding up could skip a change (law 1).
 
     Raises:
-        ValueError: `text` is no FHIR instant, or names a day that does not exist.
+        ValueError: `text` is no FHIR instant, or its day does not exist.
     """
     match = _INSTANT.fullmatch(text)
     if match is None:
@@ -114,17 +115,17 @@ def parse(text: str) -> Instant:
 
 
 def render(instant: Instant, precision: Precision, zone: tzinfo | None = UTC) -> str:
-    """The instant as a FHIR `instant`, floored to `precision`; `Z` for UTC, an offset for any other zone.
+    """The instant as a FHIR `instant`, floored to `precision`; with `Z` for UTC, with an offset for any other zone.
 
-    None is the machine's own zone.
+    A zone of None is the machine's zone.
     """
-    moment = (_EPOCH + timedelta(microseconds=floor(instant, precision))).astimezone(zone)
+    moment = to_datetime(floor(instant, precision)).astimezone(zone)
     text = moment.isoformat(timespec=precision.timespec)
     return text.removesuffix("+00:00") + "Z" if zone is UTC else text
 
 
 def from_datetime(moment: datetime) -> Instant:
-    """The instant of an aware datetime.
+    """The instant of an aware datetime; the inverse of `to_datetime`.
 
     Raises:
         ValueError: `moment` has no time zone.
@@ -132,6 +133,11 @@ def from_datetime(moment: datetime) -> Instant:
     if moment.tzinfo is None:
         raise ValueError("an instant needs a time zone")
     return Instant((moment - _EPOCH) // _MICROSECOND)
+
+
+def to_datetime(instant: Instant) -> datetime:
+    """The instant as an aware datetime in UTC; the inverse of `from_datetime`."""
+    return _EPOCH + timedelta(microseconds=instant)
 
 
 def http_date(instant: Instant) -> str:

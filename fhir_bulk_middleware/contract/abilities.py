@@ -1,4 +1,4 @@
-"""What a mount's adapter can do, what it cannot, and where its exports run: told once, to the operator's log (law 43)."""
+"""Logs once, at start, what a mount's adapter can do, what it cannot, and where its exports run (law 43)."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -23,18 +23,18 @@ def tell_abilities(
     runner: JobRunner | None,
     deletes: bool,
 ) -> None:
-    """Log what the adapter can do and what not, and where exports run.
+    """Log what the adapter can and cannot do, and where exports run.
 
-    It is a warning that the server's own loop does the work though nobody asked for that: polls get slower while an export runs.
+    It is a warning if exports run in the server's loop although the settings ask for worker processes: polls get slower then.
 
     Args:
-        adapter: the name of its class.
-        abilities: the protocols that it has.
-        parts: what must be made again in a worker process, by the name of the argument.
-        settings: how many workers there are to be.
-        system_time: whether time is the machine's, as it is in worker processes.
-        runner: what the host chose, None for the default.
-        deletes: whether the host said that DELETE of resources is ours.
+        adapter: the name of the adapter's class.
+        abilities: the protocols that it implements.
+        parts: the objects that a worker process must make again, by the name of the argument.
+        settings: the number of worker processes.
+        system_time: whether the clock is the machine's, as it is in worker processes.
+        runner: the host's runner, None for the default.
+        deletes: whether `deletes=` makes DELETE of resources ours.
     """
     can = ", ".join(each.__name__ for each in abilities)
     cannot = "".join(f"\n  no {each.__name__}: {without(each)}" for each in capabilities() if each not in abilities)

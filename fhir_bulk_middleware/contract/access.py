@@ -1,4 +1,4 @@
-"""Who asks: the principal behind a bearer token, and the owner that a job remembers."""
+"""The client of a request: the principal behind a bearer token, and the owner that a job keeps."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,12 +10,12 @@ __all__ = ["Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"]
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose a job is (law 7). A subject is unique only per issuer, so both belong to it.
+    """The owner of a job (law 7). A subject is unique only per issuer, so both are part of it.
 
     Attributes:
         issuer: the token's `iss`.
         subject: the token's `sub`.
-        client: the OAuth client, where `Settings.owner_includes_client` makes it a part of ownership; else None.
+        client: the OAuth client, if `Settings.owner_includes_client` makes it part of ownership; else None.
     """
 
     issuer: str
@@ -25,13 +25,13 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The request behind what happens, as audit records name it (law 37).
+    """The request that caused an event, as audit records name it (law 37).
 
     Attributes:
-        client_id: the OAuth client, when the token names one.
-        address: of the machine that the request came from, as the server says it (`scope["client"]`); which forwarded headers to
-            believe is the server's business.
-        request_id: the id that the reply carries.
+        client_id: the OAuth client, if the token names one.
+        address: the address of the client's machine, from the ASGI server (`scope["client"]`), which decides about forwarded
+            headers.
+        request_id: the id that the response carries.
     """
 
     client_id: str | None = None
@@ -41,15 +41,15 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """What a verified token says about its bearer.
+    """The bearer of a verified token.
 
     Attributes:
-        owner: issuer and subject, and the client where a setting says so; all that a job keeps for ownership.
+        owner: issuer and subject, and by setting the client; what a job keeps for ownership.
         scopes: the granted SMART scopes, one string each, as the token spells them.
-        client_id: the OAuth client, when the token names one.
-        expires_at: when the token stops being good (`exp`).
-        claims: the token's claims, for adapters with row rights of their own; never logged.
-        caller: the request that the token came with; None where it was verified for nobody's request.
+        client_id: the OAuth client, if the token names one.
+        expires_at: when the token expires (`exp`).
+        claims: the token's claims, for adapters with their own row rights; never logged.
+        caller: the request that carried the token; None for a token that was verified outside of a request.
     """
 
     owner: Owner
@@ -61,22 +61,21 @@ class Principal:
 
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program
-    """A bearer token that is not good. The message is for our log; the client learns only that it was refused."""
+    """A bearer token is not valid. The message is for our log; the client learns only that the token was refused."""
 
 
 class TokenVerifier(Protocol):
-    """Turns a bearer token into a principal.
+    """Turns a bearer token into a principal. Implemented by `JoseTokenVerifier`. Runs in the server, with each request.
 
-    It is given the token alone, and not the request, so it cannot check a proof of possession. An implementation of one's own
-    must therefore refuse a token that is bound to a key: a JWT, or an answer to token introspection, with the claim `cnf`
-    (RFC 8705 and RFC 9449, section 6) or with `token_type` `DPoP`. To accept it as a plain bearer token would make a stolen
-    token as good as the client's own.
+    It gets the token and not the request, so it cannot check a proof of possession. Your own implementation must therefore
+    refuse a token that is bound to a key: a JWT or an introspection response with the claim `cnf` (RFC 8705 and RFC 9449,
+    section 6) or with `token_type` `DPoP`. Accepted as a plain bearer token, a stolen one would be as good as the client's own.
     """
 
     async def verify(self, token: str) -> Principal:
-        """Who the token speaks for.
+        """The principal of a valid token.
 
         Raises:
-            TokenRejected: it is not good, for whatever reason; the message goes to the log, so it must not quote the token.
-            Refused: `BUSY`, if that cannot be told just now, because what it is checked with is not to be had.
+            TokenRejected: the token is not valid; the message goes to the log, so it must not quote the token.
+            Refused: `BUSY`, if the keys or the service that it is checked with are not available now.
         """

@@ -1,6 +1,6 @@
-"""Whether what a host hands over can work: methods, their kinds and signatures, misspellings, recipes (law 43).
+"""Checks the objects that a host passes in: methods, their kinds and signatures, misspellings, recipes (law 43).
 
-All of it is looked at when a `BulkData` is made, so that an adapter that cannot work is told at start, and not by an export.
+`BulkData` runs all checks when it is constructed, so that an adapter that cannot work fails at start and not in an export.
 """
 
 import inspect
@@ -22,31 +22,31 @@ from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 __all__ = ["capabilities", "check", "check_capabilities", "check_parts", "without"]
 
 _RECIPE_LARGEST = 16 * 1024
-"""Bytes of a recipe's arguments as JSON: each worker is handed them through a pipe at its start."""
+"""Bytes of a recipe's arguments as JSON: each worker gets them through a pipe at its start."""
 
 
 _COMPARED = 5
-"""Letters of a method's name that is compared for slips of the pen; shorter ones (`cut`, `put`) are alike by chance."""
+"""Shortest method name that is checked for misspellings; shorter ones (`cut`, `put`) are alike by chance."""
 
 
 def capabilities() -> tuple[type, ...]:
-    """The protocols that a storage adapter can have, in the order in which the contract names them."""
+    """The protocols that a storage adapter can implement, in the order of the contract's `__all__`."""
     rooms = (storage, deletes, running)
     named = (vars(room)[name] for room in rooms for name in vars(room) if name in room.__all__)
     return tuple(value for value in named if value.__name__.startswith("Supports"))
 
 
 def check(value: object, protocol: type, name: str) -> None:
-    """Refuse a collaborator that is not what its protocol says.
+    """Refuse an object that does not implement its protocol.
 
     Args:
-        value: what was handed over.
-        protocol: what it must be.
+        value: the object that the host passed in.
+        protocol: the protocol that it must implement.
         name: the argument's name, for the message.
 
     Raises:
-        TypeError: it is a class and no instance, lacks a method, or has one that cannot be called as it will be. The message
-            names the method and says what to do.
+        TypeError: it is a class and no instance, lacks a method, or has one that cannot be called as the protocol's. The
+            message names the method and says what to do.
     """
     kind = _name(value)
     if isinstance(value, type):
@@ -76,10 +76,10 @@ def check_parts(
     log: object,
     runner: object,
 ) -> tuple[type, ...]:
-    """Check all that a `BulkData` is made of; the protocols that the storage adapter implements.
+    """Check all parts of a `BulkData`; returns the protocols that the storage adapter implements.
 
     Raises:
-        TypeError: one of them cannot work.
+        TypeError: a part does not implement its protocol.
     """
     check(resources, SupportsExport, "resources")
     abilities = check_capabilities(resources, "resources")
@@ -96,12 +96,12 @@ def check_parts(
 
 
 def check_capabilities(value: object, name: str) -> tuple[type, ...]:
-    """The protocols that a storage adapter implements, each of them whole.
+    """The protocols that a storage adapter implements completely.
 
-    A method counts for a protocol if it could be called as the protocol's: a host's own `find` that is something else does not.
+    A method counts for a protocol only if it can be called as the protocol's, so an unrelated `find` of the host does not.
 
     Raises:
-        TypeError: one is implemented in part, a method cannot be called as it will be, or is all but spelt as a protocol's.
+        TypeError: a protocol is implemented in part, a method cannot be called as the protocol's, or its name is misspelled.
     """
     found = []
     for protocol in capabilities():
@@ -122,14 +122,14 @@ def check_capabilities(value: object, name: str) -> tuple[type, ...]:
 
 
 def without(protocol: type) -> str:
-    """What there is not where an adapter lacks a protocol, in the words of the protocol's own documentation."""
+    """What is missing without a protocol: the rest of the sentence "Without it ..." of the protocol's docstring."""
     text = " ".join((protocol.__doc__ or "").split())
     _, found, rest = text.partition("Without it ")
     return rest.split(". ")[0].rstrip(".") if found else ""
 
 
 def _check_spelling(value: object, name: str, protocol: type) -> None:
-    """Refuse a method that is one slip of the pen away from one that the adapter lacks, and could be called as that."""
+    """Refuse a method whose name is one typing error away from one that the adapter lacks, and that can be called as that."""
     for wanted, promised in _methods(protocol).items():
         for own in dir(value):
             if not own.startswith("_") and _slip(own, wanted) and _could_be(value, own, promised):
@@ -140,10 +140,10 @@ def _check_spelling(value: object, name: str, protocol: type) -> None:
 
 
 def check_recipe(value: object, name: str) -> None:
-    """Refuse a recipe by which no worker process could make the object again.
+    """Refuse a recipe from which a worker process could not make the object again.
 
     Raises:
-        TypeError: it cannot be made: what is wrong with it.
+        TypeError: the recipe is unusable; the message says why.
     """
     kind = _name(value)
     recipe = value.recipe()  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def check_recipe(value: object, name: str) -> None:
 
 @lru_cache
 def _methods(protocol: type) -> dict[str, Callable[..., Any]]:
-    """The methods of a protocol, those that it inherits from other protocols included."""
+    """The methods of a protocol, including those inherited from other protocols."""
     found: dict[str, Callable[..., Any]] = {}
     for base in reversed(protocol.__mro__):
         if getattr(base, "_is_protocol", False):
@@ -174,14 +174,14 @@ def _methods(protocol: type) -> dict[str, Callable[..., Any]]:
 
 
 def _could_be(value: object, own: str, promised: Callable[..., Any]) -> bool:
-    """Whether a method of the adapter's could be called as the promised one."""
+    """Whether the adapter's method can be called as the protocol's."""
     method = inspect.getattr_static(value, own, None)  # reads no property
     method = getattr(value, own) if inspect.isroutine(method) else None
     return callable(method) and _fault(method, promised) is None
 
 
 def _fault(method: Callable[..., Any], promised: Callable[..., Any]) -> str | None:
-    """Why a method cannot be called as the promised one, None if it can; of what does not tell its kind the best is believed."""
+    """Why a method cannot be called as the protocol's; None if it can, or if its kind cannot be determined."""
     kind, call = _kind(promised), inspect.unwrap(method)
     if kind == "coroutine" and (inspect.isasyncgenfunction(call) or _plain(call)):
         return "is no coroutine function: write async def, without yield"
@@ -210,7 +210,7 @@ def _kind(promised: Callable[..., Any]) -> str:
 
 
 def _plain(call: Callable[..., Any]) -> bool:
-    """Whether a call gives nothing to await: a Python function, not async, that does not say that it returns an awaitable."""
+    """Whether a call returns nothing to await: a Python function, not async, whose annotation names no awaitable."""
     if not (inspect.isfunction(call) or inspect.ismethod(call)) or inspect.iscoroutinefunction(call):
         return False
     said = str(inspect.unwrap(call).__annotations__.get("return"))
@@ -218,7 +218,7 @@ def _plain(call: Callable[..., Any]) -> bool:
 
 
 def _slip(own: str, wanted: str) -> bool:
-    """Whether one letter too many, too few, or wrong, or two that changed places, make one name the other."""
+    """Whether two names differ by one letter that is added, missing or wrong, or by two neighbours swapped."""
     if own == wanted or abs(len(own) - len(wanted)) > 1 or len(wanted) < _COMPARED:
         return False
     same = next((place for place, (a, b) in enumerate(zip(own, wanted, strict=False)) if a != b), min(len(own), len(wanted)))

@@ -1,15 +1,15 @@
-"""What happened, as frozen values. Observers make logs, metrics and audit records of it.
+"""Events as frozen values, from which observers make logs, metrics and audit records.
 
-An event says who, which job, through which mount, when and how much. It never holds the content of a resource, and no URL or
-query string: those carry patients' identifiers. Patients and criteria that a client named are digests, or clear by setting.
+An event says who, which job, through which mount, when and how much. It never holds the content of a resource, a URL or a query
+string, since those carry patients' identifiers. Patients and criteria that a client named are digests, or clear by setting.
 
-Events follow facts: one is told after what it tells is durable. Two are told before (law 37): `FileServed` before the first byte
-leaves, and `DeleteIntended` before anything is removed. A process that dies between a fact and its telling takes the event with
-it; the job store has the fact.
+An event is sent after its fact is durable, with two exceptions (law 37): `FileServed` before the first byte leaves, and
+`DeleteIntended` before anything is removed. If a process dies between the fact and the event, the event is lost; the job store
+has the fact.
 
-`Deleted` is the exception (law 37): it is recorded with the removal and told at least once, in the order of the removals, perhaps
-by another process and later. Where it is told twice its `record_id` is the same. Of a storage that does not record removals
-(`SupportsOutbox`) and has no log of ours before it, it is as of all other events.
+`Deleted` is not lost (law 37): it is recorded with the removal and sent at least once, in the order of the removals, perhaps
+later by another process. If it is sent twice, its `record_id` is the same. A storage without `SupportsOutbox` and without a
+`DeletionLog` gives no such guarantee.
 """
 
 import re
@@ -54,13 +54,13 @@ _WORDS = re.compile(r"(?<!^)(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something happened.
+    """An event.
 
     Attributes:
-        at: when.
-        mount: through which mount, or on behalf of which.
-        owner: whose doing it was, or whose job it was done for; None where that was never learnt.
-        caller: the request that it came of; None for what happened without one, as in a worker.
+        at: when it happened.
+        mount: the mount that it happened through, or on behalf of.
+        owner: who caused it, or whose job it belongs to; None if that was not determined.
+        caller: the request that caused it; None without a request, as in a worker.
     """
 
     at: Instant
@@ -71,10 +71,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent(Event):
-    """Something happened to a job.
+    """An event of a job.
 
     Attributes:
-        job_id: which.
+        job_id: the job's id.
     """
 
     job_id: str
@@ -82,15 +82,15 @@ class JobEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KickedOff(JobEvent):
-    """An export, or a long remove-all, was accepted. A repeated kick-off under the same idempotency key is none.
+    """An export or an asynchronous remove-all was accepted. A repeated kick-off under the same idempotency key sends no event.
 
     Attributes:
-        kind: which of the two.
-        level: what it covers.
-        types: the resource types that it will hold.
-        group: the id of the group, for that level.
-        patients: those whom the client named, as digests or in clear (`Settings.audit_detail`).
-        criteria: what rows must meet, `Observation?category=...`, its values as digests or in clear.
+        kind: export or remove-all.
+        level: the level of the kick-off.
+        types: the resource types of the job.
+        group: the id of the group, at Group level.
+        patients: the patients that the client named, as digests or in clear (`Settings.audit_detail`).
+        criteria: the criteria that resources must meet, `Observation?category=...`, values as digests or in clear.
     """
 
     kind: JobKind
@@ -103,12 +103,12 @@ class KickedOff(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(JobEvent):
-    """An export has a cut and a plan.
+    """The cut and the plan of a job are fixed.
 
     Attributes:
         cut: its `transactionTime`.
-        slices: how many there are.
-        estimate: about how many resources.
+        slices: the number of slices.
+        estimate: about how many resources it has.
     """
 
     cut: Instant
@@ -121,13 +121,13 @@ class PartSealed(JobEvent):
     """A file of an export is durable.
 
     Attributes:
-        file_id: which.
-        kind: in which list of the manifest it stands.
-        type: what each of its lines is.
-        count: lines.
+        file_id: the file's id.
+        kind: the list of the manifest that it belongs to.
+        type: the resource type of its lines.
+        count: the number of lines.
         size: bytes of the plain NDJSON.
-        worker: who wrote it.
-        attempt: in which attempt at its slice.
+        worker: the worker that wrote it.
+        attempt: the attempt at its slice.
     """
 
     file_id: str
@@ -141,10 +141,10 @@ class PartSealed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(JobEvent):
-    """An export has its result.
+    """A job is complete.
 
     Attributes:
-        resources: how many were read.
+        resources: how many resources were read.
         seconds: from kick-off to completion.
     """
 
@@ -153,18 +153,18 @@ class Completed(JobEvent):
 
     @classmethod
     def of(cls, job: Job, now: Instant) -> Self:
-        """The completion of a job at an instant; a clock that was set back makes no time negative."""
+        """The completion of a job; `seconds` is not negative, even if the clock was set back."""
         seconds = max(seconds_between(job.created_at, now), 0.0)
         return cls(at=now, mount=job.mount, owner=job.owner, job_id=job.id, resources=job.done, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(JobEvent):
-    """An export ended without a result.
+    """A job failed.
 
     Attributes:
-        reason: in the domain's words.
-        cause: for the operator, None where the reason says it all; nothing of the data is in it.
+        reason: why, as the client is told.
+        cause: why, for the operator; None if the reason says it all. It contains no data of resources.
     """
 
     reason: Reason
@@ -173,22 +173,22 @@ class Failed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(JobEvent):
-    """Its owner ended an export, or was done with it."""
+    """The owner cancelled a job, or deleted a finished one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expired(JobEvent):
-    """An export reached the end of its retention."""
+    """A job reached the end of its retention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileServed(JobEvent):
-    """A file, or a part of one, is handed over. Told before the first byte leaves, so that no disclosure goes unrecorded.
+    """A file or a range of it is about to be sent. Sent before the first byte, so that no disclosure goes unrecorded.
 
     Attributes:
-        file_id: which.
-        type: what each of its lines is.
-        size: bytes that the answer announces, as they go over the wire.
+        file_id: the file's id.
+        type: the resource type of its lines.
+        size: the Content-Length of the response.
     """
 
     file_id: str
@@ -198,11 +198,11 @@ class FileServed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(Event):
-    """A request was not carried out.
+    """A request was refused.
 
     Attributes:
-        operation: what it would have done.
-        reason: why not.
+        operation: the operation that was asked for.
+        reason: why it was refused.
     """
 
     operation: Operation
@@ -211,16 +211,16 @@ class RequestRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalsSummed(Event):
-    """Requests were refused whose refusals are not recorded one by one: those without an owner, or too many of one owner.
+    """The sum of refusals that are not recorded one by one: those without an owner, or too many of one owner.
 
     `at` is when the sum was made.
 
     Attributes:
-        count: how many.
-        first: when the first was refused.
-        last: when the last was.
-        reasons: how many for each operation and reason, `file: token-missing`.
-        addresses: how many came from each; those beyond the first few are counted under `others`.
+        count: the number of refusals.
+        first: when the first request was refused.
+        last: when the last request was refused.
+        reasons: the number for each operation and reason, `file: token-missing`.
+        addresses: the number for each client address; addresses beyond the first few are counted as `others`.
     """
 
     count: int
@@ -232,10 +232,10 @@ class RefusalsSummed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFailed(Event):
-    """An audit could not record an event. It is told to observers that are no audits, such as metrics.
+    """An audit could not record an event. Sent to observers that are no audits, such as metrics.
 
     Attributes:
-        audit: which, by the name of its class.
+        audit: the class name of the audit.
         missed: the name of the event.
     """
 
@@ -245,13 +245,13 @@ class AuditFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditGap(Event):
-    """An audit records again, after it could not for a while. The first thing that it records says what it missed.
+    """An audit records again after a failure; sent to it before any other event.
 
     Attributes:
-        count: how many events.
+        count: how many events it missed.
         first: when the first of them happened.
-        last: when the last of them did.
-        missed: how many by name.
+        last: when the last of them happened.
+        missed: the number of missed events for each event name.
     """
 
     count: int
@@ -261,26 +261,26 @@ class AuditGap(Event):
 
 
 class Removal(StrEnum):
-    """How resources came to be deleted."""
+    """The kind of delete."""
 
     BY_ID = "by-id"
     BY_CRITERIA = "by-criteria"
     ALL = "all"
-    """All that met criteria; of a long remove-all, one batch."""
+    """All matches of criteria; for an asynchronous remove-all, one batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteIntended(Event):
-    """Resources are about to be removed. Told before anything is, and followed by `Deleted` or `NothingDeleted`.
+    """Resources are about to be removed. Sent before anything is removed, and followed by `Deleted` or `NothingDeleted`.
 
-    The record that a crash leaves alone says what may be gone; where the storage journals its removals, `Deleted` comes later.
+    After a crash it may stand alone and says what may be gone; if the storage records its removals, `Deleted` follows later.
 
     Attributes:
-        removal: how they were named.
-        type: their resource type.
-        references: which they are (`Patient/123`).
-        criteria: what was asked for, its values as digests or in clear.
-        job_id: of the job that removes them, None for a delete that is answered at once.
+        removal: the kind of delete.
+        type: the resource type.
+        references: the resources (`Patient/123`).
+        criteria: the client's criteria, values as digests or in clear.
+        job_id: the job that removes them; None for a synchronous delete.
     """
 
     removal: Removal
@@ -292,14 +292,14 @@ class DeleteIntended(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingDeleted(Event):
-    """A delete that was understood and allowed removed nothing.
+    """A valid and permitted delete removed nothing.
 
     Attributes:
-        removal: how the resources were named.
-        type: their resource type.
-        outcome: why nothing was removed; for a dry run, that it would have been.
-        references: what a dry run showed to the client.
-        criteria: what was asked for, its values as digests or in clear.
+        removal: the kind of delete.
+        type: the resource type.
+        outcome: why nothing was removed.
+        references: the resources that a dry run showed to the client.
+        criteria: the client's criteria, values as digests or in clear.
     """
 
     removal: Removal
@@ -314,11 +314,11 @@ class Deleted(Event):
     """Resources were deleted.
 
     Attributes:
-        removal: how they were named.
-        type: their resource type.
-        references: which they were (`Patient/123`).
-        record_id: the same whenever the same removal is told again, and no other's.
-        criteria: what was asked for, its values as digests or in clear; of a long remove-all, its `KickedOff` has them.
+        removal: the kind of delete.
+        type: the resource type.
+        references: the resources (`Patient/123`).
+        record_id: identifies the removal; the same if the event is sent again.
+        criteria: the client's criteria, values as digests or in clear; for a remove-all that is a job, `KickedOff` has them.
     """
 
     removal: Removal
@@ -334,7 +334,7 @@ def name(event: Event) -> str:
 
 
 def content(event: Event) -> dict[str, JsonValue]:
-    """The event as a JSON object: instants in full precision, enumerations by their value or, where that is a number, name."""
+    """The event as a JSON object: instants with microseconds; enumerations by value, or by name if the value is a number."""
     found: dict[str, JsonValue] = {"event": name(event)}
     instants = {"at", "cut", "first", "last"}
     for each in fields(event):

@@ -1,4 +1,4 @@
-"""What is told of events."""
+"""The protocols of observers, which receive events."""
 
 from typing import Literal, Protocol, runtime_checkable
 
@@ -8,14 +8,14 @@ __all__ = ["Audit", "Observer"]
 
 
 class Observer(Protocol):
-    """Is told what happens.
+    """Receives events: logs, metrics, audits. Implemented by `LogEvents`, `AuditFile` and `AuditEvents`.
 
-    With a recipe (`SupportsWorkerProcess`) it is made again in each worker process and hears there of what happens there; without
-    one it hears only of what happens in its own process.
+    With a recipe (`SupportsWorkerProcess`) it is made again in each worker process and receives the events of that process;
+    without one it receives only those of its own process.
     """
 
     async def observe(self, event: Event) -> None:
-        """Take note. What it raises is logged and harms nobody; when it takes too long it is cancelled."""
+        """Receive an event. An exception is logged and affects no request; a call that takes too long is cancelled."""
         ...
 
 
@@ -23,12 +23,12 @@ class Observer(Protocol):
 class Audit(Observer, Protocol):
     """An observer that must have every disclosure and every removal (law 37), such as `AuditFile` and `AuditEvents`.
 
-    What becomes of a request whose event it cannot record says `Settings.on_audit_failure`: it is refused, or it goes on and the
-    audit is told of the gap (`AuditGap`) before anything else once it records again. An event that was told to it may come again.
-    It is not told of single refusals that anybody can cause in any number, but of their sum (`RefusalsSummed`).
+    If it raises, `Settings.on_audit_failure` decides: the request is refused, or it goes on, and once the audit records again it
+    receives an `AuditGap` first. An event may come twice. Refusals that anybody can cause in any number come as a sum
+    (`RefusalsSummed`).
     """
 
     @property
     def essential(self) -> Literal[True]:
-        """Says that this is an audit; when `observe` returns the event is durable."""
+        """Marks an audit: when `observe` returns, the event is durable."""
         ...

@@ -1,4 +1,4 @@
-"""Where the bytes of files are kept."""
+"""The protocols of output stores, which keep the bytes of files."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
@@ -8,43 +8,50 @@ __all__ = ["OutputSink", "OutputStore"]
 
 
 class OutputSink(Protocol):
-    """A part being written. Nobody sees it before it is sealed; leaving it unsealed leaves nothing behind."""
+    """A part being written. It is invisible until it is sealed, and is removed if it is left unsealed."""
 
     async def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes to the part."""
         ...
 
     async def seal(self) -> None:
-        """Make it durable, contents and name, and visible under its key."""
+        """Make contents and name durable, and the part visible under its key."""
         ...
 
 
 class OutputStore(Protocol):
-    """Where parts lie, as bytes under keys of ours (`{job_id}/{name}`); it knows nothing of what is in them."""
+    """Keeps parts as bytes, under keys that we choose (`{job_id}/{name}`).
+
+    Implemented by `FileOutputStore` and `MemoryOutputStore`. `create` runs in a worker, `discard` and `jobs` in the server, the
+    others in both.
+
+    Raises:
+        Refused: `BUSY`, if the store cannot answer now. An `OSError` with `ENOSPC` is answered as 503 too.
+    """
 
     async def bind(self, store: str) -> bool:
-        """Bind it to the job store with this id, for good and for all processes; False if it is bound to another (law 32).
+        """Bind this store to the job store with the id `store`, for good, for all processes; False if bound to another (law 32).
 
-        A sweep removes what its job store does not know, so the parts of two job stores must never lie in one place.
+        A sweep removes parts that its job store does not know, so the parts of two job stores must never share a store.
         """
         ...
 
     def create(self, key: str) -> AbstractAsyncContextManager[OutputSink]:
-        """Begin a part. Writing a key again replaces it, as a whole, when it is sealed."""
+        """Begin a part. If the key exists, sealing replaces the old part as a whole."""
         ...
 
     def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
-        """`length` bytes from `start`, in chunks. A read that has begun goes on to its end though the part is discarded (DL-09).
+        """`length` bytes from offset `start`, in chunks. A read that has begun finishes even if the part is discarded (DL-09).
 
         Raises:
-            FileNotFoundError: on the first step, if there is no such part.
+            FileNotFoundError: there is no such part; raised on the first step.
         """
         ...
 
     async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
-        """Remove all parts of a job, begun or sealed, but those under the keys `keep`. No error if there are none."""
+        """Remove all parts of a job, sealed or not, except those under the keys `keep`. No error if there are none."""
         ...
 
     def jobs(self) -> AsyncIterator[str]:
-        """Ids of the jobs that have anything here, sealed or not."""
+        """Ids of the jobs that have a part here, sealed or not."""
         ...

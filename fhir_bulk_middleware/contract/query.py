@@ -1,4 +1,4 @@
-"""What is to be read: values that travel from the kick-off, through the job, to the storage adapter."""
+"""The values of reads: what an export selects, what the storage adapter is asked for, and what it returns."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,14 +42,14 @@ class Everything:
 
 @dataclass(frozen=True, slots=True)
 class EveryPatient:
-    """What lies in the Patient compartment of any patient (KO-02)."""
+    """All resources in the Patient compartment of any patient (KO-02)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compartments:
-    """What lies in the compartment of at least one of these, themselves included (KO-03).
+    """All resources in the compartment of at least one of these owners, and the owners themselves (KO-03).
 
-    An empty set selects nothing. "No members" can not turn into "no filter": that would be another type.
+    An empty set selects nothing. "No members" cannot turn into "no filter", which is another type.
 
     Attributes:
         references: owners of compartments, `Patient/123` (in STU2 and later also `Practitioner/9`, `Device/7`).
@@ -76,13 +76,13 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Which group's members a job exports, until they are read when its cut is fixed (law 33).
+    """The group whose members a job exports, until they are read when its cut is fixed (law 33).
 
     Attributes:
         group_id: the group.
-        principal: who asked, as at kick-off (law 8); it is kept as long as the job's other rows, and never logged.
+        principal: the client, as at kick-off (law 8); kept as long as the job's other rows, and never logged.
         patients: the members to keep, from the `patient` parameter; None for all members.
-        older: whether the older data of those who joined after `_since` is exported too (GR-01).
+        older: whether older data of members who joined after `_since` is exported too (GR-01).
     """
 
     group_id: str
@@ -93,18 +93,17 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which rows of the asked types a job may hold; frozen at kick-off (law 8), but for the members of a group (law 33).
+    """The rows that a job may hold; frozen at kick-off (law 8), except for the members of a group (law 33).
 
-    It can be large, so a poll never reads it: stores keep it apart from the job.
+    Stores keep it apart from the job, since it can be large and a poll never reads it. A storage adapter never sees it.
 
     Attributes:
         selection: whose resources.
-        rights: the adapter's note about rows (`Authorisation.rights`).
-        filters: further restrictions, from `_typeFilter` and from granular scopes; all of a type's must hold.
-        joined: those of the selection that joined their group after `_since` (GR-01); empty where that is not looked at.
-        versions: for a job that removes, what it removes: ids and versions as they were at its kick-off (law 26).
-        membership: the group whose members become the selection when the job is planned; None where that is done, or at other
-            levels. An adapter always sees None.
+        rights: the adapter's context about rows (`Authorisation.rights`).
+        filters: restrictions from `_typeFilter` and granular scopes; all filters of a type must hold.
+        joined: members of the selection who joined their group after `_since` (GR-01); empty unless those are asked for.
+        versions: for a remove-all, the ids and versions to remove, as at kick-off (law 26).
+        membership: the group whose members become the selection when the job is planned; None after that, and at other levels.
     """
 
     selection: Selection
@@ -117,11 +116,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which changes are wanted: `since < lastUpdated <= until` (law 2).
+    """The changes that are wanted: `since < lastUpdated <= until` (law 2).
 
     Attributes:
-        since: exclusive; None for "from the beginning".
-        until: inclusive; None for "whatever is there when it is read", which only stores without snapshots are given.
+        since: exclusive; None from the beginning.
+        until: inclusive; None up to the moment of reading, which only storages without snapshots are asked for.
     """
 
     since: Instant | None = None
@@ -130,16 +129,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One resource type of one export, as the adapter is asked for it. What we filter and join ourselves is not in it.
+    """What to read of one resource type, for one export. Filters that we apply ourselves are not in it.
 
     Attributes:
         type: the resource type.
         selection: whose resources.
-        rights: the context that `authorise` returned with the types (`Authorisation.rights`), unread by us.
+        rights: the context that the adapter's `authorise` returned (`Authorisation.rights`); we do not read it.
         window: which changes.
-        as_of: the cut. A store with snapshots returns each resource as it was at this instant; None for other stores.
-        range: the part of the type to read, as the adapter's `slices` said it; empty for the whole type.
-        page_bytes: how large a page may be; a page with a single larger resource is the exception (law 16).
+        as_of: the cut. A storage with snapshots returns each resource as it was at this instant; None for other storages.
+        range: the range to read, as the adapter's `slices` returned it; empty for the whole type.
+        page_bytes: the largest size of a page in bytes, unless it holds a single larger resource (law 16).
     """
 
     type: str
@@ -169,8 +168,8 @@ class Range:
     """A part of a query that can be read on its own.
 
     Attributes:
-        range: what the adapter needs to find it again, in its own words; at most 4 kB.
-        estimate: about how many resources it holds.
+        range: identifies the part to the adapter; its own format, at most 4 kB.
+        estimate: about how many resources the part holds.
     """
 
     range: str
@@ -181,18 +180,18 @@ class Range:
 class Page:
     """Some resources, as canonical NDJSON (law 17).
 
-    A page that is otherwise fails its job, and the log says which line and why. Checked are the form of each line, the count, the
-    size (above four times `Query.page_bytes`, and 1 MiB at least, a page of several resources is refused) and that cursors do
-    not come again. Not looked for are resources that come twice, but at the border of two pages; the kit tests that.
+    A page that is not so fails its job, and the log names the line and the reason. We check the form of each line, the count, the
+    size (a page of several resources may have four times `Query.page_bytes`, or 1 MiB if that is more) and that no cursor
+    repeats. We check for repeated resources only where two pages meet; the test suites check the rest.
 
     Attributes:
         lines: `count` lines of UTF-8, each one compact JSON object that begins with `{"resourceType":"` and ends with a
             newline. There is no raw newline within a resource.
         count: how many resources.
-        cursor: where the next page begins: `pages` called with it goes on after this page's last resource. At most 4,096
-            characters; no two pages of a query have the same.
-        unreadable: `Type/id` of resources that belong here but could not be given out; the job goes on without them and reports
-            each in an error file (ST-15). A page may have these and no lines.
+        cursor: where the next page begins: `pages` called with it continues after this page's last resource. At most 4,096
+            characters; no two pages of a query have the same cursor.
+        unreadable: `Type/id` of resources that belong here but could not be read; the job goes on without them and reports each
+            in an error file (ST-15). A page may have these and no lines.
     """
 
     lines: bytes
@@ -207,9 +206,9 @@ class Block:
 
     Attributes:
         reference: the patient, `Patient/123`.
-        type: the type of all the resources in the page.
-        page: the resources. The Patient resource itself, if it is wanted, comes in the first block of its patient.
-        cursor: where the next block begins; as `Page.cursor` for the whole sequence of blocks.
+        type: the type of all resources in the page.
+        page: the resources. The Patient resource itself, if it is selected, is in the first block of its patient.
+        cursor: where the next block begins; as `Page.cursor`, over the whole sequence of blocks.
     """
 
     reference: str
@@ -224,7 +223,7 @@ class Deletions:
 
     Attributes:
         references: `Type/id` of each; at most 10,000, none twice.
-        cursor: where the next ones begin.
+        cursor: where the next page begins; as `Page.cursor`.
     """
 
     references: tuple[str, ...]
@@ -233,11 +232,11 @@ class Deletions:
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:
-    """What the storage lets a principal export; frozen into the job at kick-off (law 8).
+    """What a principal may export or delete; frozen into the job at kick-off (law 8).
 
     Attributes:
-        types: the resource types that can be exported.
-        rights: the adapter's own note about rows, at most 64 kB, handed back to it with each `Query`. Empty for "all rows".
+        types: the resource types.
+        rights: the adapter's context about rows, at most 64 kB, in its own format: each `Query`, `Target` and removal carries it.
     """
 
     types: frozenset[str]

@@ -1,4 +1,4 @@
-"""What is to be deleted, and what came of it: values that travel between us and the storage adapter."""
+"""The values of deletes, between us and the storage adapter: what is to be deleted, and what came of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,15 +31,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """A resource as it is, or was until it was removed.
+    """One version of a resource: the current one, or the last one before it was removed.
 
     Attributes:
         type: the resource type.
         id: the logical id.
         version: `meta.versionId`, which FHIR leaves to the server: a number or any other id.
-        last_updated: from when on this version held.
+        last_updated: `meta.lastUpdated`; for a deletion, the instant of the deletion.
         json: its text, one JSON object without a newline; empty for a deletion.
-        deleted: whether this version says that the resource was deleted.
+        deleted: whether this version is a deletion.
     """
 
     type: str
@@ -57,10 +57,10 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """It was removed, now and by this call.
+    """The resource was removed by this call.
 
     Attributes:
-        resource: the version that was removed.
+        resource: the removed version.
     """
 
     resource: Current
@@ -68,10 +68,10 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDeleted:
-    """It was removed before.
+    """The resource was removed before.
 
     Attributes:
-        version: the version that was removed then, not that of the deletion; None if nobody knows any more.
+        version: the version that was removed then, not that of the deletion; None if it is not known.
     """
 
     version: str | None
@@ -79,20 +79,20 @@ class AlreadyDeleted:
 
 @dataclass(frozen=True, slots=True)
 class NeverExisted:
-    """There is no such resource; a storage that deletes without a trace also says so of one that it deleted."""
+    """There is no such resource. A storage that keeps no record of deletes also answers this for one that it deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionMismatch:
-    """It lives, at a version that the caller does not mean; it was left alone."""
+    """The resource lives, at another version than the caller means; it was not removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """The storage will not remove it (RD-07); it was left alone.
+    """The storage refuses to remove the resource (RD-07).
 
     Attributes:
-        detail: why, for the client; nothing of resources that it may not know of.
+        detail: the reason, shown to the client; it must not name resources that the client may not see.
     """
 
     detail: str
@@ -116,14 +116,14 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Which resources a conditional delete means.
+    """The resources of one type that a conditional delete means.
 
-    `criteria` holds one criterion at least, by its own making: "no criteria" cannot turn into "the whole type".
+    `criteria` cannot be empty, so "no criteria" cannot turn into "the whole type".
 
     Attributes:
-        criteria: what the client asked for.
-        granted: what its granular scopes restrict it to, all of them to hold; empty if the scopes cover the whole type.
-        rights: the adapter's own note about rows (`SupportsDelete.deletable`).
+        criteria: the client's search criteria.
+        granted: the restrictions of the client's granular scopes, all of which must hold; empty if the scopes cover the type.
+        rights: the adapter's context about rows (`SupportsDelete.deletable`).
     """
 
     criteria: Criteria
@@ -132,7 +132,7 @@ class Target:
 
     @property
     def type(self) -> str:
-        """The one resource type that it is about."""
+        """The resource type."""
         return self.criteria.type
 
     @property
@@ -143,12 +143,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Current resources that meet a target.
+    """The current resources that meet a target.
 
     Attributes:
         count: how many there are.
         versions: the first of them, as many as were asked for.
-        mark: the adapter's own note of what it looked at, handed back to it with these matches; at most 1 kB.
+        mark: the adapter's own note about its search, passed back to it with these matches; at most 1 kB.
     """
 
     count: int
@@ -156,24 +156,24 @@ class Matches:
     mark: str = ""
 
     def removable(self, if_version: frozenset[str] | None) -> bool:
-        """Whether there are any, all of them are named, and each is at one of these versions; None is any version."""
+        """Whether there is a match, all matches are in `versions`, and each is at one of these versions; None is any version."""
         named = 0 < self.count == len(self.versions)
         return named and (if_version is None or all(match.version in if_version for match in self.versions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A line of our own log: a resource that is about to be removed, or was (law 28).
+    """A record of our own log: a resource that is about to be removed, or was removed (law 28).
 
     Attributes:
         type: the resource type.
         id: the logical id.
         version: the version that is to be removed, or was.
-        owners: the compartments that it is in, `Patient/123` (law 27).
-        rights: the adapter's note about rows that it is removed under; who comes with another learns nothing of it.
-        at: when it was gone, at the latest; None as long as that is in doubt.
+        owners: the compartments that the resource is in, `Patient/123` (law 27).
+        rights: the context about rows under which it is removed; a caller with another context is told that it never existed.
+        at: the instant by which it was gone; None while that is in doubt.
         number: its place in the log; 0 before it has one.
-        note: on whose behalf it is removed (`SupportsOutbox.recording`); empty where nobody wants to be told.
+        note: on whose behalf it is removed (`SupportsOutbox.recording`); empty for a removal that is not reported.
     """
 
     type: str
@@ -188,14 +188,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A removal that was recorded with the transaction that made it, and that observers may not know of yet (law 37).
+    """A removal, recorded in the transaction that made it, that observers may not know of yet (law 37).
 
     Attributes:
-        number: its place in the outbox; rises in the order of the removals, and is given once.
-        note: on whose behalf, as the removal was given it.
+        number: its place in the outbox; unique, and rising in the order of the removals.
+        note: the note that the removal was given (`SupportsOutbox.recording`).
         at: when the resources were gone.
         type: their resource type.
-        ids: their logical ids; one at least.
+        ids: their logical ids, at least one.
     """
 
     number: int
@@ -207,11 +207,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class BatchId:
-    """The place of a batch in an asynchronous remove-all; given once.
+    """The identity of a batch of an asynchronous remove-all.
 
     Attributes:
         run: the id of the job.
-        number: of the batch in its run.
+        number: the batch's number in its run.
     """
 
     run: str
@@ -223,8 +223,8 @@ class BatchProgress:
     """What the log of deletes knows of a batch.
 
     Attributes:
-        marks: what was intended and is not struck out, in order; empty for a batch that was not begun.
-        outcomes: what came of each resource, None until the batch is settled.
+        marks: the marks that were intended and not struck out, in order; empty for a batch that was not begun.
+        outcomes: the outcome of each resource, None until the batch is settled.
     """
 
     marks: tuple[Mark, ...] = ()
@@ -236,11 +236,11 @@ class Batch:
     """A part of an asynchronous remove-all: versions that were frozen when it was kicked off (law 26).
 
     Attributes:
-        id: which batch of which run.
+        id: the run and number of the batch.
         type: the resource type.
-        versions: what to remove, unless it has changed since.
-        rights: the adapter's own note about rows.
-        note: on whose behalf; a storage with `SupportsOutbox` records what the batch removes under it. Empty to record nothing.
+        versions: the versions to remove; a resource that has another version by now is left.
+        rights: the adapter's context about rows.
+        note: the note under which a storage with `SupportsOutbox` records what the batch removes; empty to record nothing.
     """
 
     id: BatchId
@@ -251,7 +251,7 @@ class Batch:
 
 
 def batch_outcome(removal: Removal) -> DeleteOutcome:
-    """What is journalled of a frozen version: one that is gone was deleted by somebody, whatever the storage still knows."""
+    """The outcome to journal for a frozen version. One that is gone was deleted, also if the storage has no record of that."""
     match removal:
         case Removed():
             return DeleteOutcome.DELETED
@@ -264,14 +264,13 @@ def batch_outcome(removal: Removal) -> DeleteOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
-        removed: resources that it removed.
-        left: resources that it found changed or gone, and left alone.
-        doubtful: resources that it was about to remove when it was stopped; a storage without batches of its own settles
-            them later.
-        cancelled: whether a cancel ended the run; whoever ended it first decides.
+        removed: how many resources it removed.
+        left: how many resources it found changed, gone or protected, and did not remove.
+        doubtful: how many resources it was about to remove when it was stopped; a `DeletionLog` settles them later.
+        cancelled: whether the first call that ended the run was a cancel.
     """
 
     removed: int

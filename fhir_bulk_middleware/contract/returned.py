@@ -1,4 +1,4 @@
-"""What an adapter answers is of the type that its protocol says, or is told in one sentence (law 43)."""
+"""Checks that an adapter returns the types that its protocols promise (law 43)."""
 
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def answered(value: object, kind: type[T], method: str) -> T:
-    """The value.
+    """The value, checked to be of a type.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: it is of another type; the message names the adapter's method.
     """
     if not isinstance(value, kind):
         raise TypeError(
@@ -25,10 +25,10 @@ def answered(value: object, kind: type[T], method: str) -> T:
 
 
 def authorised(value: object, method: str = "authorise") -> Authorisation:
-    """The answer of `authorise` or `deletable`.
+    """The return value of `authorise` or `deletable`, checked.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is no `Authorisation`, or has fields of other types.
     """
     found = answered(value, Authorisation, method)
     references(found.types, f"{method} (Authorisation.types)")
@@ -37,10 +37,10 @@ def authorised(value: object, method: str = "authorise") -> Authorisation:
 
 
 def references(value: object, method: str) -> frozenset[str]:
-    """A set of references, or of other names.
+    """A set of references, or of other names, checked.
 
     Raises:
-        TypeError: it is no set of str.
+        TypeError: it is no set of `str`.
     """
     if not isinstance(value, AbstractSet):
         value = answered(value, frozenset, method)

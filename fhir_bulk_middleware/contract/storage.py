@@ -1,4 +1,15 @@
-"""What a storage adapter can do for exports: one object with `SupportsExport` and as many of the others as it can keep."""
+"""The protocols of a storage adapter for exports: one object with `SupportsExport`, and each further protocol that it can keep.
+
+A capability is an implemented protocol: routes, CapabilityStatement and manifests follow from it. `SQLiteResourceStore` and
+`MemoryResourceStore` implement all of them but `SupportsAudit`.
+
+Each protocol says where its methods run. *In the server* is the event loop that answers requests. *In a worker* is a worker
+process, or the server's loop for an adapter that is no `SupportsWorkerProcess`.
+
+A method of any protocol may raise `Refused(Reason.BUSY, detail, retry_after=seconds)` if the storage cannot answer now: in the
+server the client gets 503 with Retry-After, in a worker the attempt fails and is repeated (`Settings.attempts`). Any other
+exception is a fault: it is logged whole, and the client gets 500 without its text, or the job fails after the last attempt.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -28,31 +39,44 @@ __all__ = [
 
 @runtime_checkable
 class SupportsExport(Protocol):
-    """A storage that can be exported. Without it there is nothing to install.
+    r"""A storage whose resources can be exported. Without it there is nothing to install.
 
-    Runs in: `authorise` in the server, with each kick-off; `pages` in a worker.
+        class Warehouse:
+            async def authorise(self, principal):
+                return Authorisation(types=frozenset({"Patient"}))
 
-    We guarantee: the principal is verified; each `Query` names a type that `authorise` allowed; `pages` is called in any process,
-    several at a time, and may be called again for what was read before.
+            async def pages(self, query, after):
+                async for key, line in self._read(query.type, query.window, after=after):
+                    yield Page(lines=line + b"\n", count=1, cursor=key)
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`.
+
+    `authorise` runs in the server, with each kick-off; `pages` runs in a worker.
+
+    We guarantee: the principal is verified; each `Query` names a type that `authorise` allowed; the `rights` of `authorise` come
+    back with each query. `pages` is called in any process, several times at once, and again for pages that were read before.
+
+    Raises:
+        Refused: `BUSY`, as said for all protocols in `fhir_bulk_middleware.contract.storage`.
     """
 
     async def authorise(self, principal: Principal) -> Authorisation:
-        """What this principal may export from this storage, scopes aside.
+        """The types and rows that the principal may export from this storage, scopes aside.
 
-        The types are those that may be exported, whether or not there is a resource of them now: one that is first written
-        between this call and the cut belongs to this export (law 33).
+        Types are those that may be exported, whether or not there is a resource of them now: one that is first written between
+        this call and the cut belongs to this export (law 33).
 
         Raises:
-            Refused: `SERVICE_INACTIVE`, where the export service is switched off for the principal (law 29).
+            Refused: `SERVICE_INACTIVE`, if the export service is switched off for the principal (law 29); or `BUSY`.
         """
         ...
 
     def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        """The resources of a query, in one fixed order, beginning after the cursor `after` (None: from the start).
+        """The resources of a query, in one fixed order, from behind the cursor `after`; None reads from the start.
 
-        The adapter guarantees: lines are canonical (see `Page`); no resource twice; the same query gives the same lines in the
-        same order as long as the storage has not changed (for stores with snapshots: always); no page is larger than
-        `query.page_bytes`, unless it holds a single resource; an empty selection gives no page.
+        The adapter guarantees: lines are canonical (see `Page`). No resource comes twice. The same query gives the same lines in
+        the same order as long as the storage has not changed; with snapshots, always. No page is larger than `query.page_bytes`
+        unless it holds a single resource. An empty selection gives no page.
         """
         ...
 
@@ -61,83 +85,92 @@ class SupportsExport(Protocol):
 class SupportsSnapshot(Protocol):
     """A storage that can be read as of an instant. Without it exports may hold changes that came after their cut (law 6).
 
-    Runs in: `now` in the server, with a kick-off that has `_since`, `cut` in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`.
+
+    `now` runs in the server, with a kick-off that has `_since`, and with each delete through our log; `cut` runs in a worker.
     """
 
     async def now(self) -> Instant:
-        """The storage's own clock, by which a `_since` is in the future or not (law 2)."""
+        """The storage's clock; a `_since` later than this is refused as being in the future (law 2)."""
         ...
 
     async def cut(self, precision: Precision) -> Instant:
-        """Fix a cut: the latest instant at `precision` from which on nothing can change any more.
+        """Fix a cut: the latest instant, as a whole multiple of `precision`, up to which nothing can change any more.
 
-        The adapter guarantees: each write that is visible later has a `lastUpdated` after the cut, also those whose
-        transactions are open now; a query with `as_of` at the cut gives the storage as it was then, for as long as jobs are kept.
+        The adapter guarantees: each write that becomes visible later has a `lastUpdated` after the cut, including writes of
+        transactions that are open now. A query with `as_of` at the cut gives the storage as it was then, as long as a job can
+        run (`Settings.deadline`).
         """
         ...
 
 
 @runtime_checkable
 class SupportsSlices(Protocol):
-    """A storage that can cut a query into parts of about the same size. Without it each type is one slice.
+    """A storage that can divide a query into ranges of about the same size. Without it each type is one slice.
 
-    Runs in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker.
     """
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
-        """Ranges that together hold each resource of the query exactly once, in the order of `pages`.
+        """Ranges of about `target_bytes` that together hold each resource of the query exactly once, in the order of `pages`.
 
-        The adapter guarantees: for a query with `as_of`, the ranges hold the same resources whenever they are read. For a query
-        that holds nothing it should give none: it is asked for each type, and a range costs some durable writes (law 44).
+        The adapter guarantees: for a query with `as_of`, a range holds the same resources whenever it is read. A query that holds
+        nothing should give no range: each type is asked for, and a range costs some durable writes (law 44).
         """
         ...
 
 
 @runtime_checkable
 class SupportsDeletions(Protocol):
-    """A storage that knows what was deleted. Without it the manifest has no `deleted` list (DR-02, DR-07).
+    """A storage that knows its deletions. Without it the manifest has no `deleted` list (DR-02, DR-07).
 
-    Runs in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`; for others, a `DeletionLog` before the storage knows the
+    deletions that go through us. Runs in a worker.
     """
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
-        """What was deleted within the query's window and does not live as of its cut, in one fixed order.
+        """Resources that were deleted within the query's window and do not live as of its cut, in one fixed order.
 
-        The adapter guarantees: no reference twice; a resource that was created again is not among them (MF-22); a deletion whose
-        compartments are unknown is left out where the selection is not `Everything` (law 27); where the selection is one, a
-        deletion is told if the resource lay in it at any moment since the window began, as its version of then or a later one:
-        also if it had moved to another patient before it was deleted (law 34).
+        The adapter guarantees: no reference comes twice. A resource that was created again is not among them (MF-22). Unless the
+        selection is `Everything`, a deletion is told if the resource lay in the selection at any moment since the window began,
+        as its version of then or a later one: also if it moved to another patient before it was deleted (law 34). A deletion
+        whose compartments are unknown is left out there (law 27).
         """
         ...
 
 
 @runtime_checkable
 class SupportsDeletionHorizon(Protocol):
-    """A storage that forgets deletions after some time. Without it `deletions` is taken to tell all that there ever were."""
+    """A storage that forgets deletions after some time. Without it `deletions` is taken to know every deletion there ever was.
+
+    Implemented by `SQLiteResourceStore`, `MemoryResourceStore` and our deletion logs. Runs in the server, with a kick-off that
+    has `_since`.
+    """
 
     async def deletions_known_since(self) -> Instant | None:
-        """The earliest `_since` for which `deletions` tells all; None if nothing was forgotten yet.
+        """The horizon: the earliest `_since` for which `deletions` is complete; None if nothing was forgotten yet.
 
-        Asked at kick-off. An export since an earlier instant says so in its manifest, or is refused, by setting
-        (`refuse_forgotten_deletions`). The adapter guarantees that what it says holds as long as a job can run
-        (`Settings.deadline`): it forgets deletions, and the versions that say whose they were, only that much later.
+        An export since an earlier instant says so in its manifest, or is refused (`Settings.refuse_forgotten_deletions`).
+
+        The adapter guarantees: what it answers holds for as long as a job can run (`Settings.deadline`). It forgets deletions,
+        and the versions that say whose they were, only that long after it announced a horizon behind them.
         """
         ...
 
 
 @runtime_checkable
 class SupportsForgetting(Protocol):
-    """A storage with a deletion horizon that removes old history when it is told to. Without it its history is its own affair.
+    """A storage that forgets history when it is told to. Without it `Settings.deletion_retention` does not reach the storage.
 
-    Runs in the server, with each sweep, if `Settings.deletion_retention` is set and the storage is a `SupportsDeletionHorizon`.
-    `SQLiteResourceStore`, `MemoryResourceStore`, `SQLiteDeletionLog` and `MemoryDeletionLog` have it.
+    Implemented by `SQLiteResourceStore`, `MemoryResourceStore` and our deletion logs. Runs in the server, with each sweep, if
+    `Settings.deletion_retention` is set and the storage is also a `SupportsDeletionHorizon`.
     """
 
     async def forget(self, before: Instant, *, now: Instant, grace: float) -> int:
-        """Remove what was superseded or deleted before an announced horizon, and announce the next one.
+        """Remove what was superseded or deleted before the horizon, and announce the next horizon.
 
-        The adapter guarantees: `deletions_known_since` answers a horizon at least `grace` seconds before anything that ended
-        after the last one is removed; a horizon never goes back. So a job that was told a horizon reads all that it may need.
+        The adapter guarantees: history that ended after the last horizon is removed only when `deletions_known_since` has
+        answered a later horizon for `grace` seconds. A horizon never goes back.
 
         Args:
             before: the wanted horizon; all deletions after it stay known.
@@ -152,50 +185,52 @@ class SupportsForgetting(Protocol):
 
 @runtime_checkable
 class SupportsTypes(Protocol):
-    """A storage that tells anybody which types it exports. Without it the CapabilityStatement does not list them (CS-06).
+    """A storage that publishes which types it exports. Without it the CapabilityStatement does not list them (CS-06).
 
-    Runs in the server.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server, once.
     """
 
     def exportable_types(self) -> frozenset[str]:
-        """The types that `authorise` allows to somebody; it is published, and asked for once."""
+        """The types that `authorise` allows to at least one principal."""
         ...
 
 
 @runtime_checkable
 class SupportsGroups(Protocol):
-    """Who knows the members of groups; groups may live outside the FHIR server (law 29). Without it there is no Group level.
+    """A source of groups: the storage or another object (law 29). Without it there is no Group level.
 
-    `members` is called at kick-off, in the server, and again when the job's cut has been fixed, wherever exports run: in a worker
-    process, if it can be made again there (`SupportsWorkerProcess`). Where it cannot, all exports run in the server's loop.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`.
+
+    Runs in the server, with a kick-off, and in a worker, when the job's cut has been fixed. If it is no `SupportsWorkerProcess`,
+    all exports run in the server's loop.
     """
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:
-        """References of the group's members now (`Patient/123`), None for a group that is unknown to this principal.
+        """References of the group's current members (`Patient/123`); None if the group is unknown to this principal.
 
         A group without members is an empty set, and its export is empty. The adapter guarantees: whoever joined before the call
-        is among them, and whoever left is not (law 33); nothing is kept from an earlier call.
+        is in the set and whoever left is not (law 33), so nothing is cached from an earlier call.
         """
         ...
 
 
 @runtime_checkable
 class SupportsJoining(Protocol):
-    """Whoever knows the members of groups also knows their past. Without it GR-01 is not to be had.
+    """Membership as of an instant, beside `SupportsGroups`. Without it older data of new members cannot be exported (GR-01).
 
-    Runs in the server, with a kick-off at Group level that has `_since`.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker, when the cut of a Group export is fixed.
     """
 
     async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:
-        """References of those who were the group's members at that instant; nobody, if there was no such group then."""
+        """References of the group's members at that instant; empty if there was no such group."""
         ...
 
 
 @runtime_checkable
 class SupportsPatients(Protocol):
-    """A storage that can say which patients there are. Without it `patient` is believed at Patient level (PT-04).
+    """A storage that can look up patients. Without it the patients that a client names are not checked at Patient level (PT-04).
 
-    Runs in the server, with a kick-off that names patients.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server, with a kick-off that names patients.
     """
 
     async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:
@@ -205,9 +240,9 @@ class SupportsPatients(Protocol):
 
 @runtime_checkable
 class SupportsProvenance(Protocol):
-    """A storage that knows which Provenance belongs to what. Without it `includeAssociatedData` is not supported.
+    """A storage that finds Provenance by its targets. Without it `includeAssociatedData` is not supported.
 
-    Runs in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker.
     """
 
     def provenance(
@@ -215,14 +250,14 @@ class SupportsProvenance(Protocol):
     ) -> AsyncIterator[Page]:
         """The Provenance of the resources that `targets` select, each once, in one fixed order (KO-86 to KO-88).
 
-        The adapter guarantees the same as for `pages`. It also applies the filters of each target (`Filters` does,
-        line by line), since what they leave out is not exported and has no Provenance to come along.
+        The adapter guarantees the same as for `pages`. It also applies the filters of each target (`Filters` does, line by
+        line), since a resource that they leave out is not exported and has no Provenance to come along.
 
         Args:
             query: Provenance; its window and `as_of` hold for the Provenance itself, its selection does not.
-            targets: what the Provenance is about: any number of queries, several of one type among them, with one `as_of`.
-            after: the cursor to go on after.
-            latest: only the Provenance of each resource that changed last (by `lastUpdated`).
+            targets: the resources that it is about: any number of queries, several of one type among them, with one `as_of`.
+            after: the cursor of the last page that was read.
+            latest: whether to give, of each resource's Provenance, only the one with the latest `lastUpdated`.
         """
         ...
 
@@ -231,14 +266,14 @@ class SupportsProvenance(Protocol):
 class SupportsOrganising(Protocol):
     """A storage that can read patient by patient. Without it `organizeOutputBy` is not supported (law 22).
 
-    Runs in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker.
     """
 
     def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
-        """What the queries select, grouped by the patient whose compartment it lies in, patients in one fixed order (FR-17).
+        """The resources of the queries by the patient whose compartment they lie in, patients in one fixed order (FR-17).
 
-        A resource in several selected patients' compartments is in the block of each. The queries share selection, window and
-        `as_of`; their filters are applied by us. `after` is the cursor of the last block that is not wanted any more.
+        A resource in the compartments of several selected patients is in the block of each. The queries share selection, window
+        and `as_of`. Reading begins behind the block whose cursor is `after`.
         """
         ...
 
@@ -249,31 +284,32 @@ class SupportsRead(Protocol):
 
     Without it our own log of deletes cannot be used: it could not tell what became of a delete that a crash cut short.
 
-    Runs in the server, with deletes, and with a log of ours also in a worker.
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server, with deletes; with a `DeletionLog` also in
+    a worker.
     """
 
     async def current(self, type_: str, id_: str) -> Current | None:
-        """The resource as it is now, its deletion if it was deleted and that is known, None if there is none.
+        """The resource as it is now; its deletion, if it was deleted and that is known; None if there is none.
 
-        The adapter guarantees: every write that was answered is seen; the `last_updated` of a deletion is the instant from which
-        on the storage, read as of an instant, does not hold the resource. Where it is not known, our own log takes the instant
-        at which it learns of it: a deletion that is under way while a cut is fixed may then be told one export late.
+        The adapter guarantees: every write that was answered is seen. The `last_updated` of a deletion is the instant from which
+        on the storage, read as of an instant, does not hold the resource. A log before a storage that does not know that instant
+        takes the one at which it sees the deletion, so a deletion that is under way while a cut is fixed may be told one export
+        late.
         """
         ...
 
 
 @runtime_checkable
 class SupportsAudit(Protocol):
-    """A storage that keeps FHIR AuditEvent resources. Without it none are kept; logs, metrics and the audit file are for all.
+    """A storage that keeps FHIR AuditEvent resources. Without it none are kept; logs, metrics and the audit file do not need it.
 
-    Runs in both: wherever the event happens.
+    We ship no implementation. Runs in the server or in a worker, wherever the event happens.
     """
 
     async def record(self, audit_event: bytes) -> None:
         """Keep an AuditEvent of the mount's FHIR release, one compact JSON object without an id.
 
-        The adapter guarantees: it is durable when this returns. What it raises says that it is not kept, and
-        `Settings.on_audit_failure` decides what becomes of the request. Called in worker processes too, where the adapter can
-        be made again there.
+        The adapter guarantees: it is durable when this returns. An exception says that it is not kept;
+        `Settings.on_audit_failure` then decides whether the request is refused or goes on.
         """
         ...
