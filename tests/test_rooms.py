@@ -24,7 +24,7 @@ FLOORS = (
     "stores",
     "demo smart testing",
     "discovery",
-    "kinds host_routes mount",
+    "kinds host_routes mount default_runner",
     "app",
     "middleware",
     "cli",
