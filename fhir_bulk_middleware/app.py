@@ -1,13 +1,8 @@
 """The one object that a host adds: it checks the adapter, wires the parts, and attaches."""
 
-import hashlib
-import json
 import logging
-import os
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -24,15 +19,14 @@ from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.observer import Observer
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.contract.storage import (
     SupportsAudit,
-    SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
-    SupportsSnapshot,
 )
+from fhir_bulk_middleware.default_runner import default_runner
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
@@ -47,6 +41,7 @@ from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi_document import openapi
 from fhir_bulk_middleware.export.admission import Admission
 from fhir_bulk_middleware.export.endpoints import ExportEndpoints
+from fhir_bulk_middleware.export.manifest import storage_notes
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.export.types import TypeRules
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -65,7 +60,6 @@ from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.service import JobService
-from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.kinds import job_work, kinds_of
 from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
@@ -78,7 +72,6 @@ from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
 from fhir_bulk_middleware.workers.engine import Engine
-from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 __all__ = ["BulkData"]
 
@@ -187,7 +180,7 @@ class BulkData:
             runner=runner,
             deletes=deletes is not None,
         )
-        runner = runner or _runner(work, settings, None if groups is cast("object", resources) else groups)
+        runner = runner or default_runner(work, settings, None if groups is cast("object", resources) else groups)
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
         self._replies = Replies(dialect)
@@ -227,7 +220,7 @@ class BulkData:
             addresses=addresses,
             settings=settings,
             clock=clock,
-            notes=_notes(resources),
+            notes=storage_notes(resources),
         )
         service = JobService(
             kinds=kinds,
@@ -407,28 +400,3 @@ def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
         return AuditDetail(given, clear=clear)
     file = next((observer for observer in observers if isinstance(observer, AuditFile)), None)
     return AuditDetail(None if file is None else file.key, clear=clear)
-
-
-def _runner(work: JobWork, settings: Settings, groups: object | None) -> JobRunner:
-    """Worker processes where that is possible; one pool for all servers on this machine that do the same work (law 19)."""
-    recipe = work.recipe()
-    if settings.worker_processes and groups is not None and not isinstance(groups, SupportsWorkerProcess):
-        _log.warning(
-            "groups: %s cannot be made again in a worker process, where the members of a group are read, so exports run in the "
-            "server's event loop. Give it a recipe() (SupportsWorkerProcess) to export in worker processes.",
-            type(groups).__name__,
-        )
-    if recipe is None or not settings.worker_processes:
-        return LoopRunner()
-    same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()
-    return ProcessRunner(Path(tempfile.gettempdir()) / f"fhir-bulk-{os.getuid()}-{same[:16]}", settings)
-
-
-def _notes(resources: SupportsExport) -> dict[str, bool]:
-    """What every manifest says of the promises that the storage cannot keep (laws 6 and 28); nothing if it keeps all."""
-    notes = {}
-    if not isinstance(resources, SupportsSnapshot):
-        notes["exactSnapshot"] = False
-    if not isinstance(resources, SupportsDeletions):
-        notes["deletedComplete"] = False
-    return notes

@@ -1,4 +1,4 @@
-"""How large anything in a request may be: each cap once, and the checks that cost no more than a look (law 38).
+"""The caps on everything that a request can make large, and the checks that cost next to nothing (law 38).
 
 `CAPS` is what the documentation shows (`.github/caps.md`); a test compares the two. A cap that an operator can change names the
 field of `Settings` that holds it.
@@ -57,19 +57,19 @@ HEADER_BYTES: Final[Mapping[bytes, int]] = MappingProxyType(
         b"range": _SHORT,
     }
 )
-"""Bytes of each header that we read, all of its lines together; `X-Request-Id` has its own cap."""
+"""Bytes of each header that we read, over all its lines. `X-Request-Id` has a cap of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """One cap, as the table shows it.
+    """A row of the table of caps.
 
     Attributes:
         what: what is bounded.
-        limit: the largest that is taken: a number, or the name of the field of `Settings` that has it.
-        unit: what the limit counts.
-        reason: what a request beyond it is refused with; None where nothing is refused.
-        beyond: what becomes of more, where it is not refused.
+        limit: the largest allowed value: a number, or the name of the field of `Settings` that holds it.
+        unit: of the limit.
+        reason: of the refusal of a request beyond the limit; None if the request is not refused.
+        beyond: what happens instead of a refusal.
     """
 
     what: str
@@ -126,11 +126,11 @@ CAPS: Final[tuple[Cap, ...]] = (
     Cap("Tokens whose verification is remembered", TOKENS_REMEMBERED, "tokens", beyond="the oldest go"),
     Cap("Their size together", TOKENS_BYTES, "bytes", beyond="the oldest go"),
 )
-"""All caps; what a request can make large and what is not here is bounded by one of these."""
+"""All caps. Anything else that a request can make large is bounded by one of these."""
 
 
 def check_request(scope: Mapping[str, Any]) -> None:
-    """Refuse a request by the sizes that its ASGI scope has, before anything in it is read.
+    """Refuse a request by the sizes in its ASGI scope, before anything is parsed.
 
     Raises:
         Refused: `URL_TOO_LONG` or `HEADER_TOO_LARGE`.
@@ -154,7 +154,7 @@ def check_request(scope: Mapping[str, Any]) -> None:
 
 
 def check_body(body: bytes) -> None:
-    """Refuse JSON with so many parts that parsing it would take longer than its size tells.
+    """Refuse JSON with so many parts that parsing would take longer than its size suggests.
 
     Raises:
         Refused: `TOO_MUCH`.
@@ -165,7 +165,7 @@ def check_body(body: bytes) -> None:
 
 
 def check_values(name: str, texts: Iterable[str], part: str | None) -> None:
-    """Refuse more values of one parameter than are read; all of them, counted by their commas.
+    """Refuse too many values of one parameter, counted by their commas before they are parsed.
 
     Raises:
         Refused: `TOO_MUCH`.
@@ -175,7 +175,7 @@ def check_values(name: str, texts: Iterable[str], part: str | None) -> None:
 
 
 def check_type_filters(texts: Iterable[str], part: str | None) -> None:
-    """Refuse more text in `_typeFilter` than is read; its values are counted once it is parsed.
+    """Refuse too much text in `_typeFilter`, before it is parsed.
 
     Raises:
         Refused: `TOO_MUCH`.

@@ -1,4 +1,4 @@
-"""JSON without blanks: the form of every document, line and record that this package writes."""
+"""JSON without blanks between tokens, as in all documents, lines and records that this package writes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What can be seen of a host's own routes before we stand in front of them (law 42)."""
+"""Finds routes of the host that our own would shadow (law 42)."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ __all__ = ["own_deletes"]
 
 
 def own_deletes(routes: Sequence[BaseRoute], base: str, types: Collection[str]) -> list[str]:
-    """The paths of the host's own routes for DELETE of a resource, or of what meets criteria, below its base path.
+    """The paths of the host's own routes that delete a resource, or resources by criteria, below its base path.
 
-    Routes within mounts are found where what is mounted has a table of routes; those of other applications cannot be seen.
+    Finds routes within mounts too, if the mounted application has a table of routes.
 
     Args:
-        routes: the host's table.
+        routes: the host's routes.
         base: the path below which it serves FHIR.
-        types: the resource types that there are.
+        types: all resource types.
     """
     found: dict[str, None] = {}
     for type_ in sorted(types):

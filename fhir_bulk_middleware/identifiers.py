@@ -1,4 +1,4 @@
-"""The ids that we hand out: opaque, unguessable and of a shape that only we use (KO-115, law 14)."""
+"""The shapes of ids: of our jobs and files, which are opaque, unguessable and reserved (KO-115, law 14), and of resources."""
 
 import re
 import secrets
@@ -19,13 +19,13 @@ __all__ = [
 ]
 
 NewJobId = Callable[[], str]
-"""Where job ids come from; passed in."""
+"""Makes job ids."""
 
 JOB_ID_PATTERN = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 """The shape of a job id, as a regular expression."""
 
 FILE_ID_PATTERN = r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{0,6})"
-"""The shape of a file id, as a regular expression; its one group is the job's id without hyphens."""
+"""The shape of a file id, as a regular expression; its only group is the id of the job without hyphens."""
 
 RESOURCE_ID_PATTERN = "[A-Za-z0-9.-]{1,64}"
 """The shape of a FHIR id, of a resource or of a version, as a regular expression."""
@@ -36,7 +36,7 @@ _RESOURCE = re.compile(rf"(?!\.+\Z){RESOURCE_ID_PATTERN}", re.ASCII)
 
 
 def new_job_id() -> str:
-    """A new job id: 128 random bits, written like a UUID because some source documents show one."""
+    """A new job id: 128 random bits, in the form of a UUID, as some source documents show it."""
     return str(uuid.UUID(bytes=secrets.token_bytes(16)))
 
 
@@ -46,7 +46,7 @@ def is_job_id(text: str) -> bool:
 
 
 def file_id(job_id: str, slice_number: int, part_number: int) -> str:
-    """The id of a job's file. It is a FHIR id too, since some dialects show files as `Binary/{id}`."""
+    """The id of a job's file. It is also a valid FHIR id, since some dialects serve files as `Binary/{id}`."""
     return f"bulk.{uuid.UUID(job_id).hex}.{slice_number}-{part_number}"
 
 
@@ -56,14 +56,14 @@ def is_file_id(text: str) -> bool:
 
 
 def is_resource_id(text: str) -> bool:
-    """Whether `text` is an id that a resource can have and an adapter is asked for.
+    """Whether `text` is a FHIR id that may be passed to an adapter.
 
-    FHIR's pattern also takes ids of nothing but dots; those are steps in a path to many a storage, and none is asked (law 42).
+    FHIR's pattern also allows ids of dots alone; those are refused, since a storage may treat them as path segments (law 42).
     """
     return _RESOURCE.fullmatch(text) is not None
 
 
 def job_of_file(text: str) -> str | None:
-    """The id of the job that a file belongs to, None if `text` is no file id of ours."""
+    """The id of the job that a file belongs to; None if `text` does not have the shape of a file id."""
     match = _FILE.fullmatch(text)
     return None if match is None else str(uuid.UUID(match[1]))

@@ -1,7 +1,7 @@
-"""Whose jobs are whose: the identity of an adapter, and how a `BulkData` takes its place on the stores (law 32).
+"""The identity of an adapter, and its registration in the stores (law 32).
 
-The *adapter* is what jobs are made for: its identity stands on each of them, and work, sweeps and files are taken by it. A
-*mount* is who answers for them: several mounts of one adapter share stores, workers and limits (law 10).
+Each job carries the identity of the *adapter* that it was made for; only that adapter's processes work on it, sweep it and serve
+its files. A *mount* answers requests; several mounts of one adapter share stores, workers and limits (law 10).
 """
 
 import hashlib
@@ -33,23 +33,23 @@ _LONGEST = 200
 
 @runtime_checkable
 class TellsAudiences(Protocol):
-    """A token verifier that says which audiences its tokens may be for. Without it mounts cannot be told apart by them."""
+    """A token verifier that knows its audiences. Without it, mounts cannot be compared by them."""
 
     @property
     def audiences(self) -> frozenset[str]:
-        """Each `aud` that suffices."""
+        """The accepted values of `aud`; one of them suffices."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which adapter it is.
+    """The identity of an adapter.
 
     Attributes:
-        name: stands on each job.
-        given: whether the host gave the name.
-        parts: the objects that carry out the work, by which two adapters of one class in one process are told apart; empty
-            where the name alone says it: a given one, or one with a digest of recipes.
+        name: stored with each job.
+        given: whether the host chose the name.
+        parts: the objects of the adapter, which distinguish two adapters of one class in one process; empty if the name is
+            enough: one that the host chose, or one with a digest of recipes.
     """
 
     name: str
@@ -58,17 +58,17 @@ class Identity:
 
 
 def identity_of(name: str | None, mount: str | None, **parts: object) -> Identity:
-    """The identity of an adapter: the name that its host gives, else what can be known of it.
+    """The identity of an adapter: the name that the host gave, else a derived one.
 
-    With recipes (`SupportsWorkerProcess`) it is the first part's class with a digest of all recipes, so every process that
-    makes it in the same way means the same one. Without them it is the class with the name of the mount, if the host gave that,
-    and in one process the objects too. What nobody can tell apart are two processes that make different adapters of one class,
-    without a recipe, for tokens of one audience: there the host must give a name.
+    If all parts have recipes (`SupportsWorkerProcess`), it is the class of the first part with a digest of all recipes, which is
+    the same in every process. Otherwise it is the classes with the name of the mount, if the host gave one, and within a process
+    also the objects. The host must give a name if different processes make different adapters of one class, without recipes, for
+    tokens of one audience: nothing else tells them apart.
 
     Args:
-        name: what the host calls the adapter.
-        mount: what the host calls the mount.
-        parts: what the work is carried out with: the storage, and the groups and the log where they are separate.
+        name: of the adapter, None if the host gave none.
+        mount: the name of the mount, None if the host gave none.
+        parts: the storage, and the groups and the log if they are separate objects.
 
     Raises:
         ValueError: the name is empty, too long or not printable.
@@ -90,7 +90,7 @@ def identity_of(name: str | None, mount: str | None, **parts: object) -> Identit
 
 
 def _kind(part: object) -> str:
-    """The class, by the same name whether its module is imported or run as a script."""
+    """The name of the class; the same whether its module is imported or run as a script."""
     module = type(part).__module__
     if module == "__main__":
         main = sys.modules[module]
@@ -101,7 +101,7 @@ def _kind(part: object) -> str:
 def registration_of(
     identity: Identity, mount: str, dialect: Dialect, verifier: TokenVerifier, settings: Settings, *, named: bool
 ) -> Registration:
-    """What a mount says of itself to its job store."""
+    """What a mount records about itself in its job store."""
     return Registration(
         mount=mount,
         adapter=identity.name,
@@ -113,11 +113,11 @@ def registration_of(
 
 
 class Place:
-    """A `BulkData`'s place on its stores, from its start to its end.
+    """The registration of a `BulkData` in its stores while it runs.
 
     Args:
         identity: of its adapter.
-        registration: what it says of itself.
+        registration: what the mount records in the job store.
         jobs: the job store.
         outputs: the output store.
         log: our own log of deletes, if there is one.
@@ -139,10 +139,10 @@ class Place:
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
-        """Hold the place while the context is open.
+        """Register, for the time of the context.
 
         Raises:
-            NotAdmitted: the stores belong to somebody else.
+            NotAdmitted: the stores belong to another adapter or deployment.
         """
         told: list[str] = []
 
@@ -154,8 +154,8 @@ class Place:
         await bind(self._outputs, self._jobs)
         for line in told:
             _log.warning(
-                "mount %s: %s, in another process or before a restart; on one job store it must be the same in all of them, or "
-                "they take each other's work for abandoned",
+                "mount %s: %s, in another process or before a restart; all processes on one job store need the same value, or "
+                "they treat each other's work as abandoned",
                 self._registration.mount,
                 line,
             )
@@ -165,7 +165,7 @@ class Place:
 
 @contextmanager
 def _alone(store: str, identity: Identity) -> Iterator[None]:
-    """While the context is open, no other object of this process goes by this identity on this job store."""
+    """For the time of the context, no other adapter object of this process may use this identity on this job store."""
     if not identity.parts:
         yield
         return
@@ -187,7 +187,7 @@ def _alone(store: str, identity: Identity) -> Iterator[None]:
 
 @contextmanager
 def _logging(log: DeletionLog | None, identity: Identity) -> Iterator[None]:
-    """While the context is open, no other adapter in this process has this log: its deletions would be told in our exports."""
+    """For the time of the context, no other adapter in this process may use this log: our exports would list its deletions."""
     if log is None:
         yield
         return
@@ -209,10 +209,10 @@ def _logging(log: DeletionLog | None, identity: Identity) -> Iterator[None]:
 
 
 _logs: dict[int | str, list[str]] = {}
-"""By log of deletes, the adapters in this process that have it, one entry for each place taken."""
+"""For each log of deletes, the adapters in this process that use it, one entry for each registration."""
 
 _present: dict[tuple[str, str], list[tuple[object, ...]]] = {}
-"""By job store and adapter, the objects of adapters that are known by their class alone, one entry for each place taken."""
+"""For each job store and adapter name, the objects of adapters without a unique name, one entry for each registration."""
 
 
 def _same(some: tuple[object, ...], others: tuple[object, ...]) -> bool:

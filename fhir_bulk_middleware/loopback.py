@@ -1,4 +1,4 @@
-"""Which addresses only this machine can reach."""
+"""Recognises addresses that only this machine can reach."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -7,7 +7,7 @@ __all__ = ["is_loopback", "plain_beyond_loopback"]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as a name or an address, is this machine as seen by itself alone."""
+    """Whether a host name or address is a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -15,7 +15,7 @@ def is_loopback(host: str) -> bool:
 
 
 def plain_beyond_loopback(url: str | None) -> bool:
-    """Whether what goes to this URL can be read on its way: no TLS, and not within this machine."""
+    """Whether requests to this URL cross a network without TLS."""
     if url is None:
         return False
     parts = urlsplit(url)

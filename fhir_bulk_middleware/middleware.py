@@ -1,4 +1,4 @@
-"""Attaching around any ASGI application, lifespan included."""
+"""ASGI middleware that attaches a `BulkData` to any ASGI application, lifespan included."""
 
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,16 +9,15 @@ __all__ = ["BulkDataMiddleware"]
 
 
 class BulkDataMiddleware:
-    """Answers what is ours and hands on the rest untouched; around any ASGI host.
+    """Answers requests to our routes, and passes all others to the host unchanged.
 
-    It also starts and stops the export engine with the host: after the host has started, before it stops, and by itself where the
-    host knows no lifespan.
+    Starts the engine after the host has started, and stops it before the host stops. A host without a lifespan is supported.
 
     Args:
         app: the host.
-        bulk: what we answer.
+        bulk: our application.
         base: the path below which the host serves FHIR.
-        amend_metadata: whether the host's CapabilityStatement says on its way out what we add; False leaves it as it is.
+        amend_metadata: whether to add our operations to the host's CapabilityStatement.
     """
 
     def __init__(self, app: ASGIApp, bulk: BulkData, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
@@ -40,12 +39,12 @@ class BulkDataMiddleware:
         await self._app(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wrap the host's lifespan, or answer for a host that has none."""
+        """Wrap the host's lifespan, or answer the server for a host without one."""
         lifespan = _Lifespan(self._bulk, receive, send)
         try:
             await self._app(scope, lifespan.receive, lifespan.send)
         except Exception:
-            if lifespan.answered:  # the host has a lifespan and really failed
+            if lifespan.answered:  # the host has a lifespan, which failed
                 raise
         finally:
             await lifespan.stop()
@@ -54,7 +53,7 @@ class BulkDataMiddleware:
 
 
 class _Lifespan:
-    """One lifespan, seen from between server and host."""
+    """The messages of one lifespan between server and host."""
 
     def __init__(self, bulk: BulkData, receive: Receive, send: Send) -> None:
         self._bulk = bulk
@@ -65,7 +64,7 @@ class _Lifespan:
         self.answered = False
 
     async def receive(self) -> Message:
-        """What the server says; ours stops before the host hears of the end."""
+        """A message of the server. Our engine stops before the host receives the shutdown."""
         message = await self._receive()
         self._asked = True
         if message["type"] == "lifespan.shutdown":
@@ -73,20 +72,20 @@ class _Lifespan:
         return message
 
     async def send(self, message: Message) -> None:
-        """What the host says; ours starts once the host has."""
+        """A message of the host. Our engine starts when the host has started."""
         self.answered = True
         if message["type"] == "lifespan.startup.complete":
             message = await self._start()
         await self._send(message)
 
     async def stop(self) -> None:
-        """Stop ours, if it runs."""
+        """Stop our engine, if it runs."""
         if self._running:
             self._running = False
             await self._bulk.engine.stop()
 
     async def answer_for_host(self) -> None:
-        """The protocol's other side, for a host without a lifespan (Django raises on that scope)."""
+        """Complete the lifespan protocol for a host without one (Django raises on that scope)."""
         if not self._asked:
             await self._receive()
         message = await self._start()

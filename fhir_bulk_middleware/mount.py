@@ -1,4 +1,4 @@
-"""The sub-application, and a place for it below a host's prefix that leaves the rest of the prefix to the host."""
+"""The sub-application, and the Starlette mounts that place it below a prefix which it shares with the host."""
 
 from collections.abc import Sequence
 
@@ -21,12 +21,12 @@ _HINT = "Add `async with bulk.running():` to the host's lifespan, or attach with
 
 
 class SubApplication(Starlette):
-    """Routes of ours as an application that any Starlette can mount.
+    """Our routes as an application that any Starlette application can mount.
 
     Args:
-        routes: in the order in which they are looked at.
-        elsewhere: answers where none of them matches.
-        engine: runs while it is served; from the first request on, if no lifespan started it.
+        routes: tried in this order.
+        elsewhere: answers paths that no route matches.
+        engine: started by the lifespan, else by the first request.
     """
 
     def __init__(self, routes: Sequence[Route], elsewhere: ASGIApp, engine: Engine) -> None:
@@ -36,8 +36,8 @@ class SubApplication(Starlette):
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
-        if scope["type"] == "websocket":  # nothing here speaks it
+        """Answer one ASGI connection. Websockets are closed."""
+        if scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)
             return
         if scope["type"] == "http" and not self._engine.runs:
@@ -45,10 +45,9 @@ class SubApplication(Starlette):
         await super().__call__(scope, receive, send)
 
     async def go_on(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose route is known; routes of ours take any method.
+        """Answer a request whose route is known.
 
-        Our door lets no exception out, so the layers that Starlette puts around an application for that have nothing to do;
-        layers that somebody added see every request.
+        Skips Starlette's exception middleware, since `Guard` lets no exception out; but not middleware that somebody added.
         """
         if self.user_middleware or not self._engine.runs:
             await self(scope, receive, send)
@@ -58,12 +57,12 @@ class SubApplication(Starlette):
 
 
 class SelectiveMount(Mount):
-    """A mount that takes only the paths that its application answers.
+    """A mount that matches only the paths that its application answers.
 
-    Starlette's own takes everything below its prefix, and with it the host's routes, its 404 and its 405.
+    Starlette's own `Mount` takes all paths below its prefix, and with them the host's routes, its 404 and its 405.
 
-    Every request of the host comes by here, so a look for the marks of our routes comes before any regular expression. A route
-    that was found is not looked for again: not in the application, nor with the next poll.
+    Every request to the host is matched here, so a substring search for the marks of our routes comes before any regular
+    expression. A route is matched once for each request, and remembered for the next poll.
     """
 
     def __init__(self, path: str, app: SubApplication) -> None:
@@ -73,7 +72,7 @@ class SelectiveMount(Mount):
         marked = [(str(getattr(route, "mark", "")), route) for route in app.routes]
         marks = {mark for mark, _ in marked if mark}
         self._marks = tuple(mark for mark in marks if not any(other in mark for other in marks - {mark}))
-        # Routes without a mark are told by their methods; one that takes any method makes every path worth a second look.
+        # Routes without a mark are recognised by their methods; if one takes any method, no path can be excluded.
         bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
         self._methods = None if None in bare else frozenset[str]().union(*filter(None, bare))
         self._cache = RouteCache()
@@ -82,7 +81,7 @@ class SelectiveMount(Mount):
         """FULL for a path of ours, whatever the method; else NONE."""
         if scope["type"] != "http" or not self._possible(scope["path"], scope["method"]):
             return Match.NONE, {}
-        if "app_root_path" in scope or scope.get("path_params"):  # another mount around us has a say in what is found
+        if "app_root_path" in scope or scope.get("path_params"):  # within another mount, whose state belongs to the match
             return self._find(scope)
         found = self._cache.get(scope)
         if found is not None:
@@ -96,7 +95,7 @@ class SelectiveMount(Mount):
         match, child = super().matches(scope)
         if match is Match.NONE:
             return Match.NONE, {}
-        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # what routes look at
+        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # the keys that routes read
         for route in self._inner.routes:
             found, more = route.matches(inner)
             if found is not Match.NONE:
@@ -104,7 +103,7 @@ class SelectiveMount(Mount):
         return Match.NONE, {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go on where `matches` ended."""
+        """Answer with the route that `matches` found."""
         await self._inner.go_on(scope[_ROUTE], scope, receive, send)
 
     def _possible(self, path: str, method: str) -> bool:
@@ -115,15 +114,15 @@ class SelectiveMount(Mount):
 
 
 class AllowedHere(Mount):
-    """Adds our methods to the `Allow` of a host's answer on a path that we share with it: its 405, and its answer to `OPTIONS`.
+    """Adds our methods to the `Allow` header of the host's 405 or answer to `OPTIONS`, on paths that we share with the host.
 
-    It stands before the host's routes; then the host sees the request a second time, marked so that this mount lets it pass. What
-    comes by GET or HEAD is not looked at: a host that has the path reads there.
+    Stands before the host's routes and sends the request to the host again, marked so that this mount lets it pass. Ignores GET
+    and HEAD, which a host answers itself on such paths.
 
     Args:
         path: the base path.
-        host: answers.
-        app: ours, whose routes tell which paths are shared.
+        host: answers the requests.
+        app: our application, whose routes say which paths are shared.
     """
 
     def __init__(self, path: str, host: ASGIApp, app: SubApplication) -> None:
@@ -133,7 +132,7 @@ class AllowedHere(Mount):
         self._shared = [route for route in app.routes if isinstance(route, PathRoute) and route.shared]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL for a shared path and a method of the host's."""
+        """FULL for a shared path and a method that is not ours."""
         if scope["type"] != "http" or scope["method"] in _NEVER_REFUSED or _ALLOWED in scope or not self._shared:
             return Match.NONE, {}
         match, child = super().matches(scope)
@@ -146,7 +145,7 @@ class AllowedHere(Mount):
         return Match.NONE, {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the host answer."""
+        """Pass the request to the host, and amend its answer."""
         ours: list[str] = scope[_ALLOWED]
 
         async def amended(message: Message) -> None:
@@ -157,7 +156,7 @@ class AllowedHere(Mount):
 
         try:
             await self._host(scope, receive, amended)
-        except HTTPException as error:  # what a Starlette router says of a wrong method, for the host's own handler
+        except HTTPException as error:  # a Starlette router raises it for a wrong method, for the host's own handler
             if error.headers:
                 error.headers = {
                     name: _with_ours(value, ours) if name.lower() == "allow" else value for name, value in error.headers.items()
@@ -166,7 +165,7 @@ class AllowedHere(Mount):
 
 
 def _allowing(name: bytes, value: bytes, ours: Sequence[str]) -> tuple[bytes, bytes]:
-    """A header with our methods in it too, if it is `Allow`."""
+    """The header, with our methods added if it is `Allow`."""
     if name.lower() != b"allow":
         return name, value
     return name, _with_ours(value.decode("latin-1"), ours).encode("latin-1")

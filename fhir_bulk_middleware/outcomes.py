@@ -1,7 +1,7 @@
-"""What can come of a request, in the domain's own words.
+"""The outcomes of requests: reasons for refusals, and outcomes of deletes.
 
-Services raise `Refused(Reason...)`; what a client is told, in which status and with which issue code, is a dialect's table. What
-comes of a delete is a `DeleteOutcome`; how it is told is the table of a delete policy.
+Services raise `Refused(Reason...)`; a dialect's table maps the reason to a status and an issue code. Deletes return a
+`DeleteOutcome`; a delete policy maps it to an answer.
 """
 
 from enum import Enum, auto
@@ -9,14 +9,14 @@ from enum import Enum, auto
 __all__ = ["LONGEST_DETAIL", "LONGEST_PART", "DeleteOutcome", "Operation", "Reason", "Refused"]
 
 LONGEST_DETAIL = 1_000
-"""Characters of what a refusal says: what a client sent is never told back to it at length (law 38)."""
+"""Characters of a refusal's detail: answers do not repeat long input of a client (law 38)."""
 
 LONGEST_PART = 200
 """Characters of the name of the part of the request that a refusal is about."""
 
 
 class Operation(Enum):
-    """What a route does. A dialect may give one reason another answer on another operation."""
+    """What a route does. A dialect may have different answers to one reason on different operations."""
 
     KICK_OFF = auto()
     STATUS = auto()
@@ -25,21 +25,21 @@ class Operation(Enum):
     DELETE = auto()
     CONDITIONAL_DELETE = auto()
     DISCOVERY = auto()
-    """What the mount says about itself."""
+    """Discovery documents of the mount."""
     NONE = auto()
-    """No operation was reached: the path or the method is wrong."""
+    """No operation: the path or the method is wrong."""
 
 
 class Reason(Enum):
-    """Why a request is refused. One word for one cause; the caller may not learn which of some of them it was."""
+    """Why a request is refused. A dialect may give several reasons the same answer, to disclose nothing."""
 
     # Identity and rights
     TOKEN_MISSING = auto()
     TOKEN_INVALID = auto()
     SCOPE_MISSING = auto()
-    """The token is good, but its scopes do not cover what is asked."""
+    """The token is valid, but its scopes do not cover the request."""
     SERVICE_INACTIVE = auto()
-    """The host has switched the export service off for this principal (law 29)."""
+    """The host has disabled the export service for this principal (law 29)."""
 
     # The form of the request
     PATH_UNKNOWN = auto()
@@ -54,7 +54,7 @@ class Reason(Enum):
     BODY_TOO_LARGE = auto()
     BODY_MALFORMED = auto()
     BODY_TOO_SLOW = auto()
-    """The body did not arrive in the time that it has (`Settings.body_seconds`)."""
+    """The body did not arrive in time (`Settings.body_seconds`)."""
     TOO_MUCH = auto()
     """More of something than one request may hold; the detail names the cap (law 38)."""
 
@@ -62,79 +62,79 @@ class Reason(Enum):
     PARAMETER_UNKNOWN = auto()
     """The Bulk Data IG has no such parameter (KO-103)."""
     PARAMETER_UNSUPPORTED = auto()
-    """A parameter of the IG, or a value of it, that this server does not support (KO-100)."""
+    """A parameter of the IG, or one of its values, that this server does not support (KO-100)."""
     PARAMETER_REPEATED = auto()
     VALUE_MALFORMED = auto()
     FORMAT_UNSUPPORTED = auto()
     GROUP_UNKNOWN = auto()
     PATIENT_UNKNOWN = auto()
-    """A patient that this caller may not see, or that is no member of the group (PT-04)."""
+    """A patient that the caller may not see, or who is not a member of the group (PT-04)."""
 
     # Deletes
     CRITERIA_MISSING = auto()
-    """A conditional delete without criteria: it would empty the type."""
+    """A conditional delete without criteria, which would delete all resources of the type."""
     TYPE_KEPT = auto()
-    """Resources of this type are never deleted here (RD-06)."""
+    """The storage never deletes resources of this type (RD-06)."""
 
     # Jobs and files
     JOB_ID_MISSING = auto()
     JOB_UNKNOWN = auto()
-    """No such job for this caller: it never was, or it is somebody else's (law 7)."""
+    """The caller has no such job: it never existed, or belongs to another owner (law 7)."""
     JOB_CANCELLED = auto()
     JOB_EXPIRED = auto()
     JOB_FAILED = auto()
-    """The job ended without a result; asking again gives the same answer."""
+    """The job ended without a result; repeated polls get the same answer."""
     FILE_UNKNOWN = auto()
     RESOURCE_UNREADABLE = auto()
-    """A resource of an export that its storage could not give out; reported in the export, never told as a refusal."""
+    """The storage could not give out a resource of an export. Reported in an error file, never as a refusal."""
     RANGE_UNSATISFIABLE = auto()
     PRECONDITION_FAILED = auto()
     JOBS_TOO_MANY = auto()
     POLLED_TOO_OFTEN = auto()
     REQUESTS_TOO_MANY = auto()
-    """One owner has too many requests at once, or too many kick-offs or refusals in a minute (law 38)."""
+    """An owner has too many concurrent requests, or too many kick-offs or refusals in a minute (law 38)."""
     IDEMPOTENCY_MISMATCH = auto()
-    """Another request came under the same Idempotency-Key (law 12)."""
+    """The Idempotency-Key was used for a different request before (law 12)."""
 
     # Us
     BUSY = auto()
-    """A store could not answer just now; the same request may succeed a moment later."""
+    """A store is temporarily unavailable; a repeated request may succeed."""
     FAULT = auto()
-    """Something broke that the client cannot mend."""
+    """An internal error."""
 
 
 class DeleteOutcome(Enum):
-    """What came of a delete that was understood and allowed; a policy has one cell for each."""
+    """The outcome of a delete that was well formed and allowed. A delete policy has an answer to each."""
 
     DELETED = auto()
     ALREADY_DELETED = auto()
     NEVER_EXISTED = auto()
     VERSION_MISMATCH = auto()
-    """The resource is not at the version that `If-Match` names; nothing was removed."""
+    """The resource is at another version than `If-Match` names; nothing was removed."""
     PROTECTED = auto()
     """The storage keeps it, for instance because others refer to it (RD-07); nothing was removed."""
     NO_MATCH = auto()
     SEVERAL_MATCHES = auto()
-    """The criteria were not selective enough; nothing was removed."""
+    """The criteria match several resources, and one was expected; nothing was removed."""
     ALL_DELETED = auto()
-    """All matches of a remove-all are gone."""
+    """A remove-all removed all matches."""
     TOO_MANY_MATCHES = auto()
-    """A remove-all met more than its cap; nothing was removed."""
+    """A remove-all has more matches than its cap; nothing was removed."""
     WOULD_DELETE = auto()
-    """A dry run came to the end; nothing was removed."""
+    """A dry run completed; nothing was removed."""
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program
-    """A request that is not carried out.
+    """A request was refused.
 
     Attributes:
-        reason: why, in the domain's words.
-        detail: what was wrong and what would be right, for the client; never anything of another principal. Cut to 1,000
+        reason: selects the dialect's answer.
+        detail: what was wrong and what would be right, for the client; contains nothing about other principals. Cut to 1,000
             characters.
-        part: the part of the request that it is about: a parameter, a header or a FHIRPath into the body. Cut to 200 characters.
-        retry_after: seconds after which the same request may succeed, where that is known.
-        allow: the methods that the path does answer, for `METHOD_NOT_ALLOWED`.
-        size: of the representation, for `RANGE_UNSATISFIABLE`.
+        part: the part of the request that is wrong: a parameter, a header, or a FHIRPath into the body. Cut to 200 characters.
+        retry_after: seconds after which the same request may succeed, None if unknown.
+        allow: the allowed methods, for `METHOD_NOT_ALLOWED`.
+        size: bytes of the representation, for `RANGE_UNSATISFIABLE`.
     """
 
     def __init__(

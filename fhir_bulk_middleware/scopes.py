@@ -1,6 +1,6 @@
-"""SMART scopes, versions 1 and 2, and what they let a client do (SE-06 to SE-09, law 8).
+"""Parses SMART scopes, versions 1 and 2, and answers what they permit (SE-06 to SE-09, law 8).
 
-A scope that cannot be read grants nothing; that is no error, because a token may also carry scopes of other systems.
+An unknown scope grants nothing and is no error, since a token may also carry scopes of other systems.
 """
 
 import re
@@ -17,7 +17,7 @@ _EXPORTING = frozenset("rs")
 _EVERY_TYPE = "*"
 _SYSTEM = "system"
 
-# Version 2 permissions are an in-order subset of "cruds" (SE-07); a query may hold whatever an OAuth scope may hold.
+# Version 2 permissions are an in-order subset of "cruds" (SE-07); a query may hold every character that OAuth allows in a scope.
 _SCOPE = re.compile(
     r"(?P<context>system|user|patient)/(?P<type>\*|[A-Z][A-Za-z]*)\."
     r"(?:(?P<v1>read|write|\*)|(?P<v2>(?=[cruds])c?r?u?d?s?)(?:\?(?P<query>[!#-\[\]-~]+))?)",
@@ -28,13 +28,13 @@ _V1 = {"read": "rs", "write": "cud", "*": "cruds"}  # SE-08
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One scope, read.
+    """One parsed scope.
 
     Attributes:
         context: `system`, `user` or `patient`.
         type: a resource type, or `*` for all.
-        letters: what it permits, of `cruds`: create, read, update, delete, search.
-        query: for a granular scope, the search criteria that its resources meet, percent-encoded as in the token; else None.
+        letters: the permissions, of `cruds`: create, read, update, delete, search.
+        query: the search criteria of a granular scope, percent-encoded as in the token; else None.
     """
 
     context: str
@@ -44,7 +44,7 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The scope that `text` spells; None if it is no SMART scope on resources, or is written in a way SMART does not know."""
+        """The scope, None if `text` is not a well-formed SMART scope on resources."""
         match = _SCOPE.fullmatch(text)
         if match is None:
             return None
@@ -53,7 +53,7 @@ class Scope:
 
     @property
     def grants(self) -> bool:
-        """Whether it permits anything by itself: only a `system/` scope on whole types does (law 8)."""
+        """Whether the scope grants whole types: only `system/` scopes without a query do (law 8)."""
         return self.context == _SYSTEM and self.query is None
 
 
@@ -91,12 +91,12 @@ class Scopes:
     def readable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
         every = self.granted.get(_EVERY_TYPE, frozenset())
-        if every >= _EXPORTING:  # as of nearly all who export, and polls ask for each of a job's many types
+        if every >= _EXPORTING:  # the usual case, and each poll asks
             return types
         return frozenset(type_ for type_ in types & self.granted.keys() if self.granted[type_] | every >= _EXPORTING)
 
     def exportable(self, types: frozenset[str]) -> frozenset[str]:
-        """Those of `types` that may be exported, be it only the part of them that granular scopes describe."""
+        """Those of `types` that may be exported, entirely or as far as granular scopes allow."""
         return self.readable(types) | {type_ for type_ in types if self.queries(type_)}
 
     def queries(self, type_: str) -> tuple[str, ...]:

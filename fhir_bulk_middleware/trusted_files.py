@@ -1,6 +1,6 @@
-"""Whether other users of the machine have a hand in a file: a private key, a set of public keys, the folder of a server's state.
+"""Checks that no other user of the machine can read or change a file: a private key, public keys, the folder of a server's state.
 
-Root may do anything, so files of root are trusted as one's own are.
+Files of root are trusted like the process's own, since root can do anything anyway.
 """
 
 import os
@@ -16,18 +16,18 @@ _WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UntrustedFileError(ValueError):
-    """A file or folder that somebody else can read, write or has put there. The message says so, and how to mend it."""
+    """Another user can read or write a file or folder, or owns it. The message says how to repair that."""
 
 
 def read_private(path: str | os.PathLike[str]) -> bytes:
-    """The contents of a file with a secret in it.
+    """The content of a secret file.
 
     Raises:
-        UntrustedFileError: it belongs to another user, or others may read or write it.
+        UntrustedFileError: the file belongs to another user, or others may read or write it.
         OSError: it cannot be read.
     """
     with Path(path).open("rb") as file:
-        status = os.fstat(file.fileno())  # of what is read below, whatever stands at the path by then
+        status = os.fstat(file.fileno())  # of the open file, since the path may point to another one by now
         _check_owner(path, status)
         if status.st_mode & _GROUP_AND_OTHERS:
             raise UntrustedFileError(
@@ -38,12 +38,12 @@ def read_private(path: str | os.PathLike[str]) -> bytes:
 
 
 def make_private(path: str | os.PathLike[str], data: bytes) -> bool:
-    """Make a file that only its owner may read, whole or not at all, and durable; False if there is one by that name already.
+    """Create a durable file that only its owner may read, atomically. False if the file already exists.
 
-    Of several who make it at the same time, in whatever process, one does.
+    If several processes do so at the same time, one succeeds.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     target = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with mode 0600
@@ -63,10 +63,10 @@ def make_private(path: str | os.PathLike[str], data: bytes) -> bool:
 
 
 def check_not_written_by_others(path: str | os.PathLike[str], status: os.stat_result) -> None:
-    """Refuse a file that other users may write; for public keys, which anybody may read.
+    """Refuse a file that other users may write; for public keys, which they may read.
 
     Raises:
-        UntrustedFileError: others may write it.
+        UntrustedFileError: others may write the file.
     """
     if status.st_mode & _WRITE_BY_OTHERS:
         raise UntrustedFileError(
@@ -76,10 +76,10 @@ def check_not_written_by_others(path: str | os.PathLike[str], status: os.stat_re
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Refuse a folder into which other users could put something.
+    """Refuse a folder in which other users can create files.
 
     Raises:
-        UntrustedFileError: it belongs to another user, or others may write it.
+        UntrustedFileError: the folder belongs to another user, or others may write it.
         OSError: there is no such folder.
     """
     status = Path(path).stat()

@@ -17,7 +17,8 @@ from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.contract.access import TokenRejected
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.dialects import STANDARD
-from fhir_bulk_middleware.export.kick_off import Leniency, ParametersReader
+from fhir_bulk_middleware.export.leniency import Leniency
+from fhir_bulk_middleware.export.parameter_reading import ParametersReader
 from fhir_bulk_middleware.fhir.elements import ElementSelection
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.search.escaping import split, unescape

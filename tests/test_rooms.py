@@ -23,7 +23,7 @@ FLOORS = (
     "delete export",
     "demo smart testing",
     "discovery",
-    "kinds host_routes mount",
+    "kinds host_routes mount default_runner",
     "app",
     "middleware",
     "cli",

@@ -1,4 +1,4 @@
-"""How the outcomes of the domain look on the wire: one frozen table per vendor or version of the standard."""
+"""Dialects: how outcomes look over HTTP, one frozen table for each vendor or version of the standard."""
 
 from fhir_bulk_middleware.dialects.health_connect_au import HEALTH_CONNECT_AU
 from fhir_bulk_middleware.dialects.model import Dialect
@@ -11,4 +11,4 @@ __all__ = ["DIALECTS", "HEALTH_CONNECT_AU", "SOARIAN", "STANDARD", "STU2", "STU3
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect for dialect in (STANDARD, STU2, STU4, HEALTH_CONNECT_AU, SOARIAN, SUBJECT_BOUND)
 }
-"""The dialects that we ship, by name."""
+"""The shipped dialects by name."""

@@ -19,7 +19,7 @@ HEALTH_CONNECT_AU = replace(
     separate_export_status=False,
     status_path="/$export-poll-status?_jobId={job}",
     file_path="/Binary/{file}",
-    file_methods=("GET", "POST"),  # its companion page fetches results by POST
+    file_methods=("GET", "POST"),  # the IG's page on results fetches them by POST
     manifest=ManifestShape(
         empty_message="Export complete, but no data to generate report for job instance: {job}",
     ),
@@ -35,11 +35,11 @@ HEALTH_CONNECT_AU = replace(
     ),
     exceptions=MappingProxyType(
         {
-            # For a DELETE only; a poll of an id that never was is 404 as everywhere (CD-07, law 11).
+            # For a DELETE only; a poll of an unknown id is 404, as in every dialect (CD-07, law 11).
             (Operation.CANCEL, Reason.JOB_UNKNOWN): Answer(
                 400, "invalid", "Endpoint artefact not found for the provided job ID."
             ),
         }
     ),
 )
-"""As the two pages have it, where section 12.2 of the requirements does not settle it otherwise."""
+"""As on the two pages, unless section 12.2 of the requirements decides otherwise."""

@@ -1,7 +1,7 @@
-"""What a dialect is: tables, and small closed types where a table cell needs a choice.
+"""Dialects: tables of how one vendor, or one version of the standard, expresses reasons and job states over HTTP.
 
-A vendor is `replace(STANDARD, ...)`. A difference that no field can say becomes a new field with a default; it never becomes a
-callable, and nobody asks a dialect for its name.
+A vendor is `replace(STANDARD, ...)`. A difference that no field can express becomes a new field with a default, never a callable.
+No code branches on the name of a dialect.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ _REPORTED = (Reason.PARAMETER_UNKNOWN, Reason.PARAMETER_UNSUPPORTED, Reason.RESO
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one reason is told: the status line and the issue of the OperationOutcome.
+    """The answer to one reason: a status code, and the issue of the OperationOutcome.
 
     Attributes:
         status: HTTP status code.
         code: `OperationOutcome.issue.code`.
-        text: said instead of the refusal's own detail; needed wherever the detail could tell a caller what it may not learn.
+        text: replaces the refusal's own detail; required where the detail could disclose what the caller may not know.
         severity: `OperationOutcome.issue.severity`.
         identified: whether the OperationOutcome has an `id` of its own.
     """
@@ -42,23 +42,23 @@ class Answer:
 
 
 class RequiredHeader(Enum):
-    """A header without which a kick-off is refused (KO-40 to KO-44)."""
+    """A header that requests must carry (KO-40 to KO-44)."""
 
     ACCEPT = "Accept"
     PREFER = "Prefer"
 
 
 class Lists(Enum):
-    """How several values of one parameter are given (KO-60 to KO-62)."""
+    """How a client gives several values of one parameter (KO-60 to KO-62)."""
 
     COMMA = auto()
-    """By comma or by repetition; in `_typeFilter` only a comma that another query follows separates (law 39)."""
+    """By comma or by repetition. In `_typeFilter` only a comma before another query separates (law 39)."""
     REPETITION = auto()
     """By repetition only."""
 
 
 class Progress(Enum):
-    """What `X-Progress` says while a job is not complete (ST-03)."""
+    """The form of `X-Progress` while a job is not complete (ST-03)."""
 
     TEXT = auto()
     PERCENT = auto()
@@ -66,7 +66,7 @@ class Progress(Enum):
 
 
 class RetryAfter(Enum):
-    """What the number in `Retry-After` counts; RFC 9110 knows seconds only (ST-04)."""
+    """The unit of `Retry-After`; in RFC 9110 it is seconds (ST-04)."""
 
     SECONDS = 1
     MILLISECONDS = 1000
@@ -74,7 +74,7 @@ class RetryAfter(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ManifestShape:
-    """Which keys a manifest has (section 2.4 of the requirements).
+    """The keys of a manifest (section 2.4 of the requirements).
 
     Attributes:
         request: whether the kick-off URL is repeated (MF-02).
@@ -85,7 +85,7 @@ class ManifestShape:
         file_size: whether items carry `fileSize` (MF-09).
         deleted: whether there is a `deleted` list (MF-10).
         manifest_type: whether the manifest names its own definition and the output format (MF-16, MF-17).
-        empty_message: what the root's `message` says when nothing was exported, with `{job}`; None for no such key (MF-18).
+        empty_message: the root's `message` if there are no files, with `{job}`; None for no such key (MF-18).
     """
 
     request: bool = True
@@ -101,40 +101,40 @@ class ManifestShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Dialect:
-    """How one vendor, or one version of the standard, speaks.
+    """The tables of one vendor, or of one version of the standard.
 
     Attributes:
         name: for settings and logs only.
-        kick_off: which methods kick off an export at which level; a level that is missing is not offered (KO-01 to KO-07).
-        required_headers: what a kick-off must carry.
-        status_requires: what a poll and a cancel must carry; the IG asks for nothing (DL-12).
-        status_accept: media types of which a poll and a cancel must accept one, if they carry `Accept` at all; empty for
-            "whatever they accept" (ST-07, CD-21).
-        parameters: the parameters that its version of the standard defines.
-        post_only: those of them that belong in the body of a POST (PT-01).
-        codings: those of them whose value in a Parameters resource is a Coding instead of a code (KO-26).
+        kick_off: the methods of a kick-off at each level; a missing level is not offered (KO-01 to KO-07).
+        required_headers: headers that a kick-off must carry.
+        status_requires: headers that a poll and a cancel must carry; the IG requires none (DL-12).
+        status_accept: if a poll or a cancel has an `Accept` header, it must accept one of these media types; empty for any
+            (ST-07, CD-21).
+        parameters: the parameters of a kick-off.
+        post_only: parameters that are allowed in the body of a POST only (PT-01).
+        codings: parameters whose value in a Parameters resource is a Coding instead of a code (KO-26).
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
-        status_path: the polling location below the mount, with `{job}`; in a query string if it has one (AS-06).
-        page_path: where a further page of a partial manifest is fetched, with `{job}` and `{page}` (ST-44).
-        file_path: where a file is fetched, with `{file}`.
-        file_methods: how.
+        status_path: the polling location below the mount, with `{job}`, possibly in a query string (AS-06).
+        page_path: the path of further pages of a partial manifest, with `{job}` and `{page}` (ST-44).
+        file_path: the path of a file, with `{file}`.
+        file_methods: the methods that fetch a file.
         accepted: status of a kick-off that was accepted (KO-110).
         in_progress: status of a poll while the job is queued or running (ST-01).
         completed: status of a poll that carries the manifest (ST-20).
         cancelled: status of a DELETE that was carried out (DL-01).
-        cancelled_answer: the OperationOutcome that comes with it, its text with `{job}` and `{now}`; None for no body (DL-02).
-        manifest: its keys.
-        precision: how much of `transactionTime` is shown, and so the precision of the cut (law 1).
-        zone: the time zone that `transactionTime` is shown in; None for the server's own.
-        progress: what `X-Progress` says.
-        progress_text: for `Progress.TEXT`, with `{done}` and `{estimate}`; its result must stay below 100 characters.
-        retry_after: what `Retry-After` counts.
-        text: where an issue's text stands.
-        request_ids: headers that carry the id of the response, for support.
-        answers: how each reason is told.
-        exceptions: where an operation tells a reason differently.
-        retention: seconds that a finished job is kept, where the source document fixes it.
+        cancelled_answer: the OperationOutcome of that answer, its text with `{job}` and `{now}`; None for no body (DL-02).
+        manifest: the keys of manifests.
+        precision: of `transactionTime`, and so of the cut (law 1).
+        zone: the time zone of `transactionTime`; None for that of the server.
+        progress: the form of `X-Progress`.
+        progress_text: for `Progress.TEXT`, with `{done}` and `{estimate}`; fewer than 100 characters when filled in.
+        retry_after: the unit of `Retry-After`.
+        text: the element of an issue that carries its text.
+        request_ids: response headers that carry the id of the request.
+        answers: the answer to each reason.
+        exceptions: answers of single operations that differ from `answers`.
+        retention: seconds that a finished job is kept, if the source document fixes it; else the setting applies.
     """
 
     name: str
@@ -169,7 +169,11 @@ class Dialect:
     retention: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a table with holes: every reason must have an answer, and every path its placeholder."""
+        """Check that every reason has an answer and every path its placeholder.
+
+        Raises:
+            ValueError: one is missing.
+        """
         missing = [reason.name for reason in Reason if reason not in self.answers]
         if missing:
             raise ValueError(f"dialect {self.name} has no answer for {', '.join(missing)}")
@@ -178,7 +182,7 @@ class Dialect:
                 raise ValueError(f"dialect {self.name}: {path!r} must begin with a slash and hold {placeholder} once")
 
     def __repr__(self) -> str:
-        """Its name: what it holds is several pages."""
+        """The name alone: the tables fill several pages."""
         return f"<Dialect {self.name}>"
 
     def answer(self, operation: Operation, reason: Reason) -> Answer:

@@ -24,7 +24,7 @@ SOARIAN = replace(
     status_accept=frozenset({"application/fhir+json", "application/json"}),
     precision=Precision.SECONDS,
     progress=Progress.PERCENT,
-    # A failure's code with the severity of a success: its own, and literal (CD-04).
+    # The vendor's own combination of a failure's code and a success's severity (CD-04).
     cancelled_answer=Answer(202, "processing", _ACCEPTED, severity="information", identified=True),
     text=TextElement.DETAILS,
     request_ids=("X-Request-Id", "opc-request-id"),
@@ -41,4 +41,4 @@ SOARIAN = replace(
         }
     ),
 )
-"""As the page has it; cancelling is a DELETE, and a GET never cancels (CD-01)."""
+"""As on the page. Only a DELETE cancels, never a GET (CD-01)."""

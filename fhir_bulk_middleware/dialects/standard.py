@@ -12,8 +12,8 @@ __all__ = ["STANDARD", "STU2", "STU3", "STU4"]
 _STU2_PARAMETERS = frozenset({"_outputFormat", "_since", "_type", "_elements", "patient", "includeAssociatedData", "_typeFilter"})
 _STU3_PARAMETERS = _STU2_PARAMETERS | {"_until", "organizeOutputBy", "allowPartialManifests"}
 
-# Issue codes as KO-104 recommends. A code below `transient` tells clients to try again (ST-13, ST-14), so final failures
-# have `processing` and only what can pass has `throttled` or `timeout`.
+# Issue codes as KO-104 recommends. `transient` and its child codes tell clients to retry (ST-13, ST-14), so final failures have
+# `processing`, and only temporary ones `throttled` or `timeout`.
 STANDARD = Dialect(
     name="standard",
     kick_off=MappingProxyType(

@@ -1,4 +1,4 @@
-"""A vendor's "Bulk data" page, known for binding every export to the subject of the token that scheduled it."""
+"""The "Bulk data" page of a vendor that binds every export to the subject of the token that scheduled it."""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from fhir_bulk_middleware.outcomes import Reason
 
 __all__ = ["SUBJECT_BOUND"]
 
-# One answer for unknown, foreign, deleted and expired: deliberate non-disclosure (CD-14).
+# The same answer for unknown, foreign, deleted and expired jobs, so that it discloses nothing (CD-14).
 _UNAVAILABLE = Answer(404, "forbidden", "The queried request is not available.")
 
 SUBJECT_BOUND = replace(
@@ -36,5 +36,5 @@ SUBJECT_BOUND = replace(
         }
     ),
 )
-"""As the page has it. Its `Retry-After` in milliseconds breaks clients that keep to RFC 9110, so that is an opt-in:
-`replace(SUBJECT_BOUND, retry_after=RetryAfter.MILLISECONDS)` (CD-11)."""
+"""As on the page, except for `Retry-After` in milliseconds, which breaks clients that follow RFC 9110. To opt in (CD-11):
+`replace(SUBJECT_BOUND, retry_after=RetryAfter.MILLISECONDS)`."""

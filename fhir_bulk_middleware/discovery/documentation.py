@@ -6,6 +6,7 @@ from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.operation_definitions import definition_path
+from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
 __all__ = ["of_mount", "of_operation"]
 
@@ -36,7 +37,7 @@ def of_mount(offer: Offer) -> str:
 def _sentences(offer: Offer) -> Iterator[str]:
     settings, dialect = offer.settings, offer.dialect
     headers = sorted(header.value for header in dialect.required_headers)
-    yield "Bulk data export: files are NDJSON (`application/fhir+ndjson`), gzipped for who accepts that."
+    yield f"Bulk data export: files are NDJSON (`{MEDIA_TYPE}`), gzipped for who accepts that."
     if headers:
         yield f"A kick-off must carry {' and '.join(headers)}."
     yield _LISTS[dialect.lists]

@@ -11,6 +11,7 @@ from fhir_bulk_middleware.discovery import requests, schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
 from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.files.format import MEDIA_TYPE
 from fhir_bulk_middleware.http.guard import Open
 from fhir_bulk_middleware.http.replies import FileStatus
 from fhir_bulk_middleware.http.routes import Row, has_head
@@ -20,7 +21,6 @@ from fhir_bulk_middleware.smart.configuration import SMART_PATH
 __all__ = ["openapi"]
 
 _FHIR_JSON = "application/fhir+json"
-_NDJSON = "application/fhir+ndjson"
 _SUMMARIES: Mapping[Operation, str] = {
     Operation.KICK_OFF: "Begin an export",
     Operation.STATUS: "Ask how an export stands, and for its manifest",
@@ -179,7 +179,7 @@ def _cancelled(offer: Offer) -> tuple[int, dict[str, Any]]:
 
 def _file() -> Iterator[tuple[int, dict[str, Any]]]:
     headers = {"ETag": {**_TEXT, "required": True}, "Accept-Ranges": _TEXT, "Content-Encoding": _TEXT}
-    content = {_NDJSON: {"schema": {"type": "string"}}}
+    content = {MEDIA_TYPE: {"schema": {"type": "string"}}}
     yield FileStatus.WHOLE, {"description": "the file", "headers": dict(headers), "content": content}
     several = {"multipart/byteranges": {"schema": {"type": "string"}}}
     yield FileStatus.PARTIAL, {"description": "a part of it", "headers": dict(headers), "content": {**content, **several}}

@@ -6,6 +6,7 @@ The dialect and the adapter decide which of them a mount supports.
 from dataclasses import dataclass
 
 from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
 __all__ = ["PARAMETERS", "ExportParameter"]
 
@@ -35,9 +36,7 @@ class ExportParameter:
 
 
 PARAMETERS = (
-    ExportParameter(
-        "_outputFormat", "string", "The format of the files; NDJSON under any of its names.", "application/fhir+ndjson"
-    ),
+    ExportParameter("_outputFormat", "string", "The format of the files; NDJSON under any of its names.", MEDIA_TYPE),
     ExportParameter("_since", "instant", "Only resources that changed after this instant.", "2026-01-31T09:30:00Z"),
     ExportParameter("_until", "instant", "Only resources whose last change is not later than this.", "2026-02-28T00:00:00Z"),
     ExportParameter("_type", "string", "Only resources of these types.", "Patient", many=True),

@@ -6,13 +6,14 @@ from typing import Any
 
 from fhir_bulk_middleware.dialects.model import Dialect, Lists, ManifestShape
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
-from fhir_bulk_middleware.export.kick_off import FORMATS, SHAPES
+from fhir_bulk_middleware.export.parameter_reading import SHAPES
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
+from fhir_bulk_middleware.files.format import FORMAT_NAMES, MEDIA_TYPE
 
 __all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
-_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMATS)}  # without values that only a lenient kick-off accepts (law 21)
+_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMAT_NAMES)}  # not those that a lenient kick-off ignores (law 21)
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 VALUES: dict[str, dict[str, Any]] = {
     "string": {"type": "string", "minLength": 1},
@@ -65,7 +66,7 @@ def manifest(dialect: Dialect) -> dict[str, Any]:
     if shape.request:
         required["request"] = _URL
     if shape.manifest_type:
-        required |= {"manifestType": _URL, "outputFormat": {"const": "application/fhir+ndjson"}}
+        required |= {"manifestType": _URL, "outputFormat": {"const": MEDIA_TYPE}}
     link = _object({"relation": {"const": "next"}, "url": _URL})
     optional: dict[str, Any] = {"link": {"type": "array", "maxItems": 1, "items": link}, "extension": extension}
     if shape.deleted:

@@ -1,1 +1,1 @@
-"""Bulk export: from a kick-off to the last byte of the last file."""
+"""The export job: kick-off, plan, slices, status and manifest."""

@@ -1,8 +1,7 @@
-"""Attachments that lie on this server: their relative URLs made absolute (FR-19), so that a file can be read anywhere.
+"""Makes the relative URLs of attachments absolute, so that they work outside this server (FR-19).
 
-The content of a Binary does not go into files (FR-22). At Patient and Group level it is reached through the attachment of a
-DocumentReference (KO-84), for a Binary lies in no compartment. The URL leads to the host's own `GET Binary/{id}`, which the token
-of the export opens as far as the host lets it (FR-20).
+Files do not hold the content of a Binary (FR-22), which lies in no compartment. Clients fetch it through the attachment of a
+DocumentReference (KO-84) by the host's own `GET Binary/{id}`; the host decides whether the export's token may (FR-20).
 """
 
 import re
@@ -28,12 +27,12 @@ _ATTACHING_R5 = frozenset({"Observation", "Requirements", "SpecimenDefinition"})
 
 
 def may_attach(resource_type: str, version: FhirVersion) -> bool:
-    """Whether the type has an element that can be an Attachment, extensions aside."""
+    """Whether the type has an element of type Attachment, not counting extensions."""
     return resource_type in _ATTACHING or (version is FhirVersion.R5 and resource_type in _ATTACHING_R5)
 
 
 def absolute(lines: bytes, base_url: str) -> bytes:
-    """Canonical lines with each `"url":"Binary/..."` below the base URL. Mostly there is none, and then it is one search."""
+    """Canonical lines, with each `"url":"Binary/..."` made absolute below the base URL."""
     if _LITERAL not in lines:
         return lines
     return _RELATIVE.sub(b'"url":"' + base_url.encode().replace(b"\\", b"\\\\") + b"/", lines)

@@ -14,11 +14,11 @@ _AFTER = b'"}}]}\n'
 
 
 async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], after: str | None) -> AsyncIterator[Page]:
-    """Pages of Bundles, one for each page of references.
+    """Pages of Bundles, one for each page of deletions.
 
     Raises:
-        FirewallBreach: a reference is to a resource of another type (law 17).
-        MalformedPage: a page of references is not as `Deletions` says.
+        FirewallBreach: a deletion is of another type (law 17).
+        MalformedPage: a page breaks the rules of `Deletions`.
     """
     form, own = PageForm(f"deleted {query.type}", query.page_bytes, after), f"{query.type}/"
     async with closing(deletions) as pages:

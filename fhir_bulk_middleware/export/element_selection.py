@@ -1,7 +1,7 @@
-"""`_elements`: resources with some of their root members only, taken over byte for byte (EL-01 to EL-03).
+"""`_elements`: reduces resources to some of their root members, whose bytes stay as they are (EL-01 to EL-03).
 
-Nothing is parsed into a number, so that a decimal keeps its digits. msgspec does it where it is installed; json's own scanner,
-some times slower, gives the same bytes without it.
+Numbers are not parsed, so that decimals keep their digits. Uses msgspec if it is installed, else the scanner of json, which is
+several times slower and gives the same bytes.
 """
 
 import json
@@ -19,15 +19,15 @@ _scan = _scanner.make_scanner(json.JSONDecoder(parse_float=str, parse_int=str, p
 _string: Any = vars(decoder)["scanstring"]
 
 KeepElements = Callable[[bytes], bytes]
-"""From a line to the line of what is kept, both without their newlines."""
+"""Reduces a line to the elements that are kept. Both are without a newline."""
 
 
 def keep_elements_of(keys: Collection[str], *, fast: bool = True) -> KeepElements:
-    """What makes lines of these root members, in a fixed order, the canonical beginning kept.
+    """A function that reduces lines to these root members, in a fixed order after the canonical beginning.
 
     Args:
         keys: the members to keep; `resourceType`, `id` and `meta` are always kept.
-        fast: use msgspec if it is there.
+        fast: use msgspec if it is installed.
     """
     order = (*_FIRST, *sorted(frozenset(keys).difference(_FIRST)))
     return (fast and _by_msgspec(order)) or _by_scanning(order)
@@ -67,7 +67,7 @@ def _by_msgspec(order: tuple[str, ...]) -> KeepElements | None:
 
 
 def tagged(meta: bytes) -> bytes:
-    """The text of a `meta` with the tag that says that the resource is not whole (EL-03)."""
+    """The text of a `meta` with the tag SUBSETTED added (EL-03)."""
     if b'"tag"' not in meta and b"\\u" not in meta and meta.startswith(b"{"):
         rest = meta[:-1].rstrip()
         return rest + (b"" if rest.endswith(b"{") else b",") + b'"tag":[' + _TAG + b"]}"
@@ -81,10 +81,10 @@ def tagged(meta: bytes) -> bytes:
 
 
 def _members(text: str) -> Iterator[tuple[str, str]]:
-    """The members of a JSON object, the values as they are written.
+    """The members of a JSON object, with the text of each value.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: the text is not a JSON object.
     """
     at = _past(text, 0, "{")
     if text[at : at + 1] == "}":
@@ -107,7 +107,7 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _past(text: str, at: int, mark: str) -> int:
-    """The place behind a mark and the blanks around it."""
+    """The position after a mark and the blanks around it."""
     while at < len(text) and text[at] in _BLANKS:
         at += 1
     if text[at : at + 1] != mark:

@@ -1,4 +1,4 @@
-"""The endpoints that kick off exports: each parses, calls the service, and renders."""
+"""The kick-off endpoints: parse the request, call the service, render the answer."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,9 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Dialect
-from fhir_bulk_middleware.export.admission import KickOff
-from fhir_bulk_middleware.export.kick_off import Leniency, ParametersReader
+from fhir_bulk_middleware.export.kick_off import KickOff
+from fhir_bulk_middleware.export.leniency import Leniency
+from fhir_bulk_middleware.export.parameter_reading import ParametersReader
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.http import bodies, parameters
 from fhir_bulk_middleware.http.addresses import Addresses
@@ -28,14 +29,14 @@ _BODIES = frozenset({"application/fhir+json", "application/json"})
 
 
 class ExportEndpoints:
-    """What stands behind the routes that kick exports off.
+    """The endpoints that begin exports.
 
     Args:
-        service: decides.
-        dialect: has the shapes.
+        service: accepts or refuses exports.
+        dialect: which levels, methods and parameters are offered.
         replies: makes responses.
         addresses: builds URLs.
-        settings: limits.
+        settings: size and time limits of bodies.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class ExportEndpoints:
         self._settings = settings
         self._negotiation = Negotiation(dialect)
         self._reading = anyio.Lock()
-        """One kick-off is read at a time, so that polls have their turn between two (law 38)."""
+        """Held while parameters are parsed: one kick-off at a time, so that polls run between two (law 38)."""
 
     def rows(self, levels: Iterable[Level]) -> tuple[Row, ...]:
-        """The rows of a mount that kick exports off.
+        """The kick-off rows of the route table.
 
         Args:
-            levels: which levels the adapter can do.
+            levels: the levels that the adapter supports.
         """
         kick_offs = {Level.SYSTEM: self.system, Level.PATIENT: self.patient, Level.GROUP: self.group}
         return tuple(
@@ -104,7 +105,7 @@ class ExportEndpoints:
         return self._replies.empty(self._dialect.accepted, headers)
 
     async def _sent(self, request: Request) -> list[Parameter]:
-        """The parameters, from the one place where they may stand."""
+        """The parameters, from the query string or from the body."""
         sent = parameters.from_query(request.scope["query_string"])
         if request.method != "POST":
             for parameter in sent:
@@ -114,7 +115,7 @@ class ExportEndpoints:
             return sent
         body = await _body(request, self._settings.body_bytes, self._settings.body_seconds)
         if body and sent:
-            # Two places could contradict each other; nobody needs both (KO-09).
+            # The two could contradict each other (KO-09).
             detail = "Give the parameters in the query string or in the body, not in both."
             raise Refused(Reason.BODY_MALFORMED, detail, part="http.query")
         async with self._reading:
@@ -122,7 +123,7 @@ class ExportEndpoints:
 
 
 async def _body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body of a kick-off, no longer than the limit."""
+    """The body of a kick-off. Refuses one above the limit, or of a media type that is not JSON."""
     body = await bodies.whole(request, limit, seconds)
     if body and media_type(request.headers.get("content-type", "")) not in _BODIES:
         raise Refused(

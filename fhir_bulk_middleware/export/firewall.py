@@ -1,7 +1,7 @@
-"""The last look at a page before it is written: nothing of another type, nothing of a patient who was not asked for (law 17).
+"""The check of each page before it is written: no resource of another type, none of a patient who is not the job's (law 17).
 
-The adapter decides what is in an export; this catches the day when it decides wrongly. It scans bytes and parses nothing but the
-rare line whose own id must be known and does not stand where it usually does.
+The adapter decides what is in an export; the firewall stops the export if the adapter is wrong. It scans bytes. It parses a line
+only if it needs the resource's own id and `id` does not follow `resourceType`.
 """
 
 import json
@@ -21,7 +21,7 @@ _BEFORE = b'"/'  # a string that is a reference, or the path of a URL
 
 
 class FirewallBreach(TaskFailed):
-    """A page holds what must not leave. The message names the type and the rule, never anything of the page.
+    """A page holds data that must not be exported. The message names the type and the rule, nothing of the page.
 
     Attributes:
         type: the resource type that was being exported.
@@ -37,15 +37,15 @@ class FirewallBreach(TaskFailed):
 
 
 class Firewall:
-    """What the pages of one slice must be like.
+    """Checks the pages of one slice.
 
-    At system level each line is a resource of the type. At Patient and Group level it also names one of the job's patients: it is
-    that patient, or has a string in it that is a reference to one (`Patient/1`, `Patient/1/_history/2`, or a URL that ends so).
-    A reference can stand in an element that is none; the scan takes it for what it looks like.
+    At system level each line must be a resource of the slice's type. At Patient and Group level it must also name a patient of
+    the job: it is that patient, or holds a string that is a reference to one (`Patient/1`, `Patient/1/_history/2`, or a URL that
+    ends so). The scan does not know elements: such a string counts wherever it stands.
 
     Args:
         type: the resource type.
-        selection: whose resources.
+        selection: whose resources may pass.
     """
 
     def __init__(self, type: str, selection: Selection) -> None:  # noqa: A002 - FHIR's word for it
@@ -53,23 +53,23 @@ class Firewall:
         self._begin = f'{{"resourceType":"{type}",'.encode()
         self._own = self._begin + b'"id":"'
         self._named = not isinstance(selection, Everything)
-        # None: any patient will do.
+        # None: a reference to any patient passes.
         self._references: frozenset[bytes] | None = None
         owners = {"Patient"}
         if isinstance(selection, Compartments):
             self._references = frozenset(reference.encode() for reference in selection.references)
             owners = {reference.partition("/")[0] for reference in selection.references}
-        # Patients first: they own nearly all there is.
+        # Patient first: most lines name one.
         first = sorted(owners or {"Patient"}, key=lambda owner: (owner != "Patient", owner))
         self._owners = tuple(f"{owner}/".encode() for owner in first)
         self._itself = type in owners
 
     def check(self, page: Page) -> None:
-        """Let the page pass.
+        """Check all lines of a page.
 
         Raises:
-            FirewallBreach: it holds what must not leave: a resource of another type, or of somebody who was not asked for.
-            MalformedPage: its lines are not resources in canonical form, or are miscounted.
+            FirewallBreach: a line is a resource of another type, or names none of the job's patients.
+            MalformedPage: a line is not a resource in canonical form, or `count` is wrong.
         """
         lines, begin, named, references = page.lines, self._begin, self._named, self._references
         find, begins, reference = lines.find, lines.startswith, b'"' + self._owners[0]
@@ -79,7 +79,7 @@ class Firewall:
             newline = find(b"\n", start)
             if not begins(begin, start) or newline < 0 or lines[newline - 1] != _BRACE:
                 raise line_fault(lines, start, self._type) or FirewallBreach(self._type, "a line is a resource of another type")
-            if named:  # mostly the first reference does, and nothing else needs to be looked at
+            if named:  # in most lines the first reference is to one of the patients, and ends the search
                 at = find(reference, start, newline)
                 close = find(b'"', at + behind, at + _REFERENCE_LONGEST) if at >= 0 else -1
                 if (
@@ -96,7 +96,7 @@ class Firewall:
         return reference in self._references
 
     def _names_somewhere(self, line: bytes) -> bool:
-        """The slow way, for lines whose first reference did not do."""
+        """Whether any reference in the line names a patient of the job; slow, for lines whose first reference does not."""
         if self._itself and self._is_one(line):
             return True
         line = line.replace(b"\\/", b"/")  # an escape that JSON allows and some encoders write
@@ -110,7 +110,7 @@ class Firewall:
         return False
 
     def _is_one(self, line: bytes) -> bool:
-        """Whether the resource itself is one of ours."""
+        """Whether the resource itself is a patient of the job."""
         if line.startswith(self._own):
             begin = len(self._own)
             own = line[begin : line.find(b'"', begin)]

@@ -1,4 +1,4 @@
-"""What a poll says: the manifest of a completed job, and the progress of one that is not (sections 2.1 and 2.4)."""
+"""The manifest of an export, and its pages (section 2.4 of the requirements)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from typing import Any
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
+from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsSnapshot
 from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
-__all__ = ["ManifestPage", "manifest", "published"]
+__all__ = ["ManifestPage", "manifest", "published", "storage_notes"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
@@ -16,12 +18,12 @@ _EXTENSIONS = "urn:fhir-bulk-middleware:"
 
 @dataclass(frozen=True, slots=True)
 class ManifestPage:
-    """A page of a manifest; a manifest that is not paged is one page.
+    """A page of a manifest. A manifest without paging is one page.
 
     Attributes:
         number: from 0.
-        parts: the files that it lists.
-        errors: the files of errors on this page and those before it, which pages of some versions repeat.
+        parts: the files on this page.
+        errors: the error files of this page and all before it; some versions of the IG list them on every page.
         more: whether there is a next page.
     """
 
@@ -32,16 +34,15 @@ class ManifestPage:
 
     @classmethod
     def of(cls, published: Sequence[Part], number: int, size: int | None, *, complete: bool) -> "ManifestPage | None":
-        """The page with this number, None if it is not there, or not yet.
+        """The page with this number, None if it does not exist (yet).
 
-        A page is shown when no file can join it any more, so that a client that has read it needs only its `next` link,
-        which may come later (law 20).
+        A page is shown once no file can join it any more; after that it only gains a `next` link (law 20).
 
         Args:
-            published: the files so far, in a fixed order that only grows at its end.
+            published: the files so far, in a fixed order that grows only at its end.
             number: from 0.
-            size: how many files a page has, None for all.
-            complete: whether no more files will come.
+            size: files on a page, None for all.
+            complete: whether no more files will be published.
         """
         size = size or max(len(published), 1)
         start, end = number * size, (number + 1) * size
@@ -62,15 +63,15 @@ def manifest(
     following: str | None = None,
     notes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A manifest, or a page of one.
+    """A manifest, or a page of one, as JSON.
 
     Args:
-        dialect: has the keys.
+        dialect: which keys there are, and how instants are shown.
         job: planned, so it has a cut.
-        page: its files.
-        address: file id to absolute URL (MF-06).
-        following: the URL of the next page, if there is one (ST-44).
-        notes: what a client should know of the storage's promises; in the root's `extension` (law 6).
+        page: the files to list.
+        address: from a file id to its absolute URL (MF-06).
+        following: the URL of the next page, None on the last (ST-44).
+        notes: promises that the storage does not keep, for the root's `extension` (law 6).
     """
     shape = dialect.manifest
     lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
@@ -83,7 +84,7 @@ def manifest(
     if shape.request:
         document["request"] = job.request.url
     if shape.manifest_type:
-        document["outputFormat"] = "application/fhir+ndjson"
+        document["outputFormat"] = MEDIA_TYPE
     if job.request.options.organised_by is not None:
         document["outputOrganizedBy"] = job.request.options.organised_by
     document["requiresAccessToken"] = True
@@ -101,7 +102,7 @@ def manifest(
 
 
 def _forgotten(dialect: Dialect, job: Job) -> dict[str, Any]:
-    """What to say where not all deletions since `_since` are known any more (law 28)."""
+    """The notes of an export whose storage no longer knows all deletions since `_since` (law 28)."""
     known = job.request.options.deletions_since
     if known is None or not dialect.manifest.deleted:
         return {}
@@ -128,7 +129,7 @@ def _item(dialect: Dialect, job: Job, part: Part, address: Callable[[str], str])
 
 
 def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
-    """Custom data in the one place that the IG keeps for it (MF-15)."""
+    """Custom data as the value of `extension` (MF-15)."""
     if not dialect.manifest.extension_array:
         return dict(values)
     kinds = {bool: "valueBoolean", int: "valueInteger", str: "valueString"}
@@ -138,8 +139,8 @@ def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
 def published(standing: Standing) -> Sequence[Part]:
     """The files that a manifest may list, in the order of the plan.
 
-    Of a job that runs it is those before every file still to come, so that the list only ever grows at its end (law 20); and
-    none, if the client did not allow partial manifests.
+    For a running job: those before the first unfinished slice, so that the list grows only at its end (law 20), or none if the
+    client did not allow partial manifests.
     """
     job, unfinished = standing.job, standing.unfinished
     if job.state is JobState.COMPLETED:
@@ -147,3 +148,13 @@ def published(standing: Standing) -> Sequence[Part]:
     if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
         return ()
     return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
+
+
+def storage_notes(resources: SupportsExport) -> dict[str, bool]:
+    """The promises that a storage does not keep, which its manifests state (laws 6 and 28)."""
+    notes = {}
+    if not isinstance(resources, SupportsSnapshot):
+        notes["exactSnapshot"] = False
+    if not isinstance(resources, SupportsDeletions):
+        notes["deletedComplete"] = False
+    return notes

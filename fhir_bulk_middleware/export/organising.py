@@ -1,4 +1,4 @@
-"""Output by patient: blocks that begin with a header and stay in one file where they fit (FR-14, FR-15, law 22)."""
+"""Output by patient: blocks that begin with a header line and stay in one file if they fit (FR-14, FR-15, law 22)."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -12,18 +12,17 @@ __all__ = ["Portion", "gathered", "header"]
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Some lines that go into one part together.
+    """Lines that go into one part together.
 
     Attributes:
         lines: NDJSON.
-        count: how many lines.
-        read: how many resources were read for it.
-        cursor: where the next portion begins.
-        block: whose block it is in, for organised output.
-        together: for the first portion of a block, about how many bytes the whole block has; of a block that is too long to be
-            read ahead, as many as were read.
+        count: number of lines.
+        read: number of resources that were read from the adapter for them.
+        cursor: the next portion begins after it.
+        block: reference of the patient whose block this is, for organised output.
+        together: in the first portion of a block, its size in bytes; of a block too long to read ahead, the size that was read.
         long: whether the block is longer than `together`.
-        unreadable: references of resources that could not be given out (`Page.unreadable`).
+        unreadable: references of resources that the storage could not give out (`Page.unreadable`).
     """
 
     lines: bytes
@@ -37,25 +36,25 @@ class Portion:
 
 
 def header(reference: str) -> bytes:
-    """The line that begins a block (FR-14)."""
+    """The header line of a patient's block (FR-14)."""
     document = {"resourceType": "Parameters", "parameter": [{"name": "header", "valueReference": {"reference": reference}}]}
     return compact_json(document).encode() + b"\n"
 
 
 async def gathered(portions: AsyncIterator[Portion], limit: int) -> AsyncIterator[Portion]:
-    """The same portions; the first one of each block says how long the block is.
+    """The same portions, with the size of each block in its first one.
 
-    Blocks are read ahead to their ends, but no further than `limit` bytes.
+    Reads each block ahead to its end, but no further than `limit` bytes.
     """
     waiting: deque[Portion] = deque()
-    size, open_block = 0, None  # of the block that is being read; None once its length was told
+    size, open_block = 0, None  # bytes waiting of the current block; the block that was too long to hold back
     async with closing(portions) as source:
         async for portion in source:
             if waiting and portion.block != waiting[0].block:
                 for told in _told(waiting, size):
                     yield told
                 size = 0
-            if portion.block == open_block:  # a block too long to be kept back flows on
+            if portion.block == open_block:  # the rest of a block that was too long to hold back
                 yield portion
                 continue
             waiting.append(portion)
@@ -70,7 +69,7 @@ async def gathered(portions: AsyncIterator[Portion], limit: int) -> AsyncIterato
 
 
 def _told(waiting: deque[Portion], size: int, *, long: bool = False) -> list[Portion]:
-    """The portions that waited, the first with lines with the length of all."""
+    """The waiting portions; the first that has lines gets the size of the block."""
     told = list(waiting)
     waiting.clear()
     for place, portion in enumerate(told):

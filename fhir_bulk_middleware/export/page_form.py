@@ -1,7 +1,7 @@
-"""The form of what an adapter hands over: pages, deletions and cursors as `Page` and `Deletions` promise them (law 43).
+"""Checks the form of what an adapter hands over: pages, blocks, deletions and cursors (law 43).
 
-A page that is malformed ends its job and is told as malformed: which line, what is wrong with it, and where to read how it should
-be. It is never told as a breach of privacy; that is the firewall's business.
+A malformed page fails its job. The operator's log says which line it is, what is wrong, and which documentation to read. The
+firewall checks what may be exported.
 """
 
 import json
@@ -17,13 +17,13 @@ from fhir_bulk_middleware.outcomes import Reason
 __all__ = ["DELETIONS_AT_MOST", "LONGEST_CURSOR", "TOLERATED", "MalformedPage", "PageForm", "line_fault"]
 
 TOLERATED = 1024 * 1024
-"""Bytes that a page of several resources may always have, and four times `Query.page_bytes` where that is more."""
+"""Bytes that a page of several resources may have; or four times `Query.page_bytes` if that is more."""
 
 LONGEST_CURSOR = 4096
-"""Characters of a cursor: it is kept with each file."""
+"""Characters of a cursor, which is stored with each part."""
 
 DELETIONS_AT_MOST = 10_000
-"""References of a page of deletions."""
+"""References on one page of deletions."""
 
 _EMPTY_AT_MOST = 100_000
 
@@ -38,7 +38,7 @@ _REFERENCE = re.compile(rf"[A-Z][A-Za-z]{{0,63}}/{RESOURCE_ID_PATTERN}", re.ASCI
 
 
 class MalformedPage(TaskFailed):
-    """What an adapter handed over is not of the form that its protocol promises. The message holds nothing of any resource."""
+    """The adapter handed over a value that breaks its protocol. The message contains nothing of any resource."""
 
     failure = Failure(
         Reason.FAULT,
@@ -50,16 +50,15 @@ class MalformedPage(TaskFailed):
 
 
 class PageForm:
-    """Looks at each page of one slice, in their order.
+    """Checks the pages of one slice in their order, as far as that is cheap.
 
-    It finds what costs next to nothing: values of a wrong type, a page that is too large, a cursor that was there before (also
-    in a cycle of any length), a resource that ends one page and begins the next. Resources that come twice further apart are not
-    looked for; the suites of `fhir_bulk_middleware.testing` do that.
+    Finds values of a wrong type, pages that are too large, a repeated cursor (a cycle of any length), and a resource that ends
+    one page and begins the next. Other repeated resources are only found by the suites of `fhir_bulk_middleware.testing`.
 
     Args:
         resource_type: the type of the slice, for messages.
-        page_bytes: how large pages were asked to be (law 16).
-        after: the cursor that reading began after.
+        page_bytes: the requested size of pages (law 16).
+        after: the cursor at which reading began.
     """
 
     def __init__(self, resource_type: str, page_bytes: int, after: str | None) -> None:
@@ -72,10 +71,10 @@ class PageForm:
         self._block: str | None = None
 
     def check(self, page: object) -> None:
-        """Let a page pass.
+        """Check the next page.
 
         Raises:
-            MalformedPage: it is not as `Page` says.
+            MalformedPage: the page breaks the rules of `Page`.
         """
         self._number += 1
         if not isinstance(page, Page):
@@ -84,10 +83,10 @@ class PageForm:
         self._check_cursor(page.cursor, moves=bool(page.lines))
 
     def check_block(self, block: object) -> None:
-        """Let a block pass.
+        """Check the next block.
 
         Raises:
-            MalformedPage: it is not as `Block` says.
+            MalformedPage: the block breaks the rules of `Block`.
         """
         self._number += 1
         if not isinstance(block, Block) or not isinstance(block.page, Page):
@@ -100,10 +99,10 @@ class PageForm:
         self._check_cursor(block.cursor, moves=bool(block.page.lines))
 
     def check_deletions(self, page: object) -> None:
-        """Let a page of deletions pass.
+        """Check the next page of deletions.
 
         Raises:
-            MalformedPage: it is not as `Deletions` says.
+            MalformedPage: the page breaks the rules of `Deletions`.
         """
         self._number += 1
         if not isinstance(page, Deletions):
@@ -145,12 +144,12 @@ class PageForm:
         self._last_line = lines[lines.rfind(b"\n", 0, -1) + 1 :]
 
     def _check_cursor(self, cursor: object, *, moves: bool) -> None:
-        """Brent's way to find a cycle: a cursor to compare with, set anew at each power of two."""
+        """Find cycles of cursors with Brent's algorithm: the landmark moves at each power of two."""
         if not isinstance(cursor, str):
             raise self._malformed(f"cursor must be a str, not a {type(cursor).__name__}")
         if len(cursor) > LONGEST_CURSOR:
             raise self._malformed(f"its cursor has {len(cursor)} characters, and may have {LONGEST_CURSOR}")
-        if not moves:  # an empty page may stand where the one before it ended
+        if not moves:  # an empty page may repeat the cursor of the page before
             self._empty += 1
             if self._empty > _EMPTY_AT_MOST:
                 raise self._malformed(f"{_EMPTY_AT_MOST} pages before it were empty, too")
@@ -166,7 +165,7 @@ class PageForm:
 
 
 def line_fault(lines: bytes, start: int, resource_type: str) -> MalformedPage | None:
-    """What is wrong with the form of the line that begins at `start`; None if it is a whole resource of another type."""
+    """The fault of the line that begins at `start`; None if it is a well-formed resource of another type."""
     number = lines.count(b"\n", 0, start) + 1
     newline = lines.find(b"\n", start)
     line = lines[start : newline if newline >= 0 else len(lines)]
@@ -187,7 +186,7 @@ def _fault(line: bytes, resource_type: str, *, ended: bool) -> str | None:
 
 
 def _fault_of(content: object, resource_type: str, *, ended: bool) -> str | None:
-    """What keeps JSON from being a canonical line."""
+    """Why a JSON document is not a canonical line of this type; None if it is of another type."""
     if not isinstance(content, dict) or not isinstance(content.get("resourceType"), str):
         return "it is no JSON object with a resourceType"
     if content["resourceType"] != resource_type:

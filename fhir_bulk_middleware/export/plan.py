@@ -1,4 +1,4 @@
-"""The plan of an export: its cut and its slices, made once before the first read (laws 1, 2, 5, 6)."""
+"""Plans an export: fixes its cut and its slices, once, before the first read (laws 1, 2, 5, 6)."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -43,18 +43,18 @@ PROVENANCE = "Provenance"
 
 @runtime_checkable
 class SettlesDoubts(Protocol):
-    """Who knows what was deleted may be in doubt of some, after a crash; our own log is."""
+    """A source of deletions that can be in doubt about some after a crash, as our own log can."""
 
     async def settle_doubts(self, type_: str) -> None:
-        """Find out what became of all that is in doubt, of one type."""
+        """Settle all deletions of one type that are in doubt."""
         ...
 
 
 def by_target(job: Job, resources: SupportsExport) -> bool:
-    """Whether a job's Provenance is chosen by what it is about, which also takes an adapter that knows that.
+    """Whether a job selects Provenance by its targets; the adapter must support that (`SupportsProvenance`).
 
-    It is where `includeAssociatedData` steers it (KO-87, KO-88), and at Patient and Group level, where it is that of all that
-    lies in the compartments (KO-86). Otherwise it is exported as any other type. It is never exported twice.
+    True with `includeAssociatedData` (KO-87, KO-88), and at Patient and Group level, where the targets are all resources of the
+    compartments (KO-86). Otherwise Provenance is exported like any other type. It is never exported twice.
     """
     if PROVENANCE not in job.request.types or not isinstance(resources, SupportsProvenance):
         return False
@@ -62,19 +62,19 @@ def by_target(job: Job, resources: SupportsExport) -> bool:
 
 
 def _steered(job: Job) -> bool:
-    """Only Provenance was asked for: then there is nothing that it could come along with."""
+    """Whether `includeAssociatedData` selects the Provenance; with no other type in the export it has nothing to select by."""
     return job.request.options.associated is not None and len(job.request.types) > 1
 
 
 class Planner:
-    """Makes plans, and the queries that follow from them.
+    """Makes plans, and the queries of planned jobs.
 
     Args:
         resources: the storage adapter.
         settings: sizes and times.
-        clock: what time it is, for storages without a clock of their own.
-        deletions: who knows what was deleted, None if nobody does: the adapter, or our own log.
-        groups: who knows the members of groups, None if nobody does.
+        clock: the current time, for storages without a clock of their own.
+        deletions: the source of deletions (the adapter or our own log), None without one.
+        groups: knows the members of groups, None if exports of groups are not offered.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Planner:
         self._resources = resources
         self._groups = groups
         self.deletions = deletions
-        """Who knows what was deleted."""
+        """The source of deletions, None without one."""
         self._settings = settings
         self._clock = clock
 
     async def plan(self, job: Job, rows: Rows) -> Plan:
-        """Fix the cut, then cut what is asked into slices: what there is to report, output by type, deletions.
+        """Fix the cut, then make the slices: reports, output by type, deletions.
 
-        The order is fixed, so that slice numbers, and with them file ids, mean the same in every process. An export since an
-        instant has no slice for a type without a change, for each slice costs some durable writes (law 44).
+        The order is fixed, so that slice numbers, and with them file ids, mean the same in every process. With `_since`, types
+        without a change get no slice, since each slice costs durable writes (law 44).
         """
         deletions: object = self.deletions
         if isinstance(deletions, SettlesDoubts):
@@ -109,7 +109,7 @@ class Planner:
             rows = resolved = await self._with_members(rows, rows.membership, job.request.window.since, cut)
         planned: list[Slice] = []
         if ignored := job.request.options.ignored:
-            # First, because a page of a manifest that was read cannot learn of errors later (law 20).
+            # First, because no error can be added to a page of the manifest that was already read (law 20).
             planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
             planned += await self._output(job, rows, joined=False)
@@ -119,22 +119,22 @@ class Planner:
         return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)), resolved)
 
     def sizes(self, job: Job) -> Sizes:
-        """The sizes for a job: those that were frozen when it was accepted, so that no later setting changes its files."""
+        """The sizes of a job: frozen when it was accepted, so that a changed setting does not change its files."""
         options = job.request.options
         return options.sizes or sizes_of(self._settings, options.smallest_file, options.largest_file)
 
     def query(self, job: Job, rows: Rows, resource_type: str, part: str = "", *, joined: bool = False) -> Query:
-        """What to ask the adapter for a type, or a range of it, of a job whose cut is fixed (law 2).
+        """The query for a type of a planned job, or for a range of it (law 2).
 
-        A store without snapshots is asked for whatever is there when it is read, up to `_until`: an upper bound at the cut would
-        lose what changes between the cut and the read, for its older version is gone (law 6).
+        A storage without snapshots is asked for its current resources up to `_until`. An upper bound at the cut would lose a
+        resource that changes between cut and read, since its older version is gone (law 6).
 
         Args:
-            job: planned.
-            rows: which rows it may hold.
+            job: planned, so it has a cut.
+            rows: the rows that it may hold.
             resource_type: the type.
-            part: the range.
-            joined: what the members who joined after `_since` had by then, instead of what changed since (GR-01).
+            part: the range, empty for the whole type.
+            joined: query the older data of members who joined after `_since`, instead of changes since then (GR-01).
         """
         window, as_of = job.request.window, None
         if isinstance(self._resources, SupportsSnapshot) and job.cut is not None:
@@ -143,7 +143,7 @@ class Planner:
         if joined:
             window, rows = Window(None, window.since), replace(rows, selection=Compartments(rows.joined))
         if resource_type == PROVENANCE and by_target(job, self._resources) and _steered(job):
-            window = Window(None, as_of)  # however old it is: what it is about has changed
+            window = Window(None, as_of)  # of any age: its targets have changed
         return Query(
             type=resource_type,
             selection=rows.selection,
@@ -155,11 +155,11 @@ class Planner:
         )
 
     def queries(self, job: Job, rows: Rows, *, joined: bool = False) -> list[Query]:
-        """What to ask for all types of a job."""
+        """The queries for all types of a job."""
         return [self.query(job, rows, type_, joined=joined) for type_ in job.request.types]
 
     def targets(self, job: Job, rows: Rows) -> list[ProvenanceTarget]:
-        """What the Provenance of a job may be about, if that decides: what is exported, or all that lies in the compartments."""
+        """The targets by which Provenance is selected: the exported resources, or all of the compartments."""
         if _steered(job):
             types = [type_ for type_ in job.request.types if type_ != PROVENANCE]
             older = [self.query(job, rows, type_, joined=True) for type_ in types if rows.joined]
@@ -179,16 +179,14 @@ class Planner:
         return floor(after(self._clock(), -self._settings.settle), precision)
 
     async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None, cut: Instant) -> Rows:
-        """The rows of a group's members (law 33): those of now, just after the cut was fixed, and those of the cut.
+        """The rows of a group's members (law 33): of those at the cut, and of those now, just after the cut was fixed.
 
-        Those of the cut are needed because to the next export whoever was not a member at it is one who joined since, and nobody
-        else is (GR-01). Those of now, because a cut that shows seconds can lie before the group was made. Where the past of
-        groups is not known, those of now have to do. Of a group that is gone all members have left.
+        Members at the cut, because the next export treats everybody who was no member at this cut as joined since (GR-01).
+        Members now, because a cut with a precision of seconds can lie before the creation of the group; also if the storage does
+        not know past members. A group that no longer exists has no members.
         """
         if self._groups is None:
-            raise TypeError(
-                "this job exports a group, and nobody knows its members: was the adapter changed while it was queued?"
-            )
+            raise TypeError("this job exports a group, but the adapter no longer implements SupportsGroups")
         group, principal = membership.group_id, membership.principal
         members, joined = await self._groups.members(group, principal) or frozenset[str](), frozenset[str]()
         groups: object = self._groups
@@ -201,23 +199,23 @@ class Planner:
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
     async def _output(self, job: Job, rows: Rows, *, joined: bool) -> list[Slice]:
-        """The slices of the output; organised output is one slice, for it is read patient by patient."""
+        """The slices of the output. Organised output is one slice, since it is read patient by patient."""
         types, organised_by = sorted(job.request.types), job.request.options.organised_by
         found: list[Slice] = []
         for type_ in types:
             if joined and type_ == PROVENANCE and _steered(job):
-                continue  # it comes with the Provenance of all others
+                continue  # `targets` includes the older data of new members
             ranges = await self._ranges(job, rows, type_, joined=joined)
             found.extend(replace(_slice(FileKind.OUTPUT, type_, part), joined=joined) for part in ranges)
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
-            return []  # nothing for it to come along with
+            return []  # no targets
         if organised_by is None or not found:
             return found
         estimate = sum(piece.estimate for piece in found)
         return [replace(_slice(FileKind.OUTPUT, organised_by, Range("", estimate)), joined=joined)]
 
     async def _deleted(self, job: Job, rows: Rows) -> list[Slice]:
-        """One slice for the deletions of all types; its range names those that have any."""
+        """One slice for the deletions of all types; its range is the JSON list of the types that have any."""
         if self.deletions is None:
             return []
         queries = [self.query(job, rows, type_) for type_ in self._deleted_types(job)]
@@ -225,11 +223,11 @@ class Planner:
         return [_slice(FileKind.DELETED, "Bundle", Range(json.dumps(types), 0))] if types else []
 
     def _deleted_types(self, job: Job) -> Iterator[str]:
-        """Deletions are wanted since an instant, or not at all (DR-01, DR-02).
+        """The types whose deletions are exported: none without `_since` (DR-01, DR-02).
 
-        The content of what was deleted is gone, so no filter can be applied to it. Under a granular scope, which is a right, it
-        is therefore left out (law 27). Under a `_typeFilter`, which is a request, it is told by its type (DR-06): whoever mirrors
-        the export must learn of it, and a deletion of what the mirror never had does no harm.
+        The content of deleted resources is gone, so no filter can be applied. Types under a granular scope, which is a right, are
+        left out (law 27). For types with a `_typeFilter`, which is a request, all deletions are listed (DR-06): a client that
+        mirrors the export needs them, and a deletion of a resource that it never had does no harm.
         """
         if job.request.window.since is None:
             return
@@ -242,12 +240,12 @@ class Planner:
         if resource_type == PROVENANCE and by_target(job, self._resources):
             if _steered(job):
                 return whole
-            anything = replace(query, selection=Everything())  # what it is about is looked at when it is read
+            anything = replace(query, selection=Everything())  # targets are matched when the slice is read
             return whole if await self._parts(job, anything) else []
         return await self._parts(job, query)
 
     async def _parts(self, job: Job, query: Query) -> Sequence[Range]:
-        """The ranges of a query; none where nothing has changed."""
+        """The ranges of a query; none with `_since` if nothing has changed."""
         if isinstance(self._resources, SupportsSlices):
             ranges = await self._resources.slices(query, self.sizes(job).slice)
             return [answered(each, Range, "slices (an entry)") for each in ranges]
@@ -257,7 +255,7 @@ class Planner:
 
 
 async def _any(pages: AsyncIterator[Page] | AsyncIterator[Deletions]) -> bool:
-    """Whether there is a page with anything in it."""
+    """Whether any page is not empty."""
     source: AsyncIterator[Page | Deletions] = pages
     async with closing(source):
         async for page in source:

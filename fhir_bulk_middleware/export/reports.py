@@ -1,4 +1,4 @@
-"""The lines of an error file: one OperationOutcome for each parameter that was set aside and each resource that was left out."""
+"""The lines of error files: an OperationOutcome for each parameter that was set aside and each resource that was left out."""
 
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import Ignored, Job, ReportForm

@@ -1,11 +1,12 @@
-"""Beginning an export on behalf of a caller. It speaks reasons, not HTTP."""
+"""Begins exports. Speaks of reasons, not of HTTP."""
 
 from collections.abc import Iterator
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.query import Rows
-from fhir_bulk_middleware.export.admission import Admission, KickOff
+from fhir_bulk_middleware.export.admission import Admission
+from fhir_bulk_middleware.export.kick_off import KickOff
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.jobs.service import JobService, KickOffDetail
 
@@ -16,8 +17,8 @@ class ExportService:
     """Turns kick-offs into jobs.
 
     Args:
-        admission: decides what a kick-off comes to.
-        jobs: accepts the job.
+        admission: decides what may be exported.
+        jobs: stores the job.
     """
 
     def __init__(self, admission: Admission, jobs: JobService) -> None:
@@ -25,7 +26,7 @@ class ExportService:
         self._jobs = jobs
 
     def pace(self, principal: Principal) -> None:
-        """Count a kick-off, before anything in it is looked at (law 38).
+        """Count a kick-off before its content is parsed (law 38).
 
         Raises:
             Refused: `REQUESTS_TOO_MANY`.
@@ -33,12 +34,12 @@ class ExportService:
         self._jobs.pace(principal)
 
     async def begin(self, principal: Principal, kick_off: KickOff) -> Job:
-        """Accept an export, durably, and set it going (KO-110).
+        """Store an export durably and wake the workers (KO-110).
 
-        The same kick-off under the same idempotency key leads to the same job (law 12).
+        A repeated kick-off with the same idempotency key returns the same job (law 12).
 
         Raises:
-            Refused: for whatever reason it is not accepted; then no job exists.
+            Refused: no job was stored.
         """
         request, rows = await self._admission.decide(principal, kick_off)
         parameters = KickOffDetail(kick_off.group_id, kick_off.parameters.patients or frozenset(), tuple(_criteria(rows)))

@@ -1,4 +1,4 @@
-"""Exporting one slice: pages become parts, and each part a checkpoint."""
+"""Exports one slice: writes portions into parts, and records a checkpoint with each."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +16,7 @@ from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.reports import report_form, unreadable_line
 from fhir_bulk_middleware.export.source import SliceSource
+from fhir_bulk_middleware.files.format import SUFFIX
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
@@ -28,12 +29,12 @@ __all__ = ["SliceExport"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _READ_AHEAD = 4 * 1024 * 1024
-"""Bytes of a block that are held back to see whether it fits the file that is being written."""
+"""Bytes of a block that are read ahead, to see whether the block fits into the current file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What was sealed, the cursor after it, and the portion that begins the next part."""
+    """Sealed parts, the cursor after them, and the portion that begins the next part (None at the end of the slice)."""
 
     parts: tuple[Part, ...]
     cursor: str
@@ -42,7 +43,7 @@ class _Written:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What a part holds, as its row has to say it."""
+    """The fields of a part's row that say what it holds."""
 
     kind: FileKind
     type: str
@@ -54,8 +55,8 @@ class _Contents:
 class SliceExport:
     """Exports the slice of one lease.
 
-    Where parts end depends on the portions alone, and each part is recorded together with the cursor after it. So whoever goes
-    on after a failure writes the same files as if nothing had happened (law 5).
+    The ends of parts depend on the portions alone, and each part is recorded together with the cursor after it. An attempt that
+    continues after a failure therefore writes the same files (law 5).
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class SliceExport:
         self._source = SliceSource(resources, planner, held.lease, piece, min(_READ_AHEAD, sizes.ceiling))
 
     async def run(self) -> None:
-        """Export what is left of the slice.
+        """Export the rest of the slice.
 
         Raises:
-            LeaseLost: somebody else has it; nothing more was published.
-            FirewallBreach: a page held what must not leave.
+            LeaseLost: the lease is no longer held; nothing more was published.
+            FirewallBreach: a page held data that must not be exported.
         """
         self._pulse.done = await self._counted()
         number, cursor = self._slice.parts, self._slice.cursor
@@ -102,22 +103,22 @@ class SliceExport:
                 await self._checkpoint(written.parts, cursor, finished=ahead is None)
                 if ahead is None:
                     return
-        # Nothing, or nothing more: no file for it (MF-20), unless there is something to report.
+        # No (further) lines: no output file (MF-20), but a report if resources were unreadable.
         await self._checkpoint([await self._report(number, self._unreadable)] if self._unreadable else [], cursor, finished=True)
 
     async def _next(self, portions: AsyncIterator[Portion]) -> Portion | None:
-        """The next portion that has lines; a place to be stopped after each."""
+        """The next portion that has lines. Cancellation can take effect after each portion."""
         async for portion in portions:
             await anyio.lowlevel.checkpoint()
             if portion.count:
                 unreadable, self._unreadable = self._unreadable, ()
                 return replace(portion, unreadable=unreadable + portion.unreadable) if unreadable else portion
-            self._unreadable += portion.unreadable  # told with the next portion that is written, or at the end
+            self._unreadable += portion.unreadable  # reported with the next portion that is written, or at the end
             self._pulse.done += portion.read
         return None
 
     async def _write(self, number: int, portion: Portion, portions: AsyncIterator[Portion]) -> _Written:
-        """Write one part, beginning with `portion`, up to the one that belongs into the next, and its report."""
+        """Write one part, from `portion` to the last one that fits, and a report of its unreadable resources."""
         encoder, count, block = PartEncoder(self._codec), 0, None
         unreadable: tuple[str, ...] = ()
         key = self._key(number)
@@ -155,7 +156,7 @@ class SliceExport:
         return _Written(tuple(parts), portion.cursor, ahead)
 
     async def _report(self, number: int, references: tuple[str, ...]) -> Part:
-        """A file that tells which resources could not be given out (ST-15)."""
+        """Write an error file that names unreadable resources (ST-15)."""
         encoder, key = PartEncoder(self._codec), self._key(number)
         form = report_form(self._lease.job)
         lines = [unreadable_line(form, reference) for reference in references]
@@ -187,7 +188,7 @@ class SliceExport:
         )
 
     def _full(self, size: int, ahead: Portion, *, begins: bool) -> bool:
-        """Whether a part of this size has no room for a portion, nor for the block that begins with it (FR-15)."""
+        """Whether a part of this size has no room for a portion, or for the block that it begins (FR-15)."""
         room = self._sizes.ceiling - size
         needed = len(header(ahead.block or "")) if begins else 0
         if begins and size >= self._sizes.floor and (ahead.long or needed + ahead.together > room):
@@ -195,7 +196,7 @@ class SliceExport:
         return needed + len(ahead.lines) > room
 
     async def _counted(self) -> int:
-        """How many resources earlier attempts have published."""
+        """The number of resources that earlier attempts have published."""
         if not self._slice.parts:
             return 0
         mine = self._slice.number, self._slice.kind
@@ -208,7 +209,7 @@ class SliceExport:
         return () if standing is None else standing.parts
 
     async def _ask(self) -> None:
-        """Make sure of the lease before a part becomes visible, so that one who lost it leaves no file behind."""
+        """Renew the lease before a part becomes visible: a worker that lost it must leave no file behind."""
         now, done = self._clock(), self._pulse.done
         if not await self._jobs.renew(self._lease, now, lease_seconds=self._lease_seconds, done=done):
             raise LeaseLost
@@ -218,7 +219,7 @@ class SliceExport:
         recorded = await self._jobs.checkpoint(self._lease, parts, cursor, now, done=self._pulse.done, finished=finished)
         if not recorded:
             raise LeaseLost
-        # Finished work has no lease, which the heartbeat may notice at any moment from here on, and end what it takes for lost.
+        # Finished work has no lease. The lease keeper may notice that from here on, and cancel this task as if it was lost.
         with anyio.CancelScope(shield=True):
             for part in parts:
                 await self._observers.tell(self._sealed(part))
@@ -228,7 +229,7 @@ class SliceExport:
                 await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
 
     async def _tidy(self, job_id: str) -> None:
-        """Give back what workers that were killed left beside the result; nobody else would for as long as it is kept."""
+        """Remove files that killed workers left beside the result; the sweep would only do so when the job expires."""
         try:
             if keys := [part.key for part in await self._parts()]:
                 await self._outputs.discard(job_id, keep=keys)
@@ -252,5 +253,5 @@ class SliceExport:
         )
 
     def _key(self, number: int) -> str:
-        ending = "ndjson.gz" if self._codec is Codec.GZIP else "ndjson"
-        return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}.{ending}"
+        ending = f"{SUFFIX}.gz" if self._codec is Codec.GZIP else SUFFIX
+        return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending}"

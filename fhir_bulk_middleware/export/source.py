@@ -1,4 +1,4 @@
-"""Where the lines of a slice come from: what a worker reads, checked and shaped, in portions that parts are made of."""
+"""Reads the lines of a slice from the adapter, checks and transforms them, and hands them on in portions."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,19 +18,19 @@ from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["SliceSource"]
 
-_CHANGED = "the plan needs what this adapter does not have: was it changed while the job ran?"
+_CHANGED = "the plan of this job needs a protocol that the adapter no longer implements"
 
 
 @dataclass(frozen=True, slots=True)
 class SliceSource:
-    """The portions of the slice that a lease is about.
+    """The portions of one slice.
 
     Attributes:
-        resources: the adapter.
-        planner: makes its queries.
-        lease: whose slice.
+        resources: the storage adapter.
+        planner: makes the queries.
+        lease: held on the slice.
         piece: the slice.
-        together: bytes of a block that are read ahead to keep it in one file.
+        together: bytes of a block that are read ahead, to keep the block in one file.
     """
 
     resources: SupportsExport
@@ -41,11 +41,11 @@ class SliceSource:
     _transforms: dict[str, Transform] = field(default_factory=dict, init=False)
 
     def read(self) -> AsyncIterator[Portion]:
-        """What is left of the slice, from its cursor on.
+        """The portions after the slice's cursor.
 
         Raises:
-            FirewallBreach: on the way, if a page holds what must not leave.
-            MalformedPage: on the way, if a page is not as its protocol says.
+            FirewallBreach: while iterating; a page holds data that must not be exported.
+            MalformedPage: while iterating; a page breaks its protocol.
         """
         if self.piece.kind is FileKind.OUTPUT and self._job.request.options.organised_by is not None:
             return gathered(self._organised(), self.together)
@@ -61,7 +61,7 @@ class SliceSource:
                 yield Portion(page.lines, page.count, read, page.cursor, unreadable=page.unreadable)
 
     async def _pages(self) -> AsyncIterator[tuple[Page, int]]:
-        """Pages as they go into files, each with the number of resources that was read for it."""
+        """Pages as they go into files, each with the number of resources that were read for it."""
         piece = self.piece
         if piece.kind is FileKind.ERROR:
             if piece.cursor is None:
@@ -88,16 +88,16 @@ class SliceSource:
         return Page(b"".join(lines), len(lines), "end"), len(lines)
 
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
-        """The adapter's pages, whose resources must be in them, and how large a page was asked to be."""
+        """The adapter's pages, whose resources they may hold, and the page size that was asked for."""
         piece, rows = self.piece, self.lease.rows
         query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
-            # It speaks of the job's patients by way of what it is about; its own lines need not name one.
+            # Provenance names what it is about, and not always a patient, so the firewall lets each line pass.
             return self._provenance(query), Everything(), query.page_bytes
         return self.resources.pages(query, piece.cursor), query.selection, query.page_bytes
 
     async def _deleted(self) -> AsyncIterator[Page]:
-        """The deletions of the types that the plan found some of, type after type; a cursor names the type."""
+        """The deletions of the types for which the plan found some, type by type; cursors are [type, cursor in the type]."""
         if self.planner.deletions is None:
             raise TypeError(_CHANGED)
         types: list[str] = json.loads(self.piece.range)
@@ -118,7 +118,7 @@ class SliceSource:
         return self.resources.provenance(query, targets, self.piece.cursor, latest=latest)
 
     async def _organised(self) -> AsyncIterator[Portion]:
-        """SliceSource of blocks, each checked to name the patient whose block it is in."""
+        """Portions of organised output; each block must name its own patient (firewall)."""
         if not isinstance(self.resources, SupportsOrganising):
             raise TypeError(_CHANGED)
         queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
@@ -134,7 +134,7 @@ class SliceSource:
                 yield Portion(page.lines, page.count, block.page.count, block.cursor, block.reference, unreadable=page.unreadable)
 
     def _firewall(self, block: Block, rows: Rows) -> Firewall:
-        """At Group level a block must be that of a patient who was asked for."""
+        """The firewall of a block: lets its patient pass, if the job exports that patient."""
         selection = rows.selection
         allowed = not isinstance(selection, Compartments) or block.reference in selection.references
         return Firewall(block.type, Compartments(frozenset({block.reference} if allowed else ())))

@@ -1,4 +1,4 @@
-"""How an export looks to its owner: progress, manifest, failure, cancelled."""
+"""The answers to polls and cancels of an export: progress, manifest or failure."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ _LONG_LIST = 500
 
 
 class ExportStatus:
-    """Renders exports; a `View`.
+    """The `View` of export jobs.
 
     Args:
-        dialect: has the shapes.
+        dialect: status codes and shapes.
         replies: makes responses.
         addresses: builds URLs.
-        settings: how many files a page of a manifest lists, and how often clients should poll.
-        notes: what manifests say of the storage's promises (law 6).
-        clock: what time it is.
+        settings: files on a page of a manifest, and the pace of polls.
+        notes: promises that the storage does not keep, for manifests (law 6).
+        clock: the current time.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ExportStatus:
         self._clock = clock
 
     async def polled(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:  # noqa: ARG002 - who asks makes no difference
-        """How an export stands, with the page of its manifest that has this number."""
+        """The answer to a poll, with the requested page of the manifest."""
         job = standing.job
         if job.state is JobState.FAILED:
             response = self._replies.refusal(Operation.STATUS, _failure(job))
@@ -62,7 +62,7 @@ class ExportStatus:
         return self._replies.separated(response) if job.request.options.separate_status else response
 
     async def cancelled(self, job: Job) -> Response:
-        """The answer to a cancel."""
+        """The answer to a cancel that was carried out."""
         answer = self._dialect.cancelled_answer
         if answer is None:
             return self._replies.empty(self._dialect.cancelled, {})
@@ -70,7 +70,7 @@ class ExportStatus:
         return self._replies.told(answer, answer.text.format(job=job.id, now=now))
 
     async def cancelled_before(self, job: Job) -> Response | None:  # noqa: ARG002 - the same for every export
-        """None: a cancelled export is gone, whoever asks again (DL-05)."""
+        """None: a repeated cancel finds no export any more (DL-05)."""
         return None
 
     async def _standing(self, request: Request, standing: Standing, number: int) -> Response:
@@ -97,7 +97,7 @@ class ExportStatus:
         def listed() -> Response:
             return self._replies.json(status, self._manifest(request, job, shown), headers)
 
-        # A client may ask for small files, and so for many: a long list is written beside the loop (law 38).
+        # A client may ask for small files, and so for many: a long manifest is made in a thread (law 38).
         return await anyio.to_thread.run_sync(listed) if len(page.parts) > _LONG_LIST else listed()
 
     def _manifest(self, request: Request, job: Job, page: ManifestPage) -> dict[str, Any]:
@@ -114,9 +114,9 @@ def export_progress(dialect: Dialect, job: Job) -> str:
 
 
 def _failure(job: Job) -> Refused:
-    """A failed job's answer, for as long as it is kept (ST-10).
+    """The answer to polls of a failed job (ST-10).
 
-    A fault of the moment is told in the same few words whatever it was; that of a job has a text for its owner, so it is told.
+    Unlike the answer to a fault in a request, it has a detail: `Failure.detail` is written for the owner.
     """
     if job.failure is None:
         return Refused(Reason.JOB_FAILED)

@@ -1,4 +1,4 @@
-"""What an export job does: its plan, and one slice of it."""
+"""The `Task` of export jobs: plans a job, and exports its slices."""
 
 from fhir_bulk_middleware.contract.job import Job, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
@@ -17,16 +17,16 @@ __all__ = ["ExportTask"]
 
 
 class ExportTask:
-    """What export jobs do; a `Task`.
+    """The `Task` of export jobs.
 
     Args:
-        resources: what is exported.
-        planner: makes plans, and knows how large parts are.
-        jobs: where jobs are kept.
-        outputs: where parts go.
-        observers: who is told.
-        settings: times.
-        clock: what time it is.
+        resources: the storage adapter.
+        planner: makes plans and queries, and knows the sizes of a job.
+        jobs: the job store.
+        outputs: takes the parts.
+        observers: receive events.
+        settings: the length of a lease.
+        clock: the current time.
     """
 
     def __init__(

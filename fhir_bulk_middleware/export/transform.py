@@ -1,6 +1,6 @@
-"""What a page goes through between the firewall and the file: filters, `_elements`, absolute attachment URLs.
+"""Changes pages between the firewall and the file: applies filters and `_elements`, makes attachment URLs absolute.
 
-It is made once for a slice. Where a request asks for none of it, pages go through untouched, and nothing looks at a resource.
+A `Transform` is made once for each type of a slice. If the request needs none of this, pages pass unparsed and unchanged.
 """
 
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from fhir_bulk_middleware.fhir.elements import ElementSelection
 __all__ = ["Transform"]
 
 _TURN = 0.005
-"""Seconds after which others have their turn."""
+"""Seconds of work on one page after which the event loop runs other tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is to be done to the resources of one type.
+    """The changes to resources of one type.
 
     Attributes:
-        filters: what they must meet.
-        keep_elements: how a line is made of its kept elements; None to keep all.
-        base_url: where relative attachment URLs belong; None to leave them.
+        filters: drop resources that do not meet them.
+        keep_elements: reduces a line to the elements of `_elements`; None to keep all.
+        base_url: relative attachment URLs are made absolute below it; None to leave them.
     """
 
     filters: Filters
@@ -38,10 +38,10 @@ class Transform:
 
     @classmethod
     def of(cls, resource_type: str, rows: Rows, options: Options) -> "Transform":
-        """What a job asks of a type."""
+        """The transform for one type of a job."""
         base, version = options.base_url, options.version
         keys = None
-        if options.elements and resource_type in definitions(version).resource_types:  # of others it may be more (EL-04)
+        if options.elements and resource_type in definitions(version).resource_types:  # unknown types stay whole (EL-04)
             keys = ElementSelection(version, options.elements).keys(resource_type)
         return cls(
             filters=Filters(rows.filters, resource_type, options.base_urls),
@@ -50,9 +50,9 @@ class Transform:
         )
 
     async def apply(self, page: Page) -> Page:
-        """The page as it goes into a file; it may have become empty, and then only its cursor counts.
+        """The page as it goes into a file. It may be empty; its cursor still counts.
 
-        Others have their turn within a page too: what is asked for may make each line of it costly (law 38).
+        Yields to the event loop within a page, since a filter can make each line costly (law 38).
         """
         lines, count = page.lines, page.count
         if self.filters or self.keep_elements:

@@ -1,11 +1,11 @@
-"""Which resource types an export holds: what was asked, as far as scopes, adapter and compartments allow."""
+"""Decides which resource types an export holds: the requested ones that scopes, adapter and compartments allow."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from fhir_bulk_middleware.contract.job import Request
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Selection
-from fhir_bulk_middleware.export.kick_off import Leniency
+from fhir_bulk_middleware.export.leniency import Leniency
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
@@ -21,8 +21,8 @@ class ExportedTypes:
 
     Attributes:
         types: sorted.
-        granular: for types that only granular scopes cover, those scopes' queries as (type, query), sorted; their resources are
-            restricted to what the queries find (SE-09).
+        granular: the queries of granular scopes as (type, query), sorted, for types that no other scope covers; of such a type
+            only resources that meet a query are exported (SE-09).
     """
 
     types: tuple[str, ...]
@@ -30,7 +30,7 @@ class ExportedTypes:
 
 
 class TypeRules:
-    """Decides the types of an export, never more than each of its three limits allows (KO-96).
+    """Decides the types of an export. Each must be allowed by scopes, adapter and compartments (KO-96).
 
     Args:
         definitions: HL7's compartment definitions of the storage's FHIR version.
@@ -51,16 +51,16 @@ class TypeRules:
     ) -> ExportedTypes:
         """The types to export.
 
-        Without `_type` it is all that is allowed (SE-11). With `_type` each type must be one that the storage has and the scopes
-        cover (KO-82, SE-10); types outside the compartments are left out, as long as one is inside (KO-83).
+        Without `_type`, all allowed types (SE-11). With `_type`, each type must be one that the storage has and the scopes cover
+        (KO-82, SE-10); types outside the compartments are dropped, unless all are (KO-83).
 
         Args:
             scopes: of the token.
-            selection: whose resources.
-            authorisation: what the storage has for the principal.
-            asked: `_type`.
-            leniency: what to do about types that cannot be exported.
-            place: where `_type` stood.
+            selection: whose resources are exported.
+            authorisation: the types that the storage has for the principal.
+            asked: the values of `_type`, None without it.
+            leniency: refuses or sets aside types that cannot be exported.
+            place: of `_type` in the request.
 
         Raises:
             Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
@@ -84,7 +84,7 @@ class TypeRules:
         return _covered(scopes, wanted & reference_set)
 
     def with_type(self, type_: str, exported: ExportedTypes, scopes: Scopes, authorisation: Authorisation) -> ExportedTypes:
-        """The same with one more type, which comes along with the others and takes the same rights.
+        """`exported` and one more type that the client asked for by another parameter; it needs the same scopes.
 
         Raises:
             Refused: `SCOPE_MISSING`, if the scopes do not cover it.
@@ -96,7 +96,7 @@ class TypeRules:
         return _covered(scopes, frozenset({*exported.types, type_}))
 
     def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
-        """The types that can be in such an export: at system level all, else those of the compartments, as HL7 defines them."""
+        """The types that this level can export: at system level all, else those that HL7 puts into the compartments."""
         match selection:
             case EveryPatient():
                 owners = {"Patient"}
@@ -116,7 +116,7 @@ def _covered(scopes: Scopes, types: frozenset[str]) -> ExportedTypes:
 
 
 def check_export_scopes(scopes: Scopes, request: Request) -> None:
-    """Refuse a token whose scopes do not cover what an export holds, as those of its kick-off did (SE-03, FR-04).
+    """Refuse a token whose scopes no longer cover the types of an export (SE-03, FR-04).
 
     Raises:
         Refused: `SCOPE_MISSING`.
@@ -134,6 +134,6 @@ def check_export_scopes(scopes: Scopes, request: Request) -> None:
 
 
 def listed(types: Collection[str]) -> str:
-    """Some type names for a message."""
+    """The first five type names, and how many more there are, for a message."""
     names = sorted(types)
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,1 +1,1 @@
-"""A part as bytes."""
+"""Files: their format, how parts are encoded and read, and how they are served over HTTP."""

@@ -1,7 +1,6 @@
-"""DEFLATE from isal where it is installed (the extra `fast`), else from the standard library.
+"""DEFLATE by isal if it is installed (the extra `fast`), else by the standard library.
 
-isal's level 1 compresses five times as fast as zlib's at a better ratio; the streams are the same format, so what one
-wrote the other reads.
+At level 1 isal compresses five times as fast as zlib, and better. The format is the same, so each reads what the other wrote.
 """
 
 import importlib.util
@@ -14,33 +13,33 @@ FAST = importlib.util.find_spec("isal") is not None
 """Whether isal is installed."""
 
 _LEVEL = 1
-_GZIP = 31  # zlib's name for "a gzip member around it": ten bytes of header without name or time
-_RAW = -15  # no header: inflating begins in the middle of a member
+_GZIP = 31  # zlib's window bits for a gzip member, whose header has ten bytes, without name or time
+_RAW = -15  # zlib's window bits for a stream without a header, as in the middle of a member
 
 
 class Compressor(Protocol):
-    """What we use of a zlib compression object."""
+    """The methods of a zlib compression object that we use."""
 
     def compress(self, data: memoryview, /) -> bytes:
-        """Some output for some input."""
+        """Compress; the output may be empty, since input is buffered."""
         ...
 
     def flush(self, mode: int = ..., /) -> bytes:
-        """What is still inside."""
+        """The output for all buffered input."""
         ...
 
 
 class Decompressor(Protocol):
-    """What we use of a zlib decompression object."""
+    """The members of a zlib decompression object that we use."""
 
     @property
     def unconsumed_tail(self) -> bytes:
-        """Input that was left because the output reached its limit."""
+        """Input that was not used because the output reached its limit."""
         ...
 
     @property
     def eof(self) -> bool:
-        """Whether the end of the stream was reached."""
+        """Whether the stream has ended."""
         ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
@@ -54,7 +53,7 @@ def gzip_compressor() -> Compressor:
 
 
 def raw_decompressor() -> Decompressor:
-    """A decompressor that begins at a flush point, with no header before it."""
+    """A decompressor for a stream without a header, such as one from a flush point on."""
     return _library().decompressobj(_RAW)  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Files over HTTP: which representation, which part of it, and its bytes (section 4)."""
+"""Serves sealed parts over HTTP: representations, conditions, ranges (section 4 of the requirements)."""
 
 import re
 import secrets
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import Codec, Part
 from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.files.format import MEDIA_TYPE, SUFFIX
 from fhir_bulk_middleware.files.part import PartReader
 from fhir_bulk_middleware.http.ranges import ByteRange, UnsatisfiableRange, requested_ranges
 from fhir_bulk_middleware.http.replies import FileStatus
@@ -23,14 +24,13 @@ from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["Delivery"]
 
-_NDJSON = "application/fhir+ndjson"
 _CODING = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?", re.ASCII)
 _ETAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class _Representation:
-    """One of the two forms of a file: as it lies gzipped, or plain. Each has its own strong ETag (law 13)."""
+    """One of the two representations of a file, gzipped or plain. Each has its own strong ETag (law 13)."""
 
     part: Part
     gzipped: bool
@@ -45,13 +45,13 @@ class _Representation:
 
     def headers(self) -> dict[str, str]:
         headers = {
-            "Content-Type": _NDJSON,
+            "Content-Type": MEDIA_TYPE,
             "ETag": f'"{self.tag}"',
             "Last-Modified": instant.http_date(self.part.sealed_at),
             "Accept-Ranges": "bytes",
             "Vary": "Accept-Encoding",
             "Cache-Control": "no-store, no-transform",
-            "Content-Disposition": f'attachment; filename="{self.part.type}.{self.part.slice}-{self.part.number}.ndjson"',
+            "Content-Disposition": f'attachment; filename="{self.part.type}.{self.part.slice}-{self.part.number}{SUFFIX}"',
         }
         if self.gzipped:
             headers["Content-Encoding"] = "gzip"
@@ -64,17 +64,17 @@ class Delivery:
     """Serves sealed parts.
 
     Args:
-        outputs: where they lie.
+        outputs: the output store that has them.
     """
 
     def __init__(self, outputs: OutputStore) -> None:
         self._outputs = outputs
 
     async def response(self, request: Request, part: Part) -> Response:
-        """The whole file, a part of it, or word that the client has it already.
+        """200 with the file, 206 with ranges of it, or 304.
 
         Raises:
-            Refused: `FILE_UNKNOWN`, if its bytes are gone; `PRECONDITION_FAILED`; `RANGE_UNSATISFIABLE`.
+            Refused: `FILE_UNKNOWN`, if the output store no longer has it; `PRECONDITION_FAILED`; `RANGE_UNSATISFIABLE`.
         """
         accepts = _accepts_gzip(request.headers.getlist("accept-encoding"))
         shown = _Representation(part, gzipped=accepts and part.codec is Codec.GZIP)
@@ -97,7 +97,7 @@ class Delivery:
         return await self._stream(request, shown, FileStatus.PARTIAL, headers, pieces)
 
     async def abandon(self, response: Response) -> None:
-        """Close the file of a response that is not sent."""
+        """Close the file of a response that will not be sent."""
         if isinstance(response, _FileResponse):
             await response.abandon()
 
@@ -119,7 +119,7 @@ class Delivery:
             return Response(None, status, headers)
         chunks = self._chunks(shown, pieces)
         try:
-            first = await anext(chunks, b"")  # now, while a missing file can still be told as one
+            first = await anext(chunks, b"")  # before the status is sent, so that a missing file can be refused
         except FileNotFoundError:
             raise Refused(Reason.FILE_UNKNOWN) from None
         return _FileResponse(first, chunks, status, headers)
@@ -142,14 +142,14 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some bytes of ours, then some of the file."""
+    """A head of the multipart body (or none), then a range of the file."""
 
     head: bytes
     range: ByteRange
 
 
 class _FileResponse(Response):
-    """A response whose body is read while it is sent, and no longer read once the client has gone."""
+    """A response that reads its body while sending it, and stops when the client disconnects."""
 
     def __init__(self, first: bytes, chunks: AsyncIterator[bytes], status: FileStatus, headers: dict[str, str]) -> None:
         super().__init__(None, status, headers)
@@ -180,19 +180,19 @@ class _FileResponse(Response):
 
 
 def _multipart(ranges: tuple[ByteRange, ...], size: int, coding: str | None) -> tuple[list[_Piece], str]:
-    """The parts of a `multipart/byteranges` body, and its media type.
+    """The pieces of a `multipart/byteranges` body, and its media type.
 
     The coding stands in each part: the body that is made of them is not encoded, and a client that decoded it would fail.
     """
     boundary = secrets.token_hex(16)
-    fixed = f"\r\n--{boundary}\r\nContent-Type: {_NDJSON}\r\n" + (f"Content-Encoding: {coding}\r\n" if coding else "")
+    fixed = f"\r\n--{boundary}\r\nContent-Type: {MEDIA_TYPE}\r\n" + (f"Content-Encoding: {coding}\r\n" if coding else "")
     pieces = [_Piece(f"{fixed}Content-Range: {item.content_range(size)}\r\n\r\n".encode(), item) for item in ranges]
     pieces.append(_Piece(f"\r\n--{boundary}--\r\n".encode(), ByteRange(0, 0)))
     return pieces, f"multipart/byteranges; boundary={boundary}"
 
 
 def _accepts_gzip(headers: list[str]) -> bool:
-    """Whether gzip is among the codings that the client takes; without the header it gets the plain form (FR-07)."""
+    """Whether the client accepts gzip. Without `Accept-Encoding` it gets the plain representation (FR-07)."""
     weights: dict[str, float] = {}
     for item in ",".join(headers).split(","):
         if match := _CODING.fullmatch(item):
@@ -201,7 +201,7 @@ def _accepts_gzip(headers: list[str]) -> bool:
 
 
 def _match(request: Request, name: str, tag: str, *, weak: bool, absent: bool) -> bool:
-    """Whether a header of entity tags names this one."""
+    """Whether a header of entity tags contains `tag`; `absent` if there is no such header."""
     values = request.headers.getlist(name)
     if not values:
         return absent
@@ -218,17 +218,17 @@ def _unchanged(request: Request, shown: _Representation) -> bool:
 
 
 def _if_range(request: Request, shown: _Representation) -> bool:
-    """Whether the ranges are of the representation that the client has the rest of; a strong validator is needed."""
+    """Whether `If-Range`, if there is one, has the strong ETag of this representation."""
     condition = request.headers.get("if-range")
     if condition is None:
         return True
     if match := _ETAG.fullmatch(condition.strip()):
         return not match[1] and match[2] == shown.tag
-    return False  # a date is weak: two representations can have the same
+    return False  # a date: both representations have the same, so it is no strong validator
 
 
 def _date(text: str) -> int | None:
-    """An HTTP-date in seconds since the epoch; None if it is not one."""
+    """An HTTP-date in seconds since the epoch; None if it is malformed."""
     try:
         return int(parsedate_to_datetime(text).timestamp())
     except (ValueError, TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""One part as bytes: encoded without knowing where it goes, read back from any place in it."""
+"""Encodes a part for the output store, and reads plain bytes of a stored part from any offset."""
 
 import hashlib
 import zlib
@@ -18,28 +18,28 @@ from fhir_bulk_middleware.streams.closing import closing
 __all__ = ["FLUSH_INTERVAL", "PartEncoder", "PartReader", "PartSummary", "default_codec"]
 
 FLUSH_INTERVAL = 1024 * 1024
-"""Plain bytes between two points of a gzipped part at which inflating can begin (law 13)."""
+"""Plain bytes between two flush points of a gzipped part, at which inflating can begin (law 13)."""
 
 _GZIP_HEADER = 10
 _CHUNK = 256 * 1024
 _TOGETHER = 8
-"""Chunks that a thread inflates at once, for its beginning and its end cost more than one does."""
+"""Chunks that a thread inflates at once; starting a thread costs more than one chunk."""
 
 
 def default_codec() -> Codec:
-    """How the parts of a new job lie: gzipped where that costs next to nothing, which is where isal is installed (law 13)."""
+    """The codec of a new job: gzip if isal is installed, which makes it cheap, else plain (law 13)."""
     return Codec.GZIP if deflate.FAST else Codec.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """What a part turned out to be; the fields are those of `Part`.
+    """Size, hash and flush points of an encoded part; fields as in `Part`.
 
     Attributes:
         size: bytes of the plain NDJSON.
         sha256: of the plain NDJSON, in hex.
-        stored_size: bytes as it lies.
-        flush_points: stored offsets at which inflating can begin, one for each begun `FLUSH_INTERVAL` of plain bytes.
+        stored_size: bytes in the output store.
+        flush_points: stored offsets at which inflating can begin, one for each started `FLUSH_INTERVAL` of plain bytes.
     """
 
     size: int
@@ -49,9 +49,9 @@ class PartSummary:
 
 
 class PartEncoder:
-    """Turns the pages of one part into the bytes to store.
+    """Encodes the pages of one part into the bytes to store.
 
-    Size, hash and flush points depend on the plain bytes alone, not on how they were cut into pages.
+    Size, hash and flush points depend on the plain bytes alone, not on their division into pages.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -68,11 +68,11 @@ class PartEncoder:
 
     @property
     def summary(self) -> PartSummary:
-        """What was encoded so far; of the whole part after `finish`."""
+        """The summary of what was encoded so far; of the whole part after `finish`."""
         return PartSummary(self._size, self._hash.hexdigest(), self._stored, tuple(self._points))
 
     def encode(self, page: bytes) -> bytes:
-        """What to store for these bytes; may be empty, since the compressor collects."""
+        """The bytes to store for a page. May be empty, since the compressor buffers."""
         self._hash.update(page)
         if self._deflate is None:
             self._size += len(page)
@@ -90,7 +90,7 @@ class PartEncoder:
         return b"".join(pieces)
 
     def finish(self) -> bytes:
-        """The last bytes to store. Nothing can be encoded after this."""
+        """The last bytes to store. Do not call `encode` after this."""
         if self._deflate is None:
             return b""
         last = self._deflate.flush()
@@ -101,7 +101,7 @@ class PartEncoder:
         if self._size == 0:
             self._points.append(_GZIP_HEADER)
         elif self._deflate is not None:
-            # Only when more follows, so that a part that ends on a boundary has no point behind its end.
+            # Only if more follows, so that a part that ends on an interval has no flush point at its end.
             self._take(pieces, self._deflate.flush(zlib.Z_FULL_FLUSH))
             self._points.append(self._stored)
 
@@ -111,7 +111,7 @@ class PartEncoder:
 
 
 class PartReader:
-    """The plain bytes of a sealed part, whichever way it lies."""
+    """Reads plain bytes of a sealed part, whatever its codec."""
 
     def __init__(self, outputs: OutputStore, part: Part) -> None:
         self._outputs = outputs
@@ -121,8 +121,8 @@ class PartReader:
         """`length` plain bytes from `start`, in chunks of at most 256 kB. At most 6 MB are in memory.
 
         Raises:
-            FileNotFoundError: on the first step, if the part is gone.
-            OSError: what is stored is shorter than its row says, or cannot be inflated.
+            FileNotFoundError: on the first step, if the output store no longer has the part.
+            OSError: the stored bytes are fewer than the part's row says, or cannot be inflated.
         """
         if length == 0:
             return
@@ -155,16 +155,16 @@ class PartReader:
                         return
 
     async def _on_the_spot(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
-        """What the stored bytes hold, chunk by chunk: with isal one takes as long as sending it, and less than a thread costs."""
+        """Inflate chunk by chunk in the event loop: with isal a chunk takes about as long as sending it."""
         inflate = deflate.raw_decompressor()
         async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
             async for stored in chunks:
                 for chunk in self._inflate(inflate, stored):
                     yield [chunk]
-                    await anyio.lowlevel.checkpoint()  # others get their turn in the loop
+                    await anyio.lowlevel.checkpoint()  # the event loop runs other tasks
 
     async def _ahead(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
-        """The same, some chunks at a time: the next ones are made in a thread while these are on their way."""
+        """Inflate several chunks at a time, in a thread, while the previous ones are being sent."""
         inflate = deflate.raw_decompressor()
         ready: list[bytes] = []
         async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
@@ -185,7 +185,7 @@ class PartReader:
         while pending or full:
             try:
                 chunk = inflate.decompress(pending, _CHUNK)
-            except Exception as error:  # isal and zlib each have an error class of their own
+            except Exception as error:  # isal and zlib raise different classes
                 raise OSError(f"part {self._part.key} cannot be inflated") from error
             pending, full = inflate.unconsumed_tail, len(chunk) == _CHUNK
             yield chunk

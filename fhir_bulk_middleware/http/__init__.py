@@ -1,1 +1,1 @@
-"""What every route needs."""
+"""HTTP for all routes: route table, authentication, headers, parameters, limits, responses."""

@@ -1,4 +1,4 @@
-"""Bodies of requests, bounded in size and in the time that they may take to arrive (law 38)."""
+"""Reads request bodies, with limits on their size and on the time until they have arrived (law 38)."""
 
 import anyio
 from starlette.requests import Request
@@ -12,12 +12,12 @@ async def whole(request: Request, limit: int, seconds: float) -> bytes:
     """The body of a request.
 
     Args:
-        request: whose body.
-        limit: bytes that it may have.
-        seconds: in which all of it must arrive.
+        request: not read so far.
+        limit: bytes.
+        seconds: until all of it must have arrived.
 
     Raises:
-        Refused: `BODY_TOO_LARGE` as soon as it is, or `BODY_TOO_SLOW`.
+        Refused: `BODY_TOO_LARGE`, as soon as the limit is passed, or `BODY_TOO_SLOW`.
     """
     chunks: list[bytes] = []
     size = 0
@@ -34,10 +34,10 @@ async def whole(request: Request, limit: int, seconds: float) -> bytes:
 
 
 async def is_empty(request: Request, seconds: float) -> bool:
-    """Whether a request has no body; no more than the first chunk is waited for.
+    """Whether a request has no body. Reads up to the first chunk that is not empty.
 
     Raises:
-        Refused: `BODY_TOO_SLOW`, if neither a chunk nor the end came within the seconds.
+        Refused: `BODY_TOO_SLOW`, if neither a chunk nor the end arrived within `seconds`.
     """
     try:
         with anyio.fail_after(seconds):

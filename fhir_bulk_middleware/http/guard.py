@@ -1,4 +1,4 @@
-"""The door: a bearer token becomes a principal, and whatever goes wrong behind it becomes the dialect's reply."""
+"""Authenticates each request, calls its endpoint, and turns refusals and faults into the dialect's answers."""
 
 import errno
 import logging
@@ -27,31 +27,31 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_SPACE_SECONDS = 60
 
 Endpoint = Callable[[Request, Principal], Awaitable[Response]]
-"""What stands behind the door: it never sees a request without its principal."""
+"""An endpoint that is called with the principal of the verified token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An endpoint without the door, for what says how to get in: the same for everybody, so it is not even told who asks.
+    """An unauthenticated endpoint, for discovery documents. A token in the request is ignored.
 
     Attributes:
-        respond: answers; a token that comes with the request is not looked at.
+        respond: makes the response.
     """
 
     respond: Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
-    """Lets a request through to an endpoint, or refuses it; denies by default.
+    """Checks requests and calls their endpoints. Without a valid token only an `Open` endpoint is called.
 
     Args:
-        verifier: who a token speaks for.
-        replies: how refusals are told.
-        mount: the name of the mount whose door this is.
-        observers: who is told of refusals.
-        clock: what time it is.
+        verifier: verifies bearer tokens.
+        replies: renders refusals.
+        mount: the name of the mount, for events.
+        observers: receive events about refusals.
+        clock: the current time.
         client_owns: whether the OAuth client is a part of ownership (`Settings.owner_includes_client`).
-        pace: how much one owner may ask for.
+        pace: the limits for one owner.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class Guard:
         self._clock = clock
 
     async def respond(self, request: Request, operation: Operation, endpoint: Endpoint | Open, send: Send) -> None:
-        """Answer a request, and count it among its owner's until the last byte has gone."""
+        """Send the answer to a request, which counts as open for its owner until the last byte is sent."""
         with self._pace.visit() as visit:
             response = await self.answer(request, operation, endpoint, visit)
             await response(request.scope, request.receive, send)
 
     async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open, visit: Visit) -> Response:
-        """The endpoint's response, or the refusal; never an exception.
+        """The endpoint's response, or the answer to its refusal or fault. Raises nothing.
 
-        Refusals are told by the dialect, faults are logged whole and told as little as possible.
+        A fault is logged with its traceback; the client learns only that there was one.
         """
         owner: Owner | None = None
         caller = Caller(address=_address(request), request_id=self._replies.new_request_id())
@@ -100,8 +100,8 @@ class Guard:
         except OSError as error:
             response = await self._refused(operation, _disk_refusal(operation, error), owner, caller)
         except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - as follows
-            # The one place where adapter faults end; the log has all of it, the client nothing. An adapter that asks the
-            # interpreter to exit would end the loop, and leave a server that is alive and deaf.
+            # All faults of adapters end here. SystemExit too: it would end the event loop and leave a server that runs but does
+            # not answer.
             _log.exception("%s failed", operation.name)
             response = await self._refused(operation, Refused(Reason.FAULT), owner, caller)
         return self._replies.stamp(response, request, caller.request_id or "")
@@ -122,7 +122,7 @@ class Guard:
         scheme, _, token = values[0].decode("latin-1").partition(" ")
         token = token.strip()
         if len(values) > 1 or scheme.lower() != "bearer" or not token:
-            _log.info("token rejected: the Authorization header is not given once, as `Bearer` and a token")
+            _log.info("token rejected: there must be one Authorization header, with `Bearer` and a token")
             raise Refused(Reason.TOKEN_INVALID)
         try:
             principal = await self._verifier.verify(token)
@@ -133,10 +133,10 @@ class Guard:
 
 
 def _owned_with_client(principal: Principal) -> Principal:
-    """The principal with its client as a part of its owner.
+    """The principal, with the OAuth client as a part of the owner.
 
     Raises:
-        TokenRejected: the token names no client, so that all clients of its subject would be one.
+        TokenRejected: the token names no client.
     """
     if not principal.client_id:
         raise TokenRejected("it names no client, which is a part of ownership here (owner_includes_client)")
@@ -148,7 +148,7 @@ def _address(request: Request) -> str | None:
 
 
 def _disk_refusal(operation: Operation, error: OSError) -> Refused:
-    """A full disk is no fault of ours, and passes; every other error of the system is a fault."""
+    """A full disk is temporary, so BUSY; every other error of the operating system is a fault."""
     _log.error("%s failed", operation.name, exc_info=error)
     if error.errno in _NO_SPACE:
         return Refused(Reason.BUSY, "The server has no space left; try again later.", retry_after=_NO_SPACE_SECONDS)

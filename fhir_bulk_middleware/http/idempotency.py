@@ -1,4 +1,4 @@
-"""The `Idempotency-Key` header (law 12)."""
+"""Reads the `Idempotency-Key` header (law 12)."""
 
 from starlette.requests import Request
 
@@ -9,10 +9,10 @@ __all__ = ["idempotency_key"]
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The client's key, a string of any form; None if it sent none.
+    """The client's key, any string; None if it sent none.
 
     Raises:
-        Refused: there are several, or one that is too long.
+        Refused: `HEADER_INVALID`, for several keys, or one that is empty or too long.
     """
     values = request.headers.getlist("idempotency-key")
     if not values:

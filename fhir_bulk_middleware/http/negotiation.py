@@ -1,4 +1,4 @@
-"""What the `Accept` and `Prefer` headers must say, by the dialect."""
+"""Checks the `Accept` and `Prefer` headers as the dialect requires."""
 
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ class Negotiation:
     """Checks the headers of kick-offs, polls and cancels.
 
     Args:
-        dialect: says which are required.
+        dialect: says which headers are required.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -62,7 +62,7 @@ def _preferences(request: Request) -> Preferences:
 
 
 def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
-    """Refuse a request that accepts none of these media types; an empty set takes anything."""
+    """Refuse a request that accepts none of these media types. An empty set allows all."""
     accept = tuple(value for name, value in request.scope["headers"] if name == b"accept")
     if RequiredHeader.ACCEPT in required and not accept:
         raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
@@ -72,5 +72,5 @@ def _check_accept(request: Request, required: frozenset[RequiredHeader], accepta
 
 @lru_cache(maxsize=64)
 def _accepted(lines: tuple[bytes, ...]) -> frozenset[str]:
-    """The media types of `Accept` headers; clients have few, and send them with every poll."""
+    """The media types of `Accept` headers. Cached, since clients repeat the same headers with every poll."""
     return frozenset(media_type(item) for line in lines for item in line.decode("latin-1").split(","))

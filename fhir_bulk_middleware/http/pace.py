@@ -1,4 +1,4 @@
-"""How much one owner may ask for: requests at once, and refusals in a minute (law 38); per server process (law 19)."""
+"""Limits one owner's concurrent requests and refusals per minute (law 38). Counted in memory, per server process (law 19)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +12,22 @@ from fhir_bulk_middleware.settings import Settings
 __all__ = ["Pace", "Visit"]
 
 _UNCOUNTED = frozenset({Reason.POLLED_TOO_OFTEN, Reason.REQUESTS_TOO_MANY, Reason.BUSY, Reason.FAULT})
-"""Refusals that are not the caller's mistake, or that are answers to its pace already."""
+"""Refusals that do not count: not the caller's mistake, or caused by these limits."""
 
 
 class Visit:
-    """One request, from its token to the last byte of its answer; counted once its owner is known."""
+    """One request, until the last byte of its answer. Counts for its owner once the token is verified."""
 
     def __init__(self) -> None:
         self.owner: Owner | None = None
 
 
 class Pace:
-    """Counts what owners ask for.
+    """Counts the requests and refusals of each owner.
 
     Args:
-        settings: the caps.
-        clock: what time it is.
+        settings: the limits.
+        clock: the current time.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -38,7 +38,7 @@ class Pace:
 
     @contextmanager
     def visit(self) -> Iterator[Visit]:
-        """A request, for as long as the context is open."""
+        """A request, which lasts as long as the context."""
         visit = Visit()
         try:
             yield visit
@@ -51,10 +51,10 @@ class Pace:
                     del self._open[visit.owner]
 
     def enter(self, visit: Visit, owner: Owner) -> None:
-        """Let the owner of a request in.
+        """Count a request for its owner.
 
         Raises:
-            Refused: `REQUESTS_TOO_MANY`.
+            Refused: `REQUESTS_TOO_MANY`, if the owner is above a limit.
         """
         if wait := self._refusals.look(owner):
             most = self._refusals_per_minute
@@ -68,6 +68,6 @@ class Pace:
         visit.owner = owner
 
     def refused(self, owner: Owner, reason: Reason) -> None:
-        """Count a refusal."""
+        """Count a refusal, unless its reason is exempt."""
         if reason not in _UNCOUNTED:
             self._refusals.wait(owner)

@@ -1,4 +1,4 @@
-"""The parameters of a kick-off as they were sent, in a query string or a Parameters resource (sections 1.1 and 1.2)."""
+"""Decodes the parameters of a kick-off, from a query string or a Parameters resource (sections 1.1 and 1.2)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ class Parameter:
     Attributes:
         name: its name.
         value: its value as text.
-        part: where it stood, for error messages.
+        part: its place in the request, for error messages.
     """
 
     name: str
@@ -45,7 +45,7 @@ def from_query(query: bytes) -> list[Parameter]:
     """The parameters of a query string, decoded once (TF-10).
 
     Raises:
-        Refused: `VALUE_MALFORMED`, if it is not percent-encoded UTF-8; `TOO_MUCH`, if it has too many parameters.
+        Refused: `VALUE_MALFORMED`, if the query is not percent-encoded UTF-8; `TOO_MUCH`, if it has too many parameters.
     """
     if query.count(b"&") >= PARAMETERS:
         raise _too_many("http.query")
@@ -66,8 +66,8 @@ def from_body(body: bytes) -> list[Parameter]:
     """The parameters of a Parameters resource (KO-06). An empty body has none (KO-08).
 
     Raises:
-        Refused: `BODY_MALFORMED`, if it is not JSON or not a Parameters resource; `VALUE_MALFORMED`, if a parameter has not
-            exactly one value that can be text; `TOO_MUCH`, if it has too many parameters, or parts.
+        Refused: `BODY_MALFORMED`, if the body is not a Parameters resource in JSON; `VALUE_MALFORMED`, if a parameter does not
+            have exactly one value with a text form; `TOO_MUCH`, if there are too many parameters, or parts.
     """
     if not body:
         return []
@@ -78,7 +78,7 @@ def from_body(body: bytes) -> list[Parameter]:
         detail = f"The body must be a FHIR Parameters resource in JSON: {error}."
         raise Refused(Reason.BODY_MALFORMED, detail, part="Parameters") from None
     entries = parsed.get("parameter") if isinstance(parsed, dict) else None
-    if isinstance(entries, list) and len(entries) > PARAMETERS:  # before any of them is looked at
+    if isinstance(entries, list) and len(entries) > PARAMETERS:  # before any of them is validated
         raise _too_many("Parameters.parameter")
     try:
         resource = _Parameters.model_validate(parsed)
@@ -112,7 +112,7 @@ def _from_entry(entry: _Entry, part: str) -> Parameter:
 
 
 def _text(value: Any) -> str | None:
-    """A primitive as its text, a Reference as what it refers to, a Coding as its code."""
+    """The text of a primitive, the `reference` of a Reference, the `code` of a Coding; None for other values."""
     match value:
         case bool():
             return str(value).lower()

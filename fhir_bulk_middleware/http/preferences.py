@@ -1,4 +1,4 @@
-"""The `Prefer` header (RFC 7240, KO-43 to KO-49)."""
+"""Parses the `Prefer` header (RFC 7240, KO-43 to KO-49)."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,21 +7,21 @@ from typing import Literal
 
 __all__ = ["Preferences"]
 
-# Nothing here can be tried in two ways (`*+` gives nothing back), so both are linear in the text (law 38). A quoted string that
-# is not closed ends with the header.
+# Possessive quantifiers (`*+`) prevent backtracking, so both are linear in the text (law 38). An unclosed quoted string ends with
+# the header.
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^",]++|,')
 _PREFERENCE = re.compile(r'\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+("(?:[^"\\]|\\.)*+"|[^\s";,]*+))?')
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The preferences that mean something to an export or a delete; all others are ignored, as the RFC wants.
+    """The preferences that exports and deletes know; others are ignored, as the RFC requires.
 
     Attributes:
         respond_async: the client asks for the asynchronous pattern.
-        handling: what to do about parameters that we cannot use; None is as `strict`.
-        separate_export_status: the job's status goes into `X-Export-Status` (KO-45).
-        returns: what a delete should answer with, in lower case: `minimal`, `representation`, `operationoutcome` (RD-18).
+        handling: whether to refuse unusable parameters (`strict`) or to ignore them; None means `strict`.
+        separate_export_status: the client wants the job's status in `X-Export-Status` (KO-45).
+        returns: the preferred answer to a delete, in lower case: `minimal`, `representation`, `operationoutcome` (RD-18).
     """
 
     respond_async: bool = False
@@ -33,7 +33,7 @@ class Preferences:
     def parse(cls, headers: Iterable[str]) -> "Preferences":
         """The preferences of all `Prefer` headers of a request.
 
-        Several headers equal one list; names have no case; of duplicates only the first counts.
+        Several headers count as one list. Names are case-insensitive. Only the first of a repeated name counts.
 
         Raises:
             ValueError: `handling` is neither `strict` nor `lenient`, or both.
@@ -63,7 +63,7 @@ class Preferences:
 
 
 def _items(header: str) -> Iterator[str]:
-    """The preferences of one header; a comma within a quoted string does not end one."""
+    """The preferences of one header, split at commas outside quoted strings."""
     pieces: list[str] = []
     for piece in _PIECE.findall(header):
         if piece == ",":

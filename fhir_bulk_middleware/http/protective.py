@@ -1,7 +1,7 @@
-"""Headers that keep what a browser, a proxy or a cache does with patient data and its URLs within bounds.
+"""Response headers that protect patient data from browsers, proxies and caches.
 
-`nosniff`: a body is what its media type says, never a script. `no-referrer`: the URL of a job or a file, which a page that shows
-it would hand on, goes to nobody. `no-store`: an answer depends on who asks and on when (ST-25), so nobody keeps it.
+`nosniff`: a browser must not run a body as a script. `no-referrer`: a browser must not pass the URL of a job or file on to other
+sites. `no-store`: caches must not keep an answer, which depends on the caller and the time (ST-25).
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,10 +13,10 @@ PROTECTIVE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no
 
 
 class ProtectiveHeaders:
-    """ASGI middleware that adds these headers to each answer that has none of its own by that name.
+    """ASGI middleware that adds these headers to each answer, unless the answer sets them.
 
     Args:
-        app: what answers.
+        app: the application.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Byte ranges of a representation (RFC 9110, section 14; FR-08)."""
+"""Parses the `Range` header (RFC 9110, section 14; FR-08)."""
 
 import re
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ _SPEC = re.compile(r"[ \t]*(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*", re.ASC
 
 
 class UnsatisfiableRange(Exception):  # noqa: N818 - it has a status of its own, it is no fault
-    """No requested range overlaps the representation."""
+    """None of the requested ranges overlaps the representation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A part of a representation.
+    """A range of bytes of a representation.
 
     Attributes:
-        start: first byte.
-        length: how many bytes.
+        start: the offset of the first byte.
+        length: number of bytes.
     """
 
     start: int
@@ -32,13 +32,13 @@ class ByteRange:
 
 
 def requested_ranges(header: str, size: int) -> tuple[ByteRange, ...] | None:
-    """The ranges that a `Range` header asks for, in its order.
+    """The ranges of a `Range` header, in its order.
 
-    None where the header is to be ignored: another unit, malformed, more than 16 ranges, or ranges that together are larger than
-    the whole, which nobody needs and which cost us more than sending it.
+    None if the header is to be ignored: another unit, malformed, more than 16 ranges, or ranges that together are larger than the
+    whole representation.
 
     Raises:
-        UnsatisfiableRange: well formed, but nothing there to send.
+        UnsatisfiableRange: the header is well formed, but no range overlaps the representation.
     """
     unit, separator, specs = header.partition("=")
     if unit.strip().lower() != "bytes" or not separator:

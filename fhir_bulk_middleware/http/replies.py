@@ -1,4 +1,4 @@
-"""From outcomes to HTTP responses; the only place where an OperationOutcome is made."""
+"""Makes the HTTP responses of one dialect: OperationOutcomes for refusals, JSON, resources, empty bodies."""
 
 import os
 import re
@@ -28,14 +28,14 @@ _CHALLENGES = {
     Reason.TOKEN_INVALID: 'Bearer error="invalid_token"',
     Reason.SCOPE_MISSING: 'Bearer error="insufficient_scope"',
 }
-"""RFC 6750, section 3: what a client needs to know to come back with a better token (SE-13)."""
+"""Challenges in `WWW-Authenticate`: what is wrong with the token (RFC 6750, section 3; SE-13)."""
 
-_numbers = Random()  # noqa: S311 - to tell requests apart, not to be secret; the system's own randomness costs as much as a poll
+_numbers = Random()  # noqa: S311 - request ids are not secret, and the system's random numbers cost as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
 
 class FileStatus(IntEnum):
-    """How a file request that succeeds is answered; HTTP's own, in every dialect."""
+    """The status of a file request that succeeds; the same in every dialect."""
 
     WHOLE = 200
     PARTIAL = 206
@@ -43,10 +43,12 @@ class FileStatus(IntEnum):
 
 
 class Replies:
-    """Makes responses in one dialect.
+    """Makes the responses of one dialect.
 
-    Every response says that it must not be stored, since it depends on who asks and on when (ST-25), and has the headers of
-    `fhir_bulk_middleware.http.protective`.
+    Each response forbids storing it (ST-25) and gets the headers of `fhir_bulk_middleware.http.protective`.
+
+    Args:
+        dialect: status codes, issue codes and header names.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -58,34 +60,34 @@ class Replies:
         return self._response(status, b"", headers)
 
     def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-        """A manifest: `application/json`, not FHIR's media type (ST-20)."""
+        """A response of type `application/json`, such as a manifest (ST-20)."""
         return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
 
     def resource(self, status: int, resource: bytes, headers: Mapping[str, str]) -> Response:
-        """A FHIR resource as JSON text."""
+        """A FHIR resource, given as JSON text."""
         return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
 
     def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
-        """A FHIR resource as JSON text that is not all there at once."""
+        """A FHIR resource, given as chunks of JSON text."""
         return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
 
     def document(self, document: Mapping[str, Any], media_type: str) -> Response:
-        """A description of the mount, the same for everybody."""
+        """A discovery document, which is the same for all callers."""
         return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
     def told(self, answer: Answer, text: str) -> Response:
-        """An OperationOutcome that is no refusal."""
+        """An OperationOutcome that reports success."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
 
     def separated(self, response: Response) -> Response:
-        """The same answer to a poll, with the job's status in a header of its own (ST-02, ST-11, ST-21)."""
+        """The response to a poll, changed to carry the job's status in `X-Export-Status` (ST-02, ST-11, ST-21)."""
         status = HTTPStatus(response.status_code)
         response.headers["X-Export-Status"] = f"{status.value} {status.phrase}"
         response.status_code = self._dialect.completed
         return response
 
     def refusal(self, operation: Operation, refused: Refused) -> Response:
-        """How the dialect tells this refusal."""
+        """The response to a refused request."""
         answer = self._dialect.answer(operation, refused.reason)
         headers = {"Content-Type": _FHIR_JSON}
         if challenge := _CHALLENGES.get(refused.reason):
@@ -103,7 +105,7 @@ class Replies:
         """An OperationOutcome with one issue.
 
         Args:
-            answer: severity and code.
+            answer: severity, code, and whether there is an id.
             text: what was wrong and what would be right.
             part: the part of the request that it is about.
         """
@@ -111,15 +113,15 @@ class Replies:
         return operation_outcome(self._dialect.text, answer.severity, answer.code, text, part=part, id_=id_)
 
     def retry_after(self, seconds: int) -> str:
-        """The value of a `Retry-After` header."""
+        """The value of a `Retry-After` header, in the dialect's unit."""
         return str(seconds * self._dialect.retry_after.value)
 
     def new_request_id(self) -> str:
-        """The id of a request and of its response, by which support and audit find it."""
+        """A new id for a request and its response, for support and audit."""
         return f"{_numbers.getrandbits(128):032x}"
 
     def stamp(self, response: Response, request: Request, request_id: str) -> Response:
-        """Give the response its protective headers and its id, and the client's own id back (RD-19)."""
+        """Add the protective headers, the request id, and the id that the client sent (RD-19)."""
         response.raw_headers += PROTECTIVE
         value = request_id.encode()
         response.raw_headers += [(name, value) for name in self._request_ids]
@@ -133,10 +135,10 @@ class Replies:
 
 
 class _Reply(Response):
-    """A response with headers of ours alone, so that nothing has to be looked for in them."""
+    """A response without Starlette's default headers, which saves searching them."""
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """As Starlette's, for what it does here."""
+        """Set the raw headers; see Starlette's method."""
         self.raw_headers = [NOT_STORED]
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         if self.status_code != HTTPStatus.NO_CONTENT:
@@ -144,7 +146,7 @@ class _Reply(Response):
 
 
 def _echoed(refused: Refused) -> str:
-    """What was wrong, for the client; never empty, for FHIR knows no empty text."""
+    """The detail of a refusal, or its reason if it has none: FHIR does not allow an empty text."""
     detail = refused.detail or f"The request was refused: {refused.reason.name.lower().replace('_', ' ')}."
     return one_line(detail)
 

@@ -1,6 +1,6 @@
-"""The table of routes: which paths are ours, what they do, and who does it.
+"""The route table: the methods and paths of a mount, and their endpoints.
 
-Everything else follows from it: what the sub-application answers, what the middleware takes from the host, and what tests try.
+The sub-application, the middleware and the discovery documents are made from this table.
 """
 
 import re
@@ -26,7 +26,7 @@ __all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "whole"]
 _LONGEST_METHOD = 20
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LAST = re.compile(r"/\(\?P<(\w+)>\[\^/\]\+\)\\Z\Z")
-"""The last place of a pattern, if it ends with one."""
+"""The placeholder at the end of a pattern, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,11 @@ class Row:
     """One method on one path.
 
     Attributes:
-        method: the HTTP method; HEAD goes with GET, but for kick-offs.
-        path: the path below the mount, with `{name}` placeholders; in its query string if it has one.
-        operation: what it does, for the dialect's answers.
-        endpoint: who does it.
-        shared: whether the path is the host's, and only this method on it ours: whatever else is asked there stays with the
-            host, its 405 included.
+        method: the HTTP method. GET includes HEAD, except for kick-offs.
+        path: the path below the mount, with `{name}` placeholders, possibly in a query string.
+        operation: selects the dialect's answers.
+        endpoint: handles the request.
+        shared: whether the path belongs to the host and only this method is ours; all other methods, and the 405, are the host's.
     """
 
     method: str
@@ -54,34 +53,35 @@ KICK_OFF_PATHS: Mapping[Level, str] = {
     Level.PATIENT: "/Patient/$export",
     Level.GROUP: "/Group/{group}/$export",
 }
-"""Where an export is kicked off, below the mount; the same in every dialect (KO-01 to KO-03)."""
+"""The kick-off paths below the mount; the same in every dialect (KO-01 to KO-03)."""
 
 
 def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[Route]:
-    """Starlette routes for the rows, one per path; shared ones last, so that no path of ours is taken for a resource.
+    """Starlette routes for the rows, one for each path.
 
-    What is asked most often is looked for first: polls, then files.
+    Polls come first, then files, since they are the most frequent. Shared paths come last, so that none of our own paths is
+    taken for that of a resource.
 
     Args:
         rows: the table.
-        guard: the door of each.
-        types: the resource types that there are; a path that names another is not ours.
+        guard: authenticates, and calls the endpoints.
+        types: the known resource types; a path that names another one is not ours.
     """
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
     found = [PathRoute(path, several, guard, types) for path, several in by_path.items()]
-    # Within a turn the longer path comes first, for what lies below a shorter one is its own as well.
+    # Within a turn longer paths come first, since a shorter path with `$` also matches everything below it.
     return [*sorted(found, key=lambda route: (_Turn.of(route), -len(route.path)))]
 
 
 def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
-    """Starlette's pattern of a path, made to mean all of the path: its own ends before a final newline, and stops at one."""
+    """Starlette's pattern of a path, made to match newlines too: its own `$` matches before a final newline, and `.` none."""
     return re.compile(pattern.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 class _Turn(IntEnum):
-    """When a route is looked at."""
+    """The order in which routes are tried."""
 
     POLLS = 0
     FILES = 1
@@ -99,11 +99,11 @@ class _Turn(IntEnum):
 
 
 class PathRoute(Route):
-    """A path with all its methods, so that a wrong method is answered by the dialect, with every right one in `Allow`.
+    """A path with all its methods. A wrong method gets the dialect's 405, with all right ones in `Allow`.
 
-    On a path that a host may own, such as `Binary/{file}`, only ids of our own shape match: all others stay the host's
-    (law 14). Paths with a `$` are operations, and ours altogether: whatever stands where an id belongs, and nothing at all, is
-    as an id that never was (law 7). On a shared path only our own methods match.
+    On paths that a host may own, such as `Binary/{file}`, only ids of our own shape match; others are the host's (law 14). Paths
+    with a `$` are operations and entirely ours: malformed and missing ids are answered like unknown ones (law 7). On a shared
+    path only our own methods match.
     """
 
     def __init__(self, path: str, rows: Iterable[Row], guard: Guard, types: frozenset[str]) -> None:
@@ -120,18 +120,18 @@ class PathRoute(Route):
         super().__init__(split.path, self._dispatch_class(split.path))
         self.path_regex = self._pattern()
         self.mark = _mark(split.path)
-        """A piece that is in each path of the route, empty where that would tell it from nothing."""
+        """A substring of every path that matches, for a fast pre-check; empty if it would not exclude anything."""
         self.methods_of_ours = frozenset(self.rows) if self.shared else None
-        """The methods that match, None for all."""
+        """The methods that match; None for all."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As Starlette has it; but a path that could be the host's must hold an id of ours."""
+        """See Starlette's method. A path that a host may own must also hold an id of our shape."""
         if self.shared and (scope["type"] != "http" or scope["method"] not in self.rows):
             return Match.NONE, {}
         return self.lies_on(scope)
 
     def lies_on(self, scope: Scope) -> tuple[Match, Scope]:
-        """The same for the path alone, whatever the method."""
+        """Match the path alone, without the method."""
         match, child = super().matches(scope)
         if match is Match.NONE:
             return match, {}
@@ -141,7 +141,7 @@ class PathRoute(Route):
         return match, {**child, "path_params": {name: "" if value is None else value for name, value in places.items()}}
 
     def _pattern(self) -> re.Pattern[str]:
-        """All of the path; and all below it, where a `$` path ends with a place or has its places in the query string."""
+        """Matches the path; also every path below it, if it has a `$` and its placeholder is last or in the query string."""
         exact = whole(self.path_regex)
         if "$" not in self.path:
             return exact
@@ -161,14 +161,14 @@ class PathRoute(Route):
                 return is_job_id(value)
             case "type":
                 return value in self._types
-            case "id":  # neither an operation nor a file of ours is a resource (law 14)
+            case "id":  # our operations and files are not resources (law 14)
                 return is_resource_id(value) and not is_file_id(value)
             case _:
                 return True
 
 
 def has_head(row: Row) -> bool:
-    """Whether HEAD goes with this GET. Not where the GET begins an export: nobody expects a HEAD to do that."""
+    """Whether this GET row also answers HEAD. A kick-off does not: a HEAD must not begin an export."""
     return row.operation is not Operation.KICK_OFF
 
 
@@ -179,7 +179,7 @@ def _mark(path: str) -> str:
 
 
 class _Dispatch:
-    """An ASGI application for one path: chooses by method."""
+    """The ASGI application of one path: dispatches by method."""
 
     def __init__(self, path: str, rows: Mapping[str, Row], query: Mapping[str, str], guard: Guard) -> None:
         self._path = path
@@ -199,14 +199,11 @@ class _Dispatch:
             await self._guard.respond(request, row.operation, row.endpoint, send)
 
     def _take_from_query(self, request: Request) -> None:
-        """Placeholders that stand in the query string become path parameters, as if they stood in the path (AS-07).
-
-        Only on the path itself: below it nothing has an id.
-        """
+        """Copy placeholders of the query string to the path parameters (AS-07). Only for the exact path, not below it."""
         if not request.scope["path"].endswith(self._path):
             return
         if len(request.scope["query_string"]) > QUERY_BYTES:
-            return  # the door refuses it
+            return  # the guard refuses it
         for name, placeholder in self._query.items():
             values = request.query_params.getlist(name)
             if len(values) == 1:

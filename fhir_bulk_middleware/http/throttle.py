@@ -1,4 +1,4 @@
-"""Token buckets: who comes too often is told when to come again (ST-05, law 38); per server process and in memory (law 19)."""
+"""Token buckets that limit the rate of requests (ST-05, law 38). In memory, per server process (law 19)."""
 
 import math
 from collections import OrderedDict
@@ -12,12 +12,12 @@ _MOST = 10_000
 
 
 class Throttle:
-    """A bucket for each key (a job, an owner), which fills up again at a steady rate.
+    """A token bucket for each key (a job, an owner).
 
     Args:
-        burst: how many a full bucket holds.
-        rate: how many come back per second.
-        clock: what time it is.
+        burst: tokens in a full bucket.
+        rate: tokens that come back per second.
+        clock: the current time.
     """
 
     def __init__(self, burst: int, rate: float, clock: Clock) -> None:
@@ -27,17 +27,17 @@ class Throttle:
         self._buckets: OrderedDict[Hashable, tuple[float, Instant]] = OrderedDict()
 
     def wait(self, key: Hashable) -> int:
-        """Take one; 0 if there was one, else whole seconds until there is."""
+        """Take a token. 0 if there was one, else the whole seconds until there is one."""
         now = self._clock()
         left = self._left(key, now)
         self._buckets.pop(key, None)
         self._buckets[key] = (left - 1 if left >= 1 else left, now)
         if len(self._buckets) > _MOST:
-            self._buckets.popitem(last=False)  # the one unseen for longest; its bucket is full again anyway
+            self._buckets.popitem(last=False)  # the least recently used bucket, which is full again by now
         return self._seconds(left)
 
     def look(self, key: Hashable) -> int:
-        """What `wait` would say; nothing is taken."""
+        """What `wait` would return, without taking a token."""
         return self._seconds(self._left(key, self._clock())) if key in self._buckets else 0
 
     def _left(self, key: Hashable, now: Instant) -> float:

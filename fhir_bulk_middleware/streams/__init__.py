@@ -1,1 +1,1 @@
-"""Asynchronous iterators that are closed, and read ahead."""
+"""Helpers for asynchronous iterators: closing them, and reading ahead."""

@@ -1,4 +1,4 @@
-"""One step ahead: what blocks is done in a thread while the result before it is still on its way to the client."""
+"""Reads ahead in a thread while the consumer handles the previous result."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -15,10 +15,10 @@ _TOGETHER = 4
 
 
 async def ahead(step: Callable[[], T | None]) -> AsyncIterator[T]:
-    """The results of a step, called again and again in a thread, until it is None or raises.
+    """Call `step` repeatedly in a thread, and yield its results until one is None.
 
-    Whoever takes a result has the next ones made meanwhile, some at a time, for a thread costs more than a step. At most eight
-    results are in memory; steps never overlap, and none runs any more when the iterator is closed.
+    The next four results are made while the consumer handles the current four, so at most eight are in memory. Steps never
+    overlap. No step runs any more once the iterator is closed.
     """
 
     def several() -> list[T]:
@@ -36,7 +36,7 @@ async def ahead(step: Callable[[], T | None]) -> AsyncIterator[T]:
 
 @asynccontextmanager
 async def meanwhile(work: Callable[[], T]) -> AsyncGenerator["asyncio.Future[T]"]:
-    """Do something in a thread; it is done when the context is left, and raises when its result is asked for."""
+    """Run `work` in a thread during the context. Its result, or its exception, is in the future after the context."""
     future = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         yield future

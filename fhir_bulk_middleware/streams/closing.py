@@ -1,4 +1,4 @@
-"""Closing an asynchronous iterator as soon as it is left, where it can be closed at all."""
+"""Closes an asynchronous iterator at the end of a context."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,14 +13,13 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def closing(iterator: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
-    """The iterator, closed on leaving if it is a generator.
+    """The iterator, which is closed at the end of the context if it is a generator.
 
-    Adapters and stores may return any iterator; a generator that is merely dropped would keep its file or cursor open until
-    the garbage collector finds it.
+    A generator that is only dropped keeps its file or cursor open until it is garbage-collected.
     """
     try:
         yield iterator
     finally:
         if isinstance(iterator, AsyncGenerator):
-            with anyio.CancelScope(shield=True):  # it may have something to give back, also when its reader is stopped
+            with anyio.CancelScope(shield=True):  # so that it can release resources although its reader was cancelled
                 await iterator.aclose()

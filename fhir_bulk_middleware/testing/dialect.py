@@ -1,4 +1,4 @@
-"""What every dialect must keep to, whatever else its tables say (section 12.3 of the requirements); for hosts' own dialects too.
+"""The suite that each dialect must pass, a host's own included (section 12.3 of the requirements).
 
 ```python
 class TestMyDialect(DialectSuite):
@@ -23,7 +23,7 @@ __all__ = ["ISSUE_TYPES", "DialectSuite"]
 _CLIENT_ERRORS = range(400, 500)
 _ERRORS = range(400, 600)
 _SEVERITIES = {"fatal", "error"}
-# FHIR R4's issue-type code system; those marked are children of `transient`, which tells a client to try again.
+# FHIR R4's issue-type code system. `transient` and its child codes tell a client to retry.
 _TRANSIENT = {"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"}
 ISSUE_TYPES = _TRANSIENT | {
     "invalid",
@@ -55,7 +55,7 @@ ISSUE_TYPES = _TRANSIENT | {
 
 
 class DialectSuite:
-    """What no dialect may switch off."""
+    """The rules that no dialect may break."""
 
     def _answers(self, dialect: Dialect) -> list[tuple[Operation, Reason, Answer]]:
         return [(operation, reason, dialect.answer(operation, reason)) for operation in Operation for reason in Reason]

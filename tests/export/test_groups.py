@@ -447,6 +447,4 @@ async def test_worker_processes_ask_groups_that_can_be_made_again_there(
         assert [patient["id"] for patient in found["output"]] == ["p3"]
     BulkData(**parts, groups=Roster())
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.message.partition(",")[0] for record in warnings] == [
-        "groups: Roster cannot be made again in a worker process"
-    ]
+    assert [record.message.partition(",")[0] for record in warnings] == ["groups: Roster has no recipe()"]

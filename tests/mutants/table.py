@@ -147,8 +147,8 @@ WORK = (
         "attempt-missing-from-names",
         "law 18",
         "export/slice.py",
-        'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}.{ending}"',
-        'return f"{self._lease.job.id}/{self._slice.number}-{number}.1.{ending}"',
+        'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending}"',
+        'return f"{self._lease.job.id}/{self._slice.number}-{number}.1{ending}"',
         (_JOB_WORK,),
     ),
     Mutant(
