@@ -48,7 +48,7 @@ def example(name: str) -> ModuleType:
 
 @pytest.mark.parametrize("page", pages.TABLES)
 def test_derived_tables_are_those_of_the_code(page: str) -> None:
-    assert (EXAMPLES / page).read_text() == pages.renewed(page), "run `python tests/support/pages.py`"
+    assert (ROOT / page).read_text() == pages.renewed(page), "run `python tests/support/pages.py`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

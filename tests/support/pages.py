@@ -1,4 +1,4 @@
-"""The tables of the pages in `examples/` that are derived from the code.
+"""The tables of the pages that are derived from the code.
 
 `python tests/support/pages.py` writes them; a test compares them. A table stands between two comments, `<!-- NAME: generated -->`
 and `<!-- end -->`.
@@ -15,13 +15,15 @@ from pathlib import Path
 
 import fhir_bulk_middleware
 from fhir_bulk_middleware import testing
+from fhir_bulk_middleware.caps import CAPS
 from fhir_bulk_middleware.contract import deletes, running, storage
 from fhir_bulk_middleware.contract.query import Level
-from fhir_bulk_middleware.dialects import DIALECTS, Dialect
+from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
+from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.settings import Settings
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
 
 _IDS = r"(?:laws? \d+|[A-Z]{2}-\d+)(?:(?:, | and | to )(?:law )?(?:[A-Z]{2}-)?\d+)*"
 _CITED = re.compile(rf" \({_IDS}\)|(?<=\(){_IDS}[,;] |, {_IDS}(?=\))")
@@ -50,6 +52,24 @@ def settings() -> str:
             rows.append([f"`{name}`", shown, " ".join(plain(textwrap.dedent(ast.literal_eval(after.value))))])
     assert len(rows) == len(Settings.model_fields)
     return table(["Name", "Default", "Meaning"], rows)
+
+
+def caps() -> str:
+    """Everything that a request can make large, and what becomes of more."""
+    rows = []
+    for cap in CAPS:
+        of_settings = isinstance(cap.limit, str)
+        limit = getattr(Settings(), cap.limit) if isinstance(cap.limit, str) else cap.limit
+        answer = None if cap.reason is None else STANDARD.answer(Operation.KICK_OFF, cap.reason)
+        rows.append(
+            [
+                cap.what,
+                f"{f'{limit:,g}' if isinstance(limit, float) else f'{limit:,}'} {cap.unit}",
+                f"`{cap.limit}`" if of_settings else "",
+                cap.beyond if answer is None else f"{answer.status}, `{answer.code}`",
+            ]
+        )
+    return table(["What", "Most", "Setting", "Beyond it"], rows)
 
 
 def protocols() -> str:
@@ -116,10 +136,11 @@ _CELLS: dict[str, Callable[[Dialect], str]] = {
 }
 
 TABLES: dict[str, Callable[[], str]] = {
-    "settings.md": settings,
-    "adapters.md": protocols,
-    "conformance-kit.md": suites,
-    "dialects.md": dialects,
+    ".github/caps.md": caps,
+    "examples/adapters.md": protocols,
+    "examples/conformance-kit.md": suites,
+    "examples/dialects.md": dialects,
+    "examples/settings.md": settings,
 }
 """By page, the function that makes its table; the function's name is the table's."""
 
@@ -128,11 +149,11 @@ def renewed(page: str) -> str:
     """The text of a page with its table as the code says today."""
     make = TABLES[page]
     begin, end = f"<!-- {make.__name__}: generated -->\n", "<!-- end -->\n"
-    before, _, rest = (EXAMPLES / page).read_text("utf-8").partition(begin)
+    before, _, rest = (ROOT / page).read_text("utf-8").partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{make()}\n{end}{after}"
 
 
 if __name__ == "__main__":
     for each in TABLES:
-        (EXAMPLES / each).write_text(renewed(each), "utf-8")
+        (ROOT / each).write_text(renewed(each), "utf-8")
