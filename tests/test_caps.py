@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,39 +29,14 @@ from fhir_bulk_middleware.http.parameters import Parameter
 from fhir_bulk_middleware.http.preferences import Preferences
 from fhir_bulk_middleware.http.ranges import requested_ranges
 from fhir_bulk_middleware.jose.access_token import UnverifiedToken
-from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
+from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
-from fhir_bulk_middleware.settings import Settings
 
 pytestmark = pytest.mark.anyio
 R4 = FhirVersion.R4
-ROOT = Path(__file__).parent.parent
 
 
 # --- The table ---------------------------------------------------------------------------------------------------------
-
-
-def shown(limit: int | str) -> str:
-    value = getattr(Settings(), limit) if isinstance(limit, str) else limit
-    return f"{value:,g}" if isinstance(value, float) else f"{value:,}"
-
-
-def table() -> str:
-    """The caps as a table, from their definition."""
-    rows = ["| What | Most | Setting | Beyond it |", "| --- | --- | --- | --- |"]
-    for cap in caps.CAPS:
-        setting = f"`{cap.limit}`" if isinstance(cap.limit, str) else ""
-        told = cap.beyond
-        if cap.reason is not None:
-            answer = STANDARD.answer(Operation.KICK_OFF, cap.reason)
-            told = f"{answer.status}, `{answer.code}`"
-        rows.append(f"| {cap.what} | {shown(cap.limit)} {cap.unit} | {setting} | {told} |")
-    return "\n".join(rows) + "\n"
-
-
-def test_the_documented_caps_are_those_of_the_code() -> None:
-    assert table() in (ROOT / ".github" / "caps.md").read_text()
-    assert ".github/caps.md" in (ROOT / "README.md").read_text()
 
 
 def test_each_cap_is_refused_or_says_what_becomes_of_more() -> None:

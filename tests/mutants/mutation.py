@@ -13,7 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
-_COPIED = ("fhir_bulk_middleware", "tests", "examples", ".github", "pyproject.toml", "README.md", "CHANGELOG.md")
+_COPIED = (
+    *("fhir_bulk_middleware", "tests", "examples", ".ci", ".github", ".pre-commit-config.yaml"),
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
+)
 _PASSED, _FAILED = 0, 1
 _TAIL = 15
 

@@ -1,0 +1,159 @@
+"""The tables of the pages that are derived from the code.
+
+`python tests/support/pages.py` writes them; a test compares them. A table stands between two comments, `<!-- NAME: generated -->`
+and `<!-- end -->`.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import fhir_bulk_middleware
+from fhir_bulk_middleware import testing
+from fhir_bulk_middleware.caps import CAPS
+from fhir_bulk_middleware.contract import deletes, running, storage
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
+from fhir_bulk_middleware.outcomes import Operation
+from fhir_bulk_middleware.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_IDS = r"(?:laws? \d+|[A-Z]{2}-\d+)(?:(?:, | and | to )(?:law )?(?:[A-Z]{2}-)?\d+)*"
+_CITED = re.compile(rf" \({_IDS}\)|(?<=\(){_IDS}[,;] |, {_IDS}(?=\))")
+"""Ids of laws and requirements, which are for readers of the code."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *rows])
+
+
+def plain(docstring: str | None) -> list[str]:
+    """The paragraphs of a docstring as they read on a page: each on one line, without ids."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return [_CITED.sub("", " ".join(paragraph.split())) for paragraph in paragraphs]
+
+
+def settings() -> str:
+    """Every setting, in the order of its definition."""
+    (model,) = [node for node in ast.parse(inspect.getsource(Settings)).body if isinstance(node, ast.ClassDef)]
+    rows = []
+    for field, after in zip(model.body, model.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
+            name, default = field.target.id, Settings.model_fields[field.target.id].default
+            shown = "none" if default is None else str(default) if isinstance(default, bool | str) else f"{default:,}"
+            rows.append([f"`{name}`", shown, " ".join(plain(textwrap.dedent(ast.literal_eval(after.value))))])
+    assert len(rows) == len(Settings.model_fields)
+    return table(["Name", "Default", "Meaning"], rows)
+
+
+def caps() -> str:
+    """Everything that a request can make large, and what becomes of more."""
+    rows = []
+    for cap in CAPS:
+        of_settings = isinstance(cap.limit, str)
+        limit = getattr(Settings(), cap.limit) if isinstance(cap.limit, str) else cap.limit
+        answer = None if cap.reason is None else STANDARD.answer(Operation.KICK_OFF, cap.reason)
+        rows.append(
+            [
+                cap.what,
+                f"{f'{limit:,g}' if isinstance(limit, float) else f'{limit:,}'} {cap.unit}",
+                f"`{cap.limit}`" if of_settings else "",
+                cap.beyond if answer is None else f"{answer.status}, `{answer.code}`",
+            ]
+        )
+    return table(["What", "Most", "Setting", "Beyond it"], rows)
+
+
+def protocols() -> str:
+    """Every protocol that an adapter can implement: what it brings, and where its methods run."""
+    rows = []
+    for module in (storage, deletes, running):
+        for name, protocol in vars(module).items():
+            if name.startswith("Supports") and protocol.__module__ == module.__name__:
+                paragraphs = plain(protocol.__doc__)
+                runs = next((text.removeprefix("Runs in").lstrip(": ") for text in paragraphs if text.startswith("Runs in")), "")
+                methods = ", ".join(f"`{method}`" for method in vars(protocol) if not method.startswith("_"))
+                meaning = " ".join(text for text in paragraphs[:2] if not text.startswith("Runs in"))
+                rows.append([f"`{name}`", methods, meaning, runs.rstrip(".")])
+    return table(["Protocol", "Methods", "Meaning", "Runs in"], rows)
+
+
+def suites() -> str:
+    """Every suite of the conformance kit."""
+    rows = []
+    for found in pkgutil.iter_modules(testing.__path__):
+        module = importlib.import_module(f"{testing.__name__}.{found.name}")
+        for name, suite in vars(module).items():
+            if name.endswith("Suite") and suite.__module__ == module.__name__ and name not in {"Suite", "StorageSuite"}:
+                rows.append([f"`{name}`", f"`{found.name}`", plain(suite.__doc__)[0]])
+    return table(["Suite", "Module of `fhir_bulk_middleware.testing`", "Checks"], rows)
+
+
+def dialects() -> str:
+    """What tells the dialects from each other: a row for each difference, a column for each dialect."""
+    shown = list(DIALECTS.values())
+    rows = [[name, *map(cell, shown)] for name, cell in _CELLS.items()]
+    return table(["", *(f"`{_constant(dialect)}`" for dialect in shown)], rows)
+
+
+def _constant(dialect: Dialect) -> str:
+    return next(name for name in dir(fhir_bulk_middleware) if getattr(fhir_bulk_middleware, name) is dialect)
+
+
+def _kick_off(level: Level) -> Callable[[Dialect], str]:
+    return lambda dialect: ", ".join(dialect.kick_off.get(level, ())) or "not offered"
+
+
+def _listed(names: Iterator[str] | Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
+
+
+_CELLS: dict[str, Callable[[Dialect], str]] = {
+    "name on the command line": lambda dialect: f"`{dialect.name}`",
+    **{f"kick-off at `{path}`": _kick_off(level) for level, path in KICK_OFF_PATHS.items()},
+    "headers that a kick-off needs": lambda dialect: _listed([header.value for header in dialect.required_headers]),
+    "parameters beyond those of STU2": lambda dialect: _listed([*(dialect.parameters - DIALECTS["stu2"].parameters)]),
+    "several values of a parameter": lambda dialect: f"by {dialect.lists.name.lower()}",
+    "`Prefer: separate-export-status`": lambda dialect: "honoured" if dialect.separate_export_status else "ignored",
+    "polling location": lambda dialect: f"`{dialect.status_path}`",
+    "file": lambda dialect: f"{', '.join(dialect.file_methods)} `{dialect.file_path}`",
+    "poll of a running job": lambda dialect: str(dialect.in_progress),
+    "`X-Progress`": lambda dialect: dialect.progress.name.lower(),
+    "`transactionTime`": lambda dialect: f"{dialect.precision.name.lower()}, {dialect.zone or 'local time'}",
+    "`request` in the manifest": lambda dialect: "yes" if dialect.manifest.request else "no",
+    "list of OperationOutcome files": lambda dialect: f"`{dialect.manifest.errors}`",
+    "`deleted` list": lambda dialect: "yes" if dialect.manifest.deleted else "no",
+    "answer to a cancel": lambda dialect: f"{dialect.cancelled}{', OperationOutcome' if dialect.cancelled_answer else ''}",
+    "retention": lambda dialect: "`Settings.retention`" if dialect.retention is None else f"{dialect.retention:,} s",
+}
+
+TABLES: dict[str, Callable[[], str]] = {
+    ".github/caps.md": caps,
+    "examples/adapters.md": protocols,
+    "examples/conformance-kit.md": suites,
+    "examples/dialects.md": dialects,
+    "examples/settings.md": settings,
+}
+"""By page, the function that makes its table; the function's name is the table's."""
+
+
+def renewed(page: str) -> str:
+    """The text of a page with its table as the code says today."""
+    make = TABLES[page]
+    begin, end = f"<!-- {make.__name__}: generated -->\n", "<!-- end -->\n"
+    before, _, rest = (ROOT / page).read_text("utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{make()}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    for each in TABLES:
+        (ROOT / each).write_text(renewed(each), "utf-8")
