@@ -179,15 +179,16 @@ async def _spawn(token: str, report: StartReport) -> Process:
     # then stops its workers in good order.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     try:
-        return await anyio.open_process(
-            [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process", token],
-            stdin=subprocess.PIPE,
-            stdout=None,
-            stderr=None,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-            pass_fds=(report.descriptor,),
-        )
+        with anyio.CancelScope(shield=True):  # a process that is half started when the pool is stopped would never be waited for
+            return await anyio.open_process(
+                [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process", token],
+                stdin=subprocess.PIPE,
+                stdout=None,
+                stderr=None,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+                pass_fds=(report.descriptor,),
+            )
     finally:
         report.handed_over()
 
