@@ -21,11 +21,13 @@ _logger = logging.getLogger(__name__)
 class UrlKeys:
     """A key set at a URL (`jwks_uri`).
 
-    At any time at most one fetch is under way in this process, and all who wait for it share what it brings, a failure too.
-    A fetch is made for the first token, when the set is older than `lifetime`, and for a `kid` that the set lacks. Since anybody
-    can make up such a `kid`, there is at most one fetch of the last sort per `interval`, and one a minute for the same `kid`.
-    While a fetch fails the last good set counts on, but not for ever: an attacker who keeps us from the URL would keep a revoked
-    key alive.
+    A process has at most one fetch in progress; all waiting callers share its result or failure.
+
+    A fetch happens for the first token, when the set is older than `lifetime`, and for a `kid` that the set lacks. Clients can
+    send any `kid`, so there is at most one fetch for unknown ones per `interval`, and one a minute for the same `kid`.
+
+    While fetches fail the last good set stays valid for `keep` seconds. The limit prevents an attacker who blocks the URL from
+    keeping a revoked key valid.
 
     Args:
         url: https, or http on a loopback address.
@@ -113,7 +115,7 @@ class UrlKeys:
             self._keys = keys
 
     async def _download(self) -> bytes:
-        # No redirects, since the operator trusts this URL only. No compression, since the size is known only after unpacking.
+        # No redirects, since the operator trusts this URL only. No compression: the size is known only after unpacking.
         # A new HTTP client for each fetch: fetches are rare, and a client is bound to an event loop.
         data = bytearray()
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
