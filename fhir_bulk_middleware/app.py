@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fhir_bulk_middleware.contract.abilities import tell_abilities
+from fhir_bulk_middleware.contract.abilities import log_abilities
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import check, check_parts
 from fhir_bulk_middleware.contract.deletes import DeletionLog, SupportsDelete
@@ -171,7 +171,7 @@ class BulkData:
             observers=told,
             adapter=identity.name,
         )
-        tell_abilities(
+        log_abilities(
             type(resources).__name__,
             abilities,
             parts={"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})},

@@ -8,12 +8,12 @@ from fhir_bulk_middleware.contract.deletes import SupportsDelete
 from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["tell_abilities"]
+__all__ = ["log_abilities"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 
-def tell_abilities(
+def log_abilities(
     adapter: str,
     abilities: Collection[type],
     *,

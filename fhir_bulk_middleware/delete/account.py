@@ -1,4 +1,4 @@
-"""The audit records of one delete: what is about to be removed, and what came of it (law 37)."""
+"""The events of one delete: intent before anything is removed, and its outcome (law 37)."""
 
 import uuid
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ __all__ = ["DeleteAccount"]
 
 
 class DeleteAccount:
-    """Tells observers of one delete.
+    """Sends the events of one delete to observers.
 
     Args:
-        observers: who is told.
-        clock: what time it is.
+        observers: receive the events.
+        clock: the time of the events.
         mount: the name of the mount.
-        principal: who deletes.
-        removal: how the resources are named.
-        type_: their resource type.
-        criteria: what was asked for; None for a delete by id.
+        principal: the client.
+        removal: the kind of delete.
+        type_: the resource type.
+        criteria: the client's criteria; None for a delete by id.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DeleteAccount:
         self._intended: tuple[str, ...] | None = None
 
     async def intend(self, ids: Sequence[str]) -> None:
-        """Have it recorded that these are about to be removed; the same ones are recorded once.
+        """Record that these resources are about to be removed; the same ones are recorded once.
 
         Raises:
             Refused: an audit cannot record it, so nothing may be removed.
@@ -70,7 +70,7 @@ class DeleteAccount:
         self._intended = references
 
     async def event(self) -> Deleted:
-        """What is told of the removal, but for what only the removal can say: when it was, and what is gone."""
+        """The event of the removal, without what only the removal determines: its instant, and what is gone."""
         return Deleted(
             at=self._clock(),
             mount=self._mount,
@@ -84,7 +84,7 @@ class DeleteAccount:
         )
 
     async def left(self, outcome: DeleteOutcome, ids: Sequence[str] = ()) -> None:
-        """Tell that nothing was removed, and which resources a dry run is about to show to the client.
+        """Record that nothing was removed, and which resources a dry run is about to show to the client.
 
         Raises:
             Refused: an audit cannot record it, and resources would be shown.

@@ -1,7 +1,6 @@
-"""The query string of a delete: parameters that steer it, and criteria. What is neither is refused, never passed over.
+"""The query string of a delete: control parameters and criteria. Any other parameter is refused, never ignored.
 
-A criterion that was dropped would delete more than was asked for, and a parameter that was misspelled, such as a dry run, might
-be the only thing that kept a client from deleting.
+An ignored criterion would delete more than was asked for, and an ignored misspelling of a dry run would delete at all.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,11 +20,11 @@ _FORMATS = frozenset({"json", "application/json", "application/fhir+json", "appl
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What the parameters that are no criteria ask for.
+    """The control parameters of a delete.
 
     Attributes:
-        no_content: answer without content.
-        dry_run: remove nothing, and say what would be removed.
+        no_content: whether to respond without content.
+        dry_run: whether to remove nothing, and say what would be removed.
     """
 
     no_content: bool = False
@@ -33,10 +32,10 @@ class Control:
 
 
 def separate(policy: DeletePolicy, sent: Iterable[Parameter]) -> tuple[Control, list[Parameter]]:
-    """Tell the parameters that steer a delete from all others.
+    """Separate the control parameters of a delete from all others.
 
     Raises:
-        Refused: `VALUE_MALFORMED` or `PARAMETER_REPEATED`, for one that steers.
+        Refused: `VALUE_MALFORMED`, `PARAMETER_REPEATED` or `FORMAT_UNSUPPORTED`, for a control parameter.
     """
     found: dict[str, bool] = {}
     others: list[Parameter] = []
@@ -52,18 +51,18 @@ def separate(policy: DeletePolicy, sent: Iterable[Parameter]) -> tuple[Control, 
                 if parameter.value not in _FORMATS:
                     raise Refused(Reason.FORMAT_UNSUPPORTED, "Answers here are application/fhir+json.", part=parameter.part)
             case "_pretty":
-                pass  # asks for nothing but blanks
+                pass  # only about white space
             case _:
                 others.append(parameter)
     return Control(found.get(policy.no_content_parameter or "", False), found.get(policy.dry_run_parameter or "", False)), others
 
 
 def criteria(version: FhirVersion, type_: str, parameters: Sequence[Parameter]) -> Criteria:
-    """What is to be deleted.
+    """The criteria of a delete.
 
     Raises:
-        Refused: there is no criterion (`CRITERIA_MISSING`), or one that cannot be applied exactly (`VALUE_MALFORMED`,
-            `PARAMETER_UNSUPPORTED`).
+        Refused: there is no criterion (`CRITERIA_MISSING`), or one cannot be applied exactly (`VALUE_MALFORMED`,
+            `PARAMETER_UNSUPPORTED`, `TOO_MUCH`).
     """
     if not parameters:
         raise Refused(
@@ -78,7 +77,7 @@ def criteria(version: FhirVersion, type_: str, parameters: Sequence[Parameter]) 
 
 
 def criteria_refused(error: CriteriaError) -> Refused:
-    """How it is refused that criteria cannot be applied exactly."""
+    """The refusal of criteria that cannot be applied exactly."""
     reason = Reason.VALUE_MALFORMED if error.malformed else Reason.PARAMETER_UNSUPPORTED
     if error.excessive:
         reason = Reason.TOO_MUCH

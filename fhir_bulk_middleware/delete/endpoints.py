@@ -1,4 +1,4 @@
-"""The endpoints of deletes: each parses, calls one method of the service, and renders."""
+"""The endpoints of deletes. Each parses the request, calls one method of the service, and renders the result."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,7 +8,7 @@ from fhir_bulk_middleware.delete import conditions
 from fhir_bulk_middleware.delete.conditions import Control
 from fhir_bulk_middleware.delete.if_match import IfMatch
 from fhir_bulk_middleware.delete.policy import DeletePolicy, Return
-from fhir_bulk_middleware.delete.responses import DeleteAnswers
+from fhir_bulk_middleware.delete.responses import DeleteResponses
 from fhir_bulk_middleware.delete.result import DeleteRequest, Result
 from fhir_bulk_middleware.delete.service import DeleteService
 from fhir_bulk_middleware.dialects.model import Dialect
@@ -28,16 +28,16 @@ _RETURNS = {preference.value.lower(): preference for preference in Return}
 
 
 class DeleteEndpoints:
-    """What stands behind the routes of deletes.
+    """The endpoints behind the routes of deletes.
 
     Args:
-        service: decides.
-        policy: what clients may ask for, and how outcomes are told.
-        dialect: how jobs are told.
+        service: carries out deletes.
+        policy: what clients may ask for, and how outcomes are rendered.
+        dialect: renders jobs.
         replies: makes responses.
         addresses: builds URLs.
-        version: the release whose search parameters are meant.
-        body_seconds: in which a request must have come to its end.
+        version: the FHIR release of the search parameters.
+        body_seconds: the time in which the body of a request must arrive.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class DeleteEndpoints:
         self._body_seconds = body_seconds
         self._dialect = dialect
         self._replies = replies
-        self._answers = DeleteAnswers(policy, replies)
+        self._responses = DeleteResponses(policy, replies)
         self._addresses = addresses
         self._version = version
 
     def rows(self, *, conditional: bool) -> tuple[Row, ...]:
-        """The rows of a mount that delete.
+        """The route rows of deletes.
 
         Args:
             conditional: whether the adapter can delete by criteria.
@@ -81,10 +81,10 @@ class DeleteEndpoints:
         preferences = _preferences(request)
         base = self._addresses.base(request)
         result = await self._service.delete(principal, type_, id_, asked)
-        return self._told(result, base, type_, preferences, control, cap=1)
+        return self._rendered(result, base, type_, preferences, control, cap=1)
 
     async def matching(self, request: Request, principal: Principal) -> Response:
-        """Delete what meets the criteria of the query string."""
+        """Delete the resources that meet the criteria of the query string."""
         type_ = request.path_params["type"]
         control, others = await self._read(request)
         criteria = conditions.criteria(self._version, type_, others)
@@ -101,14 +101,16 @@ class DeleteEndpoints:
             result = found
         else:
             result = await self._service.delete_matching(principal, criteria, asked)
-        return self._told(result, base, type_, preferences, control, cap=self._service.cap(asynchronous=job_wanted))
+        return self._rendered(result, base, type_, preferences, control, cap=self._service.cap(asynchronous=job_wanted))
 
-    def _told(self, result: Result, base: str, type_: str, preferences: Preferences, control: Control, *, cap: int) -> Response:
+    def _rendered(
+        self, result: Result, base: str, type_: str, preferences: Preferences, control: Control, *, cap: int
+    ) -> Response:
         prefers = _RETURNS.get(preferences.returns or "")
-        return self._answers.told(result, base=base, type_=type_, prefers=prefers, no_content=control.no_content, cap=cap)
+        return self._responses.render(result, base=base, type_=type_, prefers=prefers, no_content=control.no_content, cap=cap)
 
     async def _read(self, request: Request) -> tuple[Control, list[Parameter]]:
-        """The query string; and no body, for criteria in one would not be read (RD-04)."""
+        """Parse the query string, and refuse a body: criteria in it would be ignored (RD-04)."""
         if not await bodies.is_empty(request, self._body_seconds):
             raise Refused(Reason.BODY_MALFORMED, "A DELETE has no body; criteria belong in the URL. Nothing was deleted.")
         return conditions.separate(self._policy, parameters.from_query(request.scope["query_string"]))

@@ -1,4 +1,4 @@
-"""The `If-Match` header of a delete, and what it says of a resource that is gone (law 25, CD-26)."""
+"""The `If-Match` header of a delete, also for a resource that is gone (law 25, CD-26)."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 
 __all__ = ["IfMatch"]
 
-# A version is a FHIR id. The weak form is FHIR's own, the strong one HTTP's, the bare one what some clients send.
+# A version is a FHIR id: as a weak tag (FHIR), as a strong tag (HTTP), or bare, as some clients send it.
 _TAG = rf'(?:(?:W/)?"{RESOURCE_ID_PATTERN}"|{RESOURCE_ID_PATTERN})'
 _LIST = re.compile(rf"[ \t]*{_TAG}[ \t]*(?:,[ \t]*{_TAG}[ \t]*)*", re.ASCII)
 _EACH = re.compile(rf'(?:W/)?"?({RESOURCE_ID_PATTERN})"?', re.ASCII)
@@ -17,20 +17,20 @@ _EACH = re.compile(rf'(?:W/)?"?({RESOURCE_ID_PATTERN})"?', re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class IfMatch:
-    """Which versions a client means.
+    """The versions that a client names.
 
     Attributes:
-        versions: any of these; None is `*`, any version of a resource that lives.
+        versions: the versions; None is `*`, any version of a living resource.
     """
 
     versions: frozenset[str] | None
 
     @classmethod
     def parse(cls, headers: Sequence[str]) -> "IfMatch | None":
-        """What all `If-Match` headers of a request say together; None without any.
+        """Parse all `If-Match` headers of a request together; None without any.
 
         Raises:
-            ValueError: they are not versions, or not only `*`.
+            ValueError: they are neither a list of versions nor a single `*`.
         """
         if not headers:
             return None
@@ -42,14 +42,13 @@ class IfMatch:
         return cls(frozenset(_EACH.findall(text)))
 
     def allows(self, version: str) -> bool:
-        """Whether a living resource at this version is meant."""
+        """Whether the header matches a living resource at this version."""
         return self.versions is None or version in self.versions
 
     def judge(self, removal: Removal) -> Removal:
-        """What the client is to be told, given what the storage said when it was asked for `versions`.
+        """The removal as the client is told of it, from what the storage answered to `versions`.
 
-        To name the version that was removed says nothing new, so it may be said again; everything else about a resource that
-        is gone does not hold.
+        For a resource that is gone, the version that was removed matches and is answered as before; any other does not match.
         """
         match removal:
             case NeverExisted():

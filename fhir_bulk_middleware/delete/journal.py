@@ -1,7 +1,7 @@
-"""Deletes through our own log, for storages that keep no account of what they deleted (law 28).
+"""Deletes through our own log, for storages that keep no record of what they deleted (law 28).
 
-The log says what is about to be removed, then the storage removes, then the log says what came of it. What a crash leaves in
-doubt is settled by reading the resource: if it is gone, it was deleted, and whoever asks for deletions from now on is told so.
+A mark of intent is written to the log, the storage removes, and the mark is settled. A mark that a crash leaves in doubt is
+settled later by reading the resource: if it is gone, it was deleted, and later exports list the deletion.
 """
 
 import copy
@@ -43,14 +43,14 @@ _PAGE = 1_000
 
 
 class JournalledDeletes:
-    """Stands before a storage: its deletes leave a trace in the log, and the log answers for what was deleted.
+    """A wrapper of a storage that records each delete in the log, and answers from the log what was deleted.
 
     Args:
-        resources: removes, and can be read.
-        several: finds and removes by criteria, None if the storage cannot.
+        resources: the storage, which removes one resource and can be read.
+        several: finds and removes by criteria; None if the storage cannot.
         log: the log.
-        version: the release that the resources are written in.
-        clock: what time it is, for storages without a clock of their own.
+        version: the FHIR release of the resources.
+        clock: the time of removals, for storages without a clock of their own.
         base_urls: the base URLs under which an absolute reference leads to this storage (KO-85).
     """
 
@@ -76,7 +76,7 @@ class JournalledDeletes:
         return await self._resources.deletable(principal)
 
     async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
-        """See `SupportsDelete`; a storage that deletes without a trace gets one here."""
+        """See `SupportsDelete`."""
         before = await self._resources.current(type_, id_)
         if before is None or before.deleted:
             return await self._absent(type_, id_, if_version, rights)
@@ -111,7 +111,7 @@ class JournalledDeletes:
         return await JournalledBatch(batch, self._resources, self._log, self._marking).remove()
 
     async def end_run(self, run: str, *, cancelled: bool = False) -> Tally:
-        """See `SupportsBatchDelete`; one removal that is under way may still take effect, and is counted as in doubt."""
+        """See `SupportsBatchDelete`. A removal that is under way may still take effect, and is counted as in doubt."""
         return await self._log.end_run(run, cancelled=cancelled)
 
     def recording(self, note: str) -> "JournalledDeletes":
@@ -133,7 +133,7 @@ class JournalledDeletes:
         await self._marking.settle_doubts(type_)
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
-        """See `SupportsDeletions`. What lives again is left out, by reading it."""
+        """See `SupportsDeletions`. Each resource is read, and left out if it lives again."""
         await self.settle_doubts(query.type)
         until = min((instant for instant in (query.window.until, query.as_of) if instant is not None), default=None)
         number = int(after or 0)
@@ -150,7 +150,7 @@ class JournalledDeletes:
         return max((known for known in (own, storage) if known is not None), default=None)
 
     async def _absent(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
-        """What is answered where nothing lives. A storage that knows its deletions knows more of them than the log does."""
+        """The answer if no resource lives: the storage's if it knows its deletions, otherwise the log's."""
         if not self._knows:
             return await self._known(type_, id_, rights)
         removal = await self._resources.remove(type_, id_, if_version, rights)
@@ -160,7 +160,7 @@ class JournalledDeletes:
         return removal
 
     async def _known(self, type_: str, id_: str, rights: str) -> Removal:
-        """What the log says of a resource that is not there."""
+        """The log's answer for a resource that does not exist."""
         mark = await self._log.latest(type_, id_)
         return NeverExisted() if mark is None or mark.rights != rights else AlreadyDeleted(mark.version)
 

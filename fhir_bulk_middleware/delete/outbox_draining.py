@@ -1,4 +1,4 @@
-"""Telling observers of removals: each at least once, in order, whichever process dies when (law 37)."""
+"""Sends the events of removals to observers: at least once, in order, whichever process dies (law 37)."""
 
 import logging
 import uuid
@@ -28,23 +28,23 @@ _REMEMBERED = 1_000
 
 
 def as_note(event: Deleted) -> str:
-    """What a storage keeps with a removal: the event, but for what only the removal can tell (`at` and `references`)."""
+    """The note that a storage keeps with a removal: the event, except for `at` and `references`, which the removal determines."""
     return _EVENT.dump_json(event).decode()
 
 
 class Outbox:
-    """Empties the outboxes of storages into observers.
+    """Sends the reports in the outboxes of storages to observers.
 
-    A removal and its report are one transaction of the storage, so that whatever is gone is reported there. A report is forgotten
-    only after observers were told of it, so that a process that dies, at whatever step, leaves it to the next one that comes by:
-    each process after each removal, each sweep, and so each server at its start. Reports are leased to one teller at a time and
-    told by number. So an observer hears of each for the first time in the order of the removals, and twice only where a teller
-    died, or took longer than its lease; `Deleted.record_id` is the same then.
+    A removal and its report are one transaction of the storage, so every removal has a report. A report is deleted only after the
+    observers received it. So if a process dies at any step, another one sends it: each process does so after each of its
+    removals and with each sweep, the first of which is at server start. One teller at a time leases the reports and sends them by
+    number. So observers first receive them in the order of the removals, and twice only if a teller died or exceeded its lease;
+    `Deleted.record_id` is the same then.
 
     Args:
-        storages: what has an outbox.
-        observers: who is told.
-        clock: what time it is.
+        storages: the storages with an outbox.
+        observers: receive the events.
+        clock: measures leases.
     """
 
     def __init__(self, storages: Sequence[SupportsOutbox], observers: Observers, clock: Clock) -> None:
@@ -54,20 +54,22 @@ class Outbox:
         self._told: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def empty(self) -> None:
-        """Tell observers of all that is left; returns when they know.
+        """Send all reports that are left; returns when observers have received them.
 
-        Where another process tells just now, this waits for it, ten seconds at most. What cannot be told now is left for later.
+        While another process sends, this waits for it, at most ten seconds. Reports that cannot be sent now stay for later.
         """
         for storage in self._storages:
             try:
                 await self._empty(storage)
-            except Exception:  # noqa: BLE001 - a storage or an observer out of order; the report is kept, and told later
-                _log.exception("removals that %s recorded could not be told, and will be later", type(storage).__name__)
+            except Exception:  # noqa: BLE001 - a failing storage or observer; the report is kept
+                _log.exception(
+                    "removals recorded by %s could not be sent to observers; they will be sent later", type(storage).__name__
+                )
 
     async def told(self, event: Deleted) -> None:
-        """Tell of a removal that this process made and that was recorded under `as_note(event)`; and of all that is left.
+        """Send the event of a removal by this process, which was recorded under `as_note(event)`, and all other reports.
 
-        Observers that exist in this process only are told here, though another process told all others.
+        Observers that exist in this process only receive it here, even if another process sent it to all others.
         """
         await self.empty()
         if event.record_id not in self._told:
@@ -96,7 +98,7 @@ class Outbox:
         return await storage.unreported(teller, self._clock(), lease_seconds=_LEASE_SECONDS, limit=_AT_ONCE)
 
     async def _delivered(self, report: Report) -> bool:
-        """Tell observers; False if an audit could not record it, so that it must be told again before any other."""
+        """Send a report; False if an audit could not record it, so that it must be sent again before any other."""
         event = _event(report)
         delivered = await self._observers.deliver(
             replace(
@@ -116,5 +118,5 @@ def _event(report: Report) -> Deleted:
     try:
         return _EVENT.validate_json(report.note)
     except ValidationError:
-        _log.exception("the note of removal %d is not ours; it is told without saying on whose behalf it was", report.number)
+        _log.exception("the note of removal %d is malformed; its event has no owner", report.number)
         return Deleted(at=report.at, mount="", owner=None, removal=Removal.ALL, type=report.type, references=())

@@ -1,6 +1,6 @@
-"""How a delete's outcome is told: tables, one cell for each outcome.
+"""Delete policies: tables that render each outcome of a delete.
 
-A policy is data. A host composes its own with `but` and `dataclasses.replace`; nobody asks a policy for its name.
+A policy is data. A host makes its own with `but` and `dataclasses.replace`; no code depends on a policy's name.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["AIDBOX", "FHIR_R4", "FHIR_R6_DRAFT", "NOT_FOUND", "Cell", "DeletePol
 
 
 class Shows(Enum):
-    """What the body holds."""
+    """The content of a response body."""
 
     NOTHING = auto()
     REMOVED = auto()
@@ -25,7 +25,7 @@ class Shows(Enum):
 
 
 class Return(Enum):
-    """What a client may prefer to get back (RFC 7240, RD-18); the value is how it is spelled."""
+    """The values of `Prefer: return` (RFC 7240, RD-18)."""
 
     MINIMAL = "minimal"
     REPRESENTATION = "representation"
@@ -34,13 +34,13 @@ class Return(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How one outcome is told.
+    """The response to one outcome.
 
     Attributes:
         status: HTTP status code.
-        shows: what the body holds.
-        code: `OperationOutcome.issue.code`, also where an OperationOutcome stands within a Bundle.
-        text: its text, with `{count}` and `{cap}`.
+        shows: the content of the body.
+        code: `OperationOutcome.issue.code`, also for an OperationOutcome within a Bundle.
+        text: `OperationOutcome.issue.diagnostics`, with `{count}` and `{cap}`.
         severity: `OperationOutcome.issue.severity`.
     """
 
@@ -60,22 +60,22 @@ _DELETED = "The resource was deleted."
 _COUNTED = "{count} resources were deleted."
 
 NOT_FOUND = _error(404, "not-found", "There is no such resource.")
-"""The other cell for a resource that never existed (CD-23)."""
+"""An alternative cell for a resource that never existed (CD-23)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DeletePolicy:
-    """What a server answers to deletes, and what it lets clients ask for.
+    """The responses to deletes, and what clients may ask for.
 
     Attributes:
         name: for settings and logs only.
-        cells: how each outcome is told.
-        preferred: how a removal is told to a client that prefers so; what is missing cannot be chosen.
-        without_content: how a removal is told to who may not read it, or asked for no content by parameter.
-        counted: how a remove-all is told to who may not read what it removed (law 24).
-        no_content_parameter: the parameter, `true` or `false`, that asks for no content.
-        dry_run_parameter: the parameter, `true` or `false`, that asks what would be removed.
-        remove_all_header: name and value of the header that turns several matches into a remove-all; None if nothing does.
+        cells: the response to each outcome.
+        preferred: the response to a removal for each `Prefer: return` that is supported.
+        without_content: the response to a removal if the caller may not read it, or asked for no content by parameter.
+        counted: the response to a remove-all if the caller may not read what it removed (law 24).
+        no_content_parameter: the parameter, `true` or `false`, that asks for no content; None if there is none.
+        dry_run_parameter: the parameter, `true` or `false`, that asks what would be removed; None if there is none.
+        remove_all_header: name and value of the header that asks to remove all matches; None if there is none.
         if_match_required: whether a delete of one resource must name its version (RD-10).
     """
 
@@ -98,17 +98,17 @@ class DeletePolicy:
     if_match_required: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a table with holes."""
+        """Refuse a table without a cell for some outcome."""
         missing = [outcome.name for outcome in DeleteOutcome if outcome not in self.cells]
         if missing:
             raise ValueError(f"delete policy {self.name} has no cell for {', '.join(missing)}")
 
     def __repr__(self) -> str:
-        """Its name: what it holds is several pages."""
+        """The name only: the content is several pages long."""
         return f"<DeletePolicy {self.name}>"
 
     def but(self, cells: Mapping[DeleteOutcome, Cell]) -> Self:
-        """This policy with other cells for these outcomes."""
+        """A copy of this policy with other cells for these outcomes."""
         return replace(self, cells=MappingProxyType({**self.cells, **cells}))
 
 
@@ -135,12 +135,12 @@ FHIR_R4 = DeletePolicy(
         }
     ),
 )
-"""FHIR R4 and R5: what their text recommends (RD-01 to RD-13); zero matches are a success."""
+"""FHIR R4 and R5 as their text recommends (RD-01 to RD-13); no match is a success."""
 
 FHIR_R6_DRAFT = replace(
     FHIR_R4.but({DeleteOutcome.NO_MATCH: _error(404, "not-found", "No resource meets the criteria.")}), name="fhir-r6-draft"
 )
-"""The draft of R6: zero matches are told as such (RD-12)."""
+"""The draft of FHIR R6: no match is 404 (RD-12)."""
 
 AIDBOX = replace(
     FHIR_R6_DRAFT.but({DeleteOutcome.DELETED: Cell(200, Shows.REMOVED, text=_DELETED)}),
@@ -148,4 +148,4 @@ AIDBOX = replace(
     no_content_parameter="_no-content",
     remove_all_header=("x-conditional-delete", "remove-all"),
 )
-"""The page "Delete" of Aidbox, and the default: what was removed comes back, as with SQL's `DELETE ... RETURNING *`."""
+"""The page "Delete" of Aidbox; the default. The response has the removed resource, as SQL's `DELETE ... RETURNING *`."""

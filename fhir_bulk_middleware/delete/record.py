@@ -1,4 +1,4 @@
-"""What a remove-all job keeps of each resource, one line each, until it is asked what came of it."""
+"""The records of a remove-all job: one line for each resource, from which its result is made."""
 
 import json
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ class Record:
     """One resource of a remove-all.
 
     Attributes:
-        version: which, as it was frozen.
-        outcome: what came of it.
+        version: the id and version that were frozen.
+        outcome: the outcome of its removal.
     """
 
     version: Version
     outcome: DeleteOutcome
 
     def line(self) -> bytes:
-        """As a line of a part."""
+        """The record as a line of a part."""
         return compact_json([self.version.id, self.version.version, self.outcome.name]).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> "Record":
-        """From a line of a part."""
+        """The record of a line of a part."""
         id_, version, outcome = json.loads(line)
         return cls(Version(id_, version), DeleteOutcome[outcome])

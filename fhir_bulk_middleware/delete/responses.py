@@ -1,4 +1,4 @@
-"""From what came of a delete to its response: the policy's cell, and the body that the caller may see (law 24)."""
+"""Renders the result of a delete: the policy's cell, and a body that the caller may see (law 24)."""
 
 from collections.abc import Iterable
 
@@ -14,16 +14,16 @@ from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 
-__all__ = ["DeleteAnswers", "as_answer", "removed_entry"]
+__all__ = ["DeleteResponses", "as_answer", "removed_entry"]
 
 _REMOVED = frozenset({DeleteOutcome.DELETED, DeleteOutcome.ALL_DELETED})
 
 
-class DeleteAnswers:
-    """Tells results by a policy.
+class DeleteResponses:
+    """Renders results by a policy.
 
     Args:
-        policy: the table.
+        policy: a cell for each outcome.
         replies: makes responses.
     """
 
@@ -31,18 +31,18 @@ class DeleteAnswers:
         self._policy = policy
         self._replies = replies
 
-    def told(
+    def render(
         self, result: Result, *, base: str, type_: str, prefers: Return | None = None, no_content: bool = False, cap: int = 0
     ) -> Response:
         """The response.
 
         Args:
-            result: what came of the delete.
-            base: the URL that references are made absolute with.
-            type_: the type that was deleted from.
-            prefers: what the client would like to get back.
-            no_content: it asked for no content by parameter, which goes before what it prefers.
-            cap: how many resources the client could have removed.
+            result: the result of the delete.
+            base: the base URL that makes references absolute.
+            type_: the resource type.
+            prefers: the client's `Prefer: return`.
+            no_content: whether a parameter asks for no content; it overrides `prefers`.
+            cap: the largest number of resources that the client could have removed.
         """
         cell, applied = self._cell(result, prefers, no_content=no_content)
         headers: dict[str, str] = {"Preference-Applied": f"return={applied.value}"} if applied else {}
@@ -59,11 +59,11 @@ class DeleteAnswers:
                 return self._replies.resource(cell.status, compact_json(outcome).encode(), headers)
 
     def _cell(self, result: Result, prefers: Return | None, *, no_content: bool) -> tuple[Cell, Return | None]:
-        """The policy's cell, as far as the caller may see what it shows; and the preference that was followed."""
+        """The policy's cell, without content that the caller may not see; and the preference that was applied."""
         policy = self._policy
         cell, applied = policy.cells[result.outcome], None
         if result.outcome in _REMOVED:
-            # Who may only delete must not learn from an answer that there was something to delete.
+            # A caller who may only delete must not learn whether there was something to delete.
             if no_content or (result.outcome is DeleteOutcome.DELETED and not result.shows_content):
                 return policy.without_content, None
             if prefers is not None and prefers in policy.preferred:
@@ -85,12 +85,12 @@ class DeleteAnswers:
 
 
 def as_answer(cell: Cell) -> Answer:
-    """A cell as replies know it."""
+    """The cell as an `Answer`."""
     return Answer(cell.status, cell.code, severity=cell.severity)
 
 
 def removed_entry(base: str, type_: str, version: Version, status: int) -> bytes:
-    """A Bundle entry that says which version was removed, or would be."""
+    """A Bundle entry that names a version that was or would be removed."""
     return compact_json(
         {
             "fullUrl": f"{base}/{type_}/{version.id}",
@@ -104,7 +104,7 @@ def removed_entry(base: str, type_: str, version: Version, status: int) -> bytes
 
 
 def _with_resource(base: str, resource: Current, status: int) -> bytes:
-    """A Bundle entry with what was removed, its text as it was."""
+    """A Bundle entry with a removed resource, its text unchanged."""
     response = {
         "status": str(status),
         "etag": _etag(resource.version),

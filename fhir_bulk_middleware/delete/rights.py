@@ -1,4 +1,4 @@
-"""What a token's scopes let its bearer delete, and see of it (laws 8 and 24)."""
+"""What a token's scopes let its bearer delete, and see of what is deleted (laws 8 and 24)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class DeleteRights:
     """Rights on one resource type.
 
     Attributes:
-        granted: what granular scopes restrict deletes to, all of them to hold; empty if the scopes cover the whole type.
+        granted: the restrictions of granular scopes, all of which must hold; empty if the scopes cover the whole type.
         granular: the queries of those scopes as (type, query), as a job keeps them.
-        shows_content: whether what is removed may be shown.
+        shows_content: whether the removed resources may be shown.
     """
 
     granted: tuple[Filter, ...]
@@ -29,17 +29,17 @@ class DeleteRights:
 
     @classmethod
     def of(cls, scopes: Scopes, type_: str, version: FhirVersion, *, search: bool) -> "DeleteRights":
-        """The rights that these scopes give.
+        """The rights of a token's scopes on a type.
 
         Args:
-            scopes: of the token.
-            type_: the type to delete from.
-            version: the release whose search parameters granular scopes mean.
-            search: whether the client also wants resources found for it.
+            scopes: the token's scopes.
+            type_: the resource type.
+            version: the FHIR release of the search parameters in granular scopes.
+            search: whether the delete also needs the right to search.
 
         Raises:
-            Refused: `SCOPE_MISSING`: they do not cover deletes of this type (nor searches, if wanted), or they are granular
-                and cannot be applied exactly.
+            Refused: `SCOPE_MISSING`: they do not cover deletes of this type (or searches, if needed), or they are granular and
+                cannot be applied exactly.
         """
         letters = "ds" if search else "d"
         queries = {letter: scopes.restrictions(type_, letter) for letter in "drs"}
@@ -58,7 +58,7 @@ class DeleteRights:
 
 
 def check_covered(scopes: Scopes, request: Request) -> None:
-    """Refuse a poll of a remove-all whose token lets its bearer delete less than the kick-off did (SE-03).
+    """Refuse a poll of a remove-all if the token's rights to delete are less than those of the kick-off (SE-03).
 
     Raises:
         Refused: `SCOPE_MISSING`.

@@ -1,4 +1,4 @@
-"""Ending the runs of remove-all jobs, so that an end is final whichever process dies when (law 36)."""
+"""Ends the runs of remove-all jobs, so that an end is final whichever process dies (law 36)."""
 
 from fhir_bulk_middleware.contract.job import Job, JobKind
 from fhir_bulk_middleware.contract.removal import Tally
@@ -9,40 +9,40 @@ __all__ = ["RemovalRuns"]
 
 
 class RemovalRuns:
-    """Ends runs, and has what they removed told.
+    """Ends runs, and sends the events of what they removed.
 
     The job store and the journal of removals may be two databases, so no transaction covers both. The journal decides:
 
-    1. A batch removes in a transaction of the journal that also finds its run open. `SupportsBatchDelete.end_run` is one of the
-       same journal. So each batch comes as a whole before the end of its run, and is in every tally that the end gives, or
+    1. A batch removes in a transaction of the journal that also checks that its run is open. `SupportsBatchDelete.end_run` is a
+       transaction of the same journal. So a batch is either complete before the end of its run, and in every tally of it, or
        removes nothing.
-    2. Whoever ends a job that may still remove (a cancel, the deadline, a failure that an answer shows) ends its run first, and
-       changes the state of the job, which takes all leases with it (law 18), second. So once the state has changed nothing is
-       removed and nothing is published, and no step is left that a dead process could have owed.
-    3. A process that dies between the two leaves a job that works on without being able to remove. The run says whether a cancel
-       ended it: the first worker that meets the end finishes that cancel, a sweep finishes a deadline, and a client that sends
-       the cancel again finishes it itself. Since the end is written once, all of them tell the same tally.
-    4. What was removed until then is recorded in the journal's outbox (`SupportsOutbox`), and told before the end is answered.
+    2. To end a job that may still remove (a cancel, the deadline, a failure), its run is ended first, and then the state of the
+       job changes, which ends all leases (law 18). So once the state has changed, nothing is removed or published, and no step
+       is left over if a process dies.
+    3. A process that dies between the two steps leaves a job whose workers cannot remove. The run records whether a cancel ended
+       it: the first worker that finds the run ended finishes the cancel, a sweep finishes a deadline, and a client that repeats
+       the cancel finishes it too. The end is written once, so all of them give the same tally.
+    4. What was removed until then is in the journal's outbox (`SupportsOutbox`); its events are sent before the end is answered.
 
-    With our own log before a storage (`DeletionLog`) point 1 holds for what the log lets begin: a removal that the storage was
-    carrying out when the run ended, one for each worker, can still take effect. The tally counts it as not known yet.
+    With a `DeletionLog` point 1 holds for removals that have not begun: one removal per worker that the storage was carrying out
+    when the run ended can still take effect. The tally counts it as in doubt.
 
     Args:
-        sources: who removes, and who keeps account of it.
-        outbox: tells of what was removed.
+        sources: removes, and records removals.
+        outbox: sends the events of recorded removals.
     """
 
     def __init__(self, sources: Sources, outbox: Outbox) -> None:
         self.sources = sources
-        """Who removes, and who keeps account of it."""
+        """Removes, and records removals."""
         self.outbox = outbox
-        """Tells of what was removed."""
+        """Sends the events of recorded removals."""
 
     async def end(self, job: Job, *, cancelled: bool = False) -> Tally | None:
-        """End the run of a job before its state says so; None if it has none. Can be called again.
+        """End the run of a job, before its state changes; None if the job has no run. May be called again.
 
         Raises:
-            Refused: `BUSY`; nothing has ended.
+            Refused: `BUSY`; the run has not ended.
         """
         if self.sources.journal is None or job.request.kind is not JobKind.REMOVE_ALL:
             return None
@@ -51,7 +51,7 @@ class RemovalRuns:
         return tally
 
     async def sweep(self) -> None:
-        """Settle what a crash left in doubt, and tell of all removals that nobody told of."""
+        """Settle marks in doubt, and send the events of removals that no process has sent."""
         if self.sources.log is not None:
             await self.sources.log.settle_doubts()
         await self.outbox.empty()

@@ -1,4 +1,4 @@
-"""What happens to deletes on behalf of a caller. It speaks outcomes and reasons, not HTTP; in doubt nothing is deleted."""
+"""The service of deletes: rights, policy and observers. It returns outcomes and raises reasons, not HTTP."""
 
 from dataclasses import replace
 
@@ -27,21 +27,21 @@ __all__ = ["DeleteService"]
 
 
 class DeleteService:
-    """Decides deletes.
+    """Carries out deletes on behalf of a caller. In doubt nothing is deleted.
 
     Args:
         one: removes one resource.
         several: finds and removes by criteria; None if the storage cannot.
-        jobs: keeps long remove-alls; None where there is no journal for them.
+        jobs: accepts remove-alls as jobs; None without a journal for them.
         policy: what clients may ask for.
         settings: caps.
-        version: the release whose search parameters are meant.
+        version: the FHIR release of the search parameters.
         precision: of instants in jobs.
         retention: seconds that a finished job is kept.
         mount: the name of the mount.
-        observers: who is told of what was deleted, by us where the storage does not record it.
-        outbox: tells of what the storage recorded.
-        clock: what time it is.
+        observers: receive the events of deletes that the storage does not record.
+        outbox: sends the events that the storage recorded.
+        clock: the current time.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class DeleteService:
         """Delete one resource by its id.
 
         Raises:
-            Refused: the scopes, the storage or the policy stand against it.
+            Refused: the scopes, the storage or the policy do not allow it.
         """
         storage = await self._storage(principal, events.Removal.BY_ID, type_)
-        return await self._told(storage, await self._by_its_id(storage, principal, type_, id_, asked))
+        return await self._reported(storage, await self._by_its_id(storage, principal, type_, id_, asked))
 
     async def _by_its_id(
         self, storage: StorageOfCaller, principal: Principal, type_: str, id_: str, asked: DeleteRequest
@@ -102,23 +102,23 @@ class DeleteService:
         return Result.of(removal if asked.if_match is None else asked.if_match.judge(removal), rights)
 
     async def delete_matching(self, principal: Principal, criteria: Criteria, asked: DeleteRequest) -> Result:
-        """Delete what meets the criteria: the one match, or with `remove_all` all of them in one transaction.
+        """Delete the single match of the criteria, or with `remove_all` all matches in one transaction.
 
         Raises:
-            Refused: the scopes or the storage stand against it, or a criterion cannot be applied.
+            Refused: the scopes or the storage do not allow it, or a criterion cannot be applied.
         """
         rights, target = await self._target(principal, criteria, asked)
         removal = events.Removal.ALL if asked.remove_all else events.Removal.BY_CRITERIA
         storage = await self._storage(principal, removal, target.type, criteria)
-        return await self._told(storage, _shown(await self._remove(storage, target, asked), rights))
+        return await self._reported(storage, _shown(await self._remove(storage, target, asked), rights))
 
     async def begin(
         self, principal: Principal, criteria: Criteria, asked: DeleteRequest, url: str, idempotency_key: str | None
     ) -> Job | Result:
-        """Make a job of a remove-all: what it will remove is frozen now (law 26). No job where nothing matches, or too much.
+        """Make a job of a remove-all, and freeze the versions to remove (law 26). No job if nothing matches, or too much.
 
         Raises:
-            Refused: as `delete_matching`; or too many jobs run.
+            Refused: as `delete_matching`; or the owner has too many jobs.
         """
         if self._jobs is None:
             raise TypeError("there is no journal for long remove-alls")
@@ -127,7 +127,7 @@ class DeleteService:
         matches = await find(self._several, target, self._settings.removals_at_most_async)
         if matches.count > len(matches.versions):
             return Result(outcome=DeleteOutcome.TOO_MANY_MATCHES, count=matches.count)
-        # Asked again under a key it must come to the first job, though that may have left nothing to match.
+        # With an idempotency key, a repeated request must find the first job, which may have left no matches.
         if not matches.count and idempotency_key is None:
             return Result(outcome=DeleteOutcome.NO_MATCH)
         request = Request(
@@ -145,13 +145,13 @@ class DeleteService:
         return await self._jobs.accept(principal, request, rows, idempotency_key, KickOffDetail(criteria=(criteria,)))
 
     def cap(self, *, asynchronous: bool) -> int:
-        """How many a remove-all may remove."""
+        """The largest number of resources that a remove-all may remove."""
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
 
     async def _storage(
         self, principal: Principal, removal: events.Removal, type_: str, criteria: Criteria | None = None
     ) -> StorageOfCaller:
-        """The storage, which records what is removed through it if it can (law 37)."""
+        """The storage for one delete, recording removals under its event if it can (law 37)."""
         account = DeleteAccount(
             self._observers,
             self._clock,
@@ -168,8 +168,8 @@ class DeleteService:
         several = one if self._several is not None and isinstance(one, SupportsConditionalDelete) else self._several
         return StorageOfCaller(one, several, account, event, recorded=True)
 
-    async def _told(self, storage: StorageOfCaller, result: Result) -> Result:
-        """The result, once observers know what is gone, or that nothing is."""
+    async def _reported(self, storage: StorageOfCaller, result: Result) -> Result:
+        """The result, after its event was sent to the observers."""
         if not result.removed:
             await storage.account.left(result.outcome, [version.id for version in result.versions])
             return result
@@ -191,9 +191,9 @@ class DeleteService:
         return await ConditionalDelete(storage, target, asked, at_most).run()
 
     async def _delete_found(self, storage: StorageOfCaller, target: Target, asked: DeleteRequest, rights: DeleteRights) -> Result:
-        """Delete one resource that must be seen first: for a dry run, or because scopes cover part of its type only.
+        """Delete one resource that must be read first: for a dry run, or because the scopes cover a part of its type only.
 
-        Outside of that part nothing is told apart: neither what lives there, nor what was deleted, nor what never was.
+        Outside of that part, living, deleted and unknown resources get the same answer.
         """
         result = await self._remove(storage, target, asked)
         if result.outcome is DeleteOutcome.NO_MATCH:

@@ -1,4 +1,4 @@
-"""Who removes for a storage, and who keeps account of it: the storage itself, or our log before it."""
+"""Which object removes and records for a storage: the storage itself, or our log before it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,17 +25,17 @@ __all__ = ["Sources", "sources_of"]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Who does what for a storage; None for what nobody can do.
+    """The objects that remove and record for a storage; None for what it cannot do.
 
     Attributes:
         one: removes one resource.
         several: finds and removes by criteria.
         journal: removes in journalled batches.
-        deletions: knows what was deleted.
-        outboxes: record what is removed through the others (law 37); whoever is not among them does not.
+        deletions: lists deletions.
+        outboxes: those that record removals until observers know of them (law 37).
         log: our log before the storage, None without one.
-        horizon: says since when `deletions` tells all; None if it always does.
-        forgetting: the storage and the log, as far as they forget deletions on request.
+        horizon: says since when `deletions` is complete; None if it always is.
+        forgetting: the storage and the log, if they can forget old deletions.
     """
 
     one: SupportsDelete | None
@@ -51,11 +51,10 @@ class Sources:
 def sources_of(
     resources: object, log: DeletionLog | None, version: FhirVersion, clock: Clock, base_urls: Iterable[str] = ()
 ) -> Sources:
-    """The storage itself, as far as it keeps account of its deletions and records them for observers; else the log before it.
+    """The sources of a storage: the storage itself where it records its deletions, otherwise the log before it.
 
     Raises:
-        TypeError: the storage deletes, but neither it nor a log would know what was deleted; or it cannot be read, which the log
-            needs.
+        TypeError: there is a log, and the storage cannot be read, which the log needs.
     """
     several = resources if isinstance(resources, SupportsConditionalDelete) else None
     deletions = resources if isinstance(resources, SupportsDeletions) else None

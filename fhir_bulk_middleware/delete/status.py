@@ -1,4 +1,4 @@
-"""How a remove-all job looks to its owner: progress, result, failure, or what its cancellation left (law 26, AS-03)."""
+"""Responses about remove-all jobs: progress, result, failure, and the tally of a cancel (law 26, AS-03)."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -32,17 +32,17 @@ _PROGRESS = "Deleting - {done:,} of {estimate:,} resources"
 
 
 class RemovalStatus:
-    """Renders remove-alls; a `View`.
+    """The `View` of remove-all jobs.
 
     Args:
-        outputs: where their parts lie.
-        runs: knows what they have come to when they did not come to their end.
-        policy: how each resource's outcome is told.
-        dialect: how progress and a cancel are told.
+        outputs: keeps the records of each job.
+        runs: knows the tally of jobs that did not complete.
+        policy: renders the outcome of each resource.
+        dialect: renders progress and cancel.
         replies: makes responses.
         addresses: builds URLs.
         settings: how often clients should poll.
-        clock: what time it is.
+        clock: the current time.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class RemovalStatus:
         self._clock = clock
 
     async def polled(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
-        """How a remove-all stands; it has no further pages.
+        """The response to a poll; a remove-all has one page only.
 
         Raises:
-            Refused: the job failed, or has no such page.
+            Refused: the job failed, or another page was asked for.
         """
         job = standing.job
         if not job.state.working:
@@ -84,14 +84,14 @@ class RemovalStatus:
         return self._replies.empty(self._dialect.in_progress, headers)
 
     async def _ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
-        """The result of a completed job: a batch-response Bundle, or counts for who may not read what was removed.
+        """The result of a completed job: a batch-response Bundle, or counts if the caller may not read what was removed.
 
         Raises:
-            Refused: the job failed; with what it had removed by then.
+            Refused: the job failed; the text has the tally until then.
         """
         job, parts = standing.job, standing.parts
         if job.state is JobState.FAILED:
-            raise Refused(Reason.JOB_FAILED, f"The delete could not be finished. {_told(await self._runs.end(job))}")
+            raise Refused(Reason.JOB_FAILED, f"The delete could not be finished. {_tally_text(await self._runs.end(job))}")
         if self._readable(principal, job):
             bundle = self._bundle(parts, self._addresses.base(request), job.request.types[0])
             return self._replies.streamed(self._dialect.completed, bundle, {"Expires": instant.http_date(job.expires_at)})
@@ -99,11 +99,11 @@ class RemovalStatus:
         left = sum(part.count for part in parts if part.kind is FileKind.ERROR)
         counted = self._policy.counted
         answer = Answer(self._dialect.completed, counted.code, severity=counted.severity)
-        return self._replies.told(answer, _told(Tally(removed, left)))
+        return self._replies.told(answer, _tally_text(Tally(removed, left)))
 
     async def cancelled(self, job: Job) -> Response:
-        """The answer to the cancel: what was removed stays removed, and is told here."""
-        tally = _told(await self._runs.end(job))
+        """The response to a cancel, with the tally: what was removed stays removed."""
+        tally = _tally_text(await self._runs.end(job))
         answer = self._dialect.cancelled_answer
         if answer is None:
             counted = self._policy.counted
@@ -112,12 +112,12 @@ class RemovalStatus:
         return self._replies.told(answer, f"{answer.text.format(job=job.id, now=now)} {tally}")
 
     async def cancelled_before(self, job: Job) -> Response | None:
-        """The answer to a cancel that was sent again: the job is gone (DL-05), and the tally is the first one's (law 36)."""
+        """The response to a repeated cancel: the job is gone (DL-05), and the tally is that of the first (law 36)."""
         answer = self._dialect.answer(Operation.CANCEL, Reason.JOB_CANCELLED)
-        return self._replies.told(answer, f"{answer.text} {_told(await self._runs.end(job))}".strip())
+        return self._replies.told(answer, f"{answer.text} {_tally_text(await self._runs.end(job))}".strip())
 
     def _readable(self, principal: Principal, job: Job) -> bool:
-        """Whether the caller may read all that the job may have removed (law 24)."""
+        """Whether the caller may read everything that the job may have removed (law 24)."""
         restricted_to = Scopes.parse(principal.scopes).restrictions(job.request.types[0], "r")
         granted = {query for _, query in job.request.granular}
         return restricted_to is None or (bool(granted) and granted <= set(restricted_to))
@@ -152,7 +152,7 @@ _LEFT = {
 }
 
 
-def _told(tally: Tally | None) -> str:
+def _tally_text(tally: Tally | None) -> str:
     if tally is None:
         return "What was deleted until then stands in the history of the resources."
     text = f"{tally.removed} resources were deleted, {tally.left} were left alone."

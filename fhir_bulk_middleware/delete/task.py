@@ -1,4 +1,4 @@
-"""What a remove-all job does: its plan, and one batch of it."""
+"""The task of remove-all jobs: their plan, and the removal of one batch."""
 
 from collections.abc import Sequence
 
@@ -26,16 +26,16 @@ __all__ = ["RemovalTask"]
 
 
 class RemovalTask:
-    """What remove-all jobs do; a `Task`.
+    """The `Task` of remove-all jobs.
 
     Args:
-        journal: removes, and keeps account of it; None where the adapter has none (any more).
-        jobs: where jobs are kept.
-        outputs: where the parts go that tell what came of it.
-        observers: who is told.
-        outbox: tells what was removed.
-        settings: how many resources a batch has.
-        clock: what time it is.
+        journal: removes batches and journals them; None if the adapter has no journal (any more).
+        jobs: the job store.
+        outputs: keeps the records of what came of each resource.
+        observers: receive the events.
+        outbox: sends the events of recorded removals.
+        settings: the number of resources in a batch.
+        clock: the current time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RemovalTask:
         self._clock = clock
 
     async def plan(self, job: Job, rows: Rows) -> Plan:
-        """See `Task`: a slice for each batch; its range says which of the frozen versions it has."""
+        """See `Task`. Each batch is a slice, whose range is that of its frozen versions."""
         size, all_ = self._settings.removal_batch, len(rows.versions)
         ranges = [(first, min(first + size, all_)) for first in range(0, all_, size)]
         (type_,) = job.request.types
@@ -91,9 +91,9 @@ class RemovalTask:
 class _BatchRemoval:
     """Carries out one slice of a remove-all, which is one batch of its journal.
 
-    However often it is begun, the journal does it once: what comes back is what came of it the first time. So the parts that
-    tell of it say the same too. What it removed is recorded with the removal where the journal can (`SupportsOutbox`), and told
-    from there before the batch counts as done.
+    The journal removes a batch once, however often it is begun, and returns the outcomes of the first time. So repeated attempts
+    write the same records. If the journal is an outbox (`SupportsOutbox`), the events of the removals are sent from there, before
+    the batch counts as done.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class _BatchRemoval:
         """Remove the batch and record what came of it.
 
         Raises:
-            LeaseLost: somebody else has it, or the run has ended.
+            LeaseLost: another worker has the slice, or the run has ended.
         """
         job, rows = self._lease.job, self._lease.rows
         first, end = map(int, self._slice.range.split("-"))
@@ -152,7 +152,7 @@ class _BatchRemoval:
         recorded = await self._jobs.checkpoint(self._lease, parts, None, now, done=len(records), finished=True)
         if not recorded:
             raise LeaseLost
-        # Finished work has no lease, which the heartbeat may notice at any moment from here on.
+        # The lease ended with the checkpoint; the lease keeper may notice that at any moment and cancel this task.
         with anyio.CancelScope(shield=True):
             if removed and not isinstance(self._journal, SupportsOutbox):
                 await self._observers.tell(self._event(removed))
@@ -160,7 +160,7 @@ class _BatchRemoval:
                 await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
 
     async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
-        """Have the batch recorded before it removes anything (law 37); where that is refused it is tried again later."""
+        """Record the batch before it removes anything (law 37); if an audit refuses, the slice is tried again later."""
         await self._observers.require(
             DeleteIntended(
                 at=self._clock(),
@@ -186,9 +186,9 @@ class _BatchRemoval:
         )
 
     async def _finish_cancel(self, job: Job) -> None:
-        """The run has ended while the job works on: if a cancel ended it, its process may have died before it could say so."""
+        """The run has ended, but not the job: if a cancel ended the run, finish it, since its process may have died."""
         if not (await self._journal.end_run(job.id)).cancelled:
-            return  # by the deadline: a sweep fails the job
+            return  # the deadline ended it: a sweep fails the job
         current = await self._jobs.find(job.id, job.mount, job.owner)
         while current is not None and current.state.working:
             cancelled = current.cancelled(self._clock())

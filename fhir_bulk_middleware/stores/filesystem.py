@@ -1,4 +1,4 @@
-"""Parts as files: one folder for each job, one file for each part."""
+"""`FileOutputStore`: parts as files, in one folder for each job."""
 
 import os
 import secrets
@@ -37,12 +37,12 @@ _CAN_SAY = hasattr(os, "RWF_NOWAIT")
 class FileOutputStore:
     """An `OutputStore` in a folder of a local or shared file system.
 
-    A part is written beside its place and moved there when it is sealed: file, name and folder are on the disk by then
-    (law 30), and a reader sees all of a part or nothing. The folder's mode keeps other users of the machine out.
+    A part is written under a temporary name and renamed when it is sealed, after file, name and folder were synced (law 30), so
+    a reader sees all of a part or nothing. The folder's mode keeps other users of the machine out.
 
     Args:
-        folder: where; made if it is missing.
-        blocking: whether to call the file system straight away, which is right in a worker process; else calls go through
+        folder: the folder; created if missing.
+        blocking: whether to call the file system in the calling thread, as in a worker process; otherwise calls go through
             threads, so that the server's loop never waits for a disk.
     """
 
@@ -51,11 +51,11 @@ class FileOutputStore:
         self._blocking = blocking
 
     def recipe(self) -> Recipe:
-        """The same folder, in a worker process."""
+        """How to open the same folder in a worker process."""
         return Recipe(f"{__name__}:FileOutputStore", {"folder": str(self._folder), "blocking": True})
 
     async def bind(self, store: str) -> bool:
-        """See `OutputStore.bind`. The folder says it in the file `.job-store`."""
+        """See `OutputStore.bind`. The binding is the file `.job-store` in the folder."""
         return await self._call(_bind, self._folder, store)
 
     @asynccontextmanager
@@ -66,14 +66,14 @@ class FileOutputStore:
         try:
             yield _BlockingSink(draft) if self._blocking else _ThreadedSink(draft)
         finally:
-            with anyio.CancelScope(shield=True):  # whoever is cancelled leaves nothing behind either
+            with anyio.CancelScope(shield=True):  # a cancelled writer leaves nothing behind either
                 await self._call(draft.leave)
 
     async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
-        """Part of a part, in chunks of at most 256 kB.
+        """See `OutputStore.read`; chunks have at most 256 kB.
 
-        What the system has in memory is read on the spot, for that takes less time than a thread takes to begin; as soon as there
-        is something to wait for, a thread does it.
+        Chunks in the page cache are read in the event loop, which takes less time than to start a thread; from the first chunk
+        that must be waited for, a thread reads.
         """
         job_id, name = split_key(key)
         path = self._folder / job_id / name
@@ -98,7 +98,7 @@ class FileOutputStore:
             file.close()
 
     async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
-        """Remove all parts of a job but some. Open files live on until their readers close them."""
+        """See `OutputStore.discard`. Open files stay readable until they are closed."""
         if not is_job_id(job_id):
             raise ValueError("not a job's id")
         if keep:
@@ -107,7 +107,7 @@ class FileOutputStore:
             await self._call(_remove_folder, self._folder / job_id)
 
     async def jobs(self) -> AsyncIterator[str]:
-        """Ids of the jobs that have a folder; whatever else lies beside them is not ours."""
+        """Ids of the jobs that have a folder; other entries are ignored."""
         for name in await self._call(_names, self._folder):
             if is_job_id(name):
                 yield name
@@ -115,12 +115,12 @@ class FileOutputStore:
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._blocking:
             return function(*args, **kwargs)
-        # Not abandoned on cancellation: what was begun on the disk ends before anything is cleaned up.
+        # Not abandoned on cancellation: a disk operation ends before anything is cleaned up.
         return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs))
 
 
 class _Draft:
-    """A part that lies beside its place, under a name that no key can have."""
+    """A part under a temporary name, which no key can have."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -161,14 +161,14 @@ class _Draft:
 
 @dataclass(slots=True)
 class _Reading:
-    """Reads part of a file, a chunk at each call."""
+    """Reads a range of a file, one chunk per call."""
 
     descriptor: int
     offset: int
     left: int
 
     def __call__(self) -> bytes | None:
-        """The next chunk, None behind the last one."""
+        """The next chunk, None after the last one."""
         if self.left <= 0:
             return None
         chunk = os.pread(self.descriptor, min(_CHUNK, self.left), self.offset)
@@ -177,9 +177,9 @@ class _Reading:
         return chunk or None
 
     def at_hand(self) -> bool:
-        """Whether the next chunk can be read without waiting for a disk, by its first and its last byte.
+        """Whether the next chunk is in the page cache, judged by its first and last byte.
 
-        False where that cannot be known: not every system can say it, nor every file system.
+        False if that cannot be determined, since not every operating system or file system supports it.
         """
         if self.left <= 0 or not _CAN_SAY:
             return False
@@ -225,7 +225,7 @@ class _ThreadedSink:
 
 
 def _bind(folder: Path, store: str) -> bool:
-    """Write the mark whole under another name and link it: of several at once one is first, and none reads half of it."""
+    """Write the mark under another name and link it, so that one of several writers wins and no reader sees half of it."""
     mark = folder / _MARK
     with suppress(FileNotFoundError):
         return mark.read_text() == store

@@ -1,4 +1,4 @@
-"""The shape of the keys that an output store is given: `{job_id}/{name}`, both ours."""
+"""The keys of an output store: `{job_id}/{name}`, both chosen by us."""
 
 import re
 
@@ -13,8 +13,8 @@ def split_key(key: str) -> tuple[str, str]:
     """The job's id and the part's name.
 
     Raises:
-        ValueError: the key has another shape. Keys are made by us, so this is a fault in the program; the check keeps such
-            a fault from reaching outside the store's folder.
+        ValueError: the key has another form. We make all keys, so this is a fault of the program; the check keeps such a fault
+            inside the store's folder.
     """
     job_id, _, name = key.partition("/")
     if not is_job_id(job_id) or _NAME.fullmatch(name) is None:

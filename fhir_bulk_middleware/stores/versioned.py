@@ -1,4 +1,4 @@
-"""What a versioned resource store hands to its host: one version of a resource, and pages of current ones."""
+"""The values that our resource stores return to their host: a version of a resource, and a page of current ones."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ class Stored:
     Attributes:
         type: the resource type.
         id: the logical id.
-        version: 1 for the first; each write adds one, a deletion too.
-        last_updated: from when on this version held.
+        version: 1 for the first version; each write adds one, a deletion too.
+        last_updated: when this version was written.
         json: its canonical text without a newline; empty for a deletion.
-        deleted: whether this version says that the resource was deleted.
+        deleted: whether this version is a deletion.
     """
 
     type: str
@@ -29,7 +29,7 @@ class Stored:
     deleted: bool
 
     def as_current(self) -> Current:
-        """The same in the words of the protocols."""
+        """This version as a value of the delete protocols."""
         return Current(
             type=self.type,
             id=self.id,
@@ -42,11 +42,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """Some current resources.
+    """A page of current resources.
 
     Attributes:
-        resources: none of them deleted.
-        next: where the next page begins, None after the last one.
+        resources: the resources, none of them deleted.
+        next: the cursor of the next page, None after the last one.
     """
 
     resources: tuple[Stored, ...]
@@ -54,10 +54,10 @@ class SearchPage:
 
 
 class VersionConflict(Exception):  # noqa: N818 - a lost race is an outcome, not an error of the program
-    """The resource is not at the version that the writer took for current; nothing was written.
+    """The resource is not at the version that the writer expects; nothing was written.
 
     Attributes:
-        current: the version that it is at, a deletion's included; None if it never was.
+        current: its current version, which may be a deletion; None if there never was such a resource.
     """
 
     def __init__(self, current: int | None) -> None:

@@ -1,4 +1,4 @@
-"""A log of deletes in memory: what a `DeletionLog` does, without how it is made durable."""
+"""`MemoryDeletionLog`: a log of deletes in memory."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ __all__ = ["MemoryDeletionLog"]
 
 
 class MemoryDeletionLog:
-    """A `DeletionLog` for tests and trials; it is gone with its process."""
+    """A `DeletionLog` for tests and trials; its content ends with the process."""
 
     def __init__(self) -> None:
         self._marks: dict[int, Mark] = {}
@@ -22,7 +22,7 @@ class MemoryDeletionLog:
         self._batches: dict[BatchId, list[int]] = {}
         self._outcomes: dict[BatchId, tuple[DeleteOutcome, ...]] = {}
         self._ended: dict[str, bool] = {}
-        """Whether a cancel ended each run."""
+        """For each ended run, whether a cancel ended it."""
         self._outbox = MemoryOutbox()
         self._horizon: Horizon | None = None
         self._lock = threading.Lock()  # never held across an await

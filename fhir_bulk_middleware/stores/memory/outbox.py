@@ -1,4 +1,4 @@
-"""Reports of removals in memory, kept until observers know of them."""
+"""`MemoryOutbox`: reports of removals, kept in memory until observers know of them."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["MemoryOutbox"]
 
 
 class MemoryOutbox:
-    """The reports of one store, which holds its own lock around each call."""
+    """The reports of one store. The store holds its lock around each call."""
 
     def __init__(self) -> None:
         self._reports: dict[int, Report] = {}
@@ -18,12 +18,12 @@ class MemoryOutbox:
         self._teller: tuple[str, Instant] | None = None
 
     def add(self, note: str, at: Instant, type_: str, ids: Sequence[str]) -> None:
-        """Record what was removed."""
+        """Add a report of a removal."""
         self._last += 1
         self._reports[self._last] = Report(number=self._last, note=note, at=at, type=type_, ids=tuple(ids))
 
     def take(self, teller: str, now: Instant, lease_seconds: float, limit: int) -> Sequence[Report] | None:
-        """Lease the oldest reports; a lease that ends too far ahead is none, for the clock was set back."""
+        """Lease the oldest reports. A lease that ends too far in the future does not count: the clock was set back."""
         if self._teller is not None:
             name, until = self._teller
             if name != teller and now < until <= after(now, LEASE_SLACK * lease_seconds):
@@ -34,7 +34,7 @@ class MemoryOutbox:
         return found
 
     def forget(self, teller: str, numbers: Sequence[int]) -> None:
-        """Forget reports that were told, and end the lease."""
+        """Remove reports that observers know of, and end the lease."""
         for number in numbers:
             self._reports.pop(number, None)
         if self._teller is not None and self._teller[0] == teller:

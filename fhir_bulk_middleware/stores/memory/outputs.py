@@ -1,4 +1,4 @@
-"""Parts in memory: what the contract of an output store means, in few lines."""
+"""`MemoryOutputStore`: an output store in memory."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -36,7 +36,7 @@ class MemoryOutputStore:
             del self._begun[sink]
 
     async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
-        """Part of a part, in chunks of at most 256 kB."""
+        """See `OutputStore.read`; chunks have at most 256 kB."""
         split_key(key)
         part = self._parts.get(key)
         if part is None:
@@ -45,14 +45,14 @@ class MemoryOutputStore:
             yield part[begin : min(begin + _CHUNK, start + length)]
 
     async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
-        """Remove all parts of a job but some."""
+        """See `OutputStore.discard`."""
         for key in [key for key in self._parts if key.startswith(f"{job_id}/") and key not in keep]:
             del self._parts[key]
         for sink in [sink for sink, key in self._begun.items() if key.startswith(f"{job_id}/")]:
             sink.discarded = True
 
     async def jobs(self) -> AsyncIterator[str]:
-        """Ids of the jobs that have anything here."""
+        """See `OutputStore.jobs`."""
         for job_id in {key.partition("/")[0] for key in [*self._parts, *self._begun.values()]}:
             yield job_id
 

@@ -1,4 +1,4 @@
-"""What an export wants of resources by way of others: Provenance by its targets, and blocks by patient."""
+"""Reads that follow references: Provenance by its targets, and blocks by patient."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ __all__ = ["Chosen", "blocks", "paged", "provenance"]
 
 
 class OwnedVersion(Protocol):
-    """A version and the compartments that it is in."""
+    """A version with its compartments."""
 
     @property
     def stored(self) -> Stored:
@@ -33,7 +33,7 @@ Chosen = Callable[[Query], Iterable[tuple[int, OwnedVersion]]]
 
 
 def paged(found: Iterable[tuple[int, bytes]], page_bytes: int) -> Iterator[Page]:
-    """Pages of lines; the cursor of each is the position of its last."""
+    """Pages of lines; the cursor of each page is the position of its last line."""
     lines: list[bytes] = []
     size = last = 0
     for position, line in found:
@@ -72,7 +72,7 @@ def provenance(
 
 
 def blocks(chosen: Chosen, queries: Sequence[Query], after: str | None) -> Iterator[Block]:
-    """See `SupportsOrganising`. Patients come by their references; within a block their own resource, then type by type."""
+    """See `SupportsOrganising`. Patients come in the order of their references; the Patient first, then type by type."""
     order = sorted(queries, key=lambda query: (query.type != "Patient", query.type))
     held: dict[str, dict[int, list[tuple[int, bytes]]]] = {}
     for place, query in enumerate(order):

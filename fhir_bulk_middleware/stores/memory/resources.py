@@ -1,4 +1,4 @@
-"""Resources with their history in memory: what a storage adapter does, without how it is made fast and durable."""
+"""`MemoryResourceStore`: resources with their history in memory; a readable model of a storage adapter."""
 
 import copy
 import itertools
@@ -59,7 +59,7 @@ _DELETIONS_PER_PAGE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A resource before it is written, and the compartments that it is in."""
+    """A resource before it is written, with its compartments."""
 
     canonical: Canonical
     owners: frozenset[str]
@@ -67,7 +67,7 @@ class _Draft:
 
 @dataclass(slots=True)
 class _Version:
-    """One version, its place in the order of writing, the compartments that it is in, and until when it holds: None for ever."""
+    """A version, its place in the order of writing, its compartments, and when it was superseded (None if it was not)."""
 
     position: int
     stored: Stored
@@ -75,26 +75,26 @@ class _Version:
     valid_to: Instant | None = None
 
     def held(self, as_of: Instant | None) -> bool:
-        """Whether this was the resource at the instant; None asks whether it is now."""
+        """Whether this version was current at the instant, or is current now (None)."""
         if as_of is None:
             return self.valid_to is None
         return self.stored.last_updated <= as_of and (self.valid_to is None or self.valid_to > as_of)
 
     def was_held_after(self, since: Instant) -> bool:
-        """Whether the resource lived as this version at some moment after the instant; one that is current still does."""
+        """Whether this version was current and not a deletion at any moment after the instant."""
         if self.stored.deleted:
             return False
         return self.valid_to is None or self.valid_to > max(since, self.stored.last_updated)
 
     def ended_by(self, instant: Instant) -> bool:
-        """Whether it was superseded by then, or says of a resource that it was deleted by then."""
+        """Whether it was superseded by then, or is a deletion from before then."""
         ended = self.stored.last_updated if self.stored.deleted and self.valid_to is None else self.valid_to
         return ended is not None and ended <= instant
 
 
 @dataclass(slots=True)
 class _Last:
-    """What the store gave out last; shared with the copies that `recording` makes.
+    """State that changes with writes, shared with the copies that `recording` makes.
 
     Attributes:
         given: the latest instant of a write or a cut.
@@ -108,11 +108,11 @@ class _Last:
 
 
 class MemoryResourceStore:
-    """A versioned resource store for tests and trials, with the methods of `SQLiteResourceStore`; it is gone with its process.
+    """A versioned resource store for tests and trials, with the methods of `SQLiteResourceStore`; ends with its process.
 
     Args:
-        version: the FHIR release that the resources are written in.
-        clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
+        version: the FHIR release of the resources.
+        clock: the clock of `lastUpdated`, which never goes back even if the clock does (law 4).
         base_urls: the base URLs under which an absolute reference leads to this store.
     """
 
@@ -127,33 +127,33 @@ class MemoryResourceStore:
         self._clock = clock
         self._base_urls = tuple(base_urls)
         self._compartments = compartments.CompartmentMembership(version, self._base_urls)
-        self._lock = threading.Lock()  # held by a write: what a transaction is elsewhere
+        self._lock = threading.Lock()  # a write holds it, as a transaction
         self._last = _Last(Instant(0))
         self._note = ""
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
         self._batches: dict[BatchId, Sequence[DeleteOutcome]] = {}
         self._ended_runs: dict[str, bool] = {}
-        """Whether a cancel ended each."""
+        """For each ended run, whether a cancel ended it."""
         self._outbox = MemoryOutbox()
 
     # --- For the host ------------------------------------------------------------------------------------------------
 
     async def read(self, type_: str, id_: str) -> Stored | None:
-        """The newest version of a resource, also where that is its deletion; None if it never was."""
+        """The newest version of a resource, which may be its deletion; None if there never was such a resource."""
         return self._newest(type_, id_)
 
     async def vread(self, type_: str, id_: str, version: int) -> Stored | None:
-        """One version of a resource, None if it never was."""
+        """One version of a resource, None if there is no such version."""
         history = self._history.get((type_, id_), [])
         return next((each.stored for each in history if each.stored.version == version), None)
 
     async def create(self, type_: str, resource: bytes | Mapping[str, object], id_: str | None = None) -> Stored:
-        """Keep a new resource under an id of the store's or, if `id_` is given, the caller's choice.
+        """Store a new resource under the id `id_`, or under a new one.
 
         Raises:
-            ValueError: the resource is not sound (`canonical`), or of another type.
-            VersionConflict: there is one with this id.
+            ValueError: the resource is malformed (see `canonical`), or of another type.
+            VersionConflict: there is a resource with this id.
         """
         new = self._draft(resource, str(uuid.uuid4()) if id_ is None else id_, type_)
         with self._lock:
@@ -163,10 +163,10 @@ class MemoryResourceStore:
             return self._put(new, self._tick())
 
     async def update(self, type_: str, id_: str, resource: bytes | Mapping[str, object], if_match: int | None = None) -> Stored:
-        """Keep the next version of a resource; if there is none, or it was deleted, it comes to be.
+        """Store the next version of a resource, the first one if there is none.
 
         Raises:
-            ValueError: the resource is not sound (`canonical`), or of another type.
+            ValueError: the resource is malformed (see `canonical`), or of another type.
             VersionConflict: it is not at `if_match`; nothing was written.
         """
         new = self._draft(resource, id_, type_)
@@ -183,7 +183,7 @@ class MemoryResourceStore:
             The version that was removed, None if there was nothing to remove.
 
         Raises:
-            VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
+            VersionConflict: `if_match` is not the current version, nor that of the last removal (law 25).
         """
         with self._lock:
             newest = self._newest(type_, id_)
@@ -196,7 +196,7 @@ class MemoryResourceStore:
             return newest
 
     async def search(self, type_: str, *, ids: Collection[str] | None, count: int, after: str | None) -> SearchPage:
-        """Current resources of a type, by the instant of their last change: `count` at most, from `after` on."""
+        """At most `count` current resources of a type, by the instant of their last change, behind the cursor `after`."""
         found = [
             (version.position, version.stored)
             for version in self._versions
@@ -209,14 +209,14 @@ class MemoryResourceStore:
         return SearchPage(tuple(stored for _, stored in found[:count]), str(found[count - 1][0]) if len(found) > count else None)
 
     async def types(self) -> frozenset[str]:
-        """The types of which there is, or was, a resource."""
+        """The types of which there is or was a resource."""
         return frozenset(type_ for type_, _ in self._history)
 
     def load(self, lines: Iterable[bytes], *, batch: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
-        """Keep the resources of NDJSON lines under their own ids, at one instant a batch; how many it kept.
+        """Store the resources of NDJSON lines under their own ids, one instant per batch; returns how many.
 
         Raises:
-            ValueError: a line is not a sound resource; the message has its number. Batches before it stay.
+            ValueError: a line is malformed; the message has its number. The batches before it stay.
         """
         kept = 0
         drafts: list[_Draft] = []
@@ -252,7 +252,7 @@ class MemoryResourceStore:
         return definitions(self._version).resource_types
 
     async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
-        """Every type of the release, and all rows: also of a type that comes between the kick-off and the cut (law 3)."""
+        """Every type of the release and all rows, so that a type first written between kick-off and cut is exported (law 3)."""
         return Authorisation(definitions(self._version).resource_types | await self.types())
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
@@ -302,7 +302,7 @@ class MemoryResourceStore:
         return ranges
 
     async def now(self) -> Instant:
-        """The store's clock: the machine's, but never behind what was given already."""
+        """The store's clock: the machine's, but never behind an instant that it gave out."""
         return max(self._clock(), self._last.given)
 
     async def cut(self, precision: Precision) -> Instant:
@@ -313,7 +313,7 @@ class MemoryResourceStore:
             return found
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
-        """The members of a Group resource as it is now; None if there is none, or none any more."""
+        """The members of a current Group resource; None if there is none."""
         group = self._group(group_id)
         return None if group is None else members(group, await self.now(), self._base_urls, self._group)
 
@@ -324,7 +324,7 @@ class MemoryResourceStore:
         return frozenset() if group is None else members(group, instant, self._base_urls, at)
 
     async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:  # noqa: ARG002 - as `authorise`
-        """Those that are patients here now; see `SupportsPatients`."""
+        """See `SupportsPatients`."""
         found = ((reference, self._newest("Patient", reference.removeprefix("Patient/"))) for reference in references)
         return frozenset(reference for reference, newest in found if newest is not None and not newest.deleted)
 
@@ -380,7 +380,7 @@ class MemoryResourceStore:
             return self._remove_these(target, matches.versions) if matches.removable(if_version) else matches
 
     def recording(self, note: str) -> "MemoryResourceStore":
-        """See `SupportsOutbox`; the same store, but for the note."""
+        """See `SupportsOutbox`; a copy that shares all state but the note."""
         recording = copy.copy(self)
         recording._note = note  # noqa: SLF001 - its own
         return recording
@@ -422,7 +422,7 @@ class MemoryResourceStore:
         return history[-1].stored if history else None
 
     def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
-        """A Group as it is, or was at an instant; None if there was none then."""
+        """A Group as it is now or was at an instant; None if there is or was none."""
         held = [version.stored for version in self._history.get(("Group", id_), ()) if version.held(instant)]
         return json.loads(held[0].json) if held and not held[0].deleted else None
 
@@ -430,7 +430,7 @@ class MemoryResourceStore:
         return self._chosen(query, None, deleted=False)
 
     def _tick(self) -> Instant:
-        """The instant of a write: later than any other's and than any cut (law 4)."""
+        """The instant of a new write: later than that of every write and cut before it (law 4)."""
         self._last.given = max(self._clock(), Instant(self._last.given + 1))
         return self._last.given
 
@@ -491,7 +491,7 @@ class MemoryResourceStore:
         self._versions.append(history[-1])
 
     def _owners(self, query: Query, version: _Version) -> frozenset[str]:
-        """The compartments that a version is in; a deletion is in all that the resource was in since `since` (law 34)."""
+        """The compartments of a version; for a deletion, all that the resource was in after `since` (law 34)."""
         if not version.stored.deleted:
             return version.owners
         since = query.window.since or Instant(0)
@@ -499,7 +499,7 @@ class MemoryResourceStore:
         return frozenset[str]().union(*(other.owners for other in former if other.was_held_after(since)))
 
     def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
-        """The versions of a query with their positions, in the order in which they were written."""
+        """The versions of a query with their positions, in the order of writing."""
         low, high = map(int, query.range.split("-")) if query.range else (0, self._last.position)
         start = low if after is None else max(low, int(after) + 1)
         begin, end = (bisect_left(self._versions, place, key=_position) for place in (start, high + 1))

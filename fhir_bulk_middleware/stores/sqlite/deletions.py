@@ -1,4 +1,4 @@
-"""A log of deletes in one SQLite file, shared by any number of processes on one machine."""
+"""`SQLiteDeletionLog`: a log of deletes in one SQLite file."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ CREATE TABLE batch (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ended (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """
-# On whose behalf each mark is, whether a cancel ended a run, and reports.
+# The note of each mark, whether a cancel ended a run, and reports.
 _NOTES = f"""\
 ALTER TABLE mark ADD COLUMN note TEXT NOT NULL DEFAULT '';
 ALTER TABLE ended ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
@@ -54,7 +54,7 @@ _HORIZON = f"""\
 CREATE INDEX mark_at ON mark (at) WHERE at IS NOT NULL
 """
 _BATCH = 10_000
-# What jobs and retried cancels still ask of a run that is not over stays: marks of a batch without outcomes.
+# Marks of a batch without outcomes stay: the batch may be resumed, and the tally of its run counts them.
 _FORGET = f"""
     DELETE FROM mark WHERE number IN (
         SELECT number FROM mark WHERE at <= ?
@@ -70,10 +70,10 @@ _MARKS = f"SELECT {_COLUMNS} FROM mark WHERE "  # noqa: S608 - names of ours onl
 
 
 class SQLiteDeletionLog:
-    """A `DeletionLog` that survives a power cut and can be opened in worker processes too.
+    """A durable `DeletionLog` in one file, for any number of processes on one machine.
 
     Args:
-        path: the file; its folder is made if it is missing. Not on a network file system.
+        path: the file; its folder is created if missing. Not on a network file system.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -84,7 +84,7 @@ class SQLiteDeletionLog:
         return Recipe(f"{__name__}:SQLiteDeletionLog", {"path": str(self._database.path)})
 
     def close(self) -> None:
-        """Close the file; it is opened again when it is needed."""
+        """Close the file; the next use opens it again."""
         self._database.close()
 
     async def intend(self, marks: Sequence[Mark], batch: BatchId | None = None) -> Sequence[Mark] | None:
@@ -186,7 +186,7 @@ def _settle(
             "UPDATE mark SET at = ?, version = ?, owners = ? WHERE number = ? AND at IS NULL RETURNING note",
             (mark.at, mark.version, json.dumps(sorted(mark.owners)), mark.number),
         ).fetchone()
-        if settled is not None:  # else somebody else has settled it, and reported it
+        if settled is not None:  # else another process settled and reported it
             at = max(at, mark.at or at)
             if settled[0]:
                 told.setdefault((settled[0], mark.type), []).append(mark.id)

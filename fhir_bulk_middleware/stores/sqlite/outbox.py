@@ -1,4 +1,4 @@
-"""Reports of removals in SQLite: written with the removal, in its transaction, and kept until observers know of them (law 37)."""
+"""Reports of removals in SQLite, written in the transaction of the removal and kept until observers know of them (law 37)."""
 
 import json
 import sqlite3
@@ -22,16 +22,16 @@ CREATE TABLE report (
 ) STRICT;
 CREATE TABLE teller (one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL, until INTEGER NOT NULL) STRICT
 """.rstrip()
-"""One row in `teller` at most: who tells observers of the oldest reports just now, and until when nobody else does."""
+"""`teller` has at most one row: who holds the lease on the oldest reports, and until when."""
 
 
 def add(connection: sqlite3.Connection, note: str, at: Instant, type_: str, ids: Sequence[str]) -> None:
-    """Record what a transaction removes, in that transaction."""
+    """Add a report of what this transaction removes."""
     connection.execute("INSERT INTO report (note, at, type, ids) VALUES (?, ?, ?, ?)", (note, at, type_, json.dumps(ids)))
 
 
 async def unreported(database: Database, teller: str, now: Instant, lease_seconds: float, limit: int) -> Sequence[Report] | None:
-    """See `SupportsOutbox`. Where there is nothing to tell, or somebody else tells, it is a short read and no write."""
+    """See `SupportsOutbox`. Without reports, or while another teller holds the lease, it costs a short read and no write."""
     if database.reader.execute("SELECT 1 FROM report LIMIT 1").fetchone() is None:
         return []
     if _held(database.reader, teller, now, lease_seconds):
@@ -40,13 +40,13 @@ async def unreported(database: Database, teller: str, now: Instant, lease_second
 
 
 def forget(connection: sqlite3.Connection, teller: str, numbers: Sequence[int]) -> None:
-    """Forget reports that were told, and end the lease."""
+    """Remove reports that observers know of, and end the lease."""
     connection.executemany("DELETE FROM report WHERE number = ?", [(number,) for number in numbers])
     connection.execute("DELETE FROM teller WHERE name = ?", (teller,))
 
 
 def _held(connection: sqlite3.Connection, teller: str, now: Instant, lease_seconds: float) -> bool:
-    """Whether somebody else tells just now; a lease that ends too far ahead is none, for the clock was set back."""
+    """Whether another teller holds the lease. One that ends too far in the future does not count: the clock was set back."""
     row = connection.execute("SELECT name, until FROM teller").fetchone()
     return row is not None and row[0] != teller and now < row[1] <= after(now, LEASE_SLACK * lease_seconds)
 

@@ -1,8 +1,8 @@
-"""The base URLs of a resource store: below which an absolute reference leads to a resource of its own (KO-85).
+"""The base URLs of a resource store, below which an absolute reference leads to a resource of the store (KO-85).
 
-They are kept with the file, because compartments and targets are worked out when a version is written. A base that comes later is
-added, and what names it is worked out anew; none is ever taken away, for what was written under a former name of the server still
-means its resources.
+They are stored in the file, because compartments and targets are computed when a version is written. When a base is added, the
+versions that name it are indexed again. No base is ever removed: what was written under a former URL of the server still refers
+to its resources.
 """
 
 import json
@@ -24,7 +24,7 @@ def bases(connection: sqlite3.Connection) -> tuple[str, ...]:
 
 
 def adopt(connection: sqlite3.Connection, urls: Collection[str], version: FhirVersion) -> None:
-    """Take base URLs for the store's own, in a write transaction. Reads each version's text once, for each URL."""
+    """Add base URLs, in a write transaction. Reads the text of each version once per URL."""
     connection.executemany("INSERT OR IGNORE INTO base VALUES (?)", [(url,) for url in urls])
     compartments = CompartmentMembership(version, bases(connection))
     for url in urls:
@@ -34,7 +34,7 @@ def adopt(connection: sqlite3.Connection, urls: Collection[str], version: FhirVe
 
 
 def _index(connection: sqlite3.Connection, seq: int, compartments: CompartmentMembership) -> None:
-    """Add what a version lies in and is about."""
+    """Add the compartments and Provenance targets of a version."""
     text, valid_to, in_patient = connection.execute(
         "SELECT json, valid_to, in_patient FROM resource WHERE seq = ?", (seq,)
     ).fetchone()

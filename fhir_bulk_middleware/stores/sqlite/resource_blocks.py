@@ -1,7 +1,7 @@
-"""Reading resources patient by patient, for output that is organised so.
+"""Reads resources in SQLite patient by patient, for output that is organised by patient.
 
-The compartment table has each patient's versions together, type after type, so a patient costs a look-up for each type that is
-held, and what is theirs. Patients come in the order in which the store met them.
+The compartment table keeps each patient's versions together, type after type, so a patient costs one look-up per type and the
+patient's own versions. Patients come in the order in which the store first saw them.
 """
 
 import json
@@ -24,7 +24,7 @@ _LISTED = (
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A type's versions that a query can hold."""
+    """The keys of a type's versions that a query can hold."""
 
     type: str
     first: int
@@ -53,7 +53,7 @@ def blocks(connection: sqlite3.Connection, queries: Sequence[Query], after: str 
 
 
 def _runs(connection: sqlite3.Connection, queries: Sequence[Query]) -> list[_Run]:
-    """Where each type's versions lie, patients first, then in the order of the store."""
+    """The run of each type: Patient first, then in the order of the store."""
     found = []
     for query in queries:
         span = span_of(connection, query, None)
@@ -74,7 +74,7 @@ def _owners(connection: sqlite3.Connection, query: Query, begin: int) -> list[tu
 
 
 def _paged(rows: sqlite3.Cursor, page_bytes: int) -> Iterator[tuple[Page, int]]:
-    """Pages of rows, each with the key of its last; a patient's rows of a type are few, so they are read at once."""
+    """Pages of rows, each with the key of its last row. A patient has few rows of a type, so they are read at once."""
     lines: list[bytes] = []
     size = last = 0
     for seq, line in rows.fetchall():

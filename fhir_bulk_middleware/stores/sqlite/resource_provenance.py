@@ -1,7 +1,7 @@
-"""Reading Provenance by what it is about.
+"""Reads Provenance in SQLite by its targets.
 
-Each version of a Provenance has its targets in a table of their own, so whether one of them is exported is a look-up or two, and
-the resources that it is about are never read, but for those that a filter has to see.
+A table holds the targets of each version of a Provenance, so one or two look-ups say whether a target is exported. The target
+resources are read only if a filter has to see them.
 """
 
 import sqlite3
@@ -60,7 +60,7 @@ def provenance(
 
 
 def _choose(connection: sqlite3.Connection, targets: Sequence[ProvenanceTarget], base_urls: Collection[str]) -> None:
-    """Note where the resources lie that each query can hold, and what else must hold for them."""
+    """Fill `temp.chosen` with the keys that each target's query can hold, and the conditions on them."""
     connection.execute("DROP TABLE IF EXISTS temp.chosen")
     connection.execute(_CHOSEN)
     empty_keys(connection, _MEMBERS)

@@ -1,8 +1,8 @@
-"""Reading versions of resources for an export: pages, deletions and slices, as of a cut.
+"""Reads versions of resources in SQLite for an export: pages, deletions and slices, as of a cut.
 
-This is the hot path. A connection of its own for each reader, text as the bytes that it is, one short statement a page (an open
-one would keep the write-ahead log from being folded back), one join a page; nothing is parsed. Measured: the loop is about as
-fast as SQLite's own shell with the same query.
+This is the hot path. Each reader has its own connection; text is read as bytes and not parsed; each page is one short statement
+with one join (a statement left open would block checkpoints of the write-ahead log). Measured, the loop is about as fast as
+SQLite's shell with the same query.
 """
 
 import json
@@ -27,17 +27,17 @@ __all__ = ["add_members", "connect", "deletions", "empty_keys", "pages", "read_p
 
 _DELETIONS_PER_PAGE = 1_000
 
-# In the size of a processor's cache: a scan never comes back to a page, so what SQLite would keep of it is only in the way.
+# The size of a processor's cache: a scan reads each page once, so a larger page cache would only cost memory.
 _CACHE_KIB = 256
 
-# Each member's run in the compartment table; the order of the tables is the order in which they are visited.
+# Each member's run in the compartment table. CROSS JOIN fixes the order in which the tables are visited.
 _MEMBERS = """
 FROM json_each(?) AS member
 CROSS JOIN owner ON owner.reference = member.value
 CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq BETWEEN ? AND ?
 """
 
-# What a resource was before it was deleted; a version that was replaced in its own transaction never held.
+# The versions of a resource before its deletion. A version that was superseded in its own transaction was never current.
 _FORMER = """
 SELECT in_patient, json FROM resource
 WHERE id = ? AND seq > ? AND seq < ? AND deleted = 0 AND valid_to > ? AND valid_to > last_updated
@@ -46,7 +46,7 @@ WHERE id = ? AND seq > ? AND seq < ? AND deleted = 0 AND valid_to > ? AND valid_
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The versions that a query can hold: their keys from `first` to `last`, both included, and how to choose among them."""
+    """The keys of the versions that a query can hold, from `first` to `last` inclusive, and the conditions on them."""
 
     number: int
     first: int
@@ -63,16 +63,16 @@ class _Span:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection for one reader; the file and its schema must be there."""
+    """A connection for one reader; the file and its schema must exist."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.text_factory = bytes
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    connection.execute("PRAGMA temp_store=MEMORY")  # some bytes for each version that members have in a slice
+    connection.execute("PRAGMA temp_store=MEMORY")  # some bytes for each version of a member in a slice
     return connection
 
 
 def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Page]:
-    """The resources of a query by `seq`. A page holds as much as it may, so that a cursor decides all that follow it (law 5)."""
+    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5)."""
     span = _span(connection, query, after)
     if span is not None:
         _want(connection, span, query)
@@ -80,7 +80,7 @@ def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Ge
 
 
 def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes: int) -> Generator[Page]:
-    """The rows of a statement that gives `seq` and `json` of what comes after its one parameter, in that order."""
+    """Pages from a statement that selects `seq` and `json` above its one parameter, ordered by `seq`."""
     more = True
     while more:
         more, size = False, 0
@@ -100,16 +100,16 @@ def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes
 def deletions(
     connection: sqlite3.Connection, query: Query, after: str | None, owners: Callable[[bytes], frozenset[str]]
 ) -> Generator[Deletions]:
-    """The deletions of a query that still hold as of its cut, by `seq`.
+    """The deletions of a query that are current as of its cut, by `seq`.
 
-    A resource is told to the compartments that it was in since the window began (law 34). They are read from its versions, so the
-    cost is that of what was deleted, and not of what members have.
+    A deletion belongs to the compartments that the resource was in since the window began (law 34). They are computed from its
+    versions, so the cost grows with the number of deletions and not with the resources of the members.
 
     Args:
-        connection: of this reader alone.
-        query: what is asked.
-        after: the cursor to go on after.
-        owners: the compartments that a resource lies in, by its text.
+        connection: the reader's own connection.
+        query: the type, selection and window.
+        after: the cursor to read on from.
+        owners: computes the compartments of a resource from its text.
     """
     span = _span(connection, replace(query, selection=Everything()), after)
     if span is None:
@@ -125,7 +125,7 @@ def deletions(
 def _was_selected(
     connection: sqlite3.Connection, query: Query, deleted: tuple[int, bytes], owners: Callable[[bytes], frozenset[str]]
 ) -> bool:
-    """Whether a resource lay in what the query selects, as any version that it lived as since the window began."""
+    """Whether any version of a resource that was current since the window began lay in the selection."""
     selection = query.selection
     if isinstance(selection, Everything):
         return True
@@ -138,10 +138,10 @@ def _was_selected(
 
 
 def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> Sequence[Range]:
-    """Ranges of `seq` of about equal size, none if there can be nothing.
+    """Ranges of `seq` of about equal size; none if the query cannot hold anything.
 
-    The ranges hold whatever the extents say; those only tell where to cut and how much to expect. They know what lives now, which
-    is near enough what lived at a cut just made.
+    The ranges are correct whatever the extents say: extents only determine where to cut and the estimates. They count what is
+    current now, which is close to what was current at a cut just made.
     """
     span = _span(connection, query, None)
     if span is None or (query.window.since is not None and not _anything(connection, span, query)):
@@ -153,32 +153,32 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
 
 
 def _anything(connection: sqlite3.Connection, span: _Span, query: Query) -> bool:
-    """Whether a resource of the span lives; what has changed may all have been deleted, or belong to others."""
+    """Whether the span has a selected resource; all changes may be deletions, or lie outside of the selection."""
     _want(connection, span, query)
     return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
-    """The keys between which the versions of a query lie, both included; None if there can be none."""
+    """The first and last key of the versions that a query can hold; None if it cannot hold any."""
     span = _span(connection, query, after)
     return None if span is None else (span.first, span.last)
 
 
 def _want(connection: sqlite3.Connection, span: _Span, query: Query) -> None:
-    """Work out once which versions of the span members have, each once; then reading costs what is theirs."""
+    """Collect the members' versions in the span once, so that the cost of reading depends on those alone."""
     if isinstance(query.selection, Compartments):
         empty_keys(connection, "wanted")
         add_members(connection, "wanted", query.selection, (span.first, span.last))
 
 
 def empty_keys(connection: sqlite3.Connection, name: str) -> None:
-    """Make a table of this connection for keys; an idle connection may still have one."""
+    """Create an empty temporary table of keys; a pooled connection may still have an old one."""
     connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
     connection.execute(f"CREATE TABLE temp.{name} (seq INTEGER PRIMARY KEY)")
 
 
 def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
-    """Add the keys of the versions that lie in the compartments."""
+    """Add the keys of the versions in the compartments."""
     values = (json.dumps(sorted(selection.references)), *between)
     connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {_MEMBERS}", values)
 
@@ -224,7 +224,7 @@ class _Extent:
 
 
 def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[_Extent]:
-    """What lives in each block of the span; a block at its edge counts for the part of its versions that is within."""
+    """The extents of the span; a block at its edge counts in proportion to its versions inside."""
     begin, end = first_of(span.number) + 1, next_of(connection, span.number) - 1
     only_patients = isinstance(query.selection, EveryPatient)
     found = []
@@ -242,7 +242,7 @@ def _extents(connection: sqlite3.Connection, span: _Span, query: Query) -> list[
 
 
 def _members_extents(connection: sqlite3.Connection, span: _Span, selection: Compartments, target_bytes: int) -> list[_Extent]:
-    """What members have in the span; each of their versions counts for what the type's versions there are on average."""
+    """The extents of the members' versions in the span; each counts as an average version of the type there."""
     begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
     live, size = connection.execute(
         "SELECT total(live), total(size) FROM extent WHERE block BETWEEN ? AND ?", (begin, end)
@@ -252,7 +252,7 @@ def _members_extents(connection: sqlite3.Connection, span: _Span, selection: Com
     live, size = live / versions, size / versions
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {_MEMBERS}", members).fetchone()[0]
-    if count * size < 1.5 * target_bytes:  # one slice: where they lie does not matter
+    if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
         return [_Extent(span.first, span.last, count * live, count * size)] if count else []
     seqs = connection.execute(f"SELECT DISTINCT compartment.seq {_MEMBERS} ORDER BY 1", members)
     return [_Extent(seq, seq, live, size) for (seq,) in seqs]

@@ -1,4 +1,4 @@
-"""Removing versions of resources in SQLite: one, all that criteria find, or a frozen batch. Each is one write transaction."""
+"""Removes resources in SQLite: one, all matches of criteria, or a frozen batch, each in one write transaction."""
 
 import json
 import sqlite3
@@ -32,7 +32,7 @@ _OUTCOMES = {letter: outcome for outcome, letter in _LETTERS.items()}
 
 
 def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[str], at_most: int) -> Matches:
-    """The matches as of one moment; the mark is the last version that was looked at."""
+    """The matches in one read transaction; the mark is the key of the last version that was read."""
     connection.execute("BEGIN")
     try:
         number = number_of(connection, target.type)
@@ -51,13 +51,13 @@ def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[s
 
 
 class Removing:
-    """One write transaction that removes: what it decides on, it reads in that transaction.
+    """One write transaction that removes resources, and reads in the same transaction what it decides by.
 
     Args:
         connection: in a write transaction.
-        writing: writes in the same.
+        writing: writes in the same transaction.
         base_urls: the base URLs under which absolute references lead to this store.
-        note: on whose behalf; what is removed is recorded under it. Empty to record nothing.
+        note: the note to record the removals under; empty to record nothing.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Removing:
         return Removed(self._delete(type_, id_))
 
     def all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
-        """Remove the matches if they still are the matches.
+        """Remove the matches if they have not changed.
 
-        Whatever has changed since has a newer version, behind the mark: so it is enough to look there for others, and to see
-        that each match is where it was.
+        Everything that changed since has a newer version, above the mark. So it is enough to search there for further matches,
+        and to check that each match has its version.
         """
         if matches.count != len(matches.versions):
             raise ValueError("to remove all matches, all of them must have been found")
@@ -112,7 +112,7 @@ class Removing:
         return [self._delete(target.type, match.id) for match in matches.versions]
 
     def batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
-        """Remove a frozen batch and journal it, unless that was done before or the run has ended."""
+        """Remove a frozen batch and journal it, unless it is in the journal or the run has ended."""
         if self._connection.execute("SELECT 1 FROM removal_run WHERE run = ?", (batch.id.run,)).fetchone() is not None:
             return None
         place = (batch.id.run, batch.id.number)
@@ -125,7 +125,7 @@ class Removing:
         return outcomes
 
     def finish(self) -> None:
-        """Record what was removed, in the transaction that removes it (law 37)."""
+        """Report the removals in the transaction that makes them (law 37)."""
         if self._note and self._removed:
             ids = [resource.id for resource in self._removed]
             outbox.add(self._connection, self._note, self._writing.instant, self._removed[0].type, ids)
@@ -147,7 +147,7 @@ def end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Tal
 
 
 def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, bool] | None:
-    """The version that a resource is at, and whether that is its deletion."""
+    """The newest version of a resource, and whether it is a deletion."""
     number = number_of(connection, type_)
     if number is None:
         return None
@@ -161,7 +161,7 @@ def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, 
 def _matching(
     connection: sqlite3.Connection, number: int, after: int, target: Target, base_urls: Collection[str]
 ) -> Iterator[Version]:
-    """Current versions behind `after` that the target means."""
+    """Current versions with keys above `after` that meet the target."""
     filters = Filters(target.filters, target.type, base_urls)
     ids = _ids(target)
     # A plus sign keeps SQLite from walking along the type where it can go straight to the ids.
@@ -179,7 +179,7 @@ def _matching(
 
 
 def _ids(target: Target) -> list[str] | None:
-    """The ids that alone can match, where the client asks for ids."""
+    """The ids that can match if `_id` is a criterion; None for any id."""
     for criterion in target.criteria.criteria:
         if criterion.name == "_id" and criterion.modifier is None:
             return [value.code or "" for value in criterion.values if isinstance(value, TokenValue)]

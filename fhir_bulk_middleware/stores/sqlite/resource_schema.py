@@ -1,13 +1,13 @@
-"""How versions of resources lie in SQLite, and what follows for the order in which they are read.
+"""The SQLite schema of resources, and the order of reads that follows from it.
 
-A version's key, `seq`, has its type's number in the high bits and a counter in the low ones. The table is kept in the order of
-its key, and `lastUpdated` never goes back (law 4), so each type is one run of neighbouring rows, in the order of `lastUpdated`:
-an export of a type is one walk along that run, a window is a part of it whose ends are found by bisection, and neither needs
-an index. Columns that are looked at before a version is read stand before its text.
+A version's key, `seq`, has its type's number in the high bits and a counter in the low ones. SQLite stores the table in the order
+of its key, and `lastUpdated` never goes back (law 4), so each type is one run of neighbouring rows in the order of `lastUpdated`.
+An export of a type is one scan of that run; a window is a part of it, whose ends are found by bisection; neither needs an index.
+Columns that are read before the text of a version come before it.
 
-Beside it stand the compartments, by owner, so that an export of some patients costs what is theirs; what each Provenance is
-about; and the extents: what lives in each block of neighbouring versions, from which slices of about equal size are cut without
-reading anything.
+Further tables hold the compartments by owner, so that the cost of an export of some patients depends on their resources alone;
+the targets of each Provenance; and the extents, which count the current versions in each block of neighbouring keys, so that
+slices of about equal size are cut without reading resources.
 """
 
 import sqlite3
@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 CURRENT = (1 << 63) - 1
-"""`valid_to` of a version that was not superseded."""
+"""The `valid_to` of a version that was not superseded."""
 
 BLOCK_BITS = 8
 """An extent covers 2 ** 8 neighbouring versions of a type."""
 
 PAGE_SIZE = 16_384
-"""Bytes of a page of the file: resources are read a quarter faster than from pages of 4 kB, and the file is smaller."""
+"""Bytes of a page of the file. Resources are read a quarter faster than from pages of 4 kB, and the file is smaller."""
 
 COUNTER_BITS = 40
-"""Bits of a `seq` below its type's number."""
+"""The number of bits of `seq` below its type's number."""
 
 MIGRATIONS = (
     """\
@@ -74,7 +74,7 @@ CREATE TABLE extent (
     size INTEGER NOT NULL
 ) STRICT;
 """.rstrip().removesuffix(";"),
-    # What long remove-alls have come to, a letter for each resource of a batch; and those that were ended.
+    # The outcomes of asynchronous remove-alls, one letter for each resource of a batch; and the runs that ended.
     """\
 CREATE TABLE removal_batch (
     run TEXT NOT NULL,
@@ -84,16 +84,16 @@ CREATE TABLE removal_batch (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE removal_run (run TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
-    # Whether a cancel ended a run, and removals that observers may not know of yet.
+    # Whether a cancel ended a run, and reports of removals.
     f"""\
 ALTER TABLE removal_run ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 {outbox.SCHEMA}
 """.rstrip(),
-    # The base URLs below which an absolute reference is one to this store; all compartments and targets are worked out with them.
+    # The base URLs below which an absolute reference leads to this store; compartments and targets are computed with them.
     """\
 CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 """.rstrip(),
-    # Since when all deletions are known, and what finds what may be forgotten.
+    # The deletion horizon, and an index of versions that may be forgotten.
     f"""\
 {horizon.SCHEMA};
 CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURRENT}
@@ -103,23 +103,23 @@ CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURREN
 
 
 def number_of(connection: sqlite3.Connection, type_: str) -> int | None:
-    """The number of a type, None if no resource of it was ever kept."""
+    """The number of a type, None if no resource of the type was ever stored."""
     row = connection.execute("SELECT number FROM type WHERE name = ?", (type_,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def clock_row(connection: sqlite3.Connection) -> Instant:
-    """The latest instant that a write or a cut was given."""
+    """The latest instant of a write or a cut."""
     return Instant(connection.execute("SELECT last FROM clock").fetchone()[0])
 
 
 def first_of(number: int) -> int:
-    """Below every `seq` of the type."""
+    """A number below every `seq` of the type."""
     return number << COUNTER_BITS
 
 
 def next_of(connection: sqlite3.Connection, number: int) -> int:
-    """The `seq` that the type's next version gets."""
+    """The `seq` of the type's next version."""
     row = connection.execute(
         "SELECT max(seq) FROM resource WHERE seq BETWEEN ? AND ?", (first_of(number), first_of(number + 1) - 1)
     ).fetchone()
@@ -127,11 +127,11 @@ def next_of(connection: sqlite3.Connection, number: int) -> int:
 
 
 def first_after(connection: sqlite3.Connection, number: int, instant: Instant, end: int | None = None) -> int:
-    """The first `seq` of the type whose `lastUpdated` is later than `instant`; `end` if there is none, by default `next_of`."""
+    """The first `seq` of the type with a `lastUpdated` after `instant`; if there is none, `end` (by default `next_of`)."""
     low, high = first_of(number), next_of(connection, number) if end is None else end
     newest = connection.execute("SELECT last_updated FROM resource WHERE seq = ?", (high - 1,)).fetchone()
     if newest is None or newest[0] <= instant:
-        return high  # as for most cuts: they were just made
+        return high  # the usual case: the cut was just made
     while low < high:
         middle = (low + high) // 2
         row = connection.execute(

@@ -1,4 +1,4 @@
-"""Writing versions of resources: within one transaction, at one instant."""
+"""Writes versions of resources in SQLite, all of a transaction at one instant."""
 
 import sqlite3
 from collections import Counter
@@ -19,12 +19,12 @@ __all__ = ["Draft", "Writing", "cut", "draft"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A resource that is ready to be written: all that can be worked out before the transaction begins.
+    """A resource with everything that can be computed before the transaction begins.
 
     Attributes:
-        canonical: its text, but for version and instant.
-        owners: the compartments that it lies in.
-        targets: what it is about, if it is a Provenance, as type and id.
+        canonical: its text, except for version and instant.
+        owners: its compartments.
+        targets: the targets of a Provenance, as type and id.
     """
 
     canonical: Canonical
@@ -35,10 +35,10 @@ class Draft:
 def draft(
     resource: bytes | str | Mapping[str, object], compartments: CompartmentMembership, resource_id: str | None = None
 ) -> Draft:
-    """Make a resource ready.
+    """Prepare a resource for writing.
 
     Raises:
-        ValueError: as `canonical` says.
+        ValueError: as `canonical`.
     """
     form, content = canonical_and_content(resource, resource_id=resource_id)
     return Draft(form, compartments.of(content, MEMBER_KINDS), targets(content, compartments.parse))
@@ -55,7 +55,7 @@ class _Version:
 
 
 def cut(connection: sqlite3.Connection, clock: Clock, precision: Precision) -> Instant:
-    """Fix a cut (law 1), in a write transaction: no write can be open, and each later one is later than the cut (law 4)."""
+    """Fix a cut (law 1), in a write transaction: no other write is open, and every later one gets a later instant (law 4)."""
     last = clock_row(connection)
     found = latest_cut(clock(), last, precision)
     connection.execute("UPDATE clock SET last = ?", (max(last, found),))
@@ -63,11 +63,11 @@ def cut(connection: sqlite3.Connection, clock: Clock, precision: Precision) -> I
 
 
 class Writing:
-    """One write transaction. All that it writes has one `lastUpdated`, later than any other's and than any cut (law 4).
+    """One write transaction. All its versions have one `lastUpdated`, later than every earlier write and cut (law 4).
 
     Args:
         connection: in a write transaction.
-        clock: the machine's; where it has gone back, the store goes on from where it was.
+        clock: the clock; if it went back, the store continues from its latest instant.
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
@@ -84,21 +84,21 @@ class Writing:
 
     @cached_property
     def instant(self) -> Instant:
-        """The instant of this transaction; one that writes nothing has none."""
+        """The instant of this transaction, fixed by its first write."""
         found = Instant(max(self._clock(), clock_row(self._connection) + 1))
         self._connection.execute("UPDATE clock SET last = ?", (found,))
         return found
 
     def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
-        """Write the next version of a resource, the first if there is none.
+        """Write the next version of a resource, the first one if there is none.
 
         Args:
             new: the resource.
-            if_match: the version that must be current, and not a deletion.
-            absent: there must be no current version but a deletion.
+            if_match: the version that must be current and no deletion; None for any or none.
+            absent: whether the resource must not exist, or be deleted.
 
         Raises:
-            VersionConflict: one of these does not hold.
+            VersionConflict: `if_match` or `absent` does not hold.
         """
         type_, id_ = new.canonical.type, new.canonical.id
         current = self._current(type_, id_)
@@ -115,13 +115,13 @@ class Writing:
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
-        """Write that a resource is deleted. What it lay in stands with its versions before, where exports look (laws 27, 34).
+        """Write the deletion of a resource. Its compartments are those of its versions before, where exports look (laws 27, 34).
 
         Returns:
             The version that was current, None if there was none.
 
         Raises:
-            VersionConflict: `if_match` names another version than the one that is, or was last, there to be deleted.
+            VersionConflict: `if_match` is not the current version, nor that of the last removal.
         """
         current = self._current(type_, id_)
         last = None if current is None else current.number - current.deleted
@@ -137,7 +137,7 @@ class Writing:
         return Stored(type_, id_, current.number, current.last_updated, text, deleted=False)
 
     def finish(self) -> None:
-        """Write what was gathered; to be called before the transaction is committed."""
+        """Write the collected rows; must be called before the transaction is committed."""
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany(

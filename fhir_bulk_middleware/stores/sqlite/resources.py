@@ -1,4 +1,4 @@
-"""`SQLiteResourceStore`: resources with their history in one SQLite file, and all that an export wants of them."""
+"""`SQLiteResourceStore`: a storage adapter over resources with their history in one SQLite file."""
 
 import copy
 import itertools
@@ -55,20 +55,20 @@ _STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FR
 
 
 class SQLiteResourceStore:
-    """A versioned resource store in one file, for one machine: any number of processes may use it at a time.
+    """A versioned resource store in one file, for any number of processes on one machine.
 
-    It keeps every version and answers as of any cut it ever gave. The text of a resource is canonical
-    (`fhir_bulk_middleware.fhir.canonical`) and goes through an export as it lies.
+    It keeps every version, until `forget`, and can be read as of any cut that it gave. The text of a resource is stored in
+    canonical form (`fhir_bulk_middleware.fhir.canonical`) and is exported unchanged.
 
     A read takes some microseconds and is done in the event loop; a write is durable when it returns.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        version: the FHIR release that the resources are written in.
-        clock: where instants come from. Should it go back, `lastUpdated` does not (law 4).
-        base_urls: the base URLs under which an absolute reference leads to this store. The file keeps all that it was ever given;
-            a new one is indexed when the file is opened (`open`), while others wait to write. A process that was started before
-            does without it.
+        path: the file; its folder is created if missing.
+        version: the FHIR release of the resources.
+        clock: the clock of `lastUpdated`, which never goes back even if the clock does (law 4).
+        base_urls: the base URLs under which an absolute reference leads to this store. The file keeps all that it was ever given.
+            A new one is indexed when the file is opened (`open`), and blocks other writers meanwhile; processes that have the
+            file open already do not use it.
     """
 
     def __init__(
@@ -89,34 +89,34 @@ class SQLiteResourceStore:
     # --- For the host ------------------------------------------------------------------------------------------------
 
     async def read(self, type_: str, id_: str) -> Stored | None:
-        """The newest version of a resource, also where that is its deletion; None if it never was."""
+        """The newest version of a resource, which may be its deletion; None if there never was such a resource."""
         return self._find(type_, id_, "")
 
     async def vread(self, type_: str, id_: str, version: int) -> Stored | None:
-        """One version of a resource, None if it never was."""
+        """One version of a resource, None if there is no such version."""
         return self._find(type_, id_, "AND version = ?", version)
 
     async def create(self, type_: str, resource: bytes | Mapping[str, object], id_: str | None = None) -> Stored:
-        """Keep a new resource under an id of the store's or, if `id_` is given, the caller's choice.
+        """Store a new resource under the id `id_`, or under a new one.
 
         Raises:
-            ValueError: the resource is not sound (`canonical`), or of another type.
-            VersionConflict: there is one with this id.
+            ValueError: the resource is malformed (see `canonical`), or of another type.
+            VersionConflict: there is a resource with this id.
         """
         new = self._draft(type_, resource, str(uuid.uuid4()) if id_ is None else id_)
         return await self._write(lambda writing: writing.put(new, absent=True))
 
     async def update(self, type_: str, id_: str, resource: bytes | Mapping[str, object], if_match: int | None = None) -> Stored:
-        """Keep the next version of a resource; if there is none, or it was deleted, it comes to be.
+        """Store the next version of a resource, the first one if there is none.
 
         Args:
             type_: its type.
-            id_: its id, whatever the resource says.
+            id_: its id; an id in the resource is ignored.
             resource: the whole resource.
-            if_match: the version that it must have now.
+            if_match: the version that must be current; None for any or none.
 
         Raises:
-            ValueError: the resource is not sound (`canonical`), or of another type.
+            ValueError: the resource is malformed (see `canonical`), or of another type.
             VersionConflict: it is not at `if_match`; nothing was written.
         """
         new = self._draft(type_, resource, id_)
@@ -129,7 +129,7 @@ class SQLiteResourceStore:
             The version that was removed, None if there was nothing to remove.
 
         Raises:
-            VersionConflict: the version to remove, or the one that was removed last, is not `if_match` (law 25).
+            VersionConflict: `if_match` is not the current version, nor that of the last removal (law 25).
         """
         return await self._write(lambda writing: writing.delete(type_, id_, if_match))
 
@@ -139,8 +139,8 @@ class SQLiteResourceStore:
         Args:
             type_: the type.
             ids: only these; None for all.
-            count: how many at most.
-            after: `next` of the page before.
+            count: the largest number of resources.
+            after: `next` of the previous page; None for the first one.
         """
         connection = self._database.reader
         number = number_of(connection, type_)
@@ -155,24 +155,24 @@ class SQLiteResourceStore:
         return SearchPage(found, str(rows[count - 1][4]) if len(rows) > count else None)
 
     async def types(self) -> frozenset[str]:
-        """The types of which there is, or was, a resource."""
+        """The types of which there is or was a resource."""
         return frozenset(name for (name,) in self._database.reader.execute("SELECT name FROM type"))
 
     def load(self, lines: Iterable[bytes], *, batch: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
-        """Keep the resources of NDJSON lines under their own ids. Blocks: for a thread or a process of its own.
+        """Store the resources of NDJSON lines under their own ids. Blocks, so call it in a thread or a process of its own.
 
-        Each batch is a transaction, so that others can write between two of them; what was loaded before an error stays.
+        Each batch is a transaction, so that others can write in between; batches before an error stay.
 
         Args:
-            lines: one resource each; empty ones are left out.
-            batch: lines in a transaction.
-            progress: told after each batch how many resources are kept by now.
+            lines: one resource each; empty lines are skipped.
+            batch: the number of lines in a transaction.
+            progress: called after each batch with the number of resources stored so far.
 
         Returns:
-            How many resources were kept.
+            How many resources were stored.
 
         Raises:
-            ValueError: a line is not a sound resource; the message has its number.
+            ValueError: a line is malformed; the message has its number.
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
         kept = 0
@@ -185,7 +185,7 @@ class SQLiteResourceStore:
         return kept
 
     def open(self) -> None:
-        """Open the file now, and index a base URL that is new to it; otherwise the first use does that. Blocks."""
+        """Open the file and index base URLs that are new to it, which otherwise the first use does. Blocks."""
         _ = self._base_urls
 
     def close(self) -> None:
@@ -203,8 +203,8 @@ class SQLiteResourceStore:
     async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
         """Every type of the release, and all rows.
 
-        Not only those types that are held now: a resource of a new type that comes between the kick-off and the cut belongs to
-        this export, and would be missing from each later one (law 3).
+        Not only types with resources: one of a new type, written between kick-off and cut, belongs to this export and would be
+        missing from every later one (law 3).
         """
         return Authorisation(definitions(self._version).resource_types | await self.types())
 
@@ -232,12 +232,12 @@ class SQLiteResourceStore:
         return await horizon.forget(self._database, before, now, grace, resource_forgetting.remove)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
-        """The ranges of a query; see `SupportsSlices`. Costs by the number of slices, not of resources."""
+        """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""
         with self._reading() as connection:
             return resource_reading.slices(connection, query, target_bytes)
 
     async def now(self) -> Instant:
-        """The store's clock: the machine's, but never behind what was given already."""
+        """The store's clock: the machine's, but never behind an instant that it gave out."""
         return Instant(max(self._clock(), clock_row(self._database.reader)))
 
     async def cut(self, precision: Precision) -> Instant:
@@ -245,7 +245,7 @@ class SQLiteResourceStore:
         return await self._database.write(lambda connection: cut(connection, self._clock, precision))
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
-        """The members of a Group resource as it is now; None if there is none, or none any more."""
+        """The members of a current Group resource; None if there is none."""
         group = self._group(group_id)
         return None if group is None else members(group, await self.now(), self._base_urls, self._group)
 
@@ -287,17 +287,17 @@ class SQLiteResourceStore:
         return await self._removal(lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
-        """See `SupportsConditionalDelete`. It looks at each resource of the type, in a thread, unless `_id` is a criterion."""
+        """See `SupportsConditionalDelete`. Reads the whole type, or the ids of a criterion `_id`, in a thread."""
         return await self._database.aside(partial(self._find_matches, target, at_most))
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
-        """See `SupportsConditionalDelete`. While it looks at what came since `find`, and removes, others wait to write."""
+        """See `SupportsConditionalDelete`. Blocks other writers while it reads what was written since `find`, and removes."""
         return await self._removal(lambda removing: removing.all(target, matches), self._note)
 
     async def remove_matching(
         self, target: Target, *, at_most: int, if_version: frozenset[str] | None
     ) -> Sequence[Current] | Matches:
-        """See `SupportsLockedDelete`. While it looks at the type, unless `_id` is a criterion, others wait to write."""
+        """See `SupportsLockedDelete`. Blocks other writers while it reads the whole type, or the ids of a criterion `_id`."""
         return await self._removal(lambda removing: removing.matching(target, at_most, if_version), self._note)
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
@@ -309,7 +309,7 @@ class SQLiteResourceStore:
         return await self._database.write(partial(resource_removal.end_run, run=run, cancelled=cancelled))
 
     def recording(self, note: str) -> "SQLiteResourceStore":
-        """See `SupportsOutbox`; the same store on the same connections, but for the note."""
+        """See `SupportsOutbox`; a copy on the same connections with another note."""
         recording = copy.copy(self)
         recording._note = note  # noqa: SLF001 - its own
         return recording
@@ -323,7 +323,7 @@ class SQLiteResourceStore:
         await self._database.write(partial(outbox.forget, teller=teller, numbers=numbers))
 
     def recipe(self) -> Recipe:
-        """How to open the file in another process. A clock other than the machine's stays here."""
+        """How to open the file in another process, on the machine's clock."""
         return Recipe(
             f"{__name__}:{resource_store.__name__}",
             {"path": str(self._database.path), "version": self._version.value, "base_urls": [*self._given_base_urls]},
@@ -333,7 +333,7 @@ class SQLiteResourceStore:
 
     @cached_property
     def _base_urls(self) -> tuple[str, ...]:
-        """The base URLs of the file, with those that this store was given; not to be asked for first within a transaction."""
+        """The base URLs of the file and of this store. May write, so the first access must be outside of a transaction."""
         missing = frozenset(self._given_base_urls).difference(resource_bases.bases(self._database.reader))
         if missing:
             self._database.write_here(partial(resource_bases.adopt, urls=sorted(missing), version=self._version))
@@ -344,11 +344,11 @@ class SQLiteResourceStore:
         return CompartmentMembership(self._version, self._base_urls)
 
     def _owners(self, text: bytes) -> frozenset[str]:
-        """The compartments that a resource lies in."""
+        """The compartments of a resource."""
         return self._compartments.of(json.loads(text), MEMBER_KINDS)
 
     def _group(self, id_: str, instant: Instant | None = None) -> Mapping[str, Any] | None:
-        """A Group as it is, or was at an instant; None if there was none then."""
+        """A Group as it is now or was at an instant; None if there is or was none."""
         if instant is None:
             found = self._find("Group", id_, "")
         else:
@@ -412,7 +412,7 @@ class SQLiteResourceStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one reader; opening one costs more than reading a small slice, so some are kept."""
+        """A connection for one reader, from a small pool: opening one costs more than reading a small slice."""
         try:
             connection = self._idle.pop()
         except IndexError:
