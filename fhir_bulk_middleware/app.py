@@ -1,4 +1,4 @@
-"""The one object that a host adds: it checks the adapter, wires the parts, and attaches."""
+"""`BulkData`: checks what the host gives it, connects the parts, and attaches to the host."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -48,7 +48,7 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
-from fhir_bulk_middleware.host_routes import own_deletes
+from fhir_bulk_middleware.host_routes import warn_of_shadowed
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.guard import Guard
 from fhir_bulk_middleware.http.pace import Pace
@@ -79,43 +79,54 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 
 class BulkData:
-    """FHIR Bulk Data export for an existing FHIR server.
+    """FHIR Bulk Data export, and safe deletes, for an existing FHIR server.
 
-    Attach it in one of three ways: `bulk.install(app)` for Starlette, FastAPI and their kin; `BulkDataMiddleware(app, bulk)`
-    around any ASGI application; `app.mount("/bulk", bulk.app)` at a prefix of its own, together with
-    `async with bulk.running():` in the host's lifespan.
+    ```python
+    bulk = BulkData(
+        resources=MyAdapter(database),
+        verifier=JoseTokenVerifier(jwks="jwks.json", issuer="https://auth.example", audience="https://ehr.example/fhir"),
+        jobs=SQLiteJobStore("jobs.db"),
+        outputs=FileOutputStore("exports"),
+    )
+    bulk.install(app, "/fhir")
+    ```
+
+    There are three ways to attach it:
+
+    - `bulk.install(app)`: to Starlette, FastAPI and other subclasses of Starlette;
+    - `BulkDataMiddleware(app, bulk)`: around any ASGI application;
+    - `app.mount("/bulk", bulk.app)`: at a prefix of its own, with `async with bulk.running():` in the host's lifespan.
 
     Args:
-        resources: the storage adapter (`SupportsExport`, and what else it can do).
-        verifier: turns bearer tokens into principals.
-        jobs: where jobs are kept.
-        outputs: where files are kept.
-        groups: who knows the members of groups, if that is not the storage adapter. They are read again when an export begins, so
-            without a `recipe()` of its own exports run in the server's event loop.
-        runner: where exports run; by default worker processes of their own, or the server's loop for adapters that cannot
-            be made again in another process.
-        settings: limits, sizes, times.
-        dialect: how it speaks.
-        deletes: how deletes are told, such as `AIDBOX`: says that DELETE of resources is ours, and takes an adapter that can
-            delete (`SupportsDelete`). Without it there are no such routes, whatever the adapter can do: all DELETE of resources
-            is the host's (law 42).
-        log: our own log of deletes, for an adapter that deletes but does not know what was deleted (`SupportsDeletions`), or has
-            no journal for long remove-alls (`SupportsBatchDelete`).
-        mount: the name of this mount; jobs answer through the mount that made them (law 10). The dialect's name by default,
-            behind that of the adapter if it was given.
-        adapter: the name of the storage adapter, where several share a job store, or where it is made in ways that change
-            (`fhir_bulk_middleware.identity`): jobs are worked on and swept only on behalf of the adapter that they were made for
-            (law 32). The same for all mounts of one adapter.
-        fhir_version: of the resources, for the compartments' definitions.
-        clock: what time it is.
-        new_job_id: where job ids come from.
-        observers: who is told what happens: logs, metrics, audit (`fhir_bulk_middleware.observers`). An adapter that keeps
-            AuditEvents (`SupportsAudit`) is told without being named here.
+        resources: the storage adapter: your implementation of `SupportsExport` and, where you want their capabilities, of the
+            other `Supports...` protocols. For trials `MemoryResourceStore` or `SQLiteResourceStore`.
+        verifier: verifies bearer tokens: `JoseTokenVerifier`, or your own `TokenVerifier`.
+        jobs: the job store: `SQLiteJobStore`, or `MemoryJobStore` for trials.
+        outputs: the store of exported files: `FileOutputStore`, or `MemoryOutputStore` for trials.
+        groups: knows the members of groups, if the storage adapter does not implement `SupportsGroups`. Workers read the members
+            again, so without a `recipe()` of this object exports run in the server's event loop.
+        runner: runs the work of jobs. By default worker processes, or the server's event loop if the adapter or a store has no
+            `recipe()` (`SupportsWorkerProcess`).
+        settings: limits, sizes and times; `Settings()` by default.
+        dialect: `STANDARD` (which is `STU3`), `STU2`, `STU4`, `HEALTH_CONNECT_AU`, `SOARIAN`, `SUBJECT_BOUND`, or your own.
+        deletes: adds the routes for DELETE of resources, answered as this policy says: `AIDBOX`, `FHIR_R4`, `FHIR_R6_DRAFT`. The
+            adapter must implement `SupportsDelete`. Without it all DELETE of resources is the host's (law 42).
+        log: our own log of deletes, for an adapter that deletes but does not implement `SupportsDeletions` or, for long
+            remove-alls, `SupportsBatchDelete`: `SQLiteDeletionLog`, or `MemoryDeletionLog` for trials.
+        mount: the name of this mount. Jobs answer only through the mount that created them (law 10). By default the dialect's
+            name, after that of the adapter if one was given.
+        adapter: the name of the storage adapter; the same for all its mounts. Give one if several adapters share a job store, or
+            if the adapter's recipe changes between starts. Jobs are worked on and swept only for their own adapter (law 32).
+        fhir_version: the FHIR release of the resources.
+        clock: the current time.
+        new_job_id: makes job ids.
+        observers: receive events: `LogEvents`, `AuditFile`, `AuditEvents`, or your own `Observer`. An adapter that implements
+            `SupportsAudit` receives AuditEvents without being named here.
 
     Raises:
-        OSError: there is no key where `Settings.audit_key` says.
-        TypeError: a collaborator lacks a method that it needs; the message names it.
-        ValueError: `adapter` is no name.
+        OSError: the file of `Settings.audit_key` cannot be read.
+        TypeError: an argument lacks a method that it needs; the message names it.
+        ValueError: `adapter` is empty, too long or not printable.
     """
 
     def __init__(
@@ -196,11 +207,11 @@ class BulkData:
         self.retention = Retention(
             jobs, outputs, settings, clock, told, effects=runs, forgetting=sources.forgetting, adapter=identity.name
         )
-        """What ends, forgets and gives back."""
+        """The sweep of expired jobs and their files."""
         self.registration = registration_of(
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
         )
-        """What this mount says of itself to its job store."""
+        """What this mount records about itself in the job store."""
         self.engine = Engine(
             runner,
             work,
@@ -208,7 +219,7 @@ class BulkData:
             beside=[self.retention.keep_sweeping, told.keep_summing],
             closing=told.close,
         )
-        """What runs beside the requests."""
+        """Runs the workers and the sweep beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         addresses = Addresses(dialect, settings.public_base_url)
         kinds = kinds_of(
@@ -295,37 +306,37 @@ class BulkData:
             retention=retention,
             deletes=None if removal is None else deletes,
         )
-        """What the mount offers, for whatever describes it."""
+        """What the mount offers; discovery documents are made from it."""
         self.capability = Capability(self.offer)
-        """What a CapabilityStatement says of us: `fragment()`, and `amend()` for the host's own."""
+        """Our part of a CapabilityStatement: `fragment()`, and `amend()` to add it to the host's."""
         self.table: tuple[Row, ...] = (*rows, *discovery_rows(self.offer, addresses, self._replies))
-        """The rows of the mount, as documentation and tests read them."""
+        """The route table of the mount."""
         self.types = definitions(fhir_version).resource_types
-        """The resource types that there are, which tell paths of resources from others."""
+        """All resource types, by which paths of resources are recognised."""
         self.app = SubApplication(routes(self.table, self._guard, self.types), self._elsewhere, self.engine)
         """The mountable sub-application."""
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The dialect's word for every path that is not in the table."""
+        """Answer a path that no route matches, with the dialect's 404."""
         await self._guard.respond(Request(scope, receive), Operation.NONE, _nothing_here, send)
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """The export engine runs while the context is open: the one line for a host's lifespan."""
+        """Run workers and sweep for the time of the context; for the lifespan of a host that mounts `app` itself."""
         return self.engine.running()
 
     def openapi(self) -> dict[str, Any]:
-        """The mount's own OpenAPI 3.1 document, for clients' tools and for tests."""
+        """The OpenAPI 3.1 document of the mount."""
         return openapi(self.table, self.offer)
 
     def front(self, host: ASGIApp, base: str, *, amend_metadata: bool) -> list[BaseRoute]:
-        """What stands in front of a host that we are attached to; whatever none of it matches fully is the host's.
+        """The routes to try before those of the host. A request that none of them matches fully is the host's.
 
         Args:
-            host: answers `GET [base]/metadata`.
+            host: the application behind them.
             base: the path below which it serves FHIR.
-            amend_metadata: whether that answer is amended on its way.
+            amend_metadata: whether to add our operations to the host's CapabilityStatement.
         """
-        self._tell_shadowed(host, base)
+        self._warn_of_shadowed(host, base)
         front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
         if amend_metadata:
             front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
@@ -335,29 +346,17 @@ class BulkData:
             front.extend(routes([at_root], self._guard))
         return front
 
-    def _tell_shadowed(self, host: ASGIApp, base: str) -> None:
-        """Say which of the host's own routes are not reached any more, because the host said `deletes=` (law 42)."""
-        table = getattr(host, "routes", None)
-        if self.offer.deletes is None or not isinstance(table, list):
-            return
-        if shadowed := own_deletes(table, base, self.types):
-            _log.warning(
-                "DELETE of resources below %s is ours, as deletes= says, and the host's own is not reached any more: %s.",
-                base,
-                ", ".join(shadowed),
-            )
-
     def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
-        """Attach to a Starlette application, or one of its kin: our routes below `base`, our engine with its lifespan.
+        """Attach to a Starlette or FastAPI application: add our routes below `base`, and our engine to its lifespan.
 
-        Nothing of the host's is shadowed; its middleware stays in front of us.
+        The host keeps all its other routes. Its middleware also handles requests to ours.
 
         Args:
             app: the host.
             base: the path below which it serves FHIR.
-            amend_metadata: whether its CapabilityStatement says on its way out what we add; False leaves it as it is.
+            amend_metadata: whether to add our operations to its CapabilityStatement.
         """
-        self._tell_shadowed(app, base)
+        self._warn_of_shadowed(app, base)
         app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
         theirs = app.router.lifespan_context
 
@@ -368,6 +367,10 @@ class BulkData:
 
         app.router.lifespan_context = lifespan
 
+    def _warn_of_shadowed(self, host: ASGIApp, base: str) -> None:
+        if self.offer.deletes is not None:
+            warn_of_shadowed(getattr(host, "routes", None), base, self.types)
+
 
 async def _nothing_here(*_: object) -> Response:
     raise Refused(Reason.PATH_UNKNOWN)
@@ -376,23 +379,23 @@ async def _nothing_here(*_: object) -> Response:
 def _check_deletions_are_told(sources: Sources, resources: SupportsExport) -> None:
     if sources.one is not None and sources.deletions is None:
         raise TypeError(
-            f"log: {type(resources).__name__} deletes, but is no SupportsDeletions, so that exports would not tell what was "
-            "deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
+            f"log: {type(resources).__name__} deletes, but does not implement SupportsDeletions, so exports would not list what "
+            "was deleted: give a log, such as SQLiteDeletionLog, or deletes=None"
         )
 
 
 def _warn_of_plain_http(settings: Settings) -> None:
     if plain_beyond_loopback(settings.public_base_url):
         _log.warning(
-            "public_base_url is %s: without TLS tokens and patient data can be read on their way", settings.public_base_url
+            "public_base_url is %s: without TLS, others can read tokens and patient data on the network", settings.public_base_url
         )
 
 
 def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:
-    """How events name patients and criteria: with the key that the settings name, or that of the audit file."""
+    """How events name patients and criteria: in clear, or digested with the key of the settings or of the audit file."""
     clear = settings.audit_detail == "clear"
     if settings.audit_key is not None:
-        key = read_key(settings.audit_key)  # now, so that a missing key is told at start (law 43)
+        key = read_key(settings.audit_key)  # now, so that a missing key fails the start (law 43)
 
         async def given() -> Key:
             return key

@@ -1,11 +1,30 @@
 """Finds routes of the host that our own would shadow (law 42)."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-__all__ = ["own_deletes"]
+__all__ = ["own_deletes", "warn_of_shadowed"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
+
+
+def warn_of_shadowed(routes: object, base: str, types: Collection[str]) -> None:
+    """Log which of the host's own routes for DELETE are no longer reached, since the host said `deletes=` (law 42).
+
+    Args:
+        routes: the host's routes; ignored if they are not a list.
+        base: the path below which the host serves FHIR.
+        types: all resource types.
+    """
+    if isinstance(routes, list) and (shadowed := own_deletes(routes, base, types)):
+        _log.warning(
+            "deletes= makes DELETE of resources below %s ours; these routes of the host are no longer reached: %s.",
+            base,
+            ", ".join(shadowed),
+        )
 
 
 def own_deletes(routes: Sequence[BaseRoute], base: str, types: Collection[str]) -> list[str]:

@@ -230,7 +230,7 @@ def test_a_host_that_has_deletes_and_wants_ours_is_told_which_of_its_routes_are_
 
     said = [record.getMessage() for record in caplog.records if "DELETE of resources" in record.getMessage()]
     seen = host is starlette_host and attach is not added
-    ours = "DELETE of resources below /fhir is ours, as deletes= says, and the host's own is not reached any more"
+    ours = "deletes= makes DELETE of resources below /fhir ours; these routes of the host are no longer reached"
     assert said == seen * [f"{ours}: /fhir/Patient/{{id}}."]
 
 

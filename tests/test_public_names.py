@@ -1,6 +1,7 @@
 """The names that hosts import stay what they are."""
 
 import ast
+import inspect
 import pydoc
 import subprocess
 import sys
@@ -43,9 +44,17 @@ def test_an_author_of_an_adapter_needs_no_other_module() -> None:
 
 
 def test_help_shows_dialects_and_policies_by_name() -> None:
-    signature = pydoc.plain(pydoc.render_doc(fhir_bulk_middleware.BulkData)).partition("FHIR Bulk Data export for")[0]
+    signature = pydoc.plain(pydoc.render_doc(fhir_bulk_middleware.BulkData)).partition("FHIR Bulk Data export, and")[0]
     assert "<Dialect standard>" in signature
     assert len(signature) < 2_500
+
+
+def test_help_names_what_we_ship_for_each_argument() -> None:
+    text = inspect.getdoc(fhir_bulk_middleware.BulkData) or ""
+    assert "bulk.install(app" in text
+    shipped = {name for name in dir(fhir_bulk_middleware) if name.isupper() and name != "DIALECTS"}
+    shipped |= {name for name in dir(fhir_bulk_middleware) if name.startswith(("Memory", "SQLite", "File", "Jose", "Audit"))}
+    assert {name for name in shipped - {"Audit"} if f"`{name}`" not in text} == set()
 
 
 def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
