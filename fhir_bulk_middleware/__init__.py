@@ -19,19 +19,7 @@ if TYPE_CHECKING:
         SupportsLockedDelete,
         SupportsOutbox,
     )
-    from fhir_bulk_middleware.contract.job import (
-        LEASE_SLACK,
-        Codec,
-        Job,
-        JobKind,
-        JobState,
-        Lease,
-        Part,
-        Recorded,
-        Slice,
-        Standing,
-        fell_silent,
-    )
+    from fhir_bulk_middleware.contract.job import Codec, Job, JobKind, JobState, Part, Slice, Standing
     from fhir_bulk_middleware.contract.job_record import (
         JOB_FIELDS,
         PART_FIELDS,
@@ -50,6 +38,7 @@ if TYPE_CHECKING:
         slice_record,
     )
     from fhir_bulk_middleware.contract.job_store import Due, JobStore
+    from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
     from fhir_bulk_middleware.contract.observer import Audit, Observer
     from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
     from fhir_bulk_middleware.contract.query import (
@@ -271,19 +260,8 @@ __all__ = [
 _MODULES = {
     "app": ("BulkData",),
     "contract.access": ("Caller", "Owner", "Principal", "TokenRejected", "TokenVerifier"),
-    "contract.job": (
-        "LEASE_SLACK",
-        "Codec",
-        "Job",
-        "JobKind",
-        "JobState",
-        "Lease",
-        "Part",
-        "Recorded",
-        "Slice",
-        "Standing",
-        "fell_silent",
-    ),
+    "contract.job": ("Codec", "Job", "JobKind", "JobState", "Part", "Slice", "Standing"),
+    "contract.lease": ("LEASE_SLACK", "Lease", "Recorded", "fell_silent"),
     "contract.deletes": (
         "DeletionLog",
         "SupportsBatchDelete",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import anyio
 
 from fhir_bulk_middleware.contract.events import Completed, Failed, Started
-from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease
+from fhir_bulk_middleware.contract.job import Failure, Job, JobKind
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from fhir_bulk_middleware.contract.job import Lease
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.settings import Settings
 

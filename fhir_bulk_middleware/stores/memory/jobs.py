@@ -6,20 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import (
-    LEASE_SLACK,
-    Codec,
-    Failure,
-    Job,
-    JobState,
-    Lease,
-    Part,
-    Recorded,
-    Slice,
-    Standing,
-    fell_silent,
-)
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.contract.query import Compartments, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after

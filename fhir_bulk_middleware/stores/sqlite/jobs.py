@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -24,6 +24,7 @@ from fhir_bulk_middleware.contract.job_record import (
     rows_from_content,
 )
 from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.contract.running import Recipe

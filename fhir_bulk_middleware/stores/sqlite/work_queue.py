@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.contract.job import LEASE_SLACK, Codec, Job, JobState, Lease, Part, Recorded, Slice, fell_silent
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -19,6 +19,7 @@ from fhir_bulk_middleware.contract.job_record import (
     slice_from_record,
     slice_record,
 )
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.instant import Instant, after
 
 __all__ = ["Granted", "anything", "checkpoint", "claim", "insertion", "open_planning", "plan", "release", "renew"]
