@@ -31,13 +31,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Job as Job,
         JobKind as JobKind,
         JobState as JobState,
-        LEASE_SLACK as LEASE_SLACK,
-        Lease as Lease,
         Part as Part,
-        Recorded as Recorded,
         Slice as Slice,
         Standing as Standing,
-        fell_silent as fell_silent,
     )
     from fhir_bulk_middleware.contract.job_record import (
         JOB_FIELDS as JOB_FIELDS,
@@ -57,6 +53,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         slice_record as slice_record,
     )
     from fhir_bulk_middleware.contract.job_store import Due as Due, JobStore as JobStore
+    from fhir_bulk_middleware.contract.lease import (
+        LEASE_SLACK as LEASE_SLACK,
+        Lease as Lease,
+        Recorded as Recorded,
+        fell_silent as fell_silent,
+    )
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
     from fhir_bulk_middleware.contract.output_store import OutputSink as OutputSink, OutputStore as OutputStore
     from fhir_bulk_middleware.contract.query import (
@@ -177,13 +179,14 @@ _MODULES = {
         "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
     "contract.filters": "Filters",
-    "contract.job": "Codec Job JobKind JobState LEASE_SLACK Lease Part Recorded Slice Standing fell_silent",
+    "contract.job": "Codec Job JobKind JobState Part Slice Standing",
     "contract.job_record": (
         "JOB_FIELDS PART_FIELDS SLICE_FIELDS Scalar job_from_record job_record owner_record part_from_record "
         "part_record registration_content registration_from_content rows_content rows_from_content "
         "slice_from_record slice_record"
     ),
     "contract.job_store": "Due JobStore",
+    "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore",
     "contract.query": (

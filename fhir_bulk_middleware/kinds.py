@@ -1,4 +1,4 @@
-"""The kinds of job that there are, and what each of them is made of: the one place that knows them all."""
+"""The wiring of all kinds of job. No other module knows them all."""
 
 from typing import cast
 
@@ -48,18 +48,18 @@ def kinds_of(
     clock: Clock,
     notes: dict[str, bool],
 ) -> tuple[Kind, ...]:
-    """The kinds of job, as their owners see them.
+    """The kinds of job in the server.
 
     Args:
-        runs: knows what remove-alls have come to.
-        outputs: where parts lie.
-        policy: how deletes are told.
-        dialect: how jobs are told.
+        runs: the results of remove-alls.
+        outputs: the output store.
+        policy: how deletes are answered.
+        dialect: how jobs are answered.
         replies: makes responses.
         addresses: builds URLs.
         settings: limits and times.
-        clock: what time it is.
-        notes: what manifests say of the storage's promises (law 6).
+        clock: the current time.
+        notes: the promises of the storage, for manifests (law 6).
     """
     exports = ExportStatus(dialect=dialect, replies=replies, addresses=addresses, settings=settings, notes=notes, clock=clock)
     removals = RemovalStatus(
@@ -74,7 +74,7 @@ def kinds_of(
     )
     return (
         Kind(JobKind.EXPORT, exports, check_export_scopes, has_files=True),
-        # What a remove-all keeps of its work is no file.
+        # The parts of a remove-all are records for its result, not files.
         Kind(JobKind.REMOVE_ALL, removals, check_covered, has_files=False),
     )
 
@@ -97,23 +97,23 @@ def job_work(
     """The work of jobs of all kinds.
 
     Args:
-        resources: what is exported, and removed.
-        jobs: where jobs are kept and work is queued.
-        outputs: where parts go.
+        resources: the storage adapter.
+        jobs: the job store.
+        outputs: the output store.
         settings: sizes and times.
-        clock: what time it is.
+        clock: the current time.
         log: our own log of deletes, for adapters that need one.
-        runs: the runs of remove-alls, where the caller has them; by default made of `resources` and `log`.
-        groups: who knows the members of groups; by default the storage adapter, if it does.
-        fhir_version: of the resources.
-        keep_lease: how leases are kept alive; a `ThreadLeaseKeeper` where adapter or stores block the loop.
-        observers: who is told what becomes of jobs.
-        adapter: the identity of the adapter, whose work alone is claimed (law 32).
+        runs: the runs of remove-alls, if the caller has made them; by default made from `resources` and `log`.
+        groups: the members of groups; by default the storage adapter, if it has them.
+        fhir_version: the release of the resources.
+        keep_lease: renews leases; a `ThreadLeaseKeeper` if adapter or stores block the event loop.
+        observers: receive the events of jobs.
+        adapter: the identity of the adapter whose work is claimed (law 32).
     """
     told = observers or Observers()
     if runs is None:
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
-        # A worker without observers leaves reports to those processes that have some.
+        # A worker without observers leaves the reports of deletes to processes that have some.
         runs = RemovalRuns(sources, Outbox(sources.outboxes if told else (), told, clock))
     of_resources = resources if isinstance(resources, SupportsGroups) else None
     planner = Planner(resources, settings, clock, runs.sources.deletions, groups or of_resources)
@@ -167,7 +167,7 @@ def in_worker(
     observers: JsonValue = None,
     adapter: str = "",
 ) -> JobWork:
-    """The work from the recipes of its parts, for a worker process: they may block, so a thread keeps the leases alive."""
+    """The work from the recipes of its parts, in a worker process. A thread renews leases, because parts may block."""
     limits = Settings.model_validate(settings)
     return job_work(
         cast("SupportsExport", make(from_json(resources))),

@@ -13,7 +13,8 @@ import pytest
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.deletes import SupportsDelete
-from fhir_bulk_middleware.contract.job import Failure, JobState, Lease, Part
+from fhir_bulk_middleware.contract.job import Failure, JobState, Part
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.delete.policy import AIDBOX

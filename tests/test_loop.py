@@ -20,7 +20,8 @@ from test_caps import LARGE, post, text
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Options, Recorded
+from fhir_bulk_middleware.contract.job import Codec, Options
+from fhir_bulk_middleware.contract.lease import Recorded
 from fhir_bulk_middleware.contract.query import Everything, Filter, Page, Rows
 from fhir_bulk_middleware.export.transform import Transform
 from fhir_bulk_middleware.fhir.canonical import canonical

@@ -1,4 +1,4 @@
-"""An output store belongs to one job store, whose sweeps remove what that job store does not know (law 32)."""
+"""Binds an output store to the one job store whose sweeps remove files from it (law 32)."""
 
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
@@ -8,10 +8,10 @@ __all__ = ["bind"]
 
 
 async def bind(outputs: OutputStore, jobs: JobStore) -> None:
-    """Bind the output store to the job store, for good.
+    """Bind the output store to the job store for good, unless it is bound to it already.
 
     Raises:
-        NotAdmitted: it is bound to another one.
+        NotAdmitted: it is bound to another job store.
     """
     if not await outputs.bind((await jobs.registry()).store_id):
         raise NotAdmitted(

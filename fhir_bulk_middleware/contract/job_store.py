@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant

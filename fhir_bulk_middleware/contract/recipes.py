@@ -1,4 +1,4 @@
-"""Making an object again from its recipe, and taking a recipe from one process to another."""
+"""Makes objects from recipes, and writes recipes as JSON for another process."""
 
 import importlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["as_json", "factory_of", "from_json", "make", "recipes_of"]
 def make(recipe: Recipe) -> object:
     """Call the recipe's factory.
 
-    Recipes come from our own process, never from a client: whoever writes one decides what is imported and called.
+    The caller must trust the recipe, which decides what is imported and called. No recipe ever comes from a client.
 
     Raises:
         ValueError: the factory is not written as `package.module:callable`.
@@ -28,7 +28,7 @@ def factory_of(recipe: Recipe) -> Callable[..., object]:
     """Import the recipe's factory.
 
     Raises:
-        ValueError: it is not written as `package.module:callable`, or cannot be called.
+        ValueError: it is not written as `package.module:callable`, or is not callable.
         ImportError: there is no such module, or it has no such name.
     """
     module_name, colon, name = recipe.factory.partition(":")
@@ -45,7 +45,7 @@ def factory_of(recipe: Recipe) -> Callable[..., object]:
 
 
 def recipes_of(**parts: object) -> dict[str, JsonValue] | None:
-    """The recipe of each part under its name, as JSON; None if one of them cannot be made again."""
+    """The recipe of each part under its name, as JSON; None unless all parts have one (`SupportsWorkerProcess`)."""
     recipes: dict[str, JsonValue] = {}
     for name, part in parts.items():
         if not isinstance(part, SupportsWorkerProcess):
@@ -60,10 +60,10 @@ def as_json(recipe: Recipe) -> JsonValue:
 
 
 def from_json(value: JsonValue) -> Recipe:
-    """A recipe from the JSON object that `as_json` made.
+    """The recipe of the JSON object that `as_json` made.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the object is not a recipe.
     """
     match value:
         case {"factory": str(factory), "arguments": dict(arguments)}:

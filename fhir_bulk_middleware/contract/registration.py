@@ -1,4 +1,4 @@
-"""What a `BulkData` says of itself to its job store when it starts, and which of them may stand beside each other (law 32)."""
+"""The registration of a `BulkData` on its job store, and the rules for several on one store (law 32)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from fhir_bulk_middleware.settings import Settings
 __all__ = ["AGREED", "NotAdmitted", "Registration", "Registry", "admit", "agreed", "disagreements"]
 
 AGREED = ("lease_seconds", "renew_seconds", "attempts", "deadline", "tombstone_retention")
-"""The settings that all processes on the jobs of one adapter must agree on."""
+"""The settings that must be the same in all processes that work on the jobs of one adapter."""
 
 
-class NotAdmitted(Exception):  # noqa: N818 - an outcome, told in one sentence to whoever starts the server
-    """This `BulkData` must not work on this store. The message says why, and what to do."""
+class NotAdmitted(Exception):  # noqa: N818 - an outcome, told to the operator in one sentence
+    """The stores refuse this `BulkData`. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """One mount on a job store, as the store remembers it.
+    """A mount, as its job store keeps it.
 
     Attributes:
         mount: the mount's name; a store has one registration for each.
         adapter: the identity of the adapter that the mount's jobs are made for.
-        named: whether the host gave a name (`adapter=` or `mount=`), so that a second adapter on the store is no accident.
-        dialect: the name of the dialect that the mount speaks.
-        audiences: the audiences that its tokens may be for, sorted; None where its verifier does not tell.
+        named: whether the host gave a name (`adapter=` or `mount=`), so that a second adapter on the store is intended.
+        dialect: the name of its dialect.
+        audiences: the audiences of its tokens, sorted; None if its verifier does not say.
         settings: the values of `AGREED`.
     """
 
@@ -50,11 +50,11 @@ class Registry:
 
 
 def admit(new: Registration, standing: Sequence[Registration]) -> None:
-    """Let a registration stand beside those that a store has. The same mount may be registered again and again.
+    """Check that a registration is compatible with those of the store. The same mount may register again, as after a restart.
 
     Raises:
-        NotAdmitted: its adapter is another one and nobody named it; or another mount has its name: one of another adapter, in
-            another dialect (law 10), or for tokens of another audience (law 32).
+        NotAdmitted: its adapter is a second one on the store and has no name; or the mount of its name has another adapter,
+            another dialect (law 10) or other audiences (law 32).
     """
     adapters = sorted({other.adapter for other in standing})
     if adapters and new.adapter not in adapters and not new.named:
@@ -79,7 +79,7 @@ def admit(new: Registration, standing: Sequence[Registration]) -> None:
 
 
 def disagreements(new: Registration, standing: Sequence[Registration]) -> list[str]:
-    """For each setting that processes on one adapter's jobs set differently: its name, and both values."""
+    """The settings of `AGREED` that differ from other mounts of the same adapter, each as a phrase with both values."""
     found = {
         (name, other.settings[name], value)
         for other in standing
@@ -91,7 +91,7 @@ def disagreements(new: Registration, standing: Sequence[Registration]) -> list[s
 
 
 def agreed(settings: Settings, adapter: str, standing: Sequence[Registration]) -> Settings:
-    """The settings, with those that stand with the store for this adapter: for helpers that are told nothing else."""
+    """The settings, with `AGREED` as the adapter's servers registered them: for command line helpers of those servers."""
     theirs = next((other.settings for other in standing if other.adapter == adapter), {})
     known = {name: value for name, value in theirs.items() if name in AGREED}
     return Settings.model_validate(settings.model_dump() | known)

@@ -1,4 +1,4 @@
-"""Where work runs, and how an object is made again in a worker process."""
+"""The protocols of runners and their work, and recipes for making an object again in a worker process."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +12,7 @@ __all__ = ["JobRunner", "Recipe", "SupportsWorkerProcess", "Work"]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make an object again in another process.
+    """How to make an equal object in another process.
 
     Attributes:
         factory: `package.module:callable`.
@@ -25,48 +25,49 @@ class Recipe:
 
 @runtime_checkable
 class SupportsWorkerProcess(Protocol):
-    """An adapter or store that can be made again in a worker process. Without it slices are read in the server's loop.
+    """An adapter or store that can be made again in a worker process. Without it, work runs in the server's event loop.
 
-    Runs in the server, when `BulkData` is made and when the engine starts. What it names must be importable; `__main__` is not.
+    `recipe` is called in the server, when `BulkData` is made and when the engine starts. Its factory must be importable, so it
+    cannot be in `__main__`.
     """
 
     def recipe(self) -> Recipe:
-        """How to make it again there."""
+        """How to make an equal object in a worker process."""
         ...
 
 
 class Work(Protocol):
-    """What a runner runs. It does not know what an export is."""
+    """The work that a runner runs, one step at a time."""
 
     @property
     def adapter(self) -> str:
-        """Whose work it is: workers are made for one adapter, and do the work of no other (law 32)."""
+        """The identity of the adapter whose jobs are worked on; a worker works for one adapter (law 32)."""
         ...
 
     async def step(self, worker: str) -> bool:
-        """Do one piece of work in the name of `worker`; False if there was none."""
+        """Do one piece of work under the name `worker`; False if there was none."""
         ...
 
     async def abandoned(self, worker: str, cause: str = "") -> None:
-        """Give back what a worker held who is known to be gone, and keep the cause."""
+        """Give back all work of a worker that has ended; the cause is logged if the job fails."""
         ...
 
     async def give_up(self, cause: str) -> None:
-        """No worker can start: end what has waited for one, so that nobody waits for ever. Called again as long as it is so."""
+        """Fail the jobs that have waited for a worker, because no worker can start. Called repeatedly while none can."""
         ...
 
     def recipe(self) -> Recipe | None:
-        """How to make this again in a worker process, None if that is not possible."""
+        """How to make this work in a worker process; None if that is impossible."""
         ...
 
 
 class JobRunner(Protocol):
-    """Decides where work runs. Correctness never rests on it: duplicates are fenced out by the work's leases."""
+    """Runs work: in the server's event loop, in processes, or on other machines. Leases prevent duplicate results."""
 
     def running(self, work: Work) -> AbstractAsyncContextManager[None]:
-        """Run work while the context is open; on leaving, stop cleanly with work in flight."""
+        """Run work while the context is open; on exit, work in flight is cancelled and cleaned up."""
         ...
 
     def wake(self) -> None:
-        """There may be new work. Cheap, never blocks, never fails; missing one delays work by a second at most."""
+        """Say that there may be new work. Never blocks or fails; a missed call delays work by a second at most."""
         ...

@@ -6,8 +6,9 @@ import anyio
 
 from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsOutbox
 from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
-from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Recorded, Slice
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Recorded
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version

@@ -8,8 +8,9 @@ import anyio
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import Completed, PartSealed
-from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Recorded, Sizes, Slice
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Sizes, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Recorded
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.organising import Portion, header

@@ -4,7 +4,8 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Lease, Slice
+from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Slice
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsOrganising, SupportsProvenance
 from fhir_bulk_middleware.export.deletion_bundles import deletion_pages

@@ -1,1 +1,1 @@
-"""The life of a job of any kind."""
+"""Jobs of any kind: kick-off, poll, cancel, work, sweep."""

@@ -1,4 +1,4 @@
-"""The endpoints of jobs of any kind: poll, further pages, cancel, files."""
+"""The HTTP endpoints of jobs of any kind: poll, manifest page, cancel, file."""
 
 import re
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ _PAGE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 
 class JobEndpoints:
-    """What stands behind the routes of jobs.
+    """The handlers of the job routes.
 
     Args:
         service: decides.
-        kinds: how each kind of job looks.
-        dialect: has the paths, and what headers must say.
-        delivery: renders files.
+        kinds: render each kind of job.
+        dialect: the paths and the rules for headers.
+        delivery: makes the responses with files.
     """
 
     def __init__(self, *, service: JobService, kinds: Iterable[Kind], dialect: Dialect, delivery: Delivery) -> None:
@@ -39,7 +39,7 @@ class JobEndpoints:
         self._negotiation = Negotiation(dialect)
 
     def rows(self) -> tuple[Row, ...]:
-        """The rows of a mount that are about jobs."""
+        """The routes of jobs in this dialect."""
         dialect = self._dialect
         pages = [Row("GET", dialect.page_path, Operation.STATUS, self.page)]
         return (
@@ -50,13 +50,13 @@ class JobEndpoints:
         )
 
     async def status(self, request: Request, principal: Principal) -> Response:
-        """Poll (section 2 of the requirements)."""
+        """Answer a poll (section 2 of the requirements)."""
         self._negotiation.check_status(request)
         standing = await self._service.look(principal, _job_id(request))
         return await self._views[standing.job.request.kind].polled(request, principal, standing, 0)
 
     async def page(self, request: Request, principal: Principal) -> Response:
-        """A further page of a manifest; a status request too (SE-03, ST-46, ST-47)."""
+        """Answer a request for a further page of a manifest, which is a status request too (SE-03, ST-46, ST-47)."""
         number = request.path_params["page"]
         standing = await self._service.look(principal, _job_id(request))
         if _PAGE.fullmatch(number) is None:
@@ -64,7 +64,7 @@ class JobEndpoints:
         return await self._views[standing.job.request.kind].polled(request, principal, standing, int(number))
 
     async def cancel(self, request: Request, principal: Principal) -> Response:
-        """End a job (section 3)."""
+        """Cancel a job (section 3)."""
         self._negotiation.check_status(request)
         job_id = _job_id(request)
         try:
@@ -79,7 +79,7 @@ class JobEndpoints:
         return await self._views[job.request.kind].cancelled(job)
 
     async def file(self, request: Request, principal: Principal) -> Response:
-        """Fetch a file (section 4)."""
+        """Serve a file (section 4)."""
         part = await self._service.file(principal, request.path_params["file"])
         response = await self._delivery.response(request, part)
         if request.method == "GET" and response.status_code != FileStatus.UNCHANGED:

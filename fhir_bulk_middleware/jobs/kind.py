@@ -1,7 +1,7 @@
-"""A kind of job: what the rooms of jobs and workers need to know of exports, of remove-alls, and of whatever comes next.
+"""The interfaces between jobs in general and one kind of job, such as exports.
 
-A job is claimed, leased, polled, cancelled, swept and served here, whatever it does. What it does is handed in as values: a
-`Task` where work runs, a `Kind` where its owner asks.
+This room claims, leases, polls, cancels, sweeps and serves jobs without knowing their kinds. Each kind supplies a `Task`, for the
+process where work runs, and a `Kind`, for the server.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ __all__ = ["EffectsOfJobs", "Kind", "Plan", "Task", "TaskFailed", "View"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job will do.
+    """The plan of a job.
 
     Attributes:
         cut: the manifest's `transactionTime`.
-        slices: its pieces of work, numbered from 0; none where there is nothing to do.
-        rows: which rows the job may hold, with the members of its group; None where they are those of its kick-off.
+        slices: its pieces of work, numbered from 0; none if there is nothing to do.
+        rows: the rows of the job, with the members of its group; None to keep those of the kick-off.
     """
 
     cut: Instant
@@ -37,77 +37,77 @@ class Plan:
     rows: Rows | None = None
 
 
-class TaskFailed(Exception):  # noqa: N818 - it says what happened
-    """Work that no other attempt can carry out: the job fails at once. The message is for the operator.
+class TaskFailed(Exception):  # noqa: N818 - an outcome, not an error of the program
+    """The work cannot succeed in any attempt, so the job fails at once. The message is for the operator.
 
     Attributes:
-        failure: what the owner of the job is told.
+        failure: for the owner of the job.
     """
 
     failure: ClassVar[Failure]
 
 
 class Task(Protocol):
-    """What the jobs of one kind do, where work runs."""
+    """Carries out the jobs of one kind."""
 
     async def plan(self, job: Job, rows: Rows) -> Plan:
-        """The plan of a job, made once before its first slice."""
+        """Make the plan of a job; called before its first slice, again if it fails."""
         ...
 
     async def run(self, held: HeldLease, piece: Slice) -> None:
         """Carry out the slice of a lease.
 
         Raises:
-            LeaseLost: somebody else has it; nothing more was published.
-            TaskFailed: no attempt can carry it out.
+            LeaseLost: the lease is no longer current; nothing more was published.
+            TaskFailed: no attempt can succeed.
         """
         ...
 
 
 class EffectsOfJobs(Protocol):
-    """Ends what jobs do beside writing files, such as removing resources."""
+    """Stops effects of jobs other than files, such as the removal of resources."""
 
     async def end(self, job: Job, *, cancelled: bool = False) -> object | None:
-        """End it before the state of the job says so (law 36); None where the job does no such thing. Can be called again."""
+        """Stop the effects of a job, before its state changes (law 36); None if it has none. May be called again."""
         ...
 
     async def sweep(self) -> None:
-        """Complete what processes that died have left."""
+        """Complete what processes that died have left undone."""
         ...
 
 
 class View(Protocol):
-    """How the jobs of one kind look over HTTP."""
+    """Renders the jobs of one kind over HTTP."""
 
     async def polled(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
-        """The answer to a poll, or to the request of a further page of a manifest.
+        """The answer to a poll or to a request for a page of the manifest.
 
         Args:
             request: the poll.
-            principal: who polls.
-            standing: the job as it stands.
-            number: of the page, from 0.
+            principal: the client.
+            standing: the job, with its parts if the answer needs them.
+            number: the number of the page, from 0.
         """
         ...
 
     async def cancelled(self, job: Job) -> Response:
-        """The answer to the cancel of a job."""
+        """The answer to a cancel."""
         ...
 
     async def cancelled_before(self, job: Job) -> Response | None:
-        """The answer to a cancel that was sent again; None for the dialect's word for a job that is gone."""
+        """The answer to a repeated cancel; None for the dialect's answer for cancelled jobs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job, where its owner asks.
+    """A kind of job in the server.
 
     Attributes:
-        name: which.
-        view: how it looks over HTTP.
-        check_scopes: refuses a token whose scopes do not cover the job (SE-03, FR-04).
-        has_files: whether its parts are files that the owner can fetch.
+        name: the kind.
+        view: renders its jobs over HTTP.
+        check_scopes: raises `Refused` unless a token's scopes cover the job (SE-03, FR-04).
+        has_files: whether its parts are files for the owner.
     """
 
     name: JobKind

@@ -1,4 +1,4 @@
-"""Ending what has had its time, and giving back what nobody can ask for any more."""
+"""Sweeps: fail overdue jobs, expire finished ones, discard files, forget tombstones."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,20 +30,20 @@ _OVERDUE = Failure(Reason.FAULT, "The export took longer than this server lets o
 
 
 class Retention:
-    """What is done from time to time, by any number of processes; twice does no harm.
+    """Sweeps the jobs of one adapter. Any number of processes may sweep at the same time.
 
-    Rows speak first: a job is ended before its files go, and forgets them after they are gone. Whenever a sweep is cut short, the
-    next one finds what is left, and at no time does a row promise a file that is not there.
+    A job ends before its files are discarded, and its records of them are removed after that. So no record promises a file that
+    is missing, and a sweep that is cut short is completed by the next one.
 
     Args:
         jobs: the job store.
         outputs: the output store.
-        settings: how long jobs may take, and how long ids are remembered; how long a result is kept says its job.
-        clock: what time it is.
-        observers: who is told of jobs that fail or expire.
-        effects: ends what jobs do beside writing files before they end; None where they do nothing else.
+        settings: the deadline of jobs and the retention of tombstones; the retention of a result is its job's own.
+        clock: the current time.
+        observers: receive the events of jobs that fail or expire.
+        effects: stops effects of jobs other than files; None if they have none.
         forgetting: the stores and logs whose deletions are forgotten after `Settings.deletion_retention`.
-        adapter: the identity of the adapter, whose jobs alone are swept (law 32).
+        adapter: the identity of the adapter whose jobs are swept (law 32).
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class Retention:
         self._adapter = adapter
 
     async def keep_sweeping(self) -> None:
-        """Sweep from time to time, until it is cancelled."""
+        """Sweep every `Settings.sweep_interval` seconds, until cancelled."""
         while True:
             try:
                 await self.sweep()
-            except Exception:  # noqa: BLE001 - the next sweep may find the disk or the database well again
+            except Exception:  # noqa: BLE001 - the next sweep may succeed
                 _log.exception("a sweep failed")
             await anyio.sleep(self._settings.sweep_interval)
 
     async def sweep(self) -> None:
-        """Tell what was left untold; end, give back, forget; in this order.
+        """Complete effects, then fail, expire, reclaim and forget jobs, and discard files that no job keeps.
 
         Raises:
-            NotAdmitted: the files belong to another job store (law 32); nothing was touched.
+            NotAdmitted: the output store belongs to another job store (law 32); nothing was changed.
         """
         await bind(self._outputs, self._jobs)
         if self._effects is not None:
@@ -155,7 +155,7 @@ class Retention:
                 _log.info("%s forgot %d old versions and deletions", type(store).__name__, forgotten)
 
     async def _discard_orphans(self) -> None:
-        """Leftovers go: of jobs that are forgotten, and what a late worker put down for a job whose files were given back."""
+        """Discard files of removed jobs, and files that a late worker wrote for a job that was reclaimed."""
         batch: list[str] = []
         async for job_id in self._outputs.jobs():
             batch.append(job_id)
@@ -169,7 +169,7 @@ class Retention:
             await self._discarded(job_id)
 
     async def _discarded(self, job_id: str) -> bool:
-        """Discard a job's files; False, and the next sweep tries again, if the store cannot just now."""
+        """Discard a job's files; False if that failed, so the next sweep tries again."""
         try:
             await self._outputs.discard(job_id)
         except OSError:
@@ -178,9 +178,9 @@ class Retention:
         return True
 
     async def _each(self, step: Due, before: Instant, act: Callable[[Job], Awaitable[bool]]) -> int:
-        """Act on all jobs that need the step, a batch at a time; on how many it took effect.
+        """Act on all jobs that need the step, in batches; the number of jobs for which `act` returned true.
 
-        A job on which it took none is found again, so the next batch is larger by it. A batch that is not full is the last.
+        A job for which it returned false is found again, so the next batch is larger by one. A batch below its limit is the last.
         """
         total, limit = 0, _BATCH
         while True:

@@ -1,4 +1,4 @@
-"""What happens to jobs of any kind on behalf of a caller: accept, look, cancel, fetch. It speaks reasons, not HTTP."""
+"""Jobs on behalf of a client: accept, look, cancel, fetch. It raises `Refused` with reasons and knows no HTTP."""
 
 import hashlib
 from collections.abc import Iterable
@@ -27,17 +27,17 @@ __all__ = ["JobService", "KickOffDetail"]
 _CANCEL_TRIES = 20
 _KICK_OFFS_AT_ONCE = 10
 _SCOPES_REMEMBERED = 200
-"""Scopes of a token that is remembered: one for each type is usual, more would only fill memory (law 38)."""
+"""The maximum number of scopes of a token that is cached: one for each type is usual (law 38)."""
 
 
 @dataclass(frozen=True, slots=True)
 class KickOffDetail:
-    """What a client named when it kicked a job off, for its audit record.
+    """Details of a kick-off for its audit record.
 
     Attributes:
-        group_id: the group, if it named one.
-        patients: the patients that it listed.
-        criteria: what rows have to meet, by its wish or by its scopes.
+        group_id: the requested group, if any.
+        patients: the requested patients.
+        criteria: the criteria of the request and of the scopes.
     """
 
     group_id: str | None = None
@@ -46,19 +46,19 @@ class KickOffDetail:
 
 
 class JobService:
-    """The life of jobs as their owners see it.
+    """The jobs of one mount, for their owners.
 
     Args:
-        kinds: the kinds of job that there are.
-        jobs: where jobs are kept.
-        runner: is told when there is work.
-        mount: the name of the mount; a job answers through the mount that made it (law 10).
+        kinds: the kinds of job.
+        jobs: the job store.
+        runner: woken when there is work.
+        mount: the name of the mount; only the mount that made a job answers for it (law 10).
         settings: limits.
-        clock: what time it is.
-        new_job_id: where job ids come from.
-        observers: who is told what happens.
-        effects: ends what jobs do beside writing files; None where they do nothing else.
-        adapter: the identity of the adapter that its jobs are made for (law 32).
+        clock: the current time.
+        new_job_id: makes job ids.
+        observers: receive the events of jobs.
+        effects: stops effects of jobs other than files; None if they have none.
+        adapter: the identity of the adapter of new jobs (law 32).
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class JobService:
         self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
 
     def pace(self, principal: Principal) -> None:
-        """Count a kick-off, before anything in it is looked at (law 38).
+        """Count a kick-off against the client's rate, before it is parsed (law 38).
 
         Raises:
             Refused: `REQUESTS_TOO_MANY`.
@@ -103,11 +103,11 @@ class JobService:
     async def accept(
         self, principal: Principal, request: Request, rows: Rows, idempotency_key: str | None, asked: KickOffDetail
     ) -> Job:
-        """Keep a job that was decided on, have its kick-off recorded, and set it going.
+        """Store a new job, record its kick-off and wake the runner. A repeated idempotency key returns the job that has it.
 
         Raises:
-            Refused: too many run already, or the key came with another request; or an audit cannot record the kick-off: then the
-                job has ended before anybody learnt its id.
+            Refused: the owner has too many jobs, or the key came with another request; or an audit cannot record the kick-off,
+                and the job was cancelled.
         """
         now = self._clock()
         job = Job(
@@ -161,14 +161,14 @@ class JobService:
             raise
 
     async def _end(self, principal: Principal, job_id: str) -> None:
-        """End a job that nobody was told of."""
+        """Cancel a job whose id no client has learnt."""
         for _ in range(_CANCEL_TRIES):
             job = await self._jobs.find(job_id, self._mount, principal.owner)
             if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
                 return
 
     async def look(self, principal: Principal, job_id: str) -> Standing:
-        """The job as it stands (section 2); with its parts, where an answer may list them, all as of one instant (law 35).
+        """The job for a poll (section 2), with its parts if the answer lists them, all as of one instant (law 35).
 
         A poll that lists none is one indexed read (law 19).
 
@@ -188,9 +188,7 @@ class JobService:
         return standing or Standing(job)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
-        """End the job for good: whatever works on it stops, and nothing of it is served again (DL-01 to DL-11).
-
-        Ownership alone is needed (law 7).
+        """Cancel the job: its work stops, and nothing of it is served again (DL-01 to DL-11). No scopes are needed (law 7).
 
         Raises:
             Refused: it is unknown to this caller, or was cancelled or had expired before.
@@ -198,7 +196,7 @@ class JobService:
         ended = False
         for _ in range(_CANCEL_TRIES):
             job = await self._known(principal, job_id)
-            if ended and job.state is JobState.CANCELLED:  # by a worker that met the end of the run: this cancel's, then
+            if ended and job.state is JobState.CANCELLED:  # a worker that saw the end of the run was faster
                 return job
             self._check_live(job)
             ended = await self._end_run(job)
@@ -211,12 +209,12 @@ class JobService:
         raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
 
     async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
-        """A job that its owner cancelled before, so that a cancel that is sent again is told what the first one came to."""
+        """The job if its owner cancelled it before: a repeated cancel gets the answer of the first."""
         job = await self._jobs.find(job_id, self._mount, principal.owner) if is_job_id(job_id) else None
         return job if job is not None and job.state is JobState.CANCELLED else None
 
     async def file(self, principal: Principal, file_id: str) -> Part:
-        """A file of a completed job.
+        """A file of a completed job, or of a running one with partial manifests.
 
         Raises:
             Refused: its job is unknown to this caller, or gone; there is no such file; or the scopes no longer cover it.
@@ -237,10 +235,10 @@ class JobService:
         return standing.parts[0]
 
     async def served(self, principal: Principal, part: Part, size: int) -> None:
-        """Have it recorded that this file is about to be handed over, `size` bytes of it as they go over the wire.
+        """Record that `size` bytes of this file, as they go over the wire, are about to be sent.
 
         Raises:
-            Refused: an audit cannot record it, so not a byte may leave (law 37).
+            Refused: an audit cannot record it, so nothing may be sent (law 37).
         """
         await self._observers.require(
             FileServed(
@@ -256,7 +254,7 @@ class JobService:
         )
 
     async def _own(self, principal: Principal, job_id: str) -> Job:
-        """The one way to a job on behalf of a caller: it cannot find somebody else's (law 7)."""
+        """The live job of this caller; a stranger's is unknown (law 7)."""
         job = await self._known(principal, job_id)
         self._check_live(job)
         return job
@@ -268,7 +266,7 @@ class JobService:
         return job
 
     async def _end_run(self, job: Job) -> bool:
-        """End what the job removes, if it does, before its state says so (law 36); whether it does."""
+        """Stop the effects of the job, before its state changes (law 36); whether it had any."""
         return self._effects is not None and await self._effects.end(job, cancelled=True) is not None
 
     def _check_live(self, job: Job | None) -> None:
@@ -280,12 +278,12 @@ class JobService:
             raise Refused(Reason.JOB_EXPIRED)
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
-        """Status and files need scopes for what the job holds, as its kick-off did (SE-03, FR-04)."""
+        """Require the scopes that the kick-off needed (SE-03, FR-04)."""
         self._kinds[job.request.kind].check_scopes(_scopes(principal.scopes), job.request)
 
 
 def _scopes(scopes: tuple[str, ...]) -> Scopes:
-    """A token's scopes; a client polls and fetches with the same ones."""
+    """The scopes of a token, cached, because a client polls with the same ones."""
     return Scopes.parse(scopes) if len(scopes) > _SCOPES_REMEMBERED else _remembered_scopes(scopes)
 
 
@@ -295,9 +293,9 @@ def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
 
 
 def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
-    """Digests of the key and of all that the client asked for and may have; the job's id and times do not count.
+    """Digests of the key, and of the request with its rights (law 12).
 
-    Neither does the address that the request came to: a client whose answer was lost may retry by another host name or port.
+    The address that the request was sent to does not count: a client that lost the answer may retry at another host or port.
     """
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""The work of jobs: claims a job to plan or a slice to carry out, and does it; what a runner runs."""
+"""The work of jobs, which a runner runs: claim a piece of work, carry it out, handle its failure."""
 
 import logging
 import os
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import anyio
 
 from fhir_bulk_middleware.contract.events import Completed, Failed, Started
-from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Lease
+from fhir_bulk_middleware.contract.job import Failure, Job, JobKind
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
@@ -23,7 +24,7 @@ __all__ = ["EXHAUSTED", "JobWork"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 EXHAUSTED = Failure(Reason.FAULT, "The export could not be finished: one of its steps failed each time that it was tried.")
-"""How a job ends whose work was begun `Settings.attempts` times and never got further."""
+"""The failure of a job whose work was tried `Settings.attempts` times in vain."""
 
 _NO_WORKER = Failure(Reason.FAULT, "The export could not be begun: this server's workers cannot start; its operator is told why.")
 _GRACE = 5.0
@@ -32,20 +33,19 @@ _GRACE = 5.0
 class JobWork:
     """Carries out jobs of any kind, one piece of work at a time.
 
-    What goes wrong is told apart once, here: a lost lease ends the work silently, a task that no attempt can carry out ends the
-    job, and anything else gives the work back to be tried again; an adapter that asks the interpreter to exit is at fault like
-    any other.
+    All failures of work are handled here: `LeaseLost` abandons it, `TaskFailed` fails the job, and any other exception,
+    `SystemExit` of an adapter included, gives the work back for another try.
 
     Args:
-        tasks: what the jobs of each kind do.
-        jobs: where jobs are kept and work is queued.
+        tasks: carry out the jobs of each kind.
+        jobs: the job store.
         settings: times, and how often work is tried.
-        clock: what time it is.
-        keep_lease: how leases are kept alive; a `ThreadLeaseKeeper` where adapter or stores block the loop.
-        observers: who is told what becomes of jobs.
-        effects: ends what jobs do beside writing files, before their state says that they have ended.
-        adapter: the identity of the adapter, whose work alone is claimed (law 32).
-        recipe: how to make this in a worker process; None where a part of it exists in this process only.
+        clock: the current time.
+        keep_lease: renews leases; a `ThreadLeaseKeeper` if adapter or stores block the event loop.
+        observers: receive the events of jobs.
+        effects: stops effects of jobs other than files, before their state changes.
+        adapter: the identity of the adapter whose work is claimed (law 32).
+        recipe: how to make this in a worker process; None if that is impossible.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class JobWork:
         recipe: Recipe | None = None,
     ) -> None:
         self.adapter = adapter
-        """Whose work it is."""
+        """The identity of the adapter whose work is claimed."""
         self.effects = effects
-        """Ends what jobs do beside writing files."""
+        """Stops effects of jobs other than files."""
         self._tasks = tasks
         self._jobs = jobs
         self._settings = settings
@@ -74,7 +74,7 @@ class JobWork:
         self._recipe = recipe
 
     def recipe(self) -> Recipe | None:
-        """How to make this in a worker process; None where a part of it exists in this process only."""
+        """See `Work`."""
         return self._recipe
 
     async def abandoned(self, worker: str, cause: str = "") -> None:
@@ -82,7 +82,7 @@ class JobWork:
         await self._jobs.release(worker, cause or f"worker {worker} is gone")
 
     async def give_up(self, cause: str) -> None:
-        """See `Work`; a job that has not waited for the length of a lease may still find a worker."""
+        """See `Work`. Jobs that are younger than the length of a lease are spared: they may still find a worker."""
         nobody, now = f"nobody-{os.getpid()}", self._clock()
         while (lease := await self._claimed(nobody)) is not None:
             if seconds_between(lease.job.created_at, now) < self._settings.lease_seconds:
@@ -92,14 +92,14 @@ class JobWork:
             await self._fail(lease.job, _NO_WORKER, cause)
 
     async def step(self, worker: str) -> bool:
-        """Plan one job or carry out one slice; False if there was neither."""
+        """See `Work`: plan one job or carry out one slice."""
         lease = await self._claimed(worker)
         if lease is None:
             return False
         try:
             await self._carry_out(lease)
         except LeaseLost:
-            _log.info("%s: the lease was lost, and the work with it", _name(lease))
+            _log.info("%s: the lease was lost, and the work was abandoned", _name(lease))
         except Unrecorded:
             _log.warning("%s: waits until an audit can record it", _name(lease))
             await self._give_back(lease, "an audit could not record it", excused=True)
@@ -110,13 +110,13 @@ class JobWork:
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
         except BaseException:
-            with anyio.move_on_after(_GRACE, shield=True):  # whoever is stopped leaves the work to others at once
+            with anyio.move_on_after(_GRACE, shield=True):  # a worker that is stopped gives its work back at once
                 await self._jobs.release(lease, f"worker {lease.worker} was stopped", excused=True)
             raise
         return True
 
     async def _claimed(self, worker: str) -> Lease | None:
-        """The next piece of work that may be tried once more; jobs whose work may not fail on the way."""
+        """Claim the next piece of work with tries left. Jobs whose work has none left fail on the way."""
         settings = self._settings
         while (lease := await self._next(worker)) is not None and lease.tries > settings.attempts:
             job, tries = lease.job, settings.attempts
@@ -156,7 +156,7 @@ class JobWork:
             await self._observers.tell(Completed.of(job, now))
 
     async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
-        """Release the work after a pause that grows: what failed for a moment should not use up its attempts in that moment."""
+        """Release the work after a pause that grows with the attempts, so that a short disturbance does not use all of them."""
         try:
             if excused or lease.attempt < self._settings.attempts:
                 pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
@@ -166,10 +166,10 @@ class JobWork:
                 await self._jobs.release(lease, cause, excused=excused)
 
     async def _fail(self, job: Job, failure: Failure, cause: str | None) -> None:
-        """End a job, unless it has ended otherwise meanwhile."""
+        """Fail a job, unless it has ended meanwhile."""
         current: Job | None = job
         while current is not None and current.state.working:
-            await self.effects.end(current)  # before its state says so (law 36)
+            await self.effects.end(current)  # before its state changes (law 36)
             failed = current.failed(failure, self._clock())
             if await self._jobs.replace(failed):
                 await self._observers.tell(

@@ -1,4 +1,4 @@
-"""What requests may rely on: jobs are kept, found, replaced and limited as promised."""
+"""The promises of a `JobStore` to requests, as tests: jobs are kept, found, replaced and limited."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ _SELECTIONS = (
 
 
 def _filled(text: str) -> Job:
-    """A job with `text` wherever there is free text, and no field left empty."""
+    """A job with `text` in each field of free text, and no field left at its default."""
     request = Request(
         url=f"https://ehr.example/{text}",
         level=Level.PATIENT,
@@ -71,7 +71,7 @@ async def _standing(store: JobStore, job: Job) -> Standing:
 
 
 class _RefusedError(Exception):
-    """Raised by a look at the registrations."""
+    """Raised by `admit` in `register`."""
 
 
 class JobKeepingSuite(Suite):
@@ -79,7 +79,7 @@ class JobKeepingSuite(Suite):
 
     @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
     async def test_a_job_is_found_as_it_was_added(self, store: JobStore, text: str) -> None:
-        """Law 8: what was asked is frozen."""
+        """Law 8: the request is frozen."""
         job = await added(store, _filled(text))
         assert await store.find(job.id, job.mount, job.owner) == job, "a job comes back as it was added, character by character"
 
@@ -102,7 +102,7 @@ class JobKeepingSuite(Suite):
         assert (await claimed(store)).rows == rows, "rows come back as they were added, and no selection becomes another"
 
     async def test_a_remove_all_keeps_its_kind_and_what_it_froze(self, store: JobStore) -> None:
-        """Law 26: what it removes was fixed at its kick-off, ids and versions, in order."""
+        """Law 26: ids and versions are fixed at kick-off, in order."""
         job = a_job()
         job = replace(job, request=replace(job.request, kind=JobKind.REMOVE_ALL))
         versions = tuple((f"o-{number}", f"v.{number}") for number in range(3_000, 0, -1))
@@ -112,7 +112,7 @@ class JobKeepingSuite(Suite):
 
     @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
     async def test_parts_come_back_as_they_were_recorded(self, store: JobStore, text: str) -> None:
-        """Law 5: what a manifest says of a file is what was sealed."""
+        """Law 5: a manifest describes a file as it was sealed."""
         job = await started(store)
         gzip = a_part(job, 0, 0, text=text)
         plain = replace(
@@ -124,7 +124,7 @@ class JobKeepingSuite(Suite):
         assert one == replace(await _standing(store, job), parts=(plain,)), "a part comes back as it was recorded"
 
     async def test_parts_stand_by_slice_and_number(self, store: JobStore) -> None:
-        """Whatever order they were sealed in."""
+        """In whichever order they were sealed."""
         job = await started(store, 12)
         for lease in reversed([await claimed(store) for _ in range(12)]):
             assert lease.slice is not None, "a planned job has slices to export"
@@ -150,7 +150,7 @@ class JobKeepingSuite(Suite):
         assert (again.job.state, again.parts) == (JobState.CANCELLED, ()), "a standing is that of now"
 
     async def test_a_standing_never_lists_less_than_its_state_says(self, store: JobStore) -> None:
-        """Law 35: a cancel and a reclaiming come between."""
+        """Law 35: also if a cancel and a sweep come between its reads."""
         for _ in range(20):
             job = await started(store)
             await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
@@ -246,7 +246,7 @@ class JobKeepingSuite(Suite):
         assert await store.add(third, Rows(Everything()), working_at_most=2), "jobs that ended do not count to the limit"
 
     async def test_the_limit_is_an_adapters_own(self, store: JobStore) -> None:
-        """Law 32: what a client has running at one adapter says nothing about another."""
+        """Law 32: jobs of one adapter do not limit those of another."""
         assert await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "the first job is below the limit"
         assert await store.add(a_job(adapter="b"), ROWS, working_at_most=1), "jobs of another adapter do not count to the limit"
         assert not await store.add(a_job(adapter="a"), ROWS, working_at_most=1), "an owner's queued jobs count to the limit"
@@ -324,7 +324,7 @@ class JobKeepingSuite(Suite):
         )
 
     async def test_replace_compares_the_revision(self, store: JobStore) -> None:
-        """DL-14: no state is written over one that the writer has not seen."""
+        """DL-14: a writer overwrites only the state that it has read."""
         job = await added(store)
         assert await store.replace(job.cancelled(NOW)), "replace writes a job whose revision is the stored one"
         before = await found(store, job)

@@ -1,4 +1,4 @@
-"""What sweeps may rely on."""
+"""The promises of a `JobStore` to sweeps, as tests."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ __all__ = ["JobRetentionSuite"]
 
 
 async def _in_state(store: JobStore, state: JobState, at: Instant = NOW, adapter: str = "") -> Job:
-    """A job that came into `state` at that instant; all but queued ones have a sealed part."""
+    """A job whose state became `state` at that instant; all but queued ones have a sealed part."""
     job = a_job(at=at, adapter=adapter)
     if state is JobState.QUEUED:
         return await added(store, job)
@@ -51,7 +51,7 @@ async def _in_state(store: JobStore, state: JobState, at: Instant = NOW, adapter
 
 
 async def _one_of_each(store: JobStore) -> dict[JobState, Job]:
-    """Queued last, since a queued job would be claimed in the making of the others."""
+    """A job in each state. The queued one is made last, because making the others would claim it."""
     states = [state for state in JobState if state is not JobState.QUEUED]
     return {state: await _in_state(store, state) for state in [*states, JobState.QUEUED]}
 
@@ -60,7 +60,7 @@ class JobRetentionSuite(Suite):
     """How a `JobStore` is swept."""
 
     async def test_tombstones_are_due_by_their_age(self, store: JobStore) -> None:
-        """Law 11: it counts from the change of state, and their files must be gone before."""
+        """Law 11: their age counts from the change of state, and they must be reclaimed before."""
         promise = "tombstones are due once they are old enough, oldest first"
         cancelled = [await _in_state(store, JobState.CANCELLED, hour(h)) for h in (2, 0)]
         expired = await _in_state(store, JobState.EXPIRED, hour(1))
@@ -90,7 +90,7 @@ class JobRetentionSuite(Suite):
         assert len(await store.due(Due.FORGET, hour(9), 10, adapter="b")) == 2, promise
 
     async def test_files_of_another_adapters_jobs_are_kept(self, store: JobStore) -> None:
-        """Law 32: they may lie in the same output store, and are their own sweep's to remove."""
+        """Law 32: they may be in the same output store, and only their own sweep removes them."""
         theirs = await _in_state(store, JobState.CANCELLED, adapter="b")
         asked = [theirs.id, new_job_id()]
         assert await store.keeps_files(asked, adapter="a") == {theirs.id}, "files of another adapter's jobs are kept"
@@ -145,7 +145,7 @@ class JobRetentionSuite(Suite):
         assert (kept.request.url, kept.request.options.elements, kept.request.window.since) == ("", (), None), promise
 
     async def test_sweeping_again_does_no_harm(self, store: JobStore) -> None:
-        """A sweep may have crashed half-way."""
+        """The sweep before may have crashed."""
         job = await _in_state(store, JobState.CANCELLED)
         for _ in range(2):
             await store.reclaimed(job.id)
@@ -157,13 +157,13 @@ class JobRetentionSuite(Suite):
         assert list(await store.due(Due.RECLAIM, hour(9), 10)) == [], "a removed job has nothing to reclaim"
 
     async def test_a_result_is_not_reclaimed(self, store: JobStore) -> None:
-        """Whatever a sweep believes."""
+        """Also if a sweep is mistaken."""
         job = await _in_state(store, JobState.COMPLETED)
         await store.reclaimed(job.id)
         assert len(await sealed(store, job)) == 1, "a completed job keeps its parts, also when a sweep is mistaken"
 
     async def test_files_are_kept_of_jobs_with_a_result_or_on_the_way_to_one(self, store: JobStore) -> None:
-        """All other leftovers can go."""
+        """All other files can be discarded."""
         jobs = await _one_of_each(store)
         asked = [job.id for job in jobs.values()] + [new_job_id()]
         kept = {jobs[state].id for state in (JobState.QUEUED, JobState.RUNNING, JobState.COMPLETED)}
@@ -188,7 +188,7 @@ class JobRetentionSuite(Suite):
         assert (fresh.slice, fresh.attempt) == (None, 1), "a removed job is as one that never was: no attempts"
 
     async def test_a_removed_job_does_not_take_its_owner_forward(self, store: JobStore) -> None:
-        """Whose turn it is does not depend on a sweep."""
+        """Sweeps do not change the order of owners."""
         jobs = [await added(store, a_job(owner)) for owner in (OWNER, OWNER, OWNER, OTHER)]
         given = [await claimed(store) for _ in range(3)]
         assert [lease.job.owner for lease in given] == [OWNER, OTHER, OWNER], "owners take turns"

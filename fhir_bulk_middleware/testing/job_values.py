@@ -1,4 +1,4 @@
-"""Jobs, slices and parts to put a job store to the test with, and short ways to bring it into a state."""
+"""Jobs, slices and parts for tests of job stores, and helpers that bring a store into a state."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -12,7 +12,6 @@ from fhir_bulk_middleware.contract.job import (
     FileKind,
     Ignored,
     Job,
-    Lease,
     Options,
     Part,
     ReportForm,
@@ -21,6 +20,7 @@ from fhir_bulk_middleware.contract.job import (
     Slice,
 )
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Compartments, Level, Rows, Window
 from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
@@ -74,11 +74,11 @@ ODD = (
     "%_*?[a]",
     "x" * 200_000,
 )
-"""Strings that a store may trip over."""
+"""Strings that stores tend to mishandle."""
 
 
 class Suite:
-    """What the suites of a job store share: they are asynchronous and run on asyncio."""
+    """The base of the suites: asynchronous tests on asyncio."""
 
     pytestmark = pytest.mark.anyio
 
@@ -123,19 +123,19 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapte
 
 
 def a_registration(mount: str = MOUNT, *, adapter: str = "") -> Registration:
-    """What a mount says of itself."""
+    """A registration of a mount."""
     return Registration(
         mount=mount, adapter=adapter, named=True, dialect="standard", audiences=("a", "b"), settings={"lease_seconds": LEASE}
     )
 
 
 def a_slice(number: int, *, range_: str = "", estimate: int = 100) -> Slice:
-    """A slice that nobody has begun."""
+    """A slice without parts."""
     return Slice(number=number, kind=FileKind.OUTPUT, type="Patient", range=range_, estimate=estimate, joined=number % 2 == 1)
 
 
 def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part:
-    """A sealed part; `text` stands wherever a part has free text."""
+    """A sealed part, with `text` in each field of free text."""
     return Part(
         file_id=file_id(job.id, slice_, number),
         slice=slice_,
@@ -155,47 +155,47 @@ def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part
 
 
 async def added(store: JobStore, job: Job | None = None, rows: Rows = ROWS) -> Job:
-    """A job that the store has."""
+    """Add a job to the store."""
     job = job or a_job()
     assert await store.add(job, rows, working_at_most=1_000), "a job is kept when its owner has few others"
     return job
 
 
 async def claimed(store: JobStore, worker: str = "worker", now: Instant = NOW, *, adapter: str = "") -> Lease:
-    """A lease, where there is something to claim."""
+    """Claim a piece of work, which there must be."""
     lease = await store.claim(worker, now, lease_seconds=LEASE, adapter=adapter)
     assert lease is not None, "work that nobody holds is given to whoever asks"
     return lease
 
 
 async def planned(store: JobStore, slices: Sequence[Slice], adapter: str = "") -> Job:
-    """Plan the job that comes next, and tell how it stands then."""
+    """Plan the next job; the job after that."""
     lease = await claimed(store, "planner", adapter=adapter)
     assert await store.plan(lease, CUT, Codec.GZIP, slices, NOW), "the holder of a job's planning can plan it"
     return await found(store, lease.job)
 
 
 async def started(store: JobStore, slices: int = 1, job: Job | None = None) -> Job:
-    """A running job of so many slices, each still to be done."""
+    """A running job with so many unfinished slices."""
     job = await added(store, job)
     return await planned(store, [a_slice(number) for number in range(slices)], job.adapter)
 
 
 async def found(store: JobStore, job: Job) -> Job:
-    """How the job stands now, as its owner finds it."""
+    """The job as its owner finds it now."""
     current = await store.find(job.id, job.mount, job.owner)
     assert current is not None, "an owner finds a job by its id"
     return current
 
 
 async def sealed(store: JobStore, job: Job) -> list[Part]:
-    """The sealed parts of a job, as its owner finds them; none of a job that is unknown."""
+    """The sealed parts of a job; none if it is unknown."""
     standing = await store.standing(job.id, job.mount, job.owner)
     return [] if standing is None else list(standing.parts)
 
 
 async def together(count: int, call: Callable[[int], Awaitable[T]]) -> list[T]:
-    """What so many calls return that run at the same time."""
+    """The results of so many concurrent calls."""
     results: list[T] = []
 
     async def one(number: int) -> None:

@@ -1,13 +1,13 @@
 """The promises of a `JobRunner`, as tests.
 
-Subclass `RunnerSuite` and say how a runner is made:
+Subclass `RunnerSuite` with a fixture that makes a runner:
 
     class TestMyRunner(RunnerSuite):
         @pytest.fixture
         def runner(self, tmp_path):
             return MyRunner(tmp_path / "state")
 
-The work that it is given keeps its state in files, so it is the same work in whichever process it runs.
+The work of the tests keeps its state in files, so that it is the same in every process.
 """
 
 import os
@@ -24,10 +24,10 @@ __all__ = ["FolderWork", "RunnerSuite"]
 
 
 class FolderWork:
-    """Work that lies in a folder: each file whose name begins with `todo-` is one piece.
+    """Work in a folder: each file whose name begins with `todo-` is one piece.
 
-    What the rest of the name begins with says how it goes: `raise` fails, `hang` never ends; anything else is done at once and
-    renamed to `done-`. Who tried what is written to `log`.
+    If the rest of the name begins with `raise`, the piece fails; with `hang`, it never ends; else it is done at once. A piece
+    that has ended is renamed to `done-`. Each attempt is written to `log`.
     """
 
     def __init__(self, folder: str) -> None:
@@ -36,7 +36,7 @@ class FolderWork:
 
     @property
     def adapter(self) -> str:
-        """It is nobody's in particular."""
+        """No adapter in particular."""
         return ""
 
     def recipe(self) -> Recipe:
@@ -74,7 +74,7 @@ class FolderWork:
             if name.startswith("hang"):
                 await anyio.sleep_forever()
         finally:
-            taken.rename(taken.with_name(f"done-{name}"))  # noqa: ASYNC240 - as every other step of it, in an instant
+            taken.rename(taken.with_name(f"done-{name}"))  # noqa: ASYNC240 - fast enough for a test
 
     def _log(self, line: str) -> None:
         with (self._folder / "log").open("a") as log:
@@ -100,10 +100,10 @@ class FolderWork:
 
 @pytest.mark.anyio
 class RunnerSuite:
-    """What every runner keeps; each test's message names the promise.
+    """The promises of a `JobRunner`; each failure names its promise.
 
     Attributes:
-        patience: seconds after which what should happen is taken not to.
+        patience: seconds to wait for something to happen.
     """
 
     patience = 20.0
@@ -130,14 +130,14 @@ class RunnerSuite:
             await anyio.sleep(0.003)
 
     async def test_a_woken_runner_runs_the_work(self, runner: JobRunner, work: FolderWork) -> None:
-        """New work, told by a wake."""
+        """A wake announces new work."""
         async with runner.running(work):
             work.add("one")
             runner.wake()
             await self._until(lambda: work.done("one"), "a woken runner must run the work")
 
     async def test_work_that_was_there_before_is_run(self, runner: JobRunner, work: FolderWork) -> None:
-        """A restart finds what the last run left."""
+        """A restart finds the work of the run before."""
         work.add("one")
         async with runner.running(work):
             await self._until(lambda: work.done("one"), "a runner must run work that was there before it")
@@ -176,7 +176,7 @@ class RunnerSuite:
             await self._until(lambda: work.done("one"), "a runner must run the work")
         work.add("late")
         runner.wake()
-        await anyio.sleep(0.3)  # many times what a wake takes: there is no event for "nothing happens"
+        await anyio.sleep(0.3)  # many times longer than a wake takes
         assert not work.began("late"), "a runner must begin nothing after its context was left"
 
     async def test_leaving_stops_work_in_flight(self, runner: JobRunner, work: FolderWork) -> None:

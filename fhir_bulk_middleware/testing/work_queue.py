@@ -1,8 +1,9 @@
-"""What workers may rely on, and what is relied on in spite of workers."""
+"""The promises of a `JobStore` to workers, and in spite of them, as tests."""
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease, Recorded, Standing
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Standing
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Compartments, Membership, Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
@@ -43,7 +44,7 @@ async def _standing(store: JobStore, job: Job) -> Standing:
 
 
 async def _writes(store: JobStore, lease: Lease) -> list[bool]:
-    """What each way to write with a lease says."""
+    """The result of each method that writes with a lease."""
     part = [a_part(lease.job, lease.slice.number, 77)] if lease.slice else []
     return [
         await store.renew(lease, hour(1), lease_seconds=LEASE, done=1_000),
@@ -57,11 +58,11 @@ class WorkQueueSuite(Suite):
     """How a `JobStore` hands out work."""
 
     async def test_without_work_there_is_no_lease(self, store: JobStore) -> None:
-        """An idle worker asks often."""
+        """Idle workers ask often."""
         assert await _nothing(store), "where there is no work nothing is given out"
 
     async def test_work_is_given_out_for_its_own_adapter_only(self, store: JobStore) -> None:
-        """Law 32: planning and slices alike, whoever's turn it is."""
+        """Law 32: for planning and slices, whichever owner's turn it is."""
         promise = "work is given out for its own adapter only"
         jobs = {adapter: await added(store, a_job(adapter=adapter)) for adapter in ("b", "a", "")}
         for adapter in ("a", "b", ""):
@@ -75,7 +76,7 @@ class WorkQueueSuite(Suite):
             assert await store.claim("w", NOW, lease_seconds=LEASE, adapter=adapter) is None, promise
 
     async def test_a_lease_is_judged_by_its_own_length(self, store: JobStore) -> None:
-        """A process that gives shorter leases does not take a longer one for what a clock that was set back left behind."""
+        """A process with shorter leases does not mistake a longer one for the trace of a clock that was set back."""
         await added(store)
         lease = await claimed(store)
         promise = "a lease is judged by its own length, not by that of whoever asks"
@@ -149,7 +150,7 @@ class WorkQueueSuite(Suite):
         assert await _nothing(store, hour(9)), "a completed job has no work"
 
     async def test_each_piece_of_work_is_given_out_once(self, store: JobStore) -> None:
-        """However many ask."""
+        """However many workers ask."""
         await started(store, 7)
         await started(store, 5, a_job(OTHER))
         await added(store)
@@ -162,7 +163,7 @@ class WorkQueueSuite(Suite):
         assert len(leases) == len(places) == 13, "each piece of work is given out once, however many ask at the same time"
 
     async def test_the_last_of_many_slices_completes_the_job(self, store: JobStore) -> None:
-        """Once, though all end at the same time."""
+        """Exactly once, also if all end at the same time."""
         job = await started(store, 8)
         leases = [await claimed(store) for _ in range(8)]
         for lease in leases[1:]:
@@ -190,7 +191,7 @@ class WorkQueueSuite(Suite):
             assert (await _standing(store, job)).unfinished == first, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: JobStore) -> None:
-        """A retry repeats nothing that is sealed."""
+        """A retry does not repeat sealed parts."""
         job = await started(store)
         lease = await claimed(store)
         for number, cursor in enumerate(["first", "".join(ODD)]):
@@ -212,7 +213,7 @@ class WorkQueueSuite(Suite):
         assert again.attempt == 2, "each time that work is given out its attempt is one more"
 
     async def test_renewing_keeps_a_lease(self, store: JobStore) -> None:
-        """Heartbeats run beside the work."""
+        """Renewals run beside the work."""
         await started(store)
         lease = await claimed(store)
         for beat in range(1, 6):
@@ -221,7 +222,7 @@ class WorkQueueSuite(Suite):
             assert await _nothing(store, after(now, LEASE - 1)), "a renewed lease holds from then on"
 
     async def test_a_clock_set_back_does_not_hold_work_for_ever(self, store: JobStore) -> None:
-        """A lease reaches only so far ahead."""
+        """A lease that ends too far ahead counts as run out."""
         await started(store)
         lease = await claimed(store, now=hour(24))
         again = await claimed(store, "second", NOW)
@@ -229,14 +230,14 @@ class WorkQueueSuite(Suite):
         assert not await store.renew(lease, NOW, lease_seconds=LEASE, done=1), "the lease that it replaces is lost"
 
     async def test_clocks_a_little_apart_take_no_work_away(self, store: JobStore) -> None:
-        """A claimer looks at its clock before it waits for its turn."""
+        """A claimer reads its clock before it waits for its turn to write."""
         await started(store)
         await claimed(store, now=after(NOW, 2))
         assert await _nothing(store, NOW), "a lease given by a clock a little ahead is no sign of a clock that was set back"
 
     @pytest.mark.parametrize("slices", [0, 1])
     async def test_a_lost_lease_publishes_nothing(self, store: JobStore, slices: int) -> None:
-        """Law 18: a worker that slept for an hour and wakes up."""
+        """Law 18: a worker that was paused for an hour writes nothing."""
         job = await (started(store, slices) if slices else added(store))
         zombie = await claimed(store)
         current = await claimed(store, "second", hour(1))
@@ -259,7 +260,7 @@ class WorkQueueSuite(Suite):
         assert await _nothing(store, hour(1)), "the attempt decides whether a lease can be given back, not the worker's name"
 
     async def test_a_lease_is_good_for_its_own_work_only(self, store: JobStore) -> None:
-        """Law 5: what was planned stays so."""
+        """Law 5: a plan is never changed."""
         job = await added(store)
         planning = await claimed(store)
         assert not await store.checkpoint(planning, [], "c", NOW, done=1, finished=True), "the holder of a planning ends no slice"
@@ -368,7 +369,7 @@ class WorkQueueSuite(Suite):
 
     @pytest.mark.parametrize("slices", [0, 1])
     async def test_a_lease_says_how_often_its_work_was_tried_and_why_in_vain(self, store: JobStore, slices: int) -> None:
-        """A job always ends: who claims work that was tried too often fails its job, and tells the operator the cause."""
+        """A worker fails a job whose work was tried too often, and logs the cause; so every job ends."""
         job = await (started(store, slices) if slices else added(store))
         cause = None
         for attempt in range(1, 6):
@@ -391,7 +392,7 @@ class WorkQueueSuite(Suite):
         assert (await claimed(store)).tries == 2, "an attempt that was not asked to stop is a try"
 
     async def test_an_attempt_that_came_further_begins_the_count_anew(self, store: JobStore) -> None:
-        """A slice with many parts may meet many troubles; one that stands still is given up."""
+        """A slice with many parts may fail often; one without progress is given up."""
         job = await started(store)
         for number in range(4):
             lease = await claimed(store)
@@ -405,7 +406,7 @@ class WorkQueueSuite(Suite):
             await store.release(lease, "broken")
 
     async def test_silence_is_a_try_too(self, store: JobStore) -> None:
-        """A worker that dies of its work must not take all others with it."""
+        """Work that kills its workers must not kill all of them."""
         await started(store)
         for attempt in range(4):
             lease = await claimed(store, "unlucky", hour(attempt))
@@ -413,7 +414,7 @@ class WorkQueueSuite(Suite):
             assert attempt == 0 or "unlucky" in (lease.cause or ""), "the cause names the worker that fell silent"
 
     async def test_the_end_of_a_worker_is_the_cause_that_is_kept(self, store: JobStore) -> None:
-        """Law 43: as its keeper saw it."""
+        """Law 43: as the pool saw it."""
         await started(store, 2)
         for tries in (1, 2):
             for _ in range(2):
@@ -424,7 +425,7 @@ class WorkQueueSuite(Suite):
             assert kept == "worker unlucky was ended by SIGSEGV", "the cause of a worker's end is kept for the operator"
 
     async def test_owners_take_turns(self, store: JobStore) -> None:
-        """Law 10: owners share the workers; one with many jobs does not keep the others waiting."""
+        """Law 10: an owner with many jobs does not keep the others waiting."""
         third = Owner(OWNER.issuer, "client-3")
         for owner in (OWNER, OWNER, OWNER, OTHER, third):
             await added(store, a_job(owner))
@@ -437,7 +438,7 @@ class WorkQueueSuite(Suite):
         assert served[6:] == [OWNER, OWNER], "an owner alone with work need not wait for the others"
 
     async def test_an_owners_oldest_job_comes_first(self, store: JobStore) -> None:
-        """Whichever was added first."""
+        """In whichever order they were added."""
         jobs = [await added(store, a_job(at=hour(h))) for h in (2, 0, 1)]
         given = [(await claimed(store)).job for _ in jobs]
         assert given == [jobs[1], jobs[2], jobs[0]], "within an owner the oldest job comes first"

@@ -1,1 +1,1 @@
-"""Where work runs; it knows nothing of exports."""
+"""Runners, worker processes and lease keeping; independent of what the work is."""

@@ -1,4 +1,4 @@
-"""What runs beside the requests: the runner, and tasks such as the sweep."""
+"""Starts and stops the background part of a server: the runner, and tasks such as sweeps."""
 
 import asyncio
 import logging
@@ -16,17 +16,17 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 
 class Engine:
-    """Starts and stops what runs beside the requests; both can be asked for more than once.
+    """Runs the background part of a server while at least one user has started it.
 
-    It lives in a task of its own, so that whoever starts it, be it a lifespan, a middleware or the first request, never
-    has our task groups straddle its own frames.
+    It has an asyncio task of its own, so that its task groups never span the frames of the caller: a lifespan, a middleware or
+    the first request.
 
     Args:
-        runner: where work runs.
+        runner: runs the work.
         work: the work.
-        admitted: a context that is open while it runs; it does not start where that refuses to be entered (law 32).
-        beside: what else runs until it stops.
-        closing: what is done at the end, however it comes.
+        admitted: a context that stays open meanwhile; if entering it raises, the engine does not start (law 32).
+        beside: coroutine functions that run until the engine stops.
+        closing: called at the end, also after a failure.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Engine:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The engine runs while at least one such context is open."""
+        """Keep the engine running while the context is open."""
         await self.start()
         try:
             yield
@@ -59,11 +59,11 @@ class Engine:
                 await self.stop()
 
     async def start(self) -> None:
-        """Start, unless it runs already; returns when it does.
+        """Count a user, and start the engine if it is the first; returns when the engine runs.
 
         Raises:
-            NotAdmitted: the stores belong to somebody else (law 32).
-            Exception: whatever kept the runner from starting.
+            NotAdmitted: the stores belong to another adapter or job store (law 32).
+            Exception: the runner could not start.
         """
         self._users += 1
         if self._task is None or self._task.done():
@@ -79,18 +79,18 @@ class Engine:
 
     @property
     def runs(self) -> bool:
-        """Whether somebody started it, and nobody stopped it since."""
+        """Whether it has a user."""
         return self._users > 0
 
     async def start_lazily(self, missing_line: str) -> None:
-        """Start at the first request, because nobody did before: works, but the server then kills it instead of stopping it."""
+        """Start at the first request if the host did not start it. It then ends with the process, without a clean stop."""
         if self.runs:
             return
         _log.warning("The export engine starts with the first request because nothing started it. %s", missing_line)
         await self.start()
 
     async def stop(self) -> None:
-        """Stop when as many asked for it as started it; work in flight is given back."""
+        """Count a user off, and stop the engine after the last; work in flight is given back."""
         self._users = max(self._users - 1, 0)
         if self._users or self._task is None:
             return

@@ -1,7 +1,7 @@
-"""Ending worker processes that nobody can rely on any more: stopped ones, and those of a pool that was taken over.
+"""Ends worker processes that are stopped, or whose pool was taken over.
 
-A worker may be ended at any moment: leases bring its work to others (law 18). One that was stopped (`SIGSTOP`, a frozen terminal)
-in the middle of a write goes on holding the database's write lock, and no one can write until it goes on or is ended.
+A worker may be ended at any time, because its leases then pass to others (law 18). A worker that is stopped (`SIGSTOP`, a frozen
+terminal) within a write transaction keeps the database's write lock until it continues or is ended.
 """
 
 import os
@@ -17,16 +17,16 @@ _PROC = Path("/proc")
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal; False where the system does not say."""
+    """Whether a process is stopped by a signal; False if the system has no `/proc`."""
     with suppress(OSError, IndexError):
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
     return False
 
 
 async def fence(pid: int, token: str, grace: float) -> bool:
-    """End the worker that was started with this token: with `SIGTERM`, by force after `grace` seconds or if it is stopped.
+    """End the worker with this process id and token: by `SIGTERM`, or by `SIGKILL` after `grace` seconds or if it is stopped.
 
-    False if there is no such process (any more), or the system cannot tell; a process that has taken over the id is not touched.
+    False if there is no such process, or the system cannot tell. Another process that reuses the id is not touched.
     """
     try:
         process = os.pidfd_open(pid)
@@ -58,5 +58,5 @@ def _send(process: int, number: signal.Signals) -> None:
 
 
 async def _gone(process: int) -> None:
-    """Wait until it has ended; its locks are free then, also if its parent has not looked after it yet."""
+    """Wait until the process has ended, which frees its locks even before its parent reaps it."""
     await anyio.wait_readable(process)

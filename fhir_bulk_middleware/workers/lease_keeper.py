@@ -1,7 +1,7 @@
-"""Saying that a worker is alive, beside the work and not inside it.
+"""Renews the lease of a piece of work while it is carried out.
 
-In the server's loop a task does it. In a worker process, where adapters and stores may block the loop, a thread does. Neither
-goes on after the job's deadline: a worker that hangs must not hold its work for ever.
+In the server's event loop a task does it; in a worker process, where adapters and stores may block the loop, a thread. Both stop
+at the job's deadline, so that a worker that hangs does not keep its lease for ever.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from fhir_bulk_middleware.contract.job import Lease
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.instant import Clock, Instant, after, seconds_between
 from fhir_bulk_middleware.settings import Settings
 
@@ -27,19 +27,19 @@ __all__ = ["HeldLease", "LeaseKeeper", "LeaseLost", "ThreadLeaseKeeper", "keep_i
 _log = logging.getLogger("fhir_bulk_middleware")
 
 
-class LeaseLost(Exception):  # noqa: N818 - an outcome: somebody else has the work now, or nobody
-    """The lease is not ours any more, so nothing may be published (law 18)."""
+class LeaseLost(Exception):  # noqa: N818 - an outcome, not an error of the program
+    """The lease is no longer current, so nothing may be published (law 18)."""
 
 
 @dataclass(slots=True)
 class HeldLease:
-    """What worker and heartbeat know of each other.
+    """A lease with the state that worker and lease keeper share.
 
     Attributes:
-        lease: what is held.
-        done: how many resources of the slice have been read; the worker counts.
-        lost: whether the lease is; the heartbeat finds out.
-        moved: how far it was, and when, as the heartbeat saw it come further for the last time; None once a standstill was told.
+        lease: the lease.
+        done: the number of resources of the slice that were read; set by the worker.
+        lost: whether the lease is lost; set by the lease keeper.
+        moved: the last new value of `done` and when it was seen; None after a standstill was logged.
     """
 
     lease: Lease
@@ -48,7 +48,7 @@ class HeldLease:
     moved: tuple[int, Instant] | None = (-1, Instant(0))
 
     def look(self, now: Instant, patience: float) -> None:
-        """Tell once that work stands still: an adapter that hangs is ended by a cancel or the deadline, and not before."""
+        """Log once if nothing was read for `patience` seconds. A hanging adapter is ended by a cancel or the deadline only."""
         if self.moved is None or self.done != self.moved[0]:
             self.moved = None if self.moved is None else (self.done, now)
         elif seconds_between(self.moved[1], now) > patience:
@@ -69,10 +69,10 @@ LeaseKeeper = Callable[[JobStore, HeldLease, Settings, Clock], AbstractAsyncCont
 
 @asynccontextmanager
 async def keep_in_task(jobs: JobStore, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
-    """A heartbeat for work that shares its loop with a server.
+    """Renew the lease from a task, for work in a server's event loop.
 
     Raises:
-        LeaseLost: on leaving, if the lease was lost.
+        LeaseLost: on exit, if the lease was lost.
     """
 
     async def beat() -> None:
@@ -108,14 +108,14 @@ class ThreadLeaseKeeper:
 
     @asynccontextmanager
     async def __call__(self, jobs: JobStore, held: HeldLease, settings: Settings, clock: Clock) -> AsyncGenerator[None]:
-        """As `LeaseKeeper` has it.
+        """See `LeaseKeeper`.
 
         Raises:
-            LeaseLost: on leaving, if the lease was lost.
+            LeaseLost: on exit, if the lease was lost.
         """
         loop = asyncio.get_running_loop()
         if self._thread is None:
-            # It knows of us by a weak reference, and so ends when we do.
+            # It holds a weak reference to this object, and ends with it.
             arguments = weakref.ref(self), settings.renew_seconds
             self._thread = threading.Thread(target=_renew_on, args=arguments, name="lease-keeper", daemon=True)
             self._thread.start()
@@ -124,13 +124,13 @@ class ThreadLeaseKeeper:
             try:
                 yield
             finally:
-                with self._lock:  # a beat that has begun ends first
+                with self._lock:  # waits for a renewal in progress
                     self._turn = None
         if scope.cancelled_caught:
             raise LeaseLost
 
     def beat(self, runner: asyncio.Runner) -> None:
-        """One beat, if there is anything to beat for; in the thread."""
+        """Renew the lease of the current work, if there is any; runs in the thread."""
         with self._lock:
             turn = self._turn
             if turn is not None and not turn.held.lost:
@@ -143,7 +143,7 @@ class ThreadLeaseKeeper:
 
 @dataclass(slots=True)
 class _Turn:
-    """One piece of work, as the thread sees it."""
+    """The current piece of work, for the thread."""
 
     jobs: JobStore
     held: HeldLease
@@ -153,14 +153,14 @@ class _Turn:
     lost_at: float = math.inf
 
     def look(self) -> None:
-        """Stop the work if its lease turned out to be lost."""
+        """Cancel the work if its lease was found to be lost."""
         if self.held.lost:
             self.lost_at = time.monotonic()
             self.cancel()
 
     @property
     def hangs(self) -> bool:
-        """Whether the work should have stopped long ago."""
+        """Whether the work goes on although its lease has been lost for `lease_seconds`."""
         return time.monotonic() - self.lost_at > self.settings.lease_seconds
 
 
@@ -178,11 +178,11 @@ async def _renew(jobs: JobStore, held: HeldLease, settings: Settings, clock: Clo
     now = clock()
     held.look(now, settings.lease_seconds)
     if now >= after(held.lease.job.created_at, settings.deadline):
-        held.lost = True  # it runs out by itself; a sweep fails the job
+        held.lost = True  # it runs out, and a sweep fails the job
         return
     try:
         renewed = await jobs.renew(held.lease, now, lease_seconds=settings.lease_seconds, done=held.done)
-    except Exception:  # noqa: BLE001 - a store that cannot answer just now; the lease outlives some missed beats
+    except Exception:  # noqa: BLE001 - the store may answer the next time; the lease outlives some missed renewals
         _log.exception("the lease on job %s could not be renewed", held.lease.job.id)
     else:
         held.lost = not renewed

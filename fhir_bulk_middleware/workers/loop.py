@@ -1,4 +1,4 @@
-"""One worker's day: do what is there, then wait for a ring or a second, whichever comes first."""
+"""The loop of one worker: do all work there is, then wait for a wake-up or a second."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,13 +17,13 @@ _PAUSE_LONGEST = 30.0
 
 
 async def keep_working(work: Work, worker: str, wait: Callable[[float], Awaitable[None]], tell: Callable[[], None]) -> None:
-    """Work until cancelled. Work that raises is logged, and tried again after a pause that grows.
+    """Work until cancelled. An exception is logged, and the work tried again after a pause that grows.
 
     Args:
-        work: what to do.
-        worker: in whose name.
-        wait: waits for a ring, at most so many seconds.
-        tell: tells the other workers that there is something: one step may have made work for all of them.
+        work: the work.
+        worker: the name of this worker.
+        wait: waits for a wake-up, at most so many seconds.
+        tell: wakes the other workers, because one step may make work for all of them.
     """
     failures = 0
     while True:
@@ -34,7 +34,7 @@ async def keep_working(work: Work, worker: str, wait: Callable[[float], Awaitabl
                 if not told:
                     tell()
                     told = True
-        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - a store that is away must not end its workers
+        except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - an unavailable store must not end its workers
             _log.exception("worker %s: the work could not go on", worker)
             await anyio.sleep(min(_PAUSE_SHORTEST * 2**failures, _PAUSE_LONGEST))
             failures = min(failures + 1, 16)

@@ -1,21 +1,21 @@
-"""One pool of worker processes for each folder and adapter, however many server processes share it (law 19).
+"""The pool of worker processes of a folder and adapter, shared by any number of server processes (law 19).
 
-What is promised when processes stop answering:
+Guarantees when processes stop answering:
 
-- A server that ends, however it ends, takes its workers with it (their stdin ends), and another server on the folder keeps
-  workers a quarter of a second later.
+- When a server ends, in any way, its workers end too (their stdin closes), and another server on the folder starts workers a
+  quarter of a second later.
 - A server that is stopped (`SIGSTOP`, a debugger, a frozen virtual machine) holds its lease on the pool for half of
-  `lease_seconds` of silence. Then a healthy server, or `fhir-bulk worker`, takes over: it ends the workers of the old pool,
-  gives back what they held, and keeps its own. When the stopped server goes on, it finds that out and stands by.
-- A worker that is stopped is ended by force after the same time, by the server that keeps it or by the one that takes over. If
-  it was stopped in the middle of a write, it held SQLite's write lock until then: nobody could write to that file, and requests
-  that need to were answered 503. The transaction is undone, since it was not committed.
-- A *server* that is stopped in the middle of a write of its own (some milliseconds: a kick-off, a cancel) holds that lock until
-  somebody continues or ends it. We do not end it: it is the host's process. Reads and polls go on; writes are answered 503, and
-  the log of the one that took over names the process.
+  `lease_seconds` of silence. Then another server, or `fhir-bulk worker`, takes over: it ends the workers of the old pool, gives
+  back what they held, and starts its own. When the stopped server continues, it notices that and stands by.
+- A worker that is stopped is killed after the same time, by its server or by the one that takes over. If it was stopped within a
+  write transaction, it kept SQLite's write lock until then, and requests that write were answered 503. The transaction is
+  rolled back.
+- A *server* that is stopped within a write transaction of its own (some milliseconds: a kick-off, a cancel) keeps that lock until
+  an operator continues or ends it, because it is the host's process. Reads and polls go on, writes are answered 503, and the log
+  of the server that took over names the process.
 
-Ending workers of another server takes Linux (`/proc`, pidfds) and one process namespace: in several containers on one folder, a
-frozen container must be ended from outside.
+Ending the workers of another server needs Linux (`/proc`, pidfds) and a shared process namespace: with several containers on one
+folder, an operator must end a frozen container.
 """
 
 import logging
@@ -50,11 +50,11 @@ class WorkerPool:
     """Keeps worker processes running while this process holds the lease on the folder's pool.
 
     Args:
-        folder: what the pool is one for.
-        wake_ups: what its workers listen to.
-        pipes: the doorbell's folder.
-        settings: how many workers, how nice they are, and how long silence is put up with.
-        starts: takes note of workers that cannot start.
+        folder: the folder of the pool.
+        wake_ups: the wake-up pipes of its workers.
+        pipes: the folder of those pipes.
+        settings: number and niceness of workers, and `lease_seconds`.
+        starts: counts workers that cannot start.
     """
 
     def __init__(self, folder: Path, wake_ups: WakeUps, pipes: Path, settings: Settings, *, starts: Starts) -> None:
@@ -67,7 +67,7 @@ class WorkerPool:
         self._workers: list[str] = []
 
     async def keep(self, work: Work, recipe: Recipe) -> None:
-        """Wait for the lease and keep the workers running, until cancelled; they have ended when this returns."""
+        """Wait for the lease and keep workers running, until cancelled. On exit all of them have ended."""
         lease = PoolLease(self._folder, work.adapter, self._patience)
         while True:
             holding = await lease.taken()
@@ -93,7 +93,7 @@ class WorkerPool:
                 return
 
     async def _fence(self, predecessor: Predecessor, work: Work) -> None:
-        """End the workers of a holder that fell silent, and give back what they held."""
+        """End the workers of a silent previous holder, and give back what they held."""
         _log.error(
             "process %d kept the workers of %s and has been silent for %g seconds: they are replaced. If it was stopped in the "
             "middle of a write, nobody can write before it is continued or ended",
@@ -111,14 +111,14 @@ class WorkerPool:
         async with anyio.create_task_group() as group:
             for worker in predecessor.workers:
                 group.start_soon(end, worker)
-        for worker in ended:  # not before all are gone: one of them may hold the lock that this write waits for
+        for worker in ended:  # after all have ended, because any of them may hold the lock that this write needs
             await self._give_back(work, worker)
 
     async def _give_back(self, work: Work, worker: str) -> None:
         self._wake_ups.take_down(worker)
         try:
             await work.abandoned(worker, f"worker {worker} was ended: its server fell silent")
-        except Exception:  # noqa: BLE001 - a store that is away; its leases run out
+        except Exception:  # noqa: BLE001 - the store may be unavailable; the leases run out
             _log.exception("what worker %s held could not be given back", worker)
 
     async def _keep_one(self, work: Work, recipe: Recipe, holding: Holding) -> None:
@@ -130,11 +130,11 @@ class WorkerPool:
             await anyio.sleep(min(_RESTART_SHORTEST * 2**failures, _RESTART_LONGEST))
 
     async def _run_one(self, work: Work, recipe: Recipe, holding: Holding) -> None:
-        """Run one worker process to its end, give back what it held, and tell the others of that."""
+        """Run one worker process to its end, give back what it held, and wake the other workers."""
         try:
             with self._starts.watched() as report:
                 await self._run_started(report, work, recipe, holding)
-        except Exception:  # noqa: BLE001 - no process to be had, or a store that is away: neither must end the pool
+        except Exception:  # noqa: BLE001 - a failed start or an unavailable store must not end the pool
             _log.exception("a worker could not be kept")
         self._wake_ups.notify()
 
@@ -159,7 +159,7 @@ class WorkerPool:
                 await work.abandoned(worker, f"worker {worker} {how}")
 
     async def _ended(self, process: Process, worker: str) -> int:
-        """Wait for the worker's end, and bring it about if it is stopped for too long."""
+        """Wait for the worker's end, and kill it if it has been stopped for too long."""
         stopped_since = None
         while True:
             with anyio.move_on_after(self._settings.renew_seconds):
@@ -174,13 +174,12 @@ class WorkerPool:
 
 
 async def _spawn(token: str, report: StartReport) -> Process:
-    # By its token a worker is known to whoever takes over the pool. Its code is found where this process finds it, whatever the
-    # folder that it was started in; and it has a session of its own, so that Ctrl-C in a terminal reaches the server alone, which
-    # then stops its workers in good order.
+    # The token identifies the worker to a server that takes over the pool. PYTHONPATH makes it import from where this process
+    # does. A session of its own keeps Ctrl-C in a terminal from it: the server stops its workers cleanly.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     try:
         with anyio.CancelScope(shield=True):  # a process that is half started when the pool is stopped would never be waited for
-            return await anyio.open_process(
+            process = await anyio.open_process(
                 [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process", token],
                 stdin=subprocess.PIPE,
                 stdout=None,
@@ -191,6 +190,7 @@ async def _spawn(token: str, report: StartReport) -> Process:
             )
     finally:
         report.handed_over()
+    return process
 
 
 async def _send(process: Process, line: bytes) -> None:
@@ -203,7 +203,7 @@ async def _send(process: Process, line: bytes) -> None:
 
 
 async def _stop(process: Process) -> None:
-    """End a worker: by the end of its stdin, or by force if it does not hear."""
+    """End a worker by closing its stdin, or by force after `GRACE` seconds."""
     if process.stdin is not None:
         await process.stdin.aclose()
     with anyio.move_on_after(GRACE):

@@ -1,4 +1,4 @@
-"""The lease on a folder's worker pool: which of several server processes keeps the workers (law 19)."""
+"""The lease on a folder's worker pool, which decides which server process keeps the workers (law 19)."""
 
 import fcntl
 import os
@@ -18,11 +18,11 @@ _LOOK = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """A holder that fell silent.
+    """A holder that stopped renewing its lease.
 
     Attributes:
-        pid: its process.
-        workers: the names of the workers that it kept.
+        pid: its process id.
+        workers: the names of its workers.
     """
 
     pid: int
@@ -30,10 +30,10 @@ class Predecessor:
 
 
 class Holding:
-    """The lease while it is held: an open, locked file that its holder touches now and then.
+    """A held lease: an open, locked file that its holder touches regularly.
 
     Attributes:
-        predecessor: from whom it was taken; None where it was free.
+        predecessor: the silent holder that it was taken from; None if it was free.
     """
 
     def __init__(self, lease: "PoolLease", number: int, descriptor: int) -> None:
@@ -43,7 +43,7 @@ class Holding:
         self.predecessor: Predecessor | None = None
 
     def renew(self, workers: Sequence[str]) -> bool:
-        """Say that the holder is alive, and which workers it keeps; False if somebody took the lease over."""
+        """Renew the lease and write down the holder's workers; False if another process took the lease over."""
         if self._lease.latest() != self._number:
             return False
         content = "\n".join([str(os.getpid()), *workers]).encode() + b"\n"
@@ -53,20 +53,20 @@ class Holding:
         return True
 
     def close(self) -> None:
-        """Give the lease back: whoever waits has it at once."""
+        """Give the lease back, at once free for others."""
         os.close(self._descriptor)
 
 
 class PoolLease:
-    """A lease that is a file with a number: the holder has it locked and touches it, and the highest number counts.
+    """A lease on a pool: the numbered file with the highest number, which the holder locks and touches.
 
-    A holder that ends, however it ends, loses the lock with its process, and another takes the same file. A holder that is
-    stopped keeps its lock, but is silent: another takes the next number. When the stopped one goes on, it finds that number and
-    gives up. How long it was silent is measured with the watcher's own monotonic clock, so it does not matter what time it is.
+    When a holder ends, in any way, its lock is gone, and another process takes the same file. A holder that is stopped keeps its
+    lock but no longer touches the file: another process then takes the next number, and the holder gives up when it continues and
+    sees it. Silence is measured by the monotonic clock of the process that waits, so changes of the time do not matter.
 
     Args:
-        folder: what the pool is one for.
-        name: whose workers they are; a folder has one pool for each name.
+        folder: the folder of the pool.
+        name: the identity of the adapter; a folder has one pool for each.
         patience: seconds of silence after which the lease is taken over.
     """
 
@@ -76,7 +76,7 @@ class PoolLease:
         self._patience = patience
 
     async def taken(self) -> Holding:
-        """Wait until the lease is free or its holder silent, and take it."""
+        """Take the lease, as soon as it is free or its holder silent."""
         seen, since = (0, 0), time.monotonic()
         while True:
             number = self.latest()
@@ -91,7 +91,7 @@ class PoolLease:
             await anyio.sleep(min(_LOOK, self._patience / 4))
 
     def latest(self) -> int:
-        """The highest number that was ever taken; 0 if none was."""
+        """The highest number taken so far; 0 if none."""
         numbers = [path.name.removeprefix(self._prefix) for path in self._folder.glob(f"{self._prefix}*")]
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
@@ -99,7 +99,7 @@ class PoolLease:
         path = self._path(number)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
-        except FileNotFoundError:  # a later holder tidied it away
+        except FileNotFoundError:  # a later holder removed it
             return None
         held = Holding(self, number, descriptor)
         try:
@@ -116,7 +116,7 @@ class PoolLease:
         """Remove the files of earlier numbers."""
         for path in self._folder.glob(f"{self._prefix}*"):
             number = path.name.removeprefix(self._prefix)
-            if number.isdecimal() and int(number) < holding._number:  # noqa: SLF001 - its other half
+            if number.isdecimal() and int(number) < holding._number:  # noqa: SLF001 - of the same module
                 path.unlink(missing_ok=True)
 
     def _predecessor(self, number: int) -> Predecessor | None:

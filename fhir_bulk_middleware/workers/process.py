@@ -1,6 +1,6 @@
-"""A worker process: `python -m fhir_bulk_middleware.workers.process`, with its assignment on the first line of stdin.
+"""A worker process: `python -m fhir_bulk_middleware.workers.process`, with its assignment as the first line of stdin.
 
-It ends when stdin does, so it never outlives the server that keeps it; on SIGTERM and SIGINT it gives its work back and ends.
+It ends when stdin closes, so it never outlives its server. On SIGTERM and SIGINT it gives its work back and ends.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from fhir_bulk_middleware.workers.wakeup import WakeUps
 __all__ = ["GRACE", "Assignment", "main"]
 
 GRACE = 5.0
-"""Seconds that a worker has to stop by itself."""
+"""The time in seconds that a worker has for a clean stop."""
 
 _STDIN = 0
 _NOT_BEGUN = 70  # EX_SOFTWARE
@@ -36,15 +36,15 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker process is told.
+    """The configuration of a worker process.
 
     Attributes:
         worker: its name.
         pipes: the folder of the wake-up pipes.
         recipe: how to make the work.
-        log_level: from which level on the package's own log goes to stderr; that of other packages does from warnings on.
-        niceness: how much it gives way to other processes.
-        report: the descriptor on which it says that it begins, or why it cannot.
+        log_level: the level of the package's own log, which goes to stderr; other packages log from WARNING.
+        niceness: its niceness.
+        report: the file descriptor for its start report (`StartReport`).
     """
 
     worker: str
@@ -68,7 +68,7 @@ class Assignment:
 
     @classmethod
     def parse(cls, line: bytes) -> "Assignment":
-        """The assignment that `line` wrote."""
+        """The assignment of a `line`."""
         content = json.loads(line)
         return cls(
             content["worker"],
@@ -81,8 +81,8 @@ class Assignment:
 
 
 def main() -> int:
-    """Work until told to stop; the process's exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop listens, Ctrl-C ends this without a trace
+    """Work until stopped; the exit status of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop handles it, Ctrl-C ends this without a traceback
     line = _read_line()
     if not line:
         return 0
@@ -100,7 +100,7 @@ async def _serve(assignment: Assignment) -> int:
         threading.Thread(target=_wait_for_end, args=(loop, scope), name="stdin", daemon=True).start()
         try:
             work = cast("Work", make(assignment.recipe))
-        except BaseException:  # noqa: BLE001 - whatever an adapter's factory does, the keeper is told
+        except BaseException:  # noqa: BLE001 - an adapter's factory may raise anything, and the pool gets a report
             report(assignment.report, traceback.format_exc().encode(errors="replace"))
             return _NOT_BEGUN
         report(assignment.report, BEGAN)
@@ -111,20 +111,20 @@ async def _serve(assignment: Assignment) -> int:
 
 
 def _configure_logging(assignment: Assignment) -> None:
-    """Log to stderr: what is ours from the assigned level on, of all others warnings, for HTTP clients log patients' URLs."""
+    """Log to stderr: this package at the assigned level, others from WARNING, because HTTP clients log patients' URLs."""
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s %(levelname)s {assignment.worker}: %(message)s")
     logging.getLogger("fhir_bulk_middleware").setLevel(assignment.log_level)
 
 
 def _give_way(niceness: int) -> None:
-    """Be nice to the processes of other sessions too: where Linux groups processes by session, it shares time out by group."""
+    """Lower the priority of the process, and of its session where Linux shares CPU time among sessions."""
     os.nice(niceness)
     with suppress(OSError):
         _AUTOGROUP.write_text(str(niceness))
 
 
 def _read_line() -> bytes:
-    """The first line, read from the descriptor: a thread that waits in `sys.stdin` would keep the interpreter from ending."""
+    """The first line of stdin, unbuffered: a thread that waits in `sys.stdin` would keep the interpreter from ending."""
     line = b""
     while not line.endswith(b"\n"):
         data = os.read(_STDIN, 65536)
@@ -142,7 +142,7 @@ def _wait_for_end(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> 
     except RuntimeError:  # it has ended already
         return
     threading.Event().wait(GRACE)
-    os._exit(1)  # an adapter hangs in a call that nothing can interrupt; leases bring its work to others
+    os._exit(1)  # an adapter hangs in a blocking call; its leases pass to other workers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where exports run: in the server's own loop, or in worker processes beside it."""
+"""Our runners: in the server's event loop, or in worker processes."""
 
 import asyncio
 import os
@@ -23,14 +23,13 @@ __all__ = ["LoopRunner", "ProcessRunner"]
 
 
 class LoopRunner:
-    """A `JobRunner` in the server's own loop, for adapters that exist in its process only.
+    """A `JobRunner` in the server's event loop, for adapters without a recipe.
 
-    It shares the loop's time with every request: polls get slower while an export runs. Where adapter and stores can be made
-    again, `ProcessRunner` is better.
+    Requests get slower while work runs. If adapter and stores have recipes, use `ProcessRunner`.
 
     Args:
-        workers: how many pieces of work are done at a time.
-        patience: after how many seconds without a sign of life from the loop the log says where it stands.
+        workers: the number of pieces of work at a time.
+        patience: after so many seconds without a response of the loop, the log says where it hangs.
     """
 
     def __init__(self, workers: int = 1, *, patience: float = 10.0) -> None:
@@ -40,7 +39,7 @@ class LoopRunner:
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
-        """Work while the context is open."""
+        """See `JobRunner`."""
         self._rung = [asyncio.Event() for _ in range(self._workers)]
         with watched(self._patience):
             async with _beside([partial(self._serve, work, rung) for rung in self._rung]):
@@ -56,24 +55,24 @@ class LoopRunner:
         await keep_working(work, worker, wait, self.wake)
 
     def wake(self) -> None:
-        """There may be new work."""
+        """See `JobRunner`."""
         for rung in self._rung:
             rung.set()
 
 
 class ProcessRunner:
-    """A `JobRunner` in worker processes: one pool for each folder and adapter, however many server processes share it (law 19).
+    """A `JobRunner` in worker processes: one pool for each folder and adapter, shared by all server processes (law 19).
 
-    All server processes may enter `running`. One of them keeps the workers; when it ends, however it ends, or falls silent,
-    another takes over (`fhir_bulk_middleware.workers.pool` says how soon).
+    Every server process may enter `running`. One of them keeps the workers; when it ends or falls silent, another takes over
+    (`fhir_bulk_middleware.workers.pool`).
 
     Args:
-        folder: the folder whose exports these are: where jobs and files are kept, or one beside them; on this machine.
-        settings: how many workers (`worker_processes`), how nice they are (`worker_niceness`), and how long one may be silent
+        folder: a folder on this machine, the same for all server processes on these jobs: the one of jobs and files, or another.
+        settings: the number of workers (`worker_processes`), their niceness (`worker_niceness`), and how long one may be silent
             (`lease_seconds`).
 
     Raises:
-        ValueError: no workers are wanted; `LoopRunner` is for that.
+        ValueError: `worker_processes` is 0; use `LoopRunner`.
     """
 
     def __init__(self, folder: Path | str, settings: Settings) -> None:
@@ -90,7 +89,7 @@ class ProcessRunner:
         """Keep the workers, or stand by to keep them, while the context is open.
 
         Raises:
-            ValueError: the work cannot be made again in another process.
+            ValueError: the work has no recipe.
             OSError: the folder cannot be written.
         """
         recipe = work.recipe()
@@ -105,13 +104,13 @@ class ProcessRunner:
             yield
 
     def wake(self) -> None:
-        """There may be new work: told to the workers of the folder, whichever server process keeps them."""
+        """See `JobRunner`: wakes the workers of the folder, whichever server process keeps them."""
         self._wake_ups.notify()
 
 
 @asynccontextmanager
 async def _beside(tasks: list[Callable[[], Coroutine[object, object, None]]]) -> AsyncGenerator[None]:
-    """Run tasks while the context is open. An exception of the context's body passes as it is, not in a group."""
+    """Run tasks while the context is open. An exception of the body is raised as it is, not in a group."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         for task in tasks:

@@ -1,4 +1,4 @@
-"""Tells when a loop stands still, because something in it blocks: nobody in the loop itself can (law 43)."""
+"""Watches an event loop from a thread, and logs where it hangs (law 43)."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 @contextmanager
 def watched(seconds: float) -> Iterator[None]:
-    """A thread asks the running loop for a sign of life; once it has given none for so long, the log says where it stands."""
+    """While the context is open, log the stack of the running loop once it has not responded for `seconds`."""
     loop, ident, over = asyncio.get_running_loop(), threading.get_ident(), threading.Event()
 
     def ask() -> None:
         while not over.wait(seconds / 2):
             alive = threading.Event()
-            with suppress(RuntimeError):  # the loop is closed, and we are about to end
+            with suppress(RuntimeError):  # the loop is closed, and this thread about to end
                 loop.call_soon_threadsafe(alive.set)
                 if not alive.wait(seconds):
                     _log.critical("%s", _standstill(seconds, ident))

@@ -1,4 +1,4 @@
-"""Workers that end before they can work: their own words, how often, and when whatever waits for them is given up (law 43)."""
+"""Reports of starting workers, and when to give up on workers that cannot start (law 43)."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ _LONGEST = 16 * 1024
 
 
 class StartReport:
-    """A pipe on which a worker says that it has begun to work, or why it cannot.
+    """A pipe on which a worker reports that it has started, or why it cannot.
 
     Attributes:
-        descriptor: the worker's end.
+        descriptor: the worker's end of the pipe.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StartReport:
 
     @property
     def began(self) -> bool:
-        """Whether the worker has begun to work."""
+        """Whether the worker has started."""
         with suppress(BlockingIOError):
             while data := os.read(self._reading, 65_536):
                 self._said += data
@@ -40,20 +40,20 @@ class StartReport:
 
     @property
     def words(self) -> str:
-        """What it said instead; empty if it ended without a word."""
+        """Why the worker could not start; empty if it reported nothing."""
         return "" if self.began else self._said.decode(errors="replace").strip()
 
     def handed_over(self) -> None:
-        """Close our copy of the worker's end, once the worker has its own."""
+        """Close the server's copy of the worker's end, once the worker has its own."""
         os.close(self.descriptor)
 
     def close(self) -> None:
-        """Close our end."""
+        """Close the server's end."""
         os.close(self._reading)
 
 
 def report(descriptor: int, words: bytes) -> None:
-    """In the worker: say it, and no more."""
+    """Send the report and close the pipe; called in the worker."""
     with suppress(OSError):
         os.write(descriptor, words[-_LONGEST:])
     with suppress(OSError):
@@ -71,14 +71,14 @@ def how_it_ended(status: int) -> str:
 
 
 class Starts:
-    """Counts the workers of a pool that end before they can work.
+    """Counts the workers of a pool that end before they start to work.
 
-    The first of them is logged with what it said; those after it are not. Where all end so, `attempts` of them at least, for
-    `patience` seconds, what waits for a worker is given up, and again after each further try.
+    The first failure is logged with its report, later ones are not. After `attempts` failures in a row, over `patience` seconds,
+    each further failure calls `Work.give_up`.
 
     Args:
-        attempts: how many must have ended so.
-        patience: seconds from the first of them.
+        attempts: the minimum number of failures.
+        patience: the minimum time since the first failure in seconds.
     """
 
     def __init__(self, attempts: int, patience: float) -> None:
@@ -90,7 +90,7 @@ class Starts:
 
     @contextmanager
     def watched(self) -> Iterator[StartReport]:
-        """A report for a worker that is about to be started."""
+        """A report for a worker that is about to start."""
         report = StartReport()
         self._reports.add(report)
         try:
@@ -100,9 +100,9 @@ class Starts:
             report.close()
 
     async def ended(self, worker: str, status: int, report: StartReport, work: Work) -> None:
-        """Take note of a worker's end."""
+        """Record the end of a worker."""
         how = how_it_ended(status)
-        if any(each.began for each in self._reports):  # this one or another has begun: it is not the recipe
+        if any(each.began for each in self._reports):  # this one or another has started, so the recipe works
             if self._failed:
                 _log.warning("workers start again, after %d that could not", self._failed)
             self._failed = 0

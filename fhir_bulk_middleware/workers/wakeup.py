@@ -1,7 +1,7 @@
-"""Wake-ups: how any process on the machine tells the workers of a folder that there may be work.
+"""Wake-up pipes, by which any process on the machine tells the workers of a folder that there may be work.
 
-Each worker makes a named pipe of its own in the folder; `notify` writes a byte into each. A wake-up that is missed delays work
-by one poll, so nothing here has to be certain, only cheap.
+Each worker makes a named pipe in the folder, and `notify` writes a byte into each. A lost wake-up only delays work until the
+worker looks by itself, so nothing here needs to be reliable.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ __all__ = ["WakeUp", "WakeUps"]
 
 
 class WakeUps:
-    """The pipes of one folder."""
+    """The wake-up pipes of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def prepare(self) -> None:
-        """Make the folder, and make sure that nobody else on the machine can put anything into it.
+        """Make the folder, and check that no other user can write into it.
 
         Raises:
-            OSError: it cannot be made, or what is there belongs to somebody else.
+            OSError: it cannot be made, or belongs to another user.
         """
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -37,10 +37,10 @@ class WakeUps:
             raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
 
     def notify(self) -> None:
-        """Wake every worker. Never blocks, never fails."""
+        """Wake every worker. Never blocks or raises."""
         with suppress(OSError), os.scandir(self._folder) as pipes:
             for pipe in pipes:
-                with suppress(OSError):  # full: it has been rung; no reader: its worker is gone
+                with suppress(OSError):  # full: a wake-up is pending; no reader: its worker has ended
                     _touch(pipe.path)
 
     @contextmanager
@@ -60,14 +60,14 @@ class WakeUps:
             path.unlink(missing_ok=True)
 
     def take_down(self, name: str) -> None:
-        """Remove the pipe of a worker that died before it could."""
+        """Remove the pipe of a worker that has ended."""
         pipe = self._folder / name
         with suppress(OSError):
-            if stat.S_ISFIFO(pipe.lstat().st_mode):  # whatever else lies there is not ours to remove
+            if stat.S_ISFIFO(pipe.lstat().st_mode):  # not a pipe, so not ours to remove
                 pipe.unlink()
 
     def take_dead_down(self) -> None:
-        """Remove what workers of an earlier pool left: pipes that nobody listens to."""
+        """Remove pipes without a reader, left by workers of an earlier pool."""
         with suppress(OSError):
             for pipe in list(self._folder.iterdir()):
                 try:
@@ -84,7 +84,7 @@ class WakeUp:
         self._descriptor = descriptor
 
     async def wait(self, seconds: float) -> None:
-        """Wait until it is rung, at most so long. Rings that came before count."""
+        """Wait for a wake-up, at most so long. One that came before counts."""
         loop, rung = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._descriptor, rung.set)
         try:
@@ -103,7 +103,7 @@ class WakeUp:
 def _touch(path: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # whatever else lies there is not written to
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # not a pipe, so not written to
             os.write(descriptor, b"!")
     finally:
         os.close(descriptor)

@@ -11,7 +11,8 @@ from pathlib import Path
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Options, Part, Request, Slice
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Options, Part, Request, Slice
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport

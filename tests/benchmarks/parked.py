@@ -6,7 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Lease, Slice
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Slice
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant, system_clock
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore

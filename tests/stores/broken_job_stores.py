@@ -12,8 +12,9 @@ import anyio.lowlevel
 import pytest
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after

@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Lease
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState
 from fhir_bulk_middleware.contract.job_store import Due, JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore

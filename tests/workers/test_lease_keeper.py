@@ -6,7 +6,8 @@ import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, observation
 
-from fhir_bulk_middleware.contract.job import Job, JobState, Lease
+from fhir_bulk_middleware.contract.job import Job, JobState
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.kinds import job_work

@@ -1,4 +1,4 @@
-"""Jobs in memory: what a job store does, without how it is made durable."""
+"""Jobs in memory, as a model of what every job store does."""
 
 import secrets
 import threading
@@ -6,20 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import (
-    LEASE_SLACK,
-    Codec,
-    Failure,
-    Job,
-    JobState,
-    Lease,
-    Part,
-    Recorded,
-    Slice,
-    Standing,
-    fell_silent,
-)
+from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.contract.query import Compartments, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
@@ -32,20 +21,20 @@ _ENDED = frozenset({JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED})
 
 @dataclass(slots=True)
 class _Work:
-    """A piece of work that is left: planning a job, or one of its slices."""
+    """A piece of work that is not finished: planning a job, or one of its slices."""
 
     attempt: int = 0
     excused: int = 0
-    """Attempts that do not count: those that recorded a part, and those that were asked to stop."""
+    """Attempts that do not count as tries."""
     worker: str | None = None
     leased_until: Instant | None = None
     leased_for: float = 0
     done: int = 0
-    """How far its slice was ever read, by any attempt."""
+    """The highest count of any attempt."""
     cause: str | None = None
 
     def free(self, now: Instant) -> bool:
-        """Whether nobody holds it; a lease that ends too far ahead is none, for the clock was set back."""
+        """Whether it can be claimed. A lease that ends too far ahead counts as run out, because the clock was set back."""
         if self.leased_until is None:
             return True
         return not now < self.leased_until <= after(now, LEASE_SLACK * self.leased_for)
@@ -59,7 +48,7 @@ class _Work:
 
 @dataclass(slots=True)
 class _Entry:
-    """A job and what belongs to it. `work` has only what is left; None is the planning."""
+    """A job and all that belongs to it. `work` has only unfinished work, by slice; None is the planning."""
 
     job: Job
     rows: Rows
@@ -82,16 +71,16 @@ class _Entry:
                 return job.changed_at if state in _ENDED and state not in _FINISHED and self.reclaimed else None
 
     def turn(self, state: JobState, now: Instant, failure: Failure | None = None) -> None:
-        """Change the state. Work of a job that is no longer working is no work, so its leases are worth nothing (law 18)."""
+        """Change the state. Outside the working states the job has no work, so all its leases are lost (law 18)."""
         self.job = replace(self.job, state=state, changed_at=now, failure=failure, revision=self.job.revision + 1)
         if not state.working:
             self.work.clear()
 
 
 class MemoryJobStore:
-    """A `JobStore` for one process; nothing outlives it.
+    """A `JobStore` for one process, which keeps nothing after it.
 
-    It belongs to no event loop: threads with loops of their own may share it.
+    Threads, each with an event loop of its own, may share it.
     """
 
     def __init__(self) -> None:
@@ -171,7 +160,7 @@ class MemoryJobStore:
         """See `JobStore.reclaimed`."""
         with self._lock:
             entry = self._entries.get(job_id)
-            if entry and entry.job.state in _ENDED:  # whatever the caller believes, a job with a result keeps it
+            if entry and entry.job.state in _ENDED:  # also if the caller is mistaken, a job with a result keeps it
                 entry.reclaimed = True
                 entry.rows = Rows(Compartments(frozenset()))
                 entry.slices.clear()
@@ -283,7 +272,7 @@ class MemoryJobStore:
         return (entry.job for entry in self._entries.values())
 
     def _next(self, adapter: str, now: Instant) -> tuple[_Entry, int | None] | None:
-        """The first free work of the oldest job of the owner who was served longest ago."""
+        """The first free work of the oldest job of the owner that was served least recently."""
         entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
         for entry in sorted(entries, key=lambda entry: (self._turns.get(entry.job.owner, 0), entry.job.created_at)):
             for place, work in entry.work.items():
@@ -292,7 +281,7 @@ class MemoryJobStore:
         return None
 
     def _held(self, lease: Lease) -> tuple[_Entry, _Work] | None:
-        """The work that a lease is about, None if the lease is lost."""
+        """The work of a lease, None if the lease is lost."""
         entry = self._entries.get(lease.job.id)
         work = entry.work.get(None if lease.slice is None else lease.slice.number) if entry else None
         if entry is None or work is None or (work.worker, work.attempt) != (lease.worker, lease.attempt):
@@ -301,7 +290,7 @@ class MemoryJobStore:
 
 
 def _advance(entry: _Entry, work: _Work, done: int) -> None:
-    """Count what is beyond the slice's mark, so that a slice that starts over is not counted twice."""
+    """Count what is above the highest count, so that a slice that starts over is not counted twice."""
     if done > work.done:
         entry.job = replace(entry.job, done=entry.job.done + done - work.done)
         work.done = done

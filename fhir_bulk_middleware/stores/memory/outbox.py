@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fhir_bulk_middleware.contract.job import LEASE_SLACK
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Instant, after
 

@@ -1,11 +1,11 @@
-"""When and how the write-ahead log of a SQLite file is copied back into it.
+"""Checkpoints of a SQLite file, made so that a fault of older SQLite versions cannot lose a commit.
 
 SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) has a fault that can lose a commit or damage the file: while one connection
 begins a checkpoint, another commits a transaction that starts the log over, and a later checkpoint skips part of it
 (https://sqlite.org/wal.html#walresetbug). Several processes that write to one file, as ours do, can meet it, and few builds of
-Python have a newer SQLite. So no connection of ours checkpoints by itself, and whoever does it holds the write lock meanwhile:
-then nobody can start the log over. What other programs do to the file (a backup tool that checkpoints, the `sqlite3` shell) is
-not covered.
+Python have a newer SQLite. So automatic checkpoints are off, and a checkpoint is made while a second connection holds the write
+lock, so that no commit can start the log over meanwhile. Checkpoints that other programs make (a backup tool, the `sqlite3`
+shell) are not covered.
 """
 
 import os
@@ -21,14 +21,13 @@ _PATIENCE = 1.0
 
 
 class Checkpoints:
-    """The checkpoints that one process makes of one file.
+    """The checkpoints that one process makes of one file, by its own commits and by the growth of the log.
 
-    Each process counts its own commits, and looks how far the log has grown: it is about as long as SQLite's own checkpoints
-    would leave it, times the number of processes that write.
+    The log gets about as long as with SQLite's automatic checkpoints, times the number of processes that write.
 
     Args:
         path: the file.
-        page_size: bytes of its pages.
+        page_size: the size of its pages in bytes.
     """
 
     def __init__(self, path: Path, page_size: int) -> None:
@@ -39,7 +38,7 @@ class Checkpoints:
         self._size = 0
 
     def after_commit(self, connection: sqlite3.Connection) -> None:
-        """Make a checkpoint if it is time for one. Never fails: the commit stands, and a later one tries again."""
+        """Make a checkpoint if one is needed. Never raises, because the commit is done; a later call tries again."""
         self._commits += 1
         size = 0
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""One SQLite file: how it is opened, read and written."""
+"""Connections and transactions of one SQLite file."""
 
 import asyncio
 import logging
@@ -29,40 +29,41 @@ _RETRY_AFTER = 5
 _FULL_RETRY_AFTER = 60
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC})
-"""A full disk by its own name, and what a quota, a limit or a disk that is full in the middle of a page look like."""
+"""The errors of a full disk, a quota, a size limit, and a disk that fills up in the middle of a page."""
 
 
 class DatabaseBusy(Refused):
-    """The file stayed locked by another process. Nothing was written, and the same request may succeed a moment later."""
+    """The file stayed locked by another process. Nothing was written; a retry may succeed a moment later."""
 
     def __init__(self) -> None:
         super().__init__(Reason.BUSY, "The server is busy; try again in a moment.", retry_after=_RETRY_AFTER)
 
 
 class DatabaseFull(Refused):
-    """There was no space to write to. Nothing was written, and the same request may succeed once there is some."""
+    """The disk is full. Nothing was written; a retry may succeed once there is space."""
 
     def __init__(self) -> None:
         super().__init__(Reason.BUSY, "The server has no space left; try again later.", retry_after=_FULL_RETRY_AFTER)
 
 
 class Database:
-    """A file in WAL mode with one writing thread, unless it may block, and short reads from wherever they are needed.
+    """A file in WAL mode, with one writing thread and a reading connection for each thread.
 
-    Opening is lazy, and a process may fork before an instance was used and after it: the parent closes its connections before it
-    forks, and both open new ones. Connections that other threads of the parent use at that moment stay open there, and in the
-    child are never touched: for the child's sake the parent should not fork while it serves. A point read costs some
-    microseconds, less than handing it to a thread, so `reader` is used in the event loop directly; writes wait for the disk
-    and go through `write`, one at a time.
+    A point read costs some microseconds, less than a switch of threads, so `reader` is used in the event loop directly. Writes
+    wait for the disk and go through `write`, one at a time.
+
+    Files are opened on first use. The process may fork at any time: the parent closes its connections before, and both processes
+    open new ones. Connections that other threads of the parent use at that moment stay open in the parent and are never used in
+    the child; a server should not fork while it serves, because the child inherits their locks.
 
     Args:
-        path: the file; its folder is made if it is missing, and a new file is its user's alone.
-        migrations: scripts that each lift the schema by one version; `user_version` counts those that ran.
-        synchronous: `FULL` where a commit must survive power loss (law 30), `NORMAL` where it only must not corrupt.
-        page_size: bytes of a page of a new file; large rows are read faster from larger pages.
-        forgets: whether what is deleted is overwritten in the file, instead of standing there until its place is used again.
-        blocking: whether `write` runs in the calling thread, which is right in a worker process: two threads that hand a
-            transaction to each other and back cost more than the transaction.
+        path: the file. A missing folder is made, and a new file is readable by its user only.
+        migrations: one script for each version of the schema; `user_version` counts those that ran.
+        synchronous: `FULL` if commits must survive power loss (law 30), `NORMAL` if the file must only not be corrupted.
+        page_size: page size of a new file in bytes; large rows are read faster from larger pages.
+        forgets: whether deleted content is overwritten in the file at once.
+        blocking: whether `write` runs in the calling thread, as in a worker process, where switching threads costs more than the
+            transaction.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class Database:
 
     @property
     def reader(self) -> sqlite3.Connection:
-        """The calling thread's own connection, for reads. Rows are tuples; text is `str`.
+        """The calling thread's connection, for reads. Rows are tuples.
 
         Raises:
-            DatabaseBusy: it is not open yet, and the file stayed locked.
+            DatabaseBusy: the connection is new, and the file stayed locked for ten seconds.
         """
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is not None:
@@ -105,14 +106,14 @@ class Database:
             return self._connection()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `change` in one write transaction; durable when this returns.
+        """Run `change` in one write transaction, which is durable when this returns.
 
-        An exception rolls back. A caller that is cancelled stops waiting; the transaction still ends as a whole.
+        An exception rolls back. If the caller is cancelled, the transaction still commits or rolls back as a whole.
 
         Raises:
             DatabaseBusy: the file stayed locked for ten seconds.
             DatabaseFull: the disk is full.
-            sqlite3.Error: as the database has it.
+            sqlite3.Error: any other error of the database.
         """
         if self._blocking:
             return self.write_here(change)
@@ -123,16 +124,16 @@ class Database:
         return await written
 
     async def aside(self, work: Callable[[], T]) -> T:
-        """Do what takes a while, but for writing, where it keeps no event loop waiting: in a thread, unless this may block."""
+        """Run slow work that writes nothing: in a thread, or in the calling one if this instance is `blocking`."""
         return work() if self._blocking else await asyncio.to_thread(work)
 
     def write_here(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """As `write`, in the calling thread: for worker processes and loaders, where blocking is welcome."""
+        """As `write`, in the calling thread, which is blocked: for worker processes and loaders."""
         with _told(), self._transaction() as connection:
             return change(connection)
 
     def close(self) -> None:
-        """Close every connection; the next use opens new ones."""
+        """Close all connections. The next use opens new ones."""
         self._end_writing()
         with self._lock:
             for connection, _ in self._opened:
@@ -141,10 +142,10 @@ class Database:
             self._local = threading.local()
 
     def before_fork(self) -> None:
-        """Close what this thread uses, and what no thread uses any more.
+        """Close the connections of this thread and of threads that have ended.
 
-        SQLite counts the locks of a process in memory that a child inherits. A child that opens a file which its parent has open
-        believes to hold locks that it does not hold, and others may then remove the log under its feet.
+        SQLite counts the locks of a process in memory that a child inherits. A child that opens a file while its parent has it
+        open believes it holds the parent's locks, and other processes may then remove the log that the child reads.
         """
         self._end_writing()
         with self._lock:
@@ -156,7 +157,7 @@ class Database:
             self._local.__dict__.pop("connection", None)
 
     def after_fork(self) -> None:
-        """Begin anew in the child. What threads of the parent left open is kept as it is: closing it could harm the parent."""
+        """Start afresh in the child, without closing the parent's connections, which could harm the parent."""
         forks.abandon([connection for connection, _ in self._opened])
         self._begin()
 
@@ -164,7 +165,7 @@ class Database:
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown()  # without the lock: its last write may be about to open its connection
+            executor.shutdown()  # without the lock, because its last write may need it to open a connection
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -174,7 +175,7 @@ class Database:
             yield connection
             connection.commit()
         except BaseException:
-            connection.rollback()  # also after a commit that failed: a transaction left open would block every later one
+            connection.rollback()  # also after a failed commit: an open transaction would block every later one
             raise
         self._checkpoints.after_commit(connection)
 
@@ -209,7 +210,7 @@ class Database:
         latest = len(self._migrations)
         if connection.execute("PRAGMA user_version").fetchone()[0] == latest:
             return
-        connection.execute("BEGIN IMMEDIATE")  # one process migrates; the others wait here and find it done
+        connection.execute("BEGIN IMMEDIATE")  # one process migrates; the others wait here
         try:
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > latest:
@@ -227,13 +228,14 @@ class Database:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file that no other user of the machine can read, unless there is one; SQLite's own beside it follow its mode.
+    """Make an empty file that only its user can read, unless it exists. SQLite gives its log and index files the same mode.
 
-    Made under another name and linked, for whoever closes a file that is open through SQLite here releases SQLite's locks on it.
+    The file is made under another name and linked, because closing a file that SQLite has open in this process would release
+    SQLite's locks.
     """
     if path.exists():
         return
-    with suppress(OSError):  # a folder that is read-only or cannot link, a file that is there by now: the rest is SQLite's
+    with suppress(OSError):  # a read-only folder, no hard links, or a file made meanwhile: SQLite handles the rest
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(descriptor)
         try:
@@ -243,7 +245,7 @@ def _make_private(path: Path) -> None:
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode. SQLite does not wait here: of several who switch a new file at once, it refuses some as locked."""
+    """Switch to WAL mode, with retries: SQLite refuses at once, as locked, if several connections switch a new file."""
     patience = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -258,11 +260,11 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Tell a lock that outlasted our patience, and a full disk, from what cannot be mended by waiting."""
+    """Turn a lock that lasted too long, and a full disk, into `Refused(Reason.BUSY)`; other errors pass."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in _BUSY:  # the rest of the code says which kind
+        if error.sqlite_errorcode & 0xFF in _BUSY:  # the higher bits say which kind
             raise DatabaseBusy from error
         if error.sqlite_errorcode in _FULL:
             _log.error("a database could not be written: %s", error)

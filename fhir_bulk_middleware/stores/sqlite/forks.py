@@ -1,4 +1,4 @@
-"""What happens to open databases when the process forks (`os.fork`, gunicorn's `--preload`, `multiprocessing` by fork)."""
+"""Closes open databases before the process forks (`os.fork`, gunicorn's `--preload`, `multiprocessing` by fork)."""
 
 import os
 import sqlite3
@@ -22,13 +22,13 @@ _lock = threading.Lock()
 
 
 def watch(database: _Forkable) -> None:
-    """Tell a database of forks, for as long as it lives."""
+    """Call a database's `before_fork` and `after_fork` as long as it exists."""
     with _lock:
         _watched.add(database)
 
 
 def abandon(connections: Iterable[sqlite3.Connection]) -> None:
-    """Keep connections that are the parent's, so that they are never closed here."""
+    """Keep the parent's connections referenced in the child, so that they are never closed here."""
     _abandoned.extend(connections)
 
 
@@ -45,7 +45,7 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _lock  # noqa: PLW0603 - whoever held it is not here
+    global _lock  # noqa: PLW0603 - its holder does not exist in the child
     _lock = threading.Lock()
     for database in list(_watched):
         database.after_fork()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Lease, Part, Recorded, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -24,6 +24,7 @@ from fhir_bulk_middleware.contract.job_record import (
     rows_from_content,
 )
 from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.contract.running import Recipe
@@ -34,10 +35,10 @@ from fhir_bulk_middleware.stores.sqlite.database import Database
 __all__ = ["SQLiteJobStore"]
 
 _KNOWN = 512
-"""Jobs that are remembered, at most."""
+"""The maximum number of cached jobs."""
 
 _KNOWN_CHARACTERS = 8 * 1024 * 1024
-"""Characters of all that are remembered: most jobs have some hundred, and those that clients made large must not fill memory."""
+"""The maximum number of characters of all cached jobs, so that jobs which clients made large do not fill memory."""
 
 _COLUMNS = ", ".join(JOB_FIELDS)
 _OWNED = "issuer = :issuer AND subject = :subject AND client = :client"
@@ -80,12 +81,12 @@ _KEEPS_FILES = """
 class SQLiteJobStore:
     """A `JobStore` in a file, which can be opened in worker processes too (`SupportsWorkerProcess`).
 
-    Every write that returned survives a power cut. It belongs to no event loop: threads with loops of their own may share it.
+    Every write that has returned survives a power cut. Threads, each with an event loop of its own, may share it.
 
     Args:
-        path: the file; not on a network file system, for WAL needs memory that all its users share.
-        blocking: whether to write straight away, which is right in a worker process; else writes go through a thread, so that the
-            server's loop never waits for a disk.
+        path: the file. It must not be on a network file system, because WAL needs memory that all its users share.
+        blocking: whether writes run in the calling thread, as in a worker process. Otherwise they run in a thread of their own,
+            so that the server's event loop never waits for a disk.
     """
 
     def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
@@ -96,7 +97,7 @@ class SQLiteJobStore:
         self._rows: tuple[tuple[str, JobState], Rows] | None = None
 
     def recipe(self) -> Recipe:
-        """How to open the same file in a worker process."""
+        """The same file, blocking."""
         path = str(self._database.path)
         return Recipe("fhir_bulk_middleware.stores.sqlite.jobs:SQLiteJobStore", {"path": path, "blocking": True})
 
@@ -123,7 +124,7 @@ class SQLiteJobStore:
         return self._find(self._database.reader, job_id, mount, owner)
 
     def _find(self, reader: sqlite3.Connection, job_id: str, mount: str, owner: Owner) -> Job | None:
-        """The job; of one whose revision is remembered only its progress is read, since all else changes with the revision."""
+        """The job. Of a cached one only progress is read, because everything else changes with the revision."""
         standing = reader.execute(_STANDS, owner_record(owner) | {"id": job_id, "mount": mount}).fetchone()
         if standing is None:
             return None
@@ -132,7 +133,7 @@ class SQLiteJobStore:
         if known is not None and known.revision == revision:
             return known if (known.done, known.estimate) == (done, estimate) else replace(known, done=done, estimate=estimate)
         record = reader.execute(_WHOLE, (job_id,)).fetchone()
-        if record is None:  # it was forgotten between the two reads
+        if record is None:  # it was removed between the two reads
             return None
         self._known_characters += sum(len(value) for value in record if isinstance(value, str))
         if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
@@ -204,9 +205,9 @@ class SQLiteJobStore:
         return None
 
     async def _rows_of(self, job: Job) -> Rows | None:
-        """Which rows a job may hold. Those of the last one are remembered while there is work: it mostly has more slices.
+        """The rows of a job, None if it was reclaimed. Those of the last one are cached, because it mostly has more slices.
 
-        They are remembered by the job's state too, for its plan may have changed them.
+        The key contains the state, because the plan may replace the rows.
         """
         remembered, key = self._rows, (job.id, job.state)
         if remembered is not None and remembered[0] == key:
@@ -286,7 +287,7 @@ def _reclaimed(connection: sqlite3.Connection, job_id: str) -> None:
     ended = connection.execute(
         "UPDATE job SET reclaimed = 1 WHERE id = ? AND state IN ('cancelled', 'expired', 'failed')", (job_id,)
     )
-    if ended.rowcount == 1:  # whatever the caller believes, a job with a result keeps it
+    if ended.rowcount == 1:  # also if the caller is mistaken, a job with a result keeps it
         connection.execute("DELETE FROM part WHERE job_id = ?", (job_id,))
         connection.execute("DELETE FROM slice WHERE job_id = ?", (job_id,))
         connection.execute("DELETE FROM job_rows WHERE job_id = ?", (job_id,))

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
-from fhir_bulk_middleware.contract.job import LEASE_SLACK
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.sqlite.database import Database

@@ -1,14 +1,14 @@
-"""Who works on what, in SQLite: each function is one write transaction on the tables of `job_schema.sql`.
+"""Leases, plans and checkpoints in SQLite: each function is one write transaction on the tables of `job_schema.sql`.
 
-A lease is current exactly as long as its row in `work` carries its worker and attempt. Finished work has no row, and a job that
-leaves the working states loses all of its rows in the same transaction (a trigger sees to it).
+A lease is current exactly while its row in `work` has its worker and attempt. Finished work has no row. When a job leaves the
+working states, a trigger deletes all of its rows in the same transaction.
 """
 
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.contract.job import LEASE_SLACK, Codec, Job, JobState, Lease, Part, Recorded, Slice, fell_silent
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -19,6 +19,7 @@ from fhir_bulk_middleware.contract.job_record import (
     slice_from_record,
     slice_record,
 )
+from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.instant import Instant, after
 
 __all__ = ["Granted", "anything", "checkpoint", "claim", "insertion", "open_planning", "plan", "release", "renew"]
@@ -48,7 +49,7 @@ _SLICE = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND numb
 _INSERT_SLICE = insertion("slice", ("job_id", *SLICE_FIELDS))
 _INSERT_PART = insertion("part", ("job_id", *PART_FIELDS))
 
-# What was guessed of a slice gives way to what it turned out to hold.
+# In the estimate of the job, replaces the estimate of a slice by its true count.
 _CORRECT = """
     UPDATE job SET estimate = estimate + (
         SELECT work.done - slice.estimate FROM work JOIN slice ON slice.job_id = work.job_id AND slice.number = work.slice
@@ -59,7 +60,7 @@ _CORRECT = """
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A lease as it was written, without the rows of its job."""
+    """A lease without the rows of its job."""
 
     job: Job
     slice: Slice | None
@@ -69,12 +70,12 @@ class Granted:
 
 
 def open_planning(connection: sqlite3.Connection, job: Job) -> None:
-    """Let a new job be planned by whoever comes first."""
+    """Queue the planning of a new job."""
     connection.execute("INSERT INTO work (job_id, slice, adapter) VALUES (?, ?, ?)", (job.id, _PLANNING, job.adapter))
 
 
 def anything(reader: sqlite3.Connection, adapter: str, now: Instant) -> bool:
-    """Whether there is anything to claim: a read that looks at held work at most, so that idle workers lock nobody out."""
+    """Whether there may be something to claim: a read only, so that idle workers take no write lock."""
     query = f"SELECT 1 FROM work WHERE adapter = :adapter AND {_FREE} LIMIT 1"  # noqa: S608
     return reader.execute(query, {"adapter": adapter, "now": now}).fetchone() is not None
 
@@ -102,7 +103,7 @@ def claim(connection: sqlite3.Connection, adapter: str, worker: str, now: Instan
 
 
 def renew(connection: sqlite3.Connection, lease: Lease, now: Instant, lease_seconds: float, done: int) -> bool:
-    """Hold the lease for so long from now on, and count what was read."""
+    """Extend the lease, and count what was read."""
     if not _advance(connection, lease, done):
         return False
     connection.execute(
@@ -122,7 +123,7 @@ def plan(
     now: Instant,
     content: bytes | None = None,
 ) -> bool:
-    """Write the plan and open its slices, or complete a job that has none; with `content`, write its rows anew."""
+    """Write the plan and queue its slices, or complete a job without slices; `content` replaces the job's rows."""
     if lease.slice is not None or _mark(connection, lease) is None:
         return False
     job_id = lease.job.id
@@ -173,7 +174,7 @@ def checkpoint(
         "UPDATE slice SET cursor = ?, parts = parts + ? WHERE job_id = ? AND number = ?",
         (cursor, len(parts), *_place(lease)),
     )
-    if parts:  # it came further, so what stopped earlier attempts is no poison
+    if parts:  # the attempt made progress, so earlier tries no longer count
         connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
         connection.execute(_CORRECT, (*_place(lease), job_id))
@@ -205,7 +206,7 @@ def release(connection: sqlite3.Connection, held: Lease | str, cause: str, *, ex
 
 
 def _span(now: Instant, lease_seconds: float) -> tuple[Instant, int]:
-    """Until when a lease holds, and for how many microseconds it was given."""
+    """The end of a lease and its length in microseconds."""
     until = after(now, lease_seconds)
     return until, until - now
 
@@ -215,7 +216,7 @@ def _place(lease: Lease) -> tuple[str, int]:
 
 
 def _mark(connection: sqlite3.Connection, lease: Lease) -> int | None:
-    """How far the lease's slice was ever read, None if the lease is lost."""
+    """The highest count of any attempt on the lease's work, None if the lease is lost."""
     row = connection.execute(
         "SELECT done FROM work WHERE job_id = ? AND slice = ? AND worker = ? AND attempt = ?",
         (*_place(lease), lease.worker, lease.attempt),
@@ -224,7 +225,7 @@ def _mark(connection: sqlite3.Connection, lease: Lease) -> int | None:
 
 
 def _advance(connection: sqlite3.Connection, lease: Lease, done: int) -> bool:
-    """Count what is beyond the slice's mark: a slice that starts over is not counted twice. False if the lease is lost."""
+    """Count what is above the mark, so that a slice that starts over is not counted twice. False if the lease is lost."""
     mark = _mark(connection, lease)
     if mark is None:
         return False
