@@ -164,7 +164,7 @@ async def added(store: JobStore, job: Job | None = None, rows: Rows = ROWS) -> J
 async def claimed(store: JobStore, worker: str = "worker", now: Instant = NOW, *, adapter: str = "") -> Lease:
     """Claim a piece of work, which there must be."""
     lease = await store.claim(worker, now, lease_seconds=LEASE, adapter=adapter)
-    assert lease is not None, "work that nobody holds is given to whoever asks"
+    assert lease is not None, "free work is given to the worker that claims"
     return lease
 
 

@@ -79,7 +79,7 @@ class WorkQueueSuite(Suite):
         """A process with shorter leases does not mistake a longer one for the trace of a clock that was set back."""
         await added(store)
         lease = await claimed(store)
-        promise = "a lease is judged by its own length, not by that of whoever asks"
+        promise = "a lease is judged by its own length, not by that of the claimer"
         assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100) is None, promise
         assert await store.renew(lease, NOW, lease_seconds=LEASE * 10, done=0), "the holder of a lease can renew it"
         assert await store.claim("hasty", NOW, lease_seconds=LEASE / 100) is None, promise
@@ -314,7 +314,7 @@ class WorkQueueSuite(Suite):
         assert (await found(store, job)).state is JobState.CANCELLED, "a cancelled job stays cancelled"
 
     async def test_cancel_and_last_checkpoint_do_not_both_win(self, store: JobStore) -> None:
-        """DL-14: whoever loses, stops."""
+        """DL-14: the loser changes nothing."""
         for first in [0, 1] * 4:
             await started(store)
             lease = await claimed(store)

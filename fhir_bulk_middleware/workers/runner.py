@@ -35,29 +35,29 @@ class LoopRunner:
     def __init__(self, workers: int = 1, *, patience: float = 10.0) -> None:
         self._workers = workers
         self._patience = patience
-        self._rung: list[asyncio.Event] = []
+        self._woken: list[asyncio.Event] = []
 
     @asynccontextmanager
     async def running(self, work: Work) -> AsyncGenerator[None]:
         """See `JobRunner`."""
-        self._rung = [asyncio.Event() for _ in range(self._workers)]
+        self._woken = [asyncio.Event() for _ in range(self._workers)]
         with watched(self._patience):
-            async with _beside([partial(self._serve, work, rung) for rung in self._rung]):
+            async with _beside([partial(self._serve, work, woken) for woken in self._woken]):
                 yield
 
-    async def _serve(self, work: Work, rung: asyncio.Event) -> None:
+    async def _serve(self, work: Work, woken: asyncio.Event) -> None:
         async def wait(seconds: float) -> None:
             with anyio.move_on_after(seconds):
-                await rung.wait()
-            rung.clear()
+                await woken.wait()
+            woken.clear()
 
         worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         await keep_working(work, worker, wait, self.wake)
 
     def wake(self) -> None:
         """See `JobRunner`."""
-        for rung in self._rung:
-            rung.set()
+        for woken in self._woken:
+            woken.set()
 
 
 class ProcessRunner:

@@ -85,16 +85,16 @@ class WakeUp:
 
     async def wait(self, seconds: float) -> None:
         """Wait for a wake-up, at most so long. One that came before counts."""
-        loop, rung = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._descriptor, rung.set)
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._descriptor, woken.set)
         try:
             with anyio.move_on_after(seconds):
-                await rung.wait()
+                await woken.wait()
         finally:
             loop.remove_reader(self._descriptor)
-        self._hush()
+        self._drain()
 
-    def _hush(self) -> None:
+    def _drain(self) -> None:
         with suppress(BlockingIOError):
             while os.read(self._descriptor, 4096):
                 pass

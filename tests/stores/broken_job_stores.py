@@ -291,7 +291,7 @@ class GivesOneSliceToTwo(Broken):
 
 
 class NeverGivesOn(Broken):
-    promise = "work that nobody holds is given to whoever asks"
+    promise = "free work is given to the worker that claims"
 
     async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
         for entry in self._entries.values():
@@ -302,7 +302,7 @@ class NeverGivesOn(Broken):
 
 
 class TrustsTheClock(Broken):
-    promise = "work that nobody holds is given to whoever asks"
+    promise = "free work is given to the worker that claims"
 
     async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
         for entry in self._entries.values():
@@ -545,7 +545,7 @@ class PlansForItsAdapterOnly(Broken):
 
 
 class JudgesLeasesByTheAskersOwn(Broken):
-    promise = "a lease is judged by its own length, not by that of whoever asks"
+    promise = "a lease is judged by its own length, not by that of the claimer"
 
     async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
         for entry in self._entries.values():

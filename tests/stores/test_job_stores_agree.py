@@ -109,7 +109,7 @@ class JobStoresAgree(RuleBasedStateMachine):
         self.both(lambda store: store.release(lease, "stopped", excused=excused))
 
     @rule(worker=_workers)
-    def release_worker(self, worker: str) -> None:
+    def worker_is_gone(self, worker: str) -> None:
         self.both(lambda store: store.release(worker, "gone"))
 
     @precondition(lambda self: self.jobs)
