@@ -37,7 +37,7 @@ Clock = Callable[[], Instant]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-# FHIR `instant`: seconds and an offset are required. A blank before the offset is a "+" that nobody percent-encoded (KO-64).
+# FHIR `instant`: seconds and an offset are required. A blank before the offset is a "+" that was not percent-encoded (KO-64).
 _INSTANT = re.compile(
     r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}):(\d{2})(?:\.(\d{1,9}))?(Z|[+\- ]\d{2}:\d{2})",
     re.ASCII,

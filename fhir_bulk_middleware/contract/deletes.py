@@ -78,6 +78,11 @@ class SupportsDelete(Protocol):
 class SupportsConditionalDelete(Protocol):
     """A storage that finds resources by criteria, and removes all of them at once. Without it there is no conditional route.
 
+        async def find(self, target, *, at_most):
+            filters = Filters(target.filters, target.type)
+            found = [Version(row.id, row.version) for row in self._current(target.type) if filters.passes(row.json)]
+            return Matches(len(found), tuple(found[:at_most]))
+
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server.
     """
 
@@ -129,9 +134,9 @@ class SupportsLockedDelete(Protocol):
 class SupportsOutbox(Protocol):
     """A storage that records each removal in the transaction that makes it, until observers know of it (law 37).
 
-    The process that removed tells the observers, or, if it died, another process does. Without this protocol a removal is told by
-    its process right after it, and is lost if the process dies in between; a `DeletionLog` before the storage closes that gap,
-    except for deletes that the host makes on its own.
+    The process that removed sends the events, or, if it died, another process does. Without this protocol the process sends the
+    event right after the removal, and the event is lost if it dies in between. A `DeletionLog` before the storage closes that
+    gap, except for deletes that the host makes on its own.
 
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server and in a worker.
     """
@@ -148,7 +153,7 @@ class SupportsOutbox(Protocol):
     async def unreported(self, teller: str, now: Instant, *, lease_seconds: float, limit: int) -> Sequence[Report] | None:
         """The oldest reports by number, leased to this teller; None while another teller holds the lease.
 
-        One lease covers all reports, so that they are told in order, and once unless a teller dies or is slow.
+        One lease covers all reports, so that they are sent in order, and once unless a teller dies or is slow.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Which lines of a page meet the filters of their type: `_typeFilter` and granular scopes, applied to canonical text."""
+"""`Filters`: applies search criteria to resources as canonical text, for `_typeFilter`, granular scopes and deletes."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -12,20 +12,24 @@ from fhir_bulk_middleware.fhir.search.matching import Matcher
 __all__ = ["Filters"]
 
 _MOST_NEEDLES = 64
-_ESCAPED = b"\\u00"  # how JSON could write a printable ASCII character otherwise than as itself
+_ESCAPED = b"\\u00"  # the other way to write a printable ASCII character in JSON
 
 
 class Filters:
-    """The filters of one resource type: all of them must hold, each by any of its alternatives (TF-02, SE-09).
+    """The filters of one resource type, ready to be applied: all must hold, each by any of its alternatives (TF-02, SE-09).
 
-    A storage adapter uses it where it has to filter by itself: `Target.filters`, `ProvenanceTarget.filters`.
+    A storage adapter uses it where it has to filter by itself, for `Target.filters` and `ProvenanceTarget.filters`:
 
-    Most criteria have needles: bytes without which nothing can meet them. What has none of them is never parsed.
+        filters = Filters(target.filters, target.type)
+        found = [row for row in rows if filters.passes(row.json)]
+
+    Most criteria have needles: byte strings of which a matching resource contains at least one. A resource without any of them
+    is not parsed.
 
     Args:
-        filters: of any types; those of other types are left out.
+        filters: the filters; those of other types are ignored.
         type: the resource type.
-        base_urls: under which an absolute reference leads to the exported storage.
+        base_urls: the base URLs under which an absolute reference leads to the storage.
     """
 
     def __init__(self, filters: Iterable[Filter], type: str, base_urls: Iterable[str] = ()) -> None:  # noqa: A002 - FHIR's word
@@ -36,11 +40,11 @@ class Filters:
         self._needles = _most_telling(self._all)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to meet."""
+        """Whether there is a filter."""
         return bool(self._all)
 
     def passes(self, line: bytes) -> bool:
-        """Whether one resource, as canonical text, meets all filters."""
+        """Whether a resource, as canonical text, meets all filters."""
         escaped = _escapes(line)
         resource: Any = None
         for alternatives in self._all:
@@ -56,7 +60,7 @@ class Filters:
         return True
 
     def candidates(self, page: bytes) -> Iterable[bytes]:
-        """The lines of a page that may meet all filters, without their newlines; whether they do, `passes` says."""
+        """The lines of a page that can meet all filters, without newlines; `passes` decides whether they do."""
         needles = self._needles
         if needles is None or _escapes(page):
             return page[:-1].split(b"\n")
@@ -64,12 +68,12 @@ class Filters:
 
 
 def _escapes(text: bytes) -> bool:
-    """Whether a needle may be hidden behind an escape; for one byte memory is searched several times faster than for some."""
+    """Whether an escape may hide a needle. A search for one byte comes first, since it is several times faster."""
     return b"\\" in text and _ESCAPED in text
 
 
 def _most_telling(filters: Iterable[tuple[Matcher, ...]]) -> tuple[bytes, ...] | None:
-    """The needles of one filter, for all filters must hold: of which any must occur in a resource that meets it."""
+    """The needles of the most selective filter, of which a line must contain one; None if no filter has needles."""
     found: list[tuple[bytes, ...]] = []
     for alternatives in filters:
         needles = [needle for matcher in alternatives for needle in matcher.needles or ()]
@@ -79,7 +83,7 @@ def _most_telling(filters: Iterable[tuple[Matcher, ...]]) -> tuple[bytes, ...] |
 
 
 def _lines_with(page: bytes, needles: tuple[bytes, ...]) -> Iterator[bytes]:
-    """The lines that hold any of the needles, in their order, found without looking at the others one by one."""
+    """The lines that contain any of the needles, in order, found without a loop over all lines."""
     following = [page.find(needle) for needle in needles]
     while (at := min((place for place in following if place >= 0), default=-1)) >= 0:
         start, end = page.rfind(b"\n", 0, at) + 1, page.find(b"\n", at)
@@ -91,7 +95,7 @@ def _lines_with(page: bytes, needles: tuple[bytes, ...]) -> Iterator[bytes]:
 
 @cache
 def _parser() -> Callable[[bytes], Any]:
-    """JSON with its numbers as they are written: `Decimal` where there is a point or an exponent."""
+    """A JSON parser that keeps the digits of numbers: `Decimal` for a point or an exponent."""
     try:
         import msgspec  # noqa: PLC0415 - an optional extra
     except ImportError:

@@ -85,6 +85,13 @@ class SupportsExport(Protocol):
 class SupportsSnapshot(Protocol):
     """A storage that can be read as of an instant. Without it exports may hold changes that came after their cut (law 6).
 
+        async def now(self):
+            return from_datetime(await self._db.fetch("SELECT clock_timestamp()"))
+
+        async def cut(self, precision):
+            async with self._db.lock_out_writers():
+                return latest_cut(await self.now(), await self._last_instant(), precision)
+
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`.
 
     `now` runs in the server, with a kick-off that has `_since`, and with each delete through our log; `cut` runs in a worker.
@@ -124,6 +131,10 @@ class SupportsSlices(Protocol):
 class SupportsDeletions(Protocol):
     """A storage that knows its deletions. Without it the manifest has no `deleted` list (DR-02, DR-07).
 
+        async def deletions(self, query, after):
+            async for key, ids in self._tombstones(query.type, query.window, as_of=query.as_of, after=after):
+                yield Deletions(tuple(f"{query.type}/{id_}" for id_ in ids), cursor=key)
+
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`; for others, a `DeletionLog` before the storage knows the
     deletions that go through us. Runs in a worker.
     """
@@ -132,7 +143,7 @@ class SupportsDeletions(Protocol):
         """Resources that were deleted within the query's window and do not live as of its cut, in one fixed order.
 
         The adapter guarantees: no reference comes twice. A resource that was created again is not among them (MF-22). Unless the
-        selection is `Everything`, a deletion is told if the resource lay in the selection at any moment since the window began,
+        selection is `Everything`, a deletion is listed if the resource lay in the selection at any moment since the window began,
         as its version of then or a later one: also if it moved to another patient before it was deleted (law 34). A deletion
         whose compartments are unknown is left out there (law 27).
         """
@@ -198,6 +209,10 @@ class SupportsTypes(Protocol):
 @runtime_checkable
 class SupportsGroups(Protocol):
     """A source of groups: the storage or another object (law 29). Without it there is no Group level.
+
+        async def members(self, group_id, principal):
+            group = await self._groups.get(group_id)
+            return None if group is None else frozenset(f"Patient/{id_}" for id_ in group.patients)
 
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`.
 

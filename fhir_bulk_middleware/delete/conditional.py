@@ -25,7 +25,7 @@ class StorageOfCaller:
         one: removes one resource.
         several: removes by criteria; None if the storage cannot.
         account: has the delete recorded before anything is removed.
-        event: what observers will be told, but for what is removed.
+        event: the event for observers, without its references.
         recorded: whether the storage records what it removes under that event.
     """
 

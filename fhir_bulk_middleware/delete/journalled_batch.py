@@ -63,7 +63,7 @@ class JournalledBatch:
         marked = {mark.id: mark for mark in marks}
         for frozen in batch.versions:
             if await self._log.ended(batch.id.run):
-                # An earlier attempt may have come further: then what is left of the batch stays in doubt, until it is read.
+                # An earlier attempt may have come further, so after a resumption the rest of the batch stays in doubt.
                 settled = {mark.number for mark in gone}
                 await self._log.settle(gone, left if resumed else [mark for mark in marks if mark.number not in settled])
                 return None

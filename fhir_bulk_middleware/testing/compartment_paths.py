@@ -1,4 +1,4 @@
-"""The suite for compartments: each link by which HL7 puts a resource into a patient's, asked for alone (KO-02, KO-03)."""
+"""The suite for compartments: tests each link that puts a resource into a Patient compartment, alone (KO-02, KO-03)."""
 
 from collections import defaultdict
 
@@ -9,16 +9,16 @@ __all__ = ["CompartmentPathsSuite"]
 
 
 class CompartmentPathsSuite(StorageSuite):
-    """What `SupportsExport` promises of compartments, type by type.
+    """The promises of `SupportsExport` about compartments, type by type.
 
-    The paths are those of HL7's CompartmentDefinition. `Samples.types` says which types are tried, `Samples.linked` what a link
-    looks like, and which ones the storage does not have.
+    The paths are those of HL7's CompartmentDefinition. `Samples.types` selects the types to test; `Samples.linked` writes a link,
+    or says that the storage does not have it.
     """
 
     async def test_each_link_to_a_patient_alone_puts_a_resource_into_the_compartment(
         self, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """An observation that a patient performed on somebody else is that patient's, too."""
+        """For example, an observation that a patient performed on another patient."""
         written: dict[str, dict[str, str]] = defaultdict(dict)
         for number, (type_, path) in enumerate(samples.paths()):
             resource = samples.linked(type_, f"l{number}", path, "Patient/1")

@@ -1,7 +1,7 @@
-"""The suites that a storage passes whose resources can be deleted, and that a log of deletes passes.
+"""The suites for storages whose resources can be deleted, and for logs of deletes.
 
 Subclass `DeleteSuite` with the two fixtures of `ResourceStoreSuite`: the adapter over an empty storage, and a writer that changes
-the storage from the side; `DeletionLogSuite` with one, `log`.
+the storage directly; `DeletionLogSuite` with one fixture, `log`.
 
     class TestMyDeletes(DeleteSuite):
         @pytest.fixture
@@ -12,8 +12,8 @@ the storage from the side; `DeletionLogSuite` with one, `log`.
         def writer(self, store):
             return MyWriter(...)       # put(*resources), delete(type, id)
 
-Each test is a promise of `fhir_bulk_middleware.contract`; its failure names the promise. A test that needs a capability
-which the adapter does not have is skipped, by the capability's name.
+Each test is a promise of `fhir_bulk_middleware.contract`, which its failure names. A test of a capability that the adapter lacks
+is skipped with the name of the capability.
 """
 
 import json
@@ -72,11 +72,11 @@ _GONE = (AlreadyDeleted, NeverExisted)
 
 
 class Deleting(SupportsExport, SupportsDelete, Protocol):
-    """A storage that is exported, and deletes."""
+    """A storage with exports and deletes."""
 
 
 class Conditional(Deleting, SupportsConditionalDelete, Protocol):
-    """One that also deletes by criteria."""
+    """A storage that also deletes by criteria."""
 
 
 async def _rights(store: SupportsDelete, principal: Principal) -> str:
@@ -89,7 +89,7 @@ async def _version(store: SupportsConditionalDelete, target: Target) -> str:
 
 
 class ReadSuite(StorageSuite):
-    """What `SupportsRead` promises."""
+    """The promises of `SupportsRead`."""
 
     async def test_the_current_version_is_read(self, store: SupportsExport, writer: Writer, samples: Samples) -> None:
         """Law 29."""
@@ -113,12 +113,12 @@ class ReadSuite(StorageSuite):
 
 
 class OneDeleteSuite(StorageSuite):
-    """What `SupportsDelete` promises."""
+    """The promises of `SupportsDelete`."""
 
     async def test_what_is_removed_comes_back_as_it_was(
         self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
-        """As SQL's `DELETE ... RETURNING *`."""
+        """As SQL's `DELETE ... RETURNING *` does."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1", "kept text"), samples.patient("2"))
@@ -145,7 +145,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_a_second_removal_removes_nothing(
         self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
-        """It is told from the first; a storage without a memory may take it for what never was."""
+        """A storage without a record of deletes may answer that it never existed."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1"))
@@ -162,7 +162,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_another_version_is_left_alone(
         self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
-        """Law 25: `If-Match` is decided in the call."""
+        """Law 25: the call itself decides `If-Match`."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         await writer.put(samples.patient("1", "old"))
@@ -178,7 +178,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_of_several_removals_at_once_one_removes(
         self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
-        """Whoever is told that it removed has the resource."""
+        """The caller that removed gets the resource."""
         needs(store, SupportsDelete)
         rights = await _rights(store, principal)
         for race in range(_RACES):
@@ -192,7 +192,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_of_a_removal_and_an_update_neither_is_lost(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
-        """A removal that names a version never removes a later one."""
+        """A removal with a version never removes a later version."""
         needs(store, SupportsDelete)
         needs(store, SupportsConditionalDelete)
         rights = await _rights(store, principal)
@@ -214,7 +214,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_a_removal_is_in_the_next_deletions(
         self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
-        """Law 3, and law 6 without snapshots; what came back is in the output (MF-22)."""
+        """Law 3, and law 6 without snapshots; a resource that was created again is in the output (MF-22)."""
         needs(store, SupportsDelete)
         needs(store, SupportsDeletions)
         rights = await _rights(store, principal)
@@ -231,7 +231,7 @@ class OneDeleteSuite(StorageSuite):
     async def test_an_export_does_not_see_a_removal_after_its_cut(
         self, store: Deleting, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
-        """With snapshots an export as of the cut still has it, and the next one tells of it."""
+        """With snapshots an export as of the cut still has it, and the next one lists the deletion."""
         needs(store, SupportsDelete)
         needs(store, SupportsSnapshot)
         await writer.put(*(samples.patient(f"p{number}", "x" * 400) for number in range(6)))
@@ -248,16 +248,16 @@ class OneDeleteSuite(StorageSuite):
 
 
 class ConditionalDeleteSuite(StorageSuite):
-    """What `SupportsConditionalDelete` promises."""
+    """The promises of `SupportsConditionalDelete`."""
 
     @pytest.fixture
     async def rights(self, store: SupportsExport, principal: Principal) -> str:
-        """What the storage notes of who deletes."""
+        """The adapter's context about rows for this principal."""
         needs(store, SupportsConditionalDelete)
         return await _rights(store, principal) if isinstance(store, SupportsDelete) else ""
 
     async def test_a_target_is_met_by_what_lives_and_matches(self, store: Conditional, writer: Writer, rights: str) -> None:
-        """All criteria, of one type, and what granular scopes leave of it (law 8)."""
+        """All criteria, and the restrictions of granular scopes, on one type (law 8)."""
         await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(5)), patient("o1", "wanted"))
         await writer.put(observation("other", "Patient/1", "another"), observation("changed", "Patient/1", "wanted"))
         await writer.put(observation("changed", "Patient/2", "another"))
@@ -280,7 +280,7 @@ class ConditionalDeleteSuite(StorageSuite):
     async def test_all_matches_are_removed_in_one_go(
         self, store: Conditional, writer: Writer, reader: Reader, rights: str
     ) -> None:
-        """And come back as they were."""
+        """And are returned as they were."""
         await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(40)))
         await writer.put(observation("other", "Patient/1", "another"), patient("o1", "wanted"))
         target = _target("Observation", ("code:text", "wanted"), rights=rights)
@@ -295,7 +295,7 @@ class ConditionalDeleteSuite(StorageSuite):
     async def test_matches_that_are_not_the_matches_any_more_are_left_alone(
         self, store: Conditional, writer: Writer, reader: Reader, rights: str, change: str
     ) -> None:
-        """All of them: nobody has agreed to remove these."""
+        """None of them is removed: the client did not ask for this set."""
         await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(3)))
         target = _target("Observation", ("code:text", "wanted"), rights=rights)
         matches = await store.find(target, at_most=9)
@@ -315,7 +315,7 @@ class ConditionalDeleteSuite(StorageSuite):
     async def test_of_a_remove_all_and_a_write_each_sees_the_other_or_not(
         self, store: Conditional, writer: Writer, reader: Reader, rights: str
     ) -> None:
-        """As if one of them had come first."""
+        """The outcome is that of one after the other."""
         for race in range(_RACES):
             tag = f"t{race}"
             await writer.put(*(observation(f"{tag}-{number}", "Patient/1", tag) for number in range(3)))
@@ -335,10 +335,10 @@ class ConditionalDeleteSuite(StorageSuite):
 
 
 class BatchDeleteSuite(StorageSuite):
-    """What `SupportsBatchDelete` promises."""
+    """The promises of `SupportsBatchDelete`."""
 
     async def _batch(self, store: Conditional, writer: Writer, principal: Principal, run: str = "run") -> Batch:
-        """Three that are as they were frozen, one that has changed since, and one that is gone."""
+        """A batch of three unchanged resources, one that has changed since, and one that is gone."""
         needs(store, SupportsBatchDelete)
         needs(store, SupportsConditionalDelete)
         rights = await _rights(store, principal)
@@ -352,7 +352,7 @@ class BatchDeleteSuite(StorageSuite):
     async def test_what_is_as_it_was_frozen_is_removed(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
     ) -> None:
-        """Law 26: what changed meanwhile is left alone, and reported."""
+        """Law 26: changed resources are not removed, and reported."""
         batch = await self._batch(store, writer, principal)
         assert isinstance(store, SupportsBatchDelete)
         outcomes = await store.remove_batch(batch)
@@ -363,7 +363,7 @@ class BatchDeleteSuite(StorageSuite):
         assert await reader.ids(await reader.query("Observation")) == ["o3"], "what changed since it was frozen is left alone"
 
     async def test_a_batch_is_done_once(self, store: Conditional, writer: Writer, reader: Reader, principal: Principal) -> None:
-        """However often it is begun, and by however many."""
+        """However often it is begun, and by several callers at once."""
         batch = await self._batch(store, writer, principal)
         assert isinstance(store, SupportsBatchDelete)
         several = await together(4, lambda _: store.remove_batch(batch))
@@ -376,7 +376,7 @@ class BatchDeleteSuite(StorageSuite):
     async def test_nothing_is_removed_after_the_end_of_the_run(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
     ) -> None:
-        """A cancel tells what was removed, and that stays true."""
+        """So the tally in the response to a cancel stays true."""
         batch = await self._batch(store, writer, principal)
         assert isinstance(store, SupportsBatchDelete)
         first = Batch(id=BatchId("run", 0), type="Observation", versions=batch.versions[:1], rights=batch.rights)
@@ -396,7 +396,7 @@ class BatchDeleteSuite(StorageSuite):
 
 
 class LockedDeleteSuite(StorageSuite):
-    """What `SupportsLockedDelete` promises."""
+    """The promises of `SupportsLockedDelete`."""
 
     async def test_what_is_found_under_the_lock_is_removed_or_nothing(
         self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
@@ -425,12 +425,12 @@ class LockedDeleteSuite(StorageSuite):
 
 
 class OutboxSuite(StorageSuite):
-    """What `SupportsOutbox` promises."""
+    """The promises of `SupportsOutbox`."""
 
     async def test_each_removal_is_reported_in_order_under_its_note(
         self, store: Conditional, writer: Writer, principal: Principal
     ) -> None:
-        """Law 37: by whichever way it was removed."""
+        """Law 37: with each of the delete protocols."""
         needs(store, SupportsOutbox)
         assert isinstance(store, SupportsOutbox)
         rights = await _rights(store, principal)
@@ -453,7 +453,7 @@ class OutboxSuite(StorageSuite):
             for _ in range(2):
                 await store.remove_batch(frozen)
             expected.append(("fourth", ("o4",)))
-        await store.remove("Observation", "o5", None, rights)  # on nobody's behalf
+        await store.remove("Observation", "o5", None, rights)  # without a note
         reports = await _unreported(store, "a", 1)
         told = [(report.note, tuple(sorted(report.ids))) for report in reports]
         assert told == expected, "each removal is reported once, in order, under its note"
@@ -463,7 +463,7 @@ class OutboxSuite(StorageSuite):
     async def test_reports_are_leased_to_one_teller_and_kept_until_they_are_told(
         self, store: Deleting, writer: Writer, principal: Principal
     ) -> None:
-        """So that each is told at least once, and mostly once."""
+        """So that each is sent at least once, and usually only once."""
         needs(store, SupportsOutbox)
         assert isinstance(store, SupportsOutbox)
         rights = await _rights(store, principal)
@@ -480,7 +480,7 @@ async def _unreported(outbox: SupportsOutbox | DeletionLog, teller: str, at: int
 
 
 async def _teller_takes_turns(outbox: SupportsOutbox | DeletionLog) -> None:
-    """With two reports in it."""
+    """Check the lease of an outbox that has two reports."""
     first = await _unreported(outbox, "a", 0, limit=1)
     assert len(first) == 1, "as many reports are given as were asked for"
     other = await outbox.unreported("b", Instant(1), lease_seconds=1, limit=9)
@@ -496,11 +496,11 @@ async def _teller_takes_turns(outbox: SupportsOutbox | DeletionLog) -> None:
 
 
 class DeleteSuite(ReadSuite, OneDeleteSuite, ConditionalDeleteSuite, BatchDeleteSuite, LockedDeleteSuite, OutboxSuite):
-    """All that the protocols of deletes promise, as far as the adapter has them."""
+    """The promises of all delete protocols that the adapter implements."""
 
 
 class DeletionLogSuite(Suite):
-    """What `DeletionLog` promises."""
+    """The promises of `DeletionLog`."""
 
     async def test_a_mark_is_in_doubt_until_it_is_settled(self, log: DeletionLog) -> None:
         """Law 28: intent, delete, confirm."""
@@ -531,7 +531,7 @@ class DeletionLogSuite(Suite):
         )
 
     async def test_a_batch_of_a_run_is_remembered(self, log: DeletionLog) -> None:
-        """So that what a crash cut short can be gone on with."""
+        """So that a batch that a crash interrupted can be resumed."""
         marks = list(await log.intend([_mark("1"), _mark("2")], BatchId("run", 3)) or ())
         assert list((await log.progress(BatchId("run", 3))).marks) == marks, "a batch that was begun is known, in order"
         assert not (await log.progress(BatchId("run", 4))).marks, "a batch that was not begun is not"
@@ -545,7 +545,7 @@ class DeletionLogSuite(Suite):
         assert (await log.progress(BatchId("other", 3))).outcomes is None, "a batch belongs to its run"
 
     async def test_what_a_settling_finds_gone_is_reported_with_it(self, log: DeletionLog) -> None:
-        """Law 37: whoever settles, and once."""
+        """Law 37: once, by whichever process settles."""
         marks = [replace(_mark(id_), note=note) for id_, note in (("1", "a"), ("2", "a"), ("3", "b"), ("4", ""))]
         first, second, third, fourth = await log.intend(marks) or ()
         assert [mark.id for mark in await log.doubtful(None, 0, 9)] == ["1", "2", "3", "4"], "doubts of all types are read"

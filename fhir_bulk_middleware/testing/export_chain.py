@@ -1,4 +1,4 @@
-"""The suite for the chain law: exports that follow each other by `_since` give the storage (law 3)."""
+"""The suite for the chain law: applying exports that follow each other by `_since` gives the storage (law 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Host:
-    """Changes the storage, and remembers what it holds."""
+    """Changes the storage and tracks its content."""
 
     writer: Writer
     random: Random
@@ -56,7 +56,7 @@ class _Host:
 
 @dataclass(slots=True)
 class _Client:
-    """Takes one export after the other, and applies each to what it has."""
+    """A client that mirrors the storage: applies one export after the other."""
 
     reader: Reader
     precision: Precision
@@ -65,7 +65,7 @@ class _Client:
     has: dict[_Key, str] = field(default_factory=dict)
 
     async def export(self, *, whole: bool = True) -> None:
-        """The next export; one that is not whole ends at some instant before its cut (`_until`)."""
+        """Apply the next export; one that is not whole ends before its cut (`_until`)."""
         cut = await self.reader.cut(self.precision)
         assert cut is not None
         until = None if whole else await self._some_instant(cut)
@@ -87,7 +87,7 @@ class _Client:
             self.has.pop((type_, id_), None)
 
     async def _some_instant(self, cut: Instant) -> Instant | None:
-        """One at which something was written since the last export, for at such instants windows begin and end."""
+        """An instant of a write since the last export, as the edge of a window."""
         found: list[Instant] = []
         for type_ in _types(self.reader.samples):
             found += (await self.reader.instants(await self.reader.query(type_, since=self.since, as_of=cut))).values()
@@ -102,15 +102,15 @@ class _Client:
 
 
 class ChainSuite(StorageSuite):
-    """What `SupportsSnapshot` and `SupportsDeletions` promise together (law 3)."""
+    """The promises of `SupportsSnapshot` and `SupportsDeletions` together (law 3)."""
 
     @pytest.mark.parametrize("history", range(12))
     async def test_exports_that_follow_each_other_give_the_storage(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, history: int
     ) -> None:
-        """Whatever is created, updated, deleted and created again between them; the same in each run."""
+        """With resources created, updated, deleted and created again in between; the same in each run."""
         _needs(store)
-        random = Random(history)  # noqa: S311 - to be repeated, not to be secret
+        random = Random(history)  # noqa: S311 - repeatable, not secret
         host = _Host(writer, random, samples)
         shown = [precision for precision in Precision if precision.value >= samples.precision.value]
         clients = [_Client(reader, precision, random) for precision in shown]
@@ -127,7 +127,7 @@ class ChainSuite(StorageSuite):
     async def test_what_is_written_while_exports_begin_is_in_one_of_them(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, precision: Precision
     ) -> None:
-        """Writers do not wait for exports: what a cut does not hold the next one does."""
+        """With writers at the same time: what one cut does not hold is in the next."""
         _needs(store)
         random = Random(precision.value)  # noqa: S311 - as above
         host, client = _Host(writer, random, samples), _Client(reader, precision, random)
@@ -147,7 +147,7 @@ class ChainSuite(StorageSuite):
         last = _Client(reader, samples.precision, random, client.since, client.has)
         await last.export()
         if samples.precision is not Precision.MICROSECONDS:
-            return  # what was written in the last instant is in an export after it
+            return  # a write in the last instant is in the next export
         assert last.has == host.holds, "what was written while a cut was taken is in this export or in the next"
 
 

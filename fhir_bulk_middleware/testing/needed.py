@@ -1,4 +1,4 @@
-"""pytest, which the suites need and nothing else of the package does."""
+"""Imports pytest, which only the suites need, and says so if it is missing."""
 
 try:
     import pytest

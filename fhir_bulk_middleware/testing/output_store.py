@@ -1,6 +1,6 @@
-"""The promises of an `OutputStore`, as tests.
+"""The suite for output stores: the promises of `OutputStore` as tests.
 
-Subclass `OutputStoreSuite` and say how a store is made:
+Subclass `OutputStoreSuite` with a fixture that makes a store:
 
     class TestMyStore(OutputStoreSuite):
         @pytest.fixture
@@ -18,16 +18,16 @@ from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["OutputStoreSuite"]
 
-_LONG = bytes(range(256)) * 4096  # 1 MiB, more than any store's chunk
+_LONG = bytes(range(256)) * 4096  # 1 MiB, larger than the chunks of a store
 
 
-class _Left(Exception):  # noqa: N818 - stands for whatever may go wrong while a part is written
+class _Left(Exception):  # noqa: N818 - any failure while a part is written
     pass
 
 
 @pytest.mark.anyio
 class OutputStoreSuite:
-    """What every output store keeps; each test's message names the promise."""
+    """The promises of an output store. The message of a failed test names the promise."""
 
     @pytest.fixture
     def store(self) -> OutputStore:
@@ -40,13 +40,13 @@ class OutputStoreSuite:
         return "asyncio"
 
     async def test_a_sealed_part_reads_back_byte_for_byte(self, store: OutputStore) -> None:
-        """All bytes, in order, whatever the pieces that they were written in."""
+        """All bytes, in order, however they were divided into writes."""
         key = _key()
         await _put(store, key, b"", _LONG[:1], _LONG[1:300_000], _LONG[300_000:])
         assert await _get(store, key, 0, len(_LONG)) == _LONG, "a sealed part must read back byte for byte"
 
     async def test_a_store_is_bound_to_one_job_store_for_good(self, store: OutputStore) -> None:
-        """Law 32: the sweep of another job store would take these parts for leftovers."""
+        """Law 32: the sweep of another job store would remove these parts."""
         promise = "an output store is bound to the first job store that asks, and to no other"
         assert await store.bind("a" * 32), promise
         assert not await store.bind("b" * 32), promise
@@ -90,14 +90,14 @@ class OutputStoreSuite:
         assert await _get(store, key, 0, 0) == b"", "a part without bytes must exist once it is sealed"
 
     async def test_a_part_that_is_not_there_says_so_on_the_first_step(self, store: OutputStore) -> None:
-        """No such job, and no such part of a job that has others."""
+        """For an unknown job, and for an unknown part of a known job."""
         job_id = new_job_id()
         for _ in range(2):
             await _refuses(store, f"{job_id}/absent.ndjson", "reading a part that is not there must raise FileNotFoundError")
             await _put(store, f"{job_id}/present.ndjson", b"x")
 
     async def test_nobody_sees_a_part_before_it_is_sealed(self, store: OutputStore) -> None:
-        """While it is written, and after it was left."""
+        """While it is written, and after it was left unsealed."""
         key = _key()
         async with store.create(key) as sink:
             await sink.write(_LONG)
@@ -106,7 +106,7 @@ class OutputStoreSuite:
         assert key.partition("/")[0] not in await _jobs(store), "a part that was left unsealed must leave nothing behind"
 
     async def test_a_failure_while_writing_leaves_nothing(self, store: OutputStore) -> None:
-        """The exception passes; the bytes go."""
+        """The exception is raised, and the bytes are removed."""
         key = _key()
         with pytest.raises(_Left):
             await _fail(store, key)
@@ -125,7 +125,7 @@ class OutputStoreSuite:
         assert key.partition("/")[0] not in await _jobs(store), "a part whose writer was cancelled must leave nothing behind"
 
     async def test_a_key_written_again_is_replaced_as_a_whole(self, store: OutputStore) -> None:
-        """The old part stays until the new one is sealed; nothing of it shows through afterwards."""
+        """The old part stays until the new one is sealed, and is then replaced as a whole."""
         key = _key()
         await _put(store, key, b"first and longer")
         async with store.create(key) as sink:
@@ -135,7 +135,7 @@ class OutputStoreSuite:
         assert await _get(store, key, 0, 16) == b"second", "a key written again must be replaced as a whole"
 
     async def test_leaving_a_successor_unsealed_keeps_the_part(self, store: OutputStore) -> None:
-        """A retry that fails does not take back what was there."""
+        """A failed retry leaves the old part in place."""
         key = _key()
         await _put(store, key, b"first")
         async with store.create(key) as sink:
@@ -155,7 +155,7 @@ class OutputStoreSuite:
         assert got == [b"one", b"two"], "parts written at the same time must not mix"
 
     async def test_discard_removes_a_jobs_parts_and_no_others(self, store: OutputStore) -> None:
-        """Twice, since a sweep may come again."""
+        """Twice, since a sweep may repeat it."""
         key, other = _key(), _key()
         await _put(store, key, b"gone")
         await _put(store, other, b"kept")
@@ -166,7 +166,7 @@ class OutputStoreSuite:
         assert await _get(store, other, 0, 4) == b"kept", "discarding a job must not touch another one"
 
     async def test_discard_keeps_what_it_is_told_to_keep(self, store: OutputStore) -> None:
-        """A finished job gives back what lost attempts left, and keeps its result."""
+        """A finished job discards the parts of failed attempts and keeps its result."""
         key = _key()
         left = f"{key}.left"
         await _put(store, key, b"kept")
@@ -183,7 +183,7 @@ class OutputStoreSuite:
         assert kept == b"kept", "what is to be kept must stay"
 
     async def test_discard_removes_what_was_only_begun(self, store: OutputStore) -> None:
-        """A writer that still holds a part cannot bring its job back unseen."""
+        """A writer that still holds a part cannot bring back the job unnoticed."""
         key = _key()
         job_id = key.partition("/")[0]
         async with store.create(key) as sink:
@@ -199,7 +199,7 @@ class OutputStoreSuite:
         assert job_id not in await _jobs(store), "a discarded job must have nothing left"
 
     async def test_a_read_that_has_begun_survives_a_discard(self, store: OutputStore) -> None:
-        """Downloads that run may finish (DL-09)."""
+        """Running downloads may finish (DL-09)."""
         key = _key()
         await _put(store, key, _LONG)
         chunks = store.read(key, 0, len(_LONG))
@@ -213,7 +213,7 @@ class OutputStoreSuite:
         assert got == _LONG, "a read that has begun must go on to its end though the part is discarded"
 
     async def test_jobs_lists_every_job_with_anything_here(self, store: OutputStore) -> None:
-        """Sealed or not: a sweep finds the leftovers of jobs that nobody knows any more."""
+        """Sealed or not: a sweep finds the parts of jobs that the job store no longer knows."""
         sealed, begun = _key(), _key()
         await _put(store, sealed, b"x")
         async with store.create(begun) as sink:

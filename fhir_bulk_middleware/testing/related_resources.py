@@ -1,4 +1,4 @@
-"""Suites of a storage adapter's rarer capabilities: Provenance, patients, blocks by patient, and the past of groups."""
+"""Suites for less common capabilities: Provenance, patients, blocks by patient, and membership as of an instant."""
 
 import json
 from collections import Counter
@@ -44,7 +44,7 @@ def provenance(id_: str, *about: str) -> str:
 
 
 class ProvenanceSuite(StorageSuite):
-    """What `SupportsProvenance` promises."""
+    """The promises of `SupportsProvenance`."""
 
     async def of(
         self,
@@ -56,7 +56,7 @@ class ProvenanceSuite(StorageSuite):
         since: Instant | None = None,
         page_bytes: int = 10**6,
     ) -> list[str]:
-        """The ids of the Provenance of what the queries select; on the way, that its pages are as pages must be."""
+        """The ids of the Provenance of the queries' resources; also checks the form of its pages."""
         store = reader.store
         assert isinstance(store, SupportsProvenance)
         query = await reader.query("Provenance", since=since, as_of=queries[0].as_of, page_bytes=page_bytes)
@@ -118,7 +118,7 @@ class ProvenanceSuite(StorageSuite):
     async def test_what_the_window_leaves_out_has_no_provenance(
         self, store: SupportsExport, reader: Reader, writer: Writer
     ) -> None:
-        """The window of the targets is that of the export; the Provenance has its own."""
+        """The targets have the window of the export; the Provenance has its own."""
         needs(store, SupportsProvenance)
         await writer.put(patient("old"), patient("new"))
         await writer.put(provenance("early", "Patient/old"), provenance("early-of-new", "Patient/new"))
@@ -154,7 +154,7 @@ class ProvenanceSuite(StorageSuite):
 
 
 class PatientsSuite(StorageSuite):
-    """What `SupportsPatients` promises."""
+    """The promises of `SupportsPatients`."""
 
     async def test_patients_are_those_that_are_there(
         self, store: SupportsExport, writer: Writer, principal: Principal, samples: Samples
@@ -170,10 +170,10 @@ class PatientsSuite(StorageSuite):
 
 
 class OrganisingSuite(StorageSuite):
-    """What `SupportsOrganising` promises."""
+    """The promises of `SupportsOrganising`."""
 
     async def blocks(self, store: SupportsExport, queries: Sequence[Query]) -> list[Block]:
-        """All blocks, each as a block must be, and the same from any cursor on."""
+        """All blocks; also checks their form, and that reading on from each cursor gives the rest."""
         assert isinstance(store, SupportsOrganising)
         found = [block async for block in store.blocks(queries, None)]
         for done, block in enumerate(found, 1):
@@ -247,10 +247,10 @@ class OrganisingSuite(StorageSuite):
 
 
 class JoiningSuite(StorageSuite):
-    """What `SupportsJoining` promises. Override `put_group` where groups are not resources of the storage."""
+    """The promises of `SupportsJoining`. Override `put_group` if groups are not resources of the storage."""
 
     async def put_members(self, writer: Writer, id_: str, *members: str) -> None:
-        """Make a group, or change it."""
+        """Create or change a group."""
         entries = [{"entity": {"reference": reference}} for reference in members]
         await writer.put(json.dumps({"resourceType": "Group", "id": id_, "type": "person", "actual": True, "member": entries}))
 

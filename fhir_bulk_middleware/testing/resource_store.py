@@ -1,6 +1,6 @@
-"""The suite that a storage adapter passes.
+"""The suite for storage adapters.
 
-Subclass it with two fixtures: an adapter over an empty storage, and a writer that changes the storage from the side.
+Subclass it with two fixtures: an adapter over an empty storage, and a writer that changes the storage directly.
 
     class TestMyStorage(ResourceStoreSuite):
         @pytest.fixture
@@ -11,11 +11,11 @@ Subclass it with two fixtures: an adapter over an empty storage, and a writer th
         def writer(self, store):
             return MyWriter(...)       # put(*resources), delete(type, id)
 
-A storage that does not keep whatever JSON it is given, such as tables with columns, says with a third fixture, `samples`, what
-can be written to it (`fhir_bulk_middleware.testing.samples`). One that does passes `StoredTextSuite` as well.
+A storage that does not keep any JSON, such as tables with columns, has a third fixture, `samples`, for what can be written to it
+(`fhir_bulk_middleware.testing.samples`). A storage that keeps any JSON passes `StoredTextSuite` as well.
 
-Each test is a promise of `fhir_bulk_middleware.contract`; its failure names the promise. A test that needs a capability
-which the adapter does not have is skipped, by the capability's name.
+Each test is a promise of `fhir_bulk_middleware.contract`, which its failure names. A test of a capability that the adapter lacks
+is skipped with the name of the capability.
 """
 
 import itertools
@@ -58,11 +58,11 @@ __all__ = [
 
 _AWKWARD = 'a\\b "quoted" \n\r\t\u2028\u2029\u0085\u00e9\U0001f600 \\n </script>'
 _CLOCKS_APART = 300.0
-"""Seconds that the storage's clock may differ from the machine's; the time zones of the world differ by more."""
+"""Seconds that the storage's clock may differ from the machine's; less than any error by a time zone."""
 
 
 async def _two_patients(samples: Samples, writer: Writer) -> frozenset[str]:
-    """Patients 1 and 10, a record of each, one of both, one of neither, and something outside; the ids of the records."""
+    """Write patients 1 and 10, a record of each, of both and of neither, and a resource outside; the ids of the records."""
     await writer.put(samples.patient("1"), samples.patient("10"))
     records = {
         "o-1": samples.record("o-1", "Patient/1"),
@@ -79,7 +79,7 @@ def _types(samples: Samples) -> list[str]:
 
 
 class ExportSuite(StorageSuite):
-    """What `SupportsExport` promises."""
+    """The promises of `SupportsExport`."""
 
     async def test_what_is_held_may_be_exported(
         self, store: SupportsExport, writer: Writer, principal: Principal, samples: Samples
@@ -91,7 +91,7 @@ class ExportSuite(StorageSuite):
     async def test_a_type_that_is_first_written_while_the_job_is_queued_is_not_lost(
         self, store: SupportsExport, reader: Reader, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
-        """Law 33: `authorise` says what may be exported, not what there is."""
+        """Law 33: `authorise` says what may be exported, not what exists."""
         await writer.put(samples.patient("1"))
         kicked_off = (await store.authorise(principal)).types
         type_ = samples.outside_type or samples.record_type
@@ -106,7 +106,7 @@ class ExportSuite(StorageSuite):
         assert found == ["first"], "a type that is first written between kick-off and cut is in this export or in the next"
 
     async def test_a_query_gives_each_resource_of_its_type_once(self, reader: Reader, writer: Writer, samples: Samples) -> None:
-        """No resource twice, none left out, none of another type."""
+        """No resource twice, none missing, none of another type."""
         await put(writer, *(samples.patient(f"p{number}") for number in range(20)), samples.outside("p1"))
         await put(writer, samples.record("p2", "Patient/p1"))
         await writer.put(samples.patient("p3"))
@@ -125,7 +125,7 @@ class ExportSuite(StorageSuite):
     async def test_lastupdated_is_when_it_was_written(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """By the storage's clock, whose windows and cuts are compared with ours: an offset loses changes (laws 2 and 6)."""
+        """By the storage's clock, close to ours: windows are compared across both, and an offset loses changes (laws 2, 6)."""
         before = await store.now() if isinstance(store, SupportsSnapshot) else system_clock()
         await put(writer, samples.patient("1"), samples.record("o", "Patient/1"))
         for type_ in ("Patient", samples.record_type):
@@ -142,7 +142,7 @@ class ExportSuite(StorageSuite):
     async def test_reading_on_from_a_cursor_gives_the_rest(
         self, reader: Reader, writer: Writer, samples: Samples, page_bytes: int
     ) -> None:
-        """Law 5: also where many resources have one `lastUpdated`."""
+        """Law 5: also if many resources have the same `lastUpdated`."""
         await writer.put(*(samples.patient(f"p{number}", "x" * (97 * number % 400)) for number in range(12)))
         query = await reader.query("Patient", page_bytes=page_bytes)
         pages = await reader.pages(query)
@@ -211,7 +211,7 @@ class ExportSuite(StorageSuite):
     async def test_a_resource_in_two_compartments_comes_once(
         self, reader: Reader, writer: Writer, samples: Samples, page_bytes: int
     ) -> None:
-        """Members share resources."""
+        """Members can share resources."""
         held = await _two_patients(samples, writer)
         query = await reader.query(samples.record_type, members_of("Patient/1", "Patient/10"), page_bytes=page_bytes)
         found = await reader.ids(query)
@@ -223,7 +223,7 @@ class ExportSuite(StorageSuite):
     async def test_a_resource_that_moves_leaves_its_old_compartment(
         self, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """A compartment is that of the version which is read."""
+        """The compartments are those of the version that is read."""
         held = await _two_patients(samples, writer)
         await put(writer, samples.record("o-1", "Patient/10"))
         found = await reader.ids(await reader.query(samples.record_type, members_of("Patient/1")))
@@ -242,7 +242,7 @@ class ExportSuite(StorageSuite):
 
 
 class SnapshotSuite(StorageSuite):
-    """What `SupportsSnapshot` promises (laws 1 to 5)."""
+    """The promises of `SupportsSnapshot` (laws 1 to 5)."""
 
     @pytest.mark.parametrize("precision", Precision)
     async def test_a_cut_is_shown_whole_and_later_writes_are_later(
@@ -265,7 +265,7 @@ class SnapshotSuite(StorageSuite):
     async def test_what_was_written_before_the_finest_cut_is_in_it(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """A cut is the latest instant that will do."""
+        """A cut is the latest possible instant."""
         needs(store, SupportsSnapshot)
         if samples.precision is not Precision.MICROSECONDS:
             pytest.skip("at a coarser precision a cut may lie before what was written in the same instant")
@@ -277,7 +277,7 @@ class SnapshotSuite(StorageSuite):
     async def test_cuts_do_not_go_back_and_are_not_in_the_future(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """Law 4, and the clock by which a `_since` is in the future or not (law 2)."""
+        """Law 4; `now` also decides whether a `_since` is in the future (law 2)."""
         needs(store, SupportsSnapshot)
         assert isinstance(store, SupportsSnapshot)
         before = await store.now()
@@ -299,7 +299,7 @@ class SnapshotSuite(StorageSuite):
         set_clock: Callable[[float], None] | None,
         precision: Precision,
     ) -> None:
-        """Law 45: what was answered before a cut is in it, though the machine takes minutes to catch up with the storage."""
+        """Law 45: writes answered before a cut are in it, even while the machine's clock is minutes behind the storage's."""
         needs(store, SupportsSnapshot)
         if set_clock is None:
             pytest.skip("the storage's clock cannot be set")
@@ -323,7 +323,7 @@ class SnapshotSuite(StorageSuite):
     async def test_a_cut_gives_the_same_bytes_whatever_is_written_after_it(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, page_bytes: int
     ) -> None:
-        """Laws 5 and 6: updates, deletions and new resources of later are not in it, also half-way through."""
+        """Laws 5 and 6: later updates, deletions and new resources are not in it, also half-way through."""
         needs(store, SupportsSnapshot)
         await writer.put(*(samples.patient(f"p{number}") for number in range(9)))
         await put(writer, samples.record("o", "Patient/p1"), samples.record("moves", "Patient/p2"))
@@ -345,7 +345,7 @@ class SnapshotSuite(StorageSuite):
 
 
 class SlicesSuite(StorageSuite):
-    """What `SupportsSlices` promises."""
+    """The promises of `SupportsSlices`."""
 
     @pytest.mark.parametrize("target_bytes", [1, 1_000, 4_000, 1_000_000])
     @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ class SlicesSuite(StorageSuite):
         target_bytes: int,
         selection: Everything | EveryPatient,
     ) -> None:
-        """In the order of the pages; and, as of a cut, whenever they are read."""
+        """In the order of the pages, and as of a cut whenever they are read."""
         needs(store, SupportsSlices)
         type_ = samples.record_type
         await put(
@@ -388,7 +388,7 @@ class SlicesSuite(StorageSuite):
     async def test_slices_of_nothing_hold_nothing(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """No members, no resources of the type."""
+        """For a selection without members, and a type without resources."""
         needs(store, SupportsSlices)
         await writer.put(samples.patient("1"))
         for query in (await reader.query("Patient", members_of()), await reader.query(samples.record_type)):
@@ -398,7 +398,7 @@ class SlicesSuite(StorageSuite):
     async def test_a_small_target_gives_several_slices(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """Work can be shared."""
+        """So that several workers can share the work."""
         needs(store, SupportsSlices)
         await put(writer, *(samples.record(f"o{number}", "Patient/1", text="x" * 2_000) for number in range(64)))
         ranges = await reader.sliced(await reader.query(samples.record_type), 16_000)
@@ -406,12 +406,12 @@ class SlicesSuite(StorageSuite):
 
 
 class DeletionsSuite(StorageSuite):
-    """What `SupportsDeletions` promises."""
+    """The promises of `SupportsDeletions` and `SupportsForgetting`."""
 
     async def test_what_was_deleted_is_told_once(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """DR-01; what was created again lives (MF-22)."""
+        """DR-01; a resource that was created again is no deletion (MF-22)."""
         needs(store, SupportsDeletions)
         await writer.put(*(samples.patient(id_) for id_ in ("kept", "gone", "back", "twice")))
         await put(writer, samples.record("gone", "Patient/kept"))
@@ -429,7 +429,7 @@ class DeletionsSuite(StorageSuite):
     async def test_deletions_are_those_of_the_window(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """Law 2, and nothing from after the cut."""
+        """Law 2; nothing after the cut."""
         needs(store, SupportsDeletions)
         needs(store, SupportsSnapshot)
         await writer.put(*(samples.patient(f"p{number}") for number in range(4)))
@@ -447,7 +447,7 @@ class DeletionsSuite(StorageSuite):
     async def test_deletions_keep_to_the_window(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """Law 2, also without snapshots: what was deleted before `_since`, or after `_until`, is in another export."""
+        """Law 2, also without snapshots: a deletion before `_since` or after `_until` is in another export."""
         needs(store, SupportsDeletions)
         await put(writer, samples.patient("kept"), samples.patient("gone"), samples.record("gone", "Patient/kept"))
         await writer.delete("Patient", "gone")
@@ -483,7 +483,7 @@ class DeletionsSuite(StorageSuite):
     async def test_a_deletion_is_told_to_all_whose_the_resource_was(
         self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples
     ) -> None:
-        """Law 34: also if it moved before it was deleted. An adapter that knows no compartments of what is gone tells nobody."""
+        """Law 34: also if it moved before it was deleted. An adapter without the compartments of deletions lists none."""
         needs(store, SupportsDeletions)
         needs(store, SupportsSnapshot)
         record, type_ = samples.record, samples.record_type
@@ -555,10 +555,10 @@ class DeletionsSuite(StorageSuite):
 
 
 class GroupsSuite(StorageSuite):
-    """What `SupportsGroups` promises. Override `put_group` where groups are not resources of the storage."""
+    """The promises of `SupportsGroups`. Override `put_group` if groups are not resources of the storage."""
 
     async def put_group(self, writer: Writer, id_: str, members: Collection[str]) -> None:
-        """Make a group, or change it."""
+        """Create or change a group."""
         entries = [{"entity": {"reference": reference}} for reference in members]
         await writer.put(json.dumps({"resourceType": "Group", "id": id_, "type": "person", "actual": True, "member": entries}))
 
@@ -576,7 +576,7 @@ class GroupsSuite(StorageSuite):
     async def test_members_are_read_again_when_the_job_begins(
         self, store: SupportsExport, reader: Reader, writer: Writer, principal: Principal
     ) -> None:
-        """Law 33: between kick-off and cut some join, and some leave."""
+        """Law 33: members join and leave between kick-off and cut."""
         needs(store, SupportsGroups)
         assert isinstance(store, SupportsGroups)
         await self.put_group(writer, "g", ["Patient/1", "Patient/2"])
@@ -600,7 +600,7 @@ class GroupsSuite(StorageSuite):
     async def test_a_group_without_members_is_not_an_unknown_one(
         self, store: SupportsExport, writer: Writer, principal: Principal
     ) -> None:
-        """One exports nothing, the other is refused."""
+        """An export of the first is empty, one of the second is refused."""
         needs(store, SupportsGroups)
         assert isinstance(store, SupportsGroups)
         await self.put_group(writer, "nobody", [])
@@ -621,4 +621,4 @@ class ResourceStoreSuite(
     ProvenanceSuite,
     OrganisingSuite,
 ):
-    """All that the storage adapter's protocols promise, as far as the adapter has them."""
+    """The promises of all protocols of exports that the adapter implements."""

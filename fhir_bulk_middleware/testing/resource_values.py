@@ -1,4 +1,4 @@
-"""What the suites of a storage adapter are made of: resources, queries, and ways to read all of one."""
+"""The parts of the suites for storage adapters: a writer, queries, and a reader of all that a query gives."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,10 +29,10 @@ __all__ = [
 
 
 class Writer(Protocol):
-    """Changes the storage from the side, as the host's own users do."""
+    """Changes the storage directly, as the host's own users do."""
 
     async def put(self, *resources: str) -> None:
-        """Keep these resources, JSON text each, under their ids; at one `lastUpdated`, if the storage can do that."""
+        """Store these resources (JSON texts) under their ids; with one `lastUpdated`, if the storage can do that."""
         ...
 
     async def delete(self, type_: str, id_: str) -> None:
@@ -41,24 +41,24 @@ class Writer(Protocol):
 
 
 async def put(writer: Writer, *resources: str | None) -> None:
-    """Keep those of the resources that the storage can hold (`Samples`), together."""
+    """Store those of the resources that are not None, together (see `Samples`)."""
     await writer.put(*(resource for resource in resources if resource is not None))
 
 
 def needs(store: object, protocol: type) -> None:
-    """Skip the test where the adapter does not have the capability."""
+    """Skip the test if the adapter lacks the capability."""
     if not isinstance(store, protocol):
         pytest.skip(f"{protocol.__name__} is not implemented")
 
 
 def members_of(*references: str) -> Compartments:
-    """What lies in these compartments."""
+    """The selection of these compartments."""
     return Compartments(frozenset(references))
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads what an adapter exports, and sees on the way that each page is as a page must be."""
+    """Reads what an adapter exports, and checks the form of each page."""
 
     store: SupportsExport
     principal: Principal
@@ -75,7 +75,7 @@ class Reader:
         range_: str = "",
         page_bytes: int = 256 * 1024,
     ) -> Query:
-        """A query as of now, or as of a cut."""
+        """A query as of a new cut, or of the given one."""
         if as_of is None:
             as_of = await self.cut()
         return Query(
@@ -89,7 +89,7 @@ class Reader:
         )
 
     async def cut(self, precision: Precision | None = None) -> Instant | None:
-        """A cut, as fine as the storage is where nothing else is said; None where the storage has none."""
+        """A new cut, by default at the storage's precision; None if the storage has no snapshots."""
         return await self.store.cut(precision or self.samples.precision) if isinstance(self.store, SupportsSnapshot) else None
 
     async def pages(self, query: Query, cursor: str | None = None) -> list[Page]:
@@ -117,7 +117,7 @@ class Reader:
         return [json.loads(line)["id"] for line in await self.lines(query)]
 
     async def texts(self, query: Query) -> dict[str, str]:
-        """What a query's resources were given as their text, by id."""
+        """The texts of a query's resources (`Samples.text_of`), by id."""
         return {content["id"]: self.samples.text_of(content) for content in map(json.loads, await self.lines(query))}
 
     async def instants(self, query: Query) -> dict[str, Instant]:
@@ -125,7 +125,7 @@ class Reader:
         return {content["id"]: self.samples.changed(content) for content in map(json.loads, await self.lines(query))}
 
     async def gone(self, query: Query, cursor: str | None = None) -> list[str]:
-        """The deletions of a query; none where the storage does not know them."""
+        """The deletions of a query; none if the storage is no `SupportsDeletions`."""
         if not isinstance(self.store, SupportsDeletions):
             return []
         found: list[str] = []
@@ -150,30 +150,29 @@ async def _some(store: SupportsDeletions, query: Query, cursor: str | None) -> A
 
 
 class StorageSuite(Suite):
-    """What the suites of a storage adapter share.
+    """The fixtures of all suites for storage adapters.
 
-    Override `store` and `writer`; `principal` where it matters who asks; `samples` where the storage does not hold whatever it is
-    given.
+    Override `store` and `writer`; `principal` if the adapter has row rights; `samples` if the storage does not keep any JSON.
     """
 
     @pytest.fixture
     def samples(self) -> Samples:
-        """What is written."""
+        """The resources that the tests write."""
         return Samples()
 
     @pytest.fixture
     def principal(self) -> Principal:
-        """Who exports; may see everything."""
+        """The client of the exports; may see everything."""
         return Principal(
             owner=Owner("https://issuer.example", "exporter"), scopes=("system/*.read",), expires_at=after(system_clock(), 3600)
         )
 
     @pytest.fixture
     def set_clock(self) -> Callable[[float], None] | None:
-        """Sets the clock that the storage stamps its writes by, in seconds from the machine's; None where that cannot be done."""
+        """Sets the storage's clock, in seconds from the machine's; None if that is not possible."""
         return None
 
     @pytest.fixture
     def reader(self, store: SupportsExport, principal: Principal, samples: Samples) -> Reader:
-        """Reads the adapter's exports."""
+        """The reader of the adapter's exports."""
         return Reader(store, principal, samples)

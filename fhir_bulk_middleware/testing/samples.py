@@ -1,4 +1,4 @@
-"""The resources that the suites of a storage adapter write; an author replaces what his storage does not hold."""
+"""The resources that the suites of a storage adapter write. Override those that the storage cannot hold."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -28,24 +28,23 @@ def condition(id_: str, subject: str) -> str:
 
 
 def organization(id_: str) -> str:
-    """A resource that is in no patient's compartment."""
+    """An organization, which is in no Patient compartment."""
     return json.dumps({"resourceType": "Organization", "id": id_, "name": f"of {id_}"})
 
 
 class Samples:
-    """What the suites write, as JSON texts, and how they read it back.
+    """The resources that the suites write, as JSON texts, and how to read them back.
 
-    The defaults suit a storage that keeps whatever JSON it is given. An author whose storage has fixed types and columns
-    overrides what does not fit, and hands his own to the suites by the fixture `samples`. A method that may return None does so
-    where the storage cannot hold such a resource; what the suites would have asked of it is then not asked.
+    The defaults suit a storage that keeps any JSON. For a storage with fixed types and columns, override what does not fit, and
+    return your subclass from the fixture `samples`. A method that may return None does so if the storage cannot hold such a
+    resource; the tests then skip it.
 
     Attributes:
         version: the FHIR release of the resources.
-        precision: how exactly the storage keeps `lastUpdated`.
-        record_type: a type that lies in the Patient compartment; the one that most tests write.
-        outside_type: a type that is in nobody's Patient compartment, None if the storage has none.
-        types: the types that are tried with each of their links to a patient; None for all that HL7 puts into the Patient
-            compartment.
+        precision: the precision of the storage's `lastUpdated`.
+        record_type: a type in the Patient compartment; most tests write it.
+        outside_type: a type outside of the Patient compartment, None if the storage has none.
+        types: the types to test with each of their links to a patient; None for all types in HL7's Patient compartment.
     """
 
     version: FhirVersion = FhirVersion.R4
@@ -55,7 +54,7 @@ class Samples:
     types: frozenset[str] | None = None
 
     def patient(self, id_: str, text: str = "") -> str:
-        """A patient; `text` is anything that a name may hold, and `text_of` finds it again."""
+        """A patient with `text` in its name, or in another element that `text_of` reads."""
         return patient(id_, text)
 
     def record(self, id_: str, *patients: str, text: str = "") -> str | None:
@@ -71,13 +70,13 @@ class Samples:
     def linked(self, type_: str, id_: str, path: str, reference: str) -> str | None:
         """A resource whose only link to a patient is a reference at this path; None if the storage has no such element.
 
-        It holds nothing else, and single elements where FHIR has lists. A storage that checks resources needs an override.
+        It has no other elements, and single elements where FHIR has lists. Override it for a storage that validates resources.
 
         Args:
             type_: one of `types`.
             id_: the id.
-            path: names of elements, joined by dots: `performer.actor`.
-            reference: to the patient.
+            path: element names, joined by dots: `performer.actor`.
+            reference: the reference to the patient.
         """
         element: dict[str, Any] = {"reference": reference}
         for name in reversed(path.split(".")):
@@ -85,17 +84,17 @@ class Samples:
         return json.dumps({"resourceType": type_, "id": id_, **element})
 
     def text_of(self, content: Mapping[str, Any]) -> str:
-        """What `patient` and `record` were given as `text`; the default if that was empty."""
+        """The `text` that `patient` or `record` was called with; its default if that was empty."""
         return str((content.get("code") or content["name"][0])["text"])
 
     def changed(self, content: Mapping[str, Any]) -> Instant:
-        """When a resource was changed last, as an exported line shows it."""
+        """The `lastUpdated` of an exported line."""
         return parse(content["meta"]["lastUpdated"])
 
     def paths(self) -> Iterator[tuple[str, str]]:
         """Each type of `types` with each path by which HL7 puts it into a Patient compartment.
 
-        A Patient lies in its own compartment, and its links to others are another matter (law 41).
+        Without the type Patient: links between patients are treated otherwise (law 41).
         """
         for type_, paths in sorted(definitions(self.version).compartment_paths("Patient").items()):
             if type_ != "Patient" and (self.types is None or type_ in self.types):

@@ -1,4 +1,4 @@
-"""The suite for storages that keep the text of resources as it was written: numbers to the digit, elements that nobody knows."""
+"""The suite for storages that keep the text of resources unchanged: the digits of numbers, and unknown elements."""
 
 import json
 
@@ -10,10 +10,10 @@ _DIGITS = ("1.10", "1e3", "42.12345678901234567", "-0.0", "100000000000000000000
 
 
 class StoredTextSuite(StorageSuite):
-    """What is expected of a storage that keeps text; one that keeps columns cannot promise it, and need not."""
+    """The promises of a storage that keeps text. A storage with columns need not keep them."""
 
     async def test_a_number_keeps_its_digits(self, reader: Reader, writer: Writer) -> None:
-        """Their number is a statement about precision."""
+        """The number of digits states a precision."""
         content = {
             "resourceType": "Patient",
             "id": "1",
@@ -28,7 +28,7 @@ class StoredTextSuite(StorageSuite):
             assert f'"valueDecimal":{digits}}}'.encode() in line, "a number keeps its digits"
 
     async def test_an_element_that_nobody_knows_is_kept(self, reader: Reader, writer: Writer) -> None:
-        """Extensions, elements of a later release, and their order."""
+        """Extensions, elements of a later release, and the order of elements."""
         more = {"zzUnknown": {"deep": [{"b": None, "a": ["x", ""]}]}, "aaUnknown": True, "_birthDate": {"id": "b"}}
         await writer.put(json.dumps({"resourceType": "Patient", "id": "1", **more}))
         [line] = await reader.lines(await reader.query("Patient"))

@@ -428,6 +428,30 @@ RIGHTS = (
 
 DELETES = (
     Mutant(
+        "deletions-forgotten-at-once",
+        "law 34",
+        "stores/horizon.py",
+        "return after(self.announced, grace) <= now",
+        "return True",
+        ("tests/stores/test_resource_forgetting.py", "tests/delete/test_suites.py"),
+    ),
+    Mutant(
+        "earlier-horizon-of-two",
+        "law 34",
+        "delete/journal.py",
+        "return max((known for known in (own, storage)",
+        "return min((known for known in (own, storage)",
+        ("tests/delete/test_deletion_retention.py",),
+    ),
+    Mutant(
+        "open-batch-forgotten",
+        "law 26",
+        "stores/sqlite/deletions.py",
+        "AND (run = '' OR EXISTS",
+        "AND (run = run OR EXISTS",
+        ("tests/delete/test_suites.py",),
+    ),
+    Mutant(
         "stale-version-deletes",
         "law 25",
         "stores/sqlite/resource_removal.py",

@@ -251,7 +251,7 @@ class MemoryResourceStore:
         """Every type of the release."""
         return definitions(self._version).resource_types
 
-    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - all principals may read all rows
         """Every type of the release and all rows, so that a type first written between kick-off and cut is exported (law 3)."""
         return Authorisation(definitions(self._version).resource_types | await self.types())
 
@@ -331,7 +331,7 @@ class MemoryResourceStore:
     async def provenance(
         self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
     ) -> AsyncIterator[Page]:
-        """Provenance by what it is about; see `SupportsProvenance`."""
+        """Provenance by its targets; see `SupportsProvenance`."""
         for page in related.provenance(self._living, query, targets, self._base_urls, after, latest=latest):
             yield page
 
@@ -347,7 +347,7 @@ class MemoryResourceStore:
         newest = self._newest(type_, id_)
         return None if newest is None else newest.as_current()
 
-    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may delete all rows
+    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - all principals may delete all rows
         """See `SupportsDelete`: every type of the release, and all rows."""
         return Authorisation(definitions(self._version).resource_types)
 

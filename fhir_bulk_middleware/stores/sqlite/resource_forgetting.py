@@ -19,7 +19,7 @@ _FORGOTTEN = f"""
 
 
 def remove(connection: sqlite3.Connection, until: Instant) -> int:
-    """Remove one batch of what was superseded or deleted by an instant; how many versions it was."""
+    """Remove one batch of versions that were superseded or deleted by an instant; returns how many."""
     found = connection.execute(_FORGOTTEN, {"until": until}).fetchall()
     if found:
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS forgotten (seq INTEGER PRIMARY KEY)")

@@ -200,7 +200,7 @@ class SQLiteResourceStore:
         """Every type of the release."""
         return definitions(self._version).resource_types
 
-    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may read all rows
+    async def authorise(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - all principals may read all rows
         """Every type of the release, and all rows.
 
         Not only types with resources: one of a new type, written between kick-off and cut, belongs to this export and would be
@@ -263,7 +263,7 @@ class SQLiteResourceStore:
     def provenance(
         self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
     ) -> AsyncIterator[Page]:
-        """Provenance by what it is about; see `SupportsProvenance`."""
+        """Provenance by its targets; see `SupportsProvenance`."""
         read = partial(resource_provenance.provenance, targets=targets, base_urls=self._base_urls, latest=latest)
         return self._stepped(lambda connection, _, cursor: read(connection, query, after=cursor), query, after)
 
@@ -278,7 +278,7 @@ class SQLiteResourceStore:
         stored = self._find(type_, id_, "")
         return None if stored is None else stored.as_current()
 
-    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - whoever has the scopes may delete all rows
+    async def deletable(self, principal: Principal) -> Authorisation:  # noqa: ARG002 - all principals may delete all rows
         """See `SupportsDelete`: every type of the release, and all rows."""
         return Authorisation(definitions(self._version).resource_types)
 
