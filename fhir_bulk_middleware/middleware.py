@@ -26,7 +26,7 @@ class BulkDataMiddleware:
         self._front = bulk.front(app, base, amend_metadata=amend_metadata)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Answer one ASGI connection."""
         if scope["type"] == "http":
             for route in self._front:
                 match, child = route.matches(scope)

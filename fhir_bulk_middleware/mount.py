@@ -78,7 +78,7 @@ class SelectiveMount(Mount):
         self._cache = RouteCache()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL for a path of ours, whatever the method; else NONE."""
+        """FULL for one of our paths, with any method; else NONE."""
         if scope["type"] != "http" or not self._possible(scope["path"], scope["method"]):
             return Match.NONE, {}
         if "app_root_path" in scope or scope.get("path_params"):  # within another mount, whose state belongs to the match

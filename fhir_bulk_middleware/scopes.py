@@ -59,7 +59,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Scopes:
-    """What all scopes of one token permit together.
+    """The permissions of all scopes of one token together.
 
     Permissions are a union per type: `system/Patient.r system/Patient.s` is `system/Patient.rs`, and `system/*.r` adds its `r` to
     every type. OAuth defines no order and no precedence among scopes, so any other reading would make the result depend on how an
@@ -75,10 +75,7 @@ class Scopes:
 
     @classmethod
     def parse(cls, scopes: Iterable[str]) -> Self:
-        """Read a token's scopes, one string each; whatever is no scope of ours is passed over.
-
-        So is what lies beyond the caps (law 38): a scope that is not read grants nothing.
-        """
+        """Parse a token's scopes, one string each. Other strings, and scopes beyond the caps (law 38), grant nothing."""
         granted: dict[str, frozenset[str]] = {}
         granular: list[Scope] = []
         for scope in filter(None, map(Scope.parse, islice(scopes, SCOPES))):
@@ -112,9 +109,9 @@ class Scopes:
         return "r" in self._letters(type_)
 
     def restrictions(self, type_: str, letter: str) -> tuple[str, ...] | None:
-        """What a permission on the type is restricted to; None if it covers the whole type.
+        """The queries of granular scopes that restrict a permission on the type; None if it covers the whole type.
 
-        Else the queries of the granular scopes that give it, percent-encoded as in the token; none where no scope does.
+        They are percent-encoded as in the token. Empty if no scope gives the permission.
         """
         if letter in self._letters(type_):
             return None

@@ -17,7 +17,7 @@ class TypeQuery:
 
     Attributes:
         type: the resource type before it.
-        query: what follows it, names and values still percent-encoded (law 39).
+        query: the search after it, names and values still percent-encoded (law 39).
         part: its place in the request, for refusals.
     """
 

@@ -51,8 +51,8 @@ async def gathered(portions: AsyncIterator[Portion], limit: int) -> AsyncIterato
     async with closing(portions) as source:
         async for portion in source:
             if waiting and portion.block != waiting[0].block:
-                for told in _told(waiting, size):
-                    yield told
+                for each in _with_size(waiting, size):
+                    yield each
                 size = 0
             if portion.block == open_block:  # the rest of a block that was too long to hold back
                 yield portion
@@ -61,19 +61,19 @@ async def gathered(portions: AsyncIterator[Portion], limit: int) -> AsyncIterato
             size += len(portion.lines)
             if size > limit:
                 open_block = portion.block
-                for told in _told(waiting, size, long=True):
-                    yield told
+                for each in _with_size(waiting, size, long=True):
+                    yield each
                 size = 0
-    for told in _told(waiting, size):
-        yield told
+    for each in _with_size(waiting, size):
+        yield each
 
 
-def _told(waiting: deque[Portion], size: int, *, long: bool = False) -> list[Portion]:
+def _with_size(waiting: deque[Portion], size: int, *, long: bool = False) -> list[Portion]:
     """The waiting portions; the first that has lines gets the size of the block."""
-    told = list(waiting)
+    portions = list(waiting)
     waiting.clear()
-    for place, portion in enumerate(told):
+    for place, portion in enumerate(portions):
         if portion.count:
-            told[place] = replace(portion, together=size, long=long)
+            portions[place] = replace(portion, together=size, long=long)
             break
-    return told
+    return portions

@@ -9,7 +9,7 @@ __all__ = ["ignored_line", "report_form", "unreadable_line"]
 
 
 def report_form(job: Job) -> ReportForm:
-    """How the error files of a job write their issues.
+    """The form of the issues in a job's error files.
 
     Raises:
         ValueError: no mount accepted the job.

@@ -23,7 +23,7 @@ class ProtectiveHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Answer one ASGI connection."""
 
         async def protected(message: Message) -> None:
             if message["type"] == "http.response.start":
