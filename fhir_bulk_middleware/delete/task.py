@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import anyio
 
 from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsOutbox
-from fhir_bulk_middleware.contract.events import Cancelled, Completed, Deleted, DeleteIntended, Removal
+from fhir_bulk_middleware.contract.events import Cancelled, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Recorded
@@ -17,6 +17,7 @@ from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.completion import after_completion
 from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -158,7 +159,7 @@ class _BatchRemoval:
             if removed and not isinstance(self._journal, SupportsOutbox):
                 await self._observers.tell(self._event(removed))
             if recorded is Recorded.COMPLETED:
-                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
+                await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
     async def _intend(self, job: Job, versions: Sequence[Version]) -> None:
         """Record the batch before it removes anything (law 37); if an audit refuses, the slice is tried again later."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import anyio
 import anyio.lowlevel
 
-from fhir_bulk_middleware.contract.events import Completed, PartSealed
+from fhir_bulk_middleware.contract.events import PartSealed
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Sizes, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Recorded
@@ -21,6 +21,7 @@ from fhir_bulk_middleware.files.format import SUFFIX
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.completion import after_completion
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseLost
@@ -225,17 +226,7 @@ class SliceExport:
             for part in parts:
                 await self._observers.tell(self._sealed(part))
             if recorded is Recorded.COMPLETED:
-                job = self._lease.job
-                await self._tidy(job.id)
-                await self._observers.tell(Completed.of(await self._jobs.find(job.id, job.mount, job.owner) or job, now))
-
-    async def _tidy(self, job_id: str) -> None:
-        """Remove files that killed workers left beside the result; the sweep would only do so when the job expires."""
-        try:
-            if keys := [part.key for part in await self._parts()]:
-                await self._outputs.discard(job_id, keep=keys)
-        except OSError:
-            _log.exception("leftovers of job %s could not be removed", job_id)
+                await after_completion(self._lease.job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
     def _sealed(self, part: Part) -> PartSealed:
         lease = self._lease

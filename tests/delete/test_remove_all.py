@@ -199,6 +199,18 @@ async def test_a_batch_is_done_once_however_often_it_is_begun(house: House) -> N
     assert "b1" in await living(house)
 
 
+@pytest.mark.parametrize("begin_job", [begin, lambda house: house.kick_off()], ids=["remove-all", "export"])
+async def test_files_that_a_killed_worker_left_go_when_the_job_completes(busy: House, begin_job: Any) -> None:
+    """They lie below the job's id, so a sweep would keep them until the job expires (DL-08)."""
+    job_id = job_of(await begin_job(busy))
+    async with busy.outputs.create(f"{job_id}/0-0.0.left") as sink:
+        await sink.seal()
+    await busy.runner.finish()
+
+    assert len(busy.outputs._parts) > 0
+    assert [key for key in busy.outputs._parts if key.endswith(".left")] == []
+
+
 async def test_a_job_that_fails_says_what_it_had_removed_by_then(busy: House) -> None:
     location = await begin(busy)
     await busy.runner.step()
