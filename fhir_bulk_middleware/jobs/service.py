@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
@@ -292,12 +293,17 @@ def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
 
 
 def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
-    """Digests of the key, and of the request with its rights (law 12)."""
+    """Digests of the key, and of the request with its rights (law 12), but not of the address that the request came to.
+
+    A client whose answer was lost may retry by another host name or port.
+    """
     if key is None:
         return None
     selection, group = rows.selection, rows.membership
     whose: object = sorted(selection.references) if isinstance(selection, Compartments) else type(selection).__name__
     if group is not None:
         whose = (group.group_id, None if group.patients is None else sorted(group.patients), group.older)
-    fingerprint = repr((request, whose, rows.rights, rows.filters))
+    options = replace(request.options, base_url=None, base_urls=())
+    asked = replace(request, url=urlsplit(request.url).query, options=options)
+    fingerprint = repr((asked, whose, rows.rights, rows.filters))
     return Idempotency(*(hashlib.sha256(text.encode()).hexdigest() for text in (key, fingerprint)))

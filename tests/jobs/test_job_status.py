@@ -180,6 +180,18 @@ async def test_the_same_kick_off_under_one_key_is_one_job(house: House) -> None:
     assert job_of(after.headers["Content-Location"]) != job_of(first.headers["Content-Location"]), "it dies with the job"
 
 
+async def test_a_kick_off_that_is_repeated_at_another_address_is_the_same_job(make_house: Any) -> None:
+    """Law 12: the answer of one server was lost with it, and the client asks the next one."""
+    headers = {**KICK_OFF, "Idempotency-Key": "k"}
+    async with make_house(public_base_url=None) as house:
+        first = await house.ask("GET", "/$export?_type=Patient", headers={**headers, "Host": "one.example"})
+        again = await house.ask("GET", "/$export?_type=Patient", headers={**headers, "Host": "two.example:8080"})
+
+        assert first.headers["Content-Location"].startswith("https://one.example/")
+        assert again.headers["Content-Location"].startswith("https://two.example:8080/")
+        assert job_of(first.headers["Content-Location"]) == job_of(again.headers["Content-Location"])
+
+
 async def test_a_job_of_a_granular_scope_is_shown_only_under_that_scope(house: House) -> None:
     """SE-09, SE-03."""
     await populate_more(house)
