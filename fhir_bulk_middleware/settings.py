@@ -94,8 +94,8 @@ class Settings(BaseModel):
 
     deletion_retention: Annotated[float, Field(gt=0)] | None = None
     """How long our own stores and log of deletes keep deletions and superseded versions; none keeps them for ever. An export
-    since an earlier instant is treated as `refuse_forgotten_deletions` says. At least `deadline` plus `retention`: then the next export
-    after one whose files can still be fetched has all deletions. Space is freed one to two deadlines later."""
+    since an earlier instant is treated as `refuse_forgotten_deletions` says. At least `deadline` plus `retention`: then the next
+    export after one whose files can still be fetched has all deletions. Space is freed one to two deadlines later."""
 
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists, if the client allows partial manifests (KO-95)."""

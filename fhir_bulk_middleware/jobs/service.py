@@ -293,9 +293,9 @@ def _remembered_scopes(scopes: tuple[str, ...]) -> Scopes:
 
 
 def _idempotency(key: str | None, request: Request, rows: Rows) -> Idempotency | None:
-    """Digests of the key, and of the request with its rights (law 12).
+    """Digests of the key, and of the request with its rights (law 12), but not of the address that the request came to.
 
-    The address that the request was sent to does not count: a client that lost the answer may retry at another host or port.
+    A client whose answer was lost may retry by another host name or port.
     """
     if key is None:
         return None
