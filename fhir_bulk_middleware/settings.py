@@ -94,9 +94,9 @@ class Settings(BaseModel):
     (`SupportsDeletionHorizon`); otherwise its manifest says since when they are complete."""
 
     deletion_retention: Annotated[float, Field(gt=0)] | None = None
-    """How long our own stores and log keep deletions and superseded versions; none keeps them for ever. For an export since an
-    earlier instant `refuse_forgotten_deletions` decides. At least `deadline` and `retention` together, so that a client loses
-    nothing that begins its next export where files end that it can still fetch. Space is freed one to two deadlines later."""
+    """How long our own stores and log of deletes keep deletions and superseded versions; none keeps them for ever. An export
+    since an earlier instant is treated as `refuse_forgotten_deletions` says. At least `deadline` plus `retention`: then the next
+    export after one whose files can still be fetched has all deletions. Space is freed one to two deadlines later."""
 
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists where the client allows partial manifests (KO-95)."""
@@ -176,5 +176,5 @@ class Settings(BaseModel):
         if self.page_bytes > self.part_bytes:
             raise ValueError("page_bytes must not exceed part_bytes")
         if self.deletion_retention is not None and self.deletion_retention < self.deadline + self.retention:
-            raise ValueError("deletion_retention must be at least deadline and retention together")
+            raise ValueError("deletion_retention must be at least deadline plus retention")
         return self

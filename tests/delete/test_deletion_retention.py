@@ -229,5 +229,5 @@ async def test_with_our_log_before_a_storage_the_later_horizon_counts(make_house
 def test_the_retention_of_deletions_is_longer_than_that_of_files() -> None:
     assert Settings().deletion_retention is None
     assert Settings(deletion_retention=8 * DAY).deletion_retention == 8 * DAY
-    with pytest.raises(ValidationError, match="deletion_retention must be at least deadline and retention together"):
+    with pytest.raises(ValidationError, match="deletion_retention must be at least deadline plus retention"):
         Settings(deletion_retention=8 * DAY - 1)
