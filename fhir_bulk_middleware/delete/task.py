@@ -116,7 +116,7 @@ class _BatchRemoval:
         self._outputs = outputs
         self._observers = observers
         self._clock = clock
-        self._pulse = held
+        self._held = held
         self._lease = held.lease
         self._slice = piece
 
@@ -149,7 +149,7 @@ class _BatchRemoval:
         for kind, some in ((FileKind.OUTPUT, removed), (FileKind.ERROR, left)):
             if some:
                 parts.append(await self._write(len(parts), kind, some))
-        self._pulse.done = len(records)
+        self._held.done = len(records)
         now = self._clock()
         recorded = await self._jobs.checkpoint(self._lease, parts, None, now, done=len(records), finished=True)
         if not recorded:
