@@ -33,16 +33,18 @@ def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
 
 def body(offer: Offer, row: Row) -> dict[str, Any] | None:
     """The optional body of a kick-off by POST; None for other rows (KO-08)."""
-    if row.operation is not Operation.KICK_OFF or row.method != "POST":
+    level = _level(row)
+    if level is None or row.method != "POST":
         return None
-    schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect)
+    schema = schemas.parameters(offer.parameters(level, ["POST"]), offer.dialect)
     example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
     content = {"application/fhir+json": {"schema": schema, "example": example}}
     return {"required": False, "content": content}
 
 
-def _level(row: Row) -> Level:
-    return next(level for level, path in KICK_OFF_PATHS.items() if path == row.path)
+def _level(row: Row) -> Level | None:
+    """The level of an export that the row kicks off; None if it does not."""
+    return next((level for level, path in KICK_OFF_PATHS.items() if path == row.path), None)
 
 
 def _places(row: Row) -> Iterator[dict[str, Any]]:
@@ -60,8 +62,9 @@ def _id(placeholder: str) -> dict[str, Any]:
 
 
 def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
-    if row.operation is Operation.KICK_OFF and row.method == "GET":
-        for parameter in offer.parameters(_level(row), ["GET"]):
+    level = _level(row)
+    if level is not None and row.method == "GET":
+        for parameter in offer.parameters(level, ["GET"]):
             if parameter.name not in offer.dialect.post_only:
                 schema = _schema(parameter, offer.dialect.lists)
                 yield _parameter("query", parameter.name, schema, description=parameter.meaning) | _example(parameter)

@@ -76,7 +76,7 @@ def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset(
 
 
 def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
-    """Starlette's pattern of a path, made to match newlines too: its own `$` matches before a final newline, and `.` none."""
+    """Starlette's pattern, made to match the whole path: its `$` also matches before a final newline, and its `.` no newline."""
     return re.compile(pattern.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
