@@ -1,8 +1,7 @@
-"""`fhir-bulk`: the demo, a server to try things on, tokens, sweeping, helping with the work, audit files and where time goes.
+"""The command line `fhir-bulk`: demo, serve, token, sweep, worker, audit, openapi and bench.
 
-Exit codes: 0 when what was asked for is done, also when a server or a worker was asked to stop (Ctrl-C, SIGTERM); 1 when the
-demo or a verification found something that does not match; 2 for a wrong command line and whatever a person can mend; 130 when
-the demo or a load was interrupted.
+Exit codes: 0 for success, and for a server or a worker that was stopped (Ctrl-C, SIGTERM); 1 if the demo or a verification found
+a mismatch; 2 for a wrong command line and other errors that the user can fix; 130 if the demo or a load was interrupted.
 """
 
 import argparse
@@ -22,7 +21,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
     parser.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

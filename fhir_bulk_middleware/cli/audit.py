@@ -1,4 +1,4 @@
-"""`fhir-bulk audit`: whether an audit file is as it was written, its end as an anchor, and digests to look for in it."""
+"""`fhir-bulk audit`: verify an audit file, print its last hash as an anchor, print digests to search for."""
 
 import argparse
 import sys
@@ -10,40 +10,42 @@ from fhir_bulk_middleware.cli.state import State
 
 __all__ = ["add_to"]
 
-# Their modules are imported in the functions: what other commands need not wait for.
+# Imports are in the functions, so that other commands start faster.
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("audit", help="check an audit file: whether each line is as it was written")
+    """Add the command to the parser."""
+    parser = commands.add_parser("audit", help="verify an audit file, print an anchor or a digest")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    action = actions.add_parser("verify", help="follow the chain of hashes; exit code 1 and the first line that does not fit")
+    action = actions.add_parser("verify", help="check signatures and hashes; at a fault print the first wrong line, exit code 1")
     _add_file(action)
     action.add_argument(
         "--expect",
         metavar="HASH",
         action="append",
         default=[],
-        help="an anchor: a hash that was printed earlier and kept elsewhere, whose line must be there (repeatable)",
+        help="hash from an earlier `anchor`; a line with it must exist (repeatable)",
     )
-    action.add_argument("--after", metavar="HASH", help="the last hash of full files that were moved away, if some were")
+    action.add_argument("--after", metavar="HASH", help="hash of the last line of rotated files that were moved away")
     action.set_defaults(run=_verify)
-    action = actions.add_parser("anchor", help="print the hash of the last line, to be kept elsewhere for verify --expect")
+    action = actions.add_parser("anchor", help="print the hash of the last line, to store on another system for verify --expect")
     _add_file(action)
     action.set_defaults(run=_anchor)
-    action = actions.add_parser("digest", help="print the digest that records have in place of an identifier")
+    action = actions.add_parser("digest", help="print the digest of an identifier, as in the records")
     _add_file(action)
     action.add_argument("text", metavar="TEXT", help="a reference (Patient/123), or the value of a search parameter")
     action.set_defaults(run=_digest)
 
 
 def _add_file(action: argparse.ArgumentParser) -> None:
-    action.add_argument("file", type=Path, metavar="FILE", help="such as STATE/audit.jsonl; full files are found beside it")
+    action.add_argument(
+        "file", type=Path, metavar="FILE", help="audit file, such as STATE/audit.jsonl; rotated files are next to it"
+    )
     action.add_argument(
         "--key",
         metavar="FILE|env:NAME",
         default=State.audit_key(),
-        help="where its key is kept (default: the variable FHIR_BULK_AUDIT_KEY if it is set, else beside the file)",
+        help="the audit key (default: the environment variable FHIR_BULK_AUDIT_KEY, else a file next to FILE)",
     )
 
 
@@ -58,9 +60,9 @@ def _verify(given: argparse.Namespace) -> int:
         sys.stdout.write(f"{given.file.with_name(found.file)}, line {found.line}: {found.why}\n")
         return 1
     files = "" if found.files == 1 else f" in {found.files} files"
-    sys.stdout.write(f"{given.file}: {found.lines} lines{files}, each as it was written; the last has the hash {found.head}\n")
+    sys.stdout.write(f"{given.file}: {found.lines} lines{files}, all valid; the hash of the last line is {found.head}\n")
     if found.unfinished:
-        sys.stdout.write(f"A crash left {found.unfinished} bytes of a line that was not recorded; the next event removes them.\n")
+        sys.stdout.write(f"A crash left {found.unfinished} bytes of an incomplete line; the next event removes them.\n")
     return 0
 
 

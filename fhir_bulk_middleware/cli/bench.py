@@ -1,4 +1,4 @@
-"""`fhir-bulk bench`: where the time of an export of one's own data goes."""
+"""`fhir-bulk bench`: measures the stages of an export of the user's data."""
 
 import argparse
 import os
@@ -33,23 +33,25 @@ _BLOCK = 1_048_576
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("bench", help="read a storage as an export does, and tell where the time goes")
+    """Add the command to the parser."""
+    parser = commands.add_parser("bench", help="read a storage as an export does, and show the time of each stage")
     storage = parser.add_mutually_exclusive_group(required=True)
-    storage.add_argument("--dir", type=Path, metavar="STATE", help="the folder that the server was given")
-    storage.add_argument("--adapter", metavar="MODULE:FACTORY", help="what makes a storage adapter when it is called")
-    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="stop after so long (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write, for a while (default: STATE, or here)")
+    storage.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
+    storage.add_argument("--adapter", metavar="MODULE:FACTORY", help="returns a storage adapter when called")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="stop after S seconds (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for temporary files (default: STATE, or the current folder)"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     if given.seconds <= 0:
-        raise Complaint("--seconds: more than nothing is required")
+        raise Complaint("--seconds: a positive number is required")
     resources = _adapter(given)
     where: Path = given.out or given.dir or Path.cwd()
     if not where.is_dir():
-        raise Complaint(f"--out: there is no folder {where}")
+        raise Complaint(f"--out: the folder {where} does not exist")
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=where) as folder:
         stages = anyio.run(_measure, resources, Path(folder), given.seconds)
         copied = _copy(Path(folder) / "copy", stages.plain)
@@ -61,15 +63,15 @@ def _adapter(given: argparse.Namespace) -> SupportsExport:
     if given.dir is not None:
         state = State(given.dir)
         if not state.store.exists():
-            raise Complaint(f"{state.folder} holds no resources: is it the folder that the server was given?")
+            raise Complaint(f"{state.folder} holds no resources: is it the server's STATE folder?")
         return SQLiteResourceStore(state.store)
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it; one's own adapter need not be installed
+    sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that an adapter need not be installed
     try:
         made = make(Recipe(given.adapter, {}))
     except (ValueError, ImportError, TypeError) as error:
         raise Complaint(f"--adapter: {error}") from error
     if not isinstance(made, SupportsExport):
-        raise Complaint(f"--adapter: {given.adapter} makes a {type(made).__name__}, which is no SupportsExport")
+        raise Complaint(f"--adapter: {given.adapter} returns a {type(made).__name__}, which does not implement SupportsExport")
     return made
 
 
@@ -81,7 +83,7 @@ async def _measure(resources: SupportsExport, folder: Path, seconds: float) -> P
 
 
 def _copy(target: Path, size: int) -> float:
-    """Seconds to write as many bytes to the same disk and see them there: what no export of plain files can go below."""
+    """Seconds for writing and syncing the same number of bytes: the lower bound of an export of plain files."""
     block = bytes(_BLOCK)
     begun = time.perf_counter()
     with target.open("wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""`fhir-bulk serve --client`: an authorization server for clients that bring a key."""
+"""`fhir-bulk serve --client`: an authorization server for clients with a key."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,23 +16,23 @@ from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_wri
 __all__ = ["AUTHORIZATION_PATH", "authorization_server"]
 
 AUTHORIZATION_PATH = "/auth"
-"""Where it is, below the base: no FHIR server has a resource type of that name."""
+"""The path of the authorization server below the base; it cannot conflict with a resource type."""
 
 
 @contextmanager
 def authorization_server(
     state: State, base_url: str, clients: Sequence[str], scopes: str
 ) -> Iterator[AuthorizationServer | None]:
-    """The server for these clients while the context is open; None if there are none.
+    """An authorization server for these clients while the context is open; None without clients.
 
     Args:
-        state: keeps its key, and which assertions were used.
-        base_url: the FHIR server's URL as clients see it.
-        clients: `ID=JWKS`, a file or a URL.
-        scopes: what each of them may be granted, with blanks between them.
+        state: stores its key and the used assertions.
+        base_url: the FHIR server's public URL.
+        clients: `ID=JWKS`, where JWKS is a file or a URL.
+        scopes: the scopes that each client can be granted, separated by blanks.
 
     Raises:
-        Complaint: a client cannot be understood.
+        Complaint: a client is invalid.
     """
     if not clients:
         yield None
@@ -63,16 +63,16 @@ def _client(text: str, scopes: Sequence[str]) -> Client:
 
 
 def _check(client_id: str, file: Path) -> None:
-    """See now that a file has a key for the client, not when the client comes; it is read again whenever it changes."""
+    """Check at start that the file has a key for the client. It is read again whenever it changes."""
     if not file.is_file():
-        raise Complaint(f"--client: there is no file {file}")
+        raise Complaint(f"--client: the file {file} does not exist")
     try:
         keys = KeySet.from_json(file.read_bytes())
         check_not_written_by_others(file, file.stat())
     except UntrustedFileError as error:
         raise Complaint(f"--client {client_id}: {error}") from error
     except (OSError, ValueError) as error:
-        raise Complaint(f"--client {client_id}: {file} is no JWK Set: {error}") from error
+        raise Complaint(f"--client {client_id}: {file} is not a JWK Set: {error}") from error
     if not any(key.kid is not None and key.algorithms & {*ALGORITHMS} for key in keys.keys):
         why = "; ".join(("no key with a kid for " + " or ".join(ALGORITHMS), *keys.passed_over))
         raise Complaint(f"--client {client_id}: {file}: {why}")

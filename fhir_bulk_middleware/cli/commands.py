@@ -1,4 +1,4 @@
-"""The type of argparse's list of commands, which has no public name of its own."""
+"""The type of argparse's subparsers, which argparse does not export."""
 
 from argparse import ArgumentParser
 from typing import Protocol
@@ -7,8 +7,8 @@ __all__ = ["Commands"]
 
 
 class Commands(Protocol):
-    """What a command adds itself to."""
+    """Protocol of the subparsers that each command adds itself to."""
 
     def add_parser(self, name: str, *, help: str) -> ArgumentParser:  # noqa: A002 - argparse's name
-        """The parser of a new command."""
+        """Add a command and return its parser."""
         ...

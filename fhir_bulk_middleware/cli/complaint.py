@@ -1,19 +1,19 @@
-"""What is told to a person instead of a traceback."""
+"""Errors that the command line reports without a traceback."""
 
 from importlib.util import find_spec
 
 __all__ = ["Complaint", "need"]
 
 
-class Complaint(Exception):  # noqa: N818 - it is told, not raised to be mended
-    """One clear sentence about what is wrong and what would be right; it ends the program with exit code 2."""
+class Complaint(Exception):  # noqa: N818 - a message to the user
+    """A message to the user, with the fault and its remedy; it ends the program with exit code 2."""
 
 
 def need(command: str, *modules: str) -> None:
-    """See that the modules of the extra `demo` are there.
+    """Check that modules of the extra `demo` are installed.
 
     Raises:
-        Complaint: one is missing; it names the extra.
+        Complaint: a module is missing; the message names the extra.
     """
     missing = [module for module in modules if not _there(module)]
     if missing:
@@ -25,5 +25,5 @@ def need(command: str, *modules: str) -> None:
 def _there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ValueError:  # it was made impossible to import
+    except ValueError:  # `sys.modules[name]` is None
         return False

@@ -1,4 +1,4 @@
-"""`fhir-bulk demo`: a population, a server, an export, and every file checked: the whole lifecycle in some seconds."""
+"""`fhir-bulk demo`: makes a population, serves it, exports it and checks each file, in some seconds."""
 
 import argparse
 import contextlib
@@ -27,18 +27,18 @@ _DAY: Final = 86_400
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("demo", help="make a population, serve it, export it, check every file")
+    """Add the command to the parser."""
+    parser = commands.add_parser("demo", help="make a population, serve it, export it and check each file")
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--patients", type=int, default=200, metavar="N", help="size of the population (default: %(default)s)")
     data.add_argument("--data", type=Path, metavar="DIR", help="export these NDJSON files instead of a population")
     parser.add_argument(
-        "--dir", type=Path, default=Path("fhir-bulk-demo"), metavar="STATE", help="what the server keeps (default: %(default)s)"
+        "--dir", type=Path, default=Path("fhir-bulk-demo"), metavar="STATE", help="the server's folder (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="an empty folder for the files (default: STATE/downloads)")
-    parser.add_argument("--port", type=int, default=0, help="port on loopback (default: any that is free)")
+    parser.add_argument("--port", type=int, default=0, help="port on loopback (default: any free port)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
-    parser.add_argument("--keep-serving", action="store_true", help="leave the server running and say how to use it")
+    parser.add_argument("--keep-serving", action="store_true", help="keep the server running and print how to use it")
     parser.set_defaults(run=_run)
 
 
@@ -56,25 +56,25 @@ def _run(given: argparse.Namespace) -> int:
         good = _export(state, server, folder, loaded, out)
         if given.keep_serving:
             out.say(_how_to(state, server.url))
-            with contextlib.suppress(KeyboardInterrupt):  # the demo itself is over
+            with contextlib.suppress(KeyboardInterrupt):  # the demo itself has ended
                 server.wait()
     return 0 if good else 1
 
 
 def _empty_folder(given: Path | None, state: State) -> Path:
-    """Where files go. What an earlier demo left in its own folder is removed; nothing else ever is."""
+    """The empty folder for the files. Files of an earlier demo in the default folder are removed, and nothing else."""
     if given is None:
         shutil.rmtree(state.downloads, ignore_errors=True)
         return state.downloads
     if given.exists() and (not given.is_dir() or any(given.iterdir())):
-        raise Complaint(f"--out: {given} must be an empty folder, or a new one")
+        raise Complaint(f"--out: {given} must be an empty folder or not exist")
     return given
 
 
 def _load_population(state: State, patients: int, out: Screen) -> int | None:
-    """How many resources were loaded; None if they were there already, and may have been changed since."""
+    """Load the population and return its size; None if it was loaded before, since it may have changed."""
     if patients < 0:
-        raise Complaint("--patients: a number that is not negative is required")
+        raise Complaint("--patients: a number of 0 or more is required")
     source = f"a population of {patients} patients"
     if state.loaded(source):
         out.say(f"{state.folder} already holds {source}.")
@@ -84,7 +84,7 @@ def _load_population(state: State, patients: int, out: Screen) -> int | None:
 
 
 def _export(state: State, server: Server, folder: Path, loaded: int | None, out: Screen) -> bool:
-    """Take everything home, and say whether all of it is as promised."""
+    """Export and download everything; whether all files match the manifest."""
     import httpx2  # noqa: PLC0415 - an extra
 
     from fhir_bulk_middleware.demo.client import Unexpected  # noqa: PLC0415 - needs the extra
@@ -94,7 +94,7 @@ def _export(state: State, server: Server, folder: Path, loaded: int | None, out:
     try:
         journey = anyio.run(take_home, server.url, lambda: mint.token(_SUBJECT, EVERYTHING), folder, out)
     except (Unexpected, httpx2.HTTPError) as error:
-        out.say(f"The export went wrong: {error or type(error).__name__}\n\nThe server said last ({server.log}):")
+        out.say(f"The export failed: {error or type(error).__name__}\n\nThe last lines of {server.log}:")
         out.say(server.last_words())
         return False
     show(journey, out)
@@ -104,28 +104,28 @@ def _export(state: State, server: Server, folder: Path, loaded: int | None, out:
     for problem in problems:
         out.say(f"DOES NOT MATCH  {problem}")
     if not problems:
-        out.say("Each file has the lines, the bytes and the SHA-256 that the manifest promised.")
+        out.say("Each file has the lines, the bytes and the SHA-256 of the manifest.")
     out.say(f"The files are in {folder}/")
     return not problems
 
 
 def _how_to(state: State, url: str) -> str:
-    """Each step as a command line to copy."""
+    """The steps of the demo as command lines to copy."""
     token = state.mint().token(_SUBJECT, "system/*.cruds", expires_in=_DAY)
     return f"""
-The server runs on at {url} (Ctrl-C ends it). Each step by hand:
+The server runs on at {url} (Ctrl-C ends it). The steps by hand:
 
-# A token that is good for a day
+# A token that is valid for a day
 TOKEN={token}
 
-# What the server is, without a token
+# The CapabilityStatement, without a token
 curl -s {url}/metadata
 
-# Kick off: 202, and Content-Location says where to ask
+# Kick off: 202, and Content-Location has the URL to poll
 STATUS=$(curl -si -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" "{url}/\\$export" \\
          | tr -d '\\r' | tee /dev/stderr | sed -n 's/^content-location: //Ip')
 
-# Ask: 202 with X-Progress while it runs, 200 with the manifest when it is done
+# Poll: 202 with X-Progress while it runs, 200 with the manifest at the end
 curl -si -H "Authorization: Bearer $TOKEN" "$STATUS"
 
 # Fetch the first file

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""A lock between processes."""
 
 import fcntl
 import os
@@ -11,11 +11,11 @@ __all__ = ["exclusive"]
 
 @contextmanager
 def exclusive(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock on a file while the context is open. It is free as soon as its holder has ended, however that came about.
+    """Hold an exclusive lock on a file while the context is open. The system releases it when the process ends.
 
     Args:
-        path: the file; made if it is missing, and left there.
-        waiting: called once if another process holds the lock, before this one waits for it.
+        path: the file; made if it is missing, and never removed.
+        waiting: called once before waiting for another process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""What a person should know who makes `fhir-bulk serve` reachable for others."""
+"""Warnings for a `fhir-bulk serve` that other machines can reach."""
 
 import argparse
 from urllib.parse import urlsplit
@@ -10,11 +10,11 @@ __all__ = ["warnings"]
 
 
 def warnings(given: argparse.Namespace, state: State) -> list[str]:
-    """Sentences for the greeting and the log; none for a server that only its own machine can reach.
+    """The warnings for the terminal and the log; none for a server on loopback.
 
     Args:
-        given: the command line.
-        state: has the development key.
+        given: the parsed command line.
+        state: the STATE folder, for the path of the development key.
     """
     url = given.public_base_url
     listens_beyond = given.fd is None and not is_loopback(given.host)
@@ -22,12 +22,12 @@ def warnings(given: argparse.Namespace, state: State) -> list[str]:
     found = []
     if plain_beyond_loopback(url) or (listens_beyond and url is None):
         found.append(
-            f"Plain HTTP at {url or given.host}: tokens and patient data can be read on their way. "
-            "Put a proxy with TLS in front, and name its https URL with --public-base-url."
+            f"Plain HTTP at {url or given.host}: the network can read tokens and patient data. "
+            "Put a proxy with TLS in front, and pass its https URL as --public-base-url."
         )
     if (listens_beyond or known_beyond) and given.jwks is None and not given.client:
         found.append(
-            f"The tokens are signed with the development key {state.key}, and whoever can read that file can be anybody. "
+            f"The tokens are signed with the development key {state.key}, and whoever reads that file can make any token. "
             "Use --jwks or --client for a server that others can reach."
         )
     return found

@@ -1,4 +1,4 @@
-"""`fhir-bulk openapi`: the OpenAPI document of a dialect's routes."""
+"""`fhir-bulk openapi`: prints the OpenAPI document of a dialect."""
 
 import argparse
 import json
@@ -12,21 +12,21 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
+    """Add the command to the parser."""
     parser = commands.add_parser("openapi", help="print the OpenAPI 3.1 document of a dialect's routes")
-    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="(default: %(default)s)")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="HTTP dialect (default: %(default)s)")
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
-    # What the other commands need not wait for.
+    # Imported here, so that other commands start faster.
     from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
     from fhir_bulk_middleware.delete.policy import AIDBOX  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore  # noqa: PLC0415
     from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore  # noqa: PLC0415
 
-    # All that a dialect has to offer, on an adapter that can do everything; nothing is ever asked of it.
+    # All routes of the dialect, with an adapter that implements all protocols; it serves no request.
     mount = BulkData(
         resources=MemoryResourceStore(),
         verifier=_Nobody(),
@@ -41,10 +41,10 @@ def _run(given: argparse.Namespace) -> int:
 
 
 class _Nobody:
-    """Lets nobody in."""
+    """A verifier that rejects all tokens."""
 
     async def verify(self, token: str) -> Principal:
-        """Refuse.
+        """Reject the token.
 
         Raises:
             TokenRejected: always.

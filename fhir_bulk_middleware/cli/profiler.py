@@ -1,4 +1,4 @@
-"""Where the time of an export goes: its stages one after the other, each with its own watch."""
+"""Measures the time of each stage of an export."""
 
 import hashlib
 import time
@@ -24,25 +24,25 @@ __all__ = ["Profile", "Stage", "measure"]
 
 
 class Stage(StrEnum):
-    """What an export does with each page."""
+    """The stages through which an export passes each page."""
 
     READ = "read"
     FILTER = "filter"
     HASH = "hash"
-    COMPRESS = "compress"  # nothing where parts lie plain
+    COMPRESS = "compress"  # no time if parts are not compressed
     WRITE = "write"
 
 
 @dataclass(slots=True)
 class Profile:
-    """What was measured.
+    """The result of a measurement.
 
     Attributes:
-        seconds: by stage.
-        resources: how many.
+        seconds: seconds by stage.
+        resources: number of resources.
         plain: bytes of NDJSON.
-        stored: bytes as they were written.
-        complete: whether all there is was read, and not as much as the time allowed.
+        stored: bytes written.
+        complete: whether all data was read within the time limit.
     """
 
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
@@ -53,25 +53,25 @@ class Profile:
 
     @property
     def total(self) -> float:
-        """Seconds of all stages."""
+        """The sum of the seconds of all stages."""
         return sum(self.seconds.values())
 
 
 async def measure(
     resources: SupportsExport, principal: Principal, sink: OutputSink, settings: Settings, clock: Clock, *, seconds: float
 ) -> Profile:
-    """Read a storage as an export of everything does, in one process and without a job, for about so many seconds.
+    """Read a storage as an export of everything does, in one process and without a job, for about this many seconds.
 
-    Each page goes through all stages before the next is read, as in an export, so caches are as warm or cold as there. An export
-    of several workers takes as much of each core, and less time.
+    Each page passes all stages before the next is read, as in an export, with the same effect on caches. An export with several
+    workers needs the same CPU time, and less elapsed time.
 
     Args:
         resources: the storage adapter.
-        principal: on whose behalf.
-        sink: where the bytes go; it is sealed when all are written.
-        settings: the size of pages.
-        clock: for storages without a clock of their own.
-        seconds: after how much time to stop.
+        principal: the principal of the export.
+        sink: receives the bytes; sealed at the end.
+        settings: sets the page size.
+        clock: used if the storage has no clock.
+        seconds: time limit.
     """
     found = Profile()
     compressor = gzip_compressor() if default_codec() is Codec.GZIP else None

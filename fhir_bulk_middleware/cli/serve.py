@@ -1,4 +1,4 @@
-"""`fhir-bulk serve`: the demo host with bulk data installed, on data of one's own."""
+"""`fhir-bulk serve`: the demo host with the middleware, on the user's data."""
 
 import argparse
 import logging
@@ -35,26 +35,26 @@ __all__ = ["add_to", "load_folder", "waits"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _OWN: Final = {"public_base_url": "--public-base-url", "worker_processes": "--workers"}
-"""Settings that have an option of their own."""
+"""Settings with an option of their own."""
 
-_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to tell them apart from an address that clients can use
+_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 _GRACE: Final = 10
-"""Seconds that running answers get to end when the server is asked to stop."""
+"""Seconds for running responses to finish when the server stops."""
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
+    """Add the command to the parser."""
     parser = commands.add_parser("serve", help="serve NDJSON files as a FHIR server with bulk data export")
     parser.add_argument("--data", type=Path, metavar="DIR", help="NDJSON files, plain or .gz, to load into an empty STATE")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="where everything is kept; made if missing")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="folder for all data; made if missing")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument("--base", default="/fhir", metavar="PATH", help="the path of the FHIR server (default: %(default)s)")
-    parser.add_argument("--public-base-url", metavar="URL", help="the URL of that path as clients see it")
-    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="(default: %(default)s)")
+    parser.add_argument("--public-base-url", metavar="URL", help="the public URL of that path")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="HTTP dialect (default: %(default)s)")
     parser.add_argument(
-        "--jwks", metavar="FILE|URL", help="public keys of the tokens' issuer; without it a development key is made"
+        "--jwks", metavar="FILE|URL", help="public keys of the tokens' issuer (default: a generated development key)"
     )
     parser.add_argument("--issuer", metavar="URL", help="the tokens' issuer (with --jwks)")
     parser.add_argument("--audience", metavar="STR", help="the tokens' audience (with --jwks)")
@@ -63,28 +63,29 @@ def add_to(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="ID=JWKS",
-        help="a client and its public keys, a file or a URL; it gets its tokens from us, and no others are taken (repeatable)",
+        help="register a client with its public keys (a file or a URL); the server then accepts only tokens that it issues"
+        " itself (repeatable)",
     )
     parser.add_argument(
-        "--client-scope", default=EVERYTHING, metavar="SCOPES", help="what clients may get (default: %(default)s)"
+        "--client-scope", default=EVERYTHING, metavar="SCOPES", help="scopes that clients can be granted (default: %(default)s)"
     )
     parser.add_argument(
         "--connections",
         type=int,
         default=1_000,
         metavar="N",
-        help="connections at once; one more is answered 503 (default: %(default)s)",
+        help="maximum number of connections; further ones get 503 (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="number of worker processes (default: %(default)s)")
     add_log_level(parser)
     parser.add_argument(
         "--audit",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep a hash-chained record of what happens in STATE/audit.jsonl (default: yes)",
+        help="keep a hash-chained audit file, STATE/audit.jsonl (default: yes)",
     )
     settings_option.add_to(parser, _OWN)
-    # For the demo, which starts this command as its server: a socket that is open already, and whose end ends the server.
+    # For the demo, which starts this command as its server: an open socket, and a stop at the end of standard input.
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
@@ -114,11 +115,11 @@ def _started(given: argparse.Namespace, state: State) -> int:
 
 
 def load_folder(state: State, folder: Path, out: Screen) -> None:
-    """Load a folder of NDJSON files, unless that was done before.
+    """Load a folder of NDJSON files, unless it was loaded before.
 
     Raises:
-        Complaint: the store holds something else.
-        LoadError: a line is no resource.
+        Complaint: the store was loaded from another source.
+        LoadError: a line is not a resource.
     """
     source = f"the files of {folder.absolute()}"
     if state.loaded(source):
@@ -133,13 +134,13 @@ def load_folder(state: State, folder: Path, out: Screen) -> None:
 
 
 def waits(state: State) -> str:
-    """What is said while another process loads."""
+    """The message while another process loads."""
     return f"Another process is loading {state.folder}; waiting for it."
 
 
 def _settings(given: argparse.Namespace) -> Settings:
     if not given.base.startswith("/") or given.base.endswith("/"):
-        raise Complaint("--base: a path is required that begins with / and does not end with it")
+        raise Complaint("--base: the path must begin with / and not end with /")
     values = {"public_base_url": given.public_base_url, "worker_processes": given.workers}
     own = {name: (_OWN[name], value) for name, value in values.items()}
     return settings_option.settings_of(given, own, audit_settings())
@@ -148,12 +149,12 @@ def _settings(given: argparse.Namespace) -> Settings:
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
     if given.jwks is None:
         if given.issuer or given.audience:
-            raise Complaint("--issuer and --audience belong to --jwks: development tokens have their own")
+            raise Complaint("--issuer and --audience need --jwks: development tokens have fixed ones")
         return JoseTokenVerifier(jwks=state.mint().jwks, issuer=ISSUER, audience=AUDIENCE)
     if not given.jwks.startswith(("https://", "http://")):
         _check_file(Path(given.jwks))
     if not given.issuer or not given.audience:
-        raise Complaint("--jwks needs --issuer and --audience: a key alone does not say for whom a token was made")
+        raise Complaint("--jwks needs --issuer and --audience, so that tokens for other servers are rejected")
     try:
         return JoseTokenVerifier(jwks=given.jwks, issuer=given.issuer, audience=given.audience)
     except (ValueError, ImportError) as error:
@@ -162,7 +163,7 @@ def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:
 
 def _check_file(jwks: Path) -> None:
     if not jwks.is_file():
-        raise Complaint(f"--jwks: there is no file {jwks}")
+        raise Complaint(f"--jwks: the file {jwks} does not exist")
     try:
         check_not_written_by_others(jwks, jwks.stat())
     except UntrustedFileError as error:
@@ -171,12 +172,12 @@ def _check_file(jwks: Path) -> None:
 
 def _own_verifier(given: argparse.Namespace, authorization: AuthorizationServer) -> JoseTokenVerifier:
     if given.jwks is not None or given.issuer or given.audience:
-        raise Complaint("--client and --jwks exclude each other: tokens come from us, or from somebody else")
+        raise Complaint("--client and --jwks exclude each other: only one authorization server can issue the tokens")
     return authorization.verifier()
 
 
 def _url(given: argparse.Namespace) -> str:
-    """The URL of the base path as clients see it: what their assertions and our tokens are made for."""
+    """The public URL of the base path, which is the audience of assertions and tokens."""
     if given.public_base_url is not None:
         return str(given.public_base_url).rstrip("/")
     host, port = given.host, given.port
@@ -184,7 +185,7 @@ def _url(given: argparse.Namespace) -> str:
         with socket.socket(fileno=os.dup(given.fd)) as listener:
             host, port = listener.getsockname()[:2]
     if given.client and host in _EVERY_ADDRESS:
-        raise Complaint(f"--client with --host {host} needs --public-base-url: clients must know whom they ask for tokens")
+        raise Complaint(f"--client with --host {host} needs --public-base-url: client assertions name the token endpoint")
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{given.base}"
 
 
@@ -194,16 +195,16 @@ def _greet(given: argparse.Namespace, state: State, out: Screen, cautions: Seque
     for caution in cautions:
         out.say(f"WARNING: {caution}")
     if given.client:
-        out.say(f"Clients get their tokens at {url}{AUTHORIZATION_PATH}/token; {url}{SMART_PATH} says so.")
+        out.say(f"Token endpoint: {url}{AUTHORIZATION_PATH}/token (published in {url}{SMART_PATH})")
     elif given.jwks is None:
         command = shlex.join([_program(), "token", "--dir", str(state.folder)])
-        out.say(f"Tokens are required. For one that may export everything:\n\n    TOKEN=$({command})\n")
+        out.say(f"Requests need a token. To make one that can export everything:\n\n    TOKEN=$({command})\n")
         out.say("Kick off an export:\n")
         out.say(f'    curl -i -H "Authorization: Bearer $TOKEN" -H "Prefer: respond-async" \'{url}/$export\'\n')
 
 
 def _program() -> str:
-    """How to call us again: from a virtual environment that is not activated it takes the whole path."""
+    """The program's name for command lines to copy; the full path if its environment is not activated."""
     return sys.argv[0] if Path(sys.argv[0]).name == "fhir-bulk" else "fhir-bulk"
 
 
@@ -216,7 +217,7 @@ def _serve(
 ) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
-    from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - what the other commands need not wait for
+    from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - so that other commands start faster
 
     signal.signal(signal.SIGTERM, _asked_to_stop)
     if given.until_eof:
@@ -239,7 +240,7 @@ def _serve(
         port=given.port,
         fd=given.fd,
         log_level=given.log_level,
-        access_log=False,  # query strings carry patients' identifiers
+        access_log=False,  # query strings contain patient identifiers
         timeout_graceful_shutdown=_GRACE,
         limit_concurrency=given.connections,
     )
@@ -254,15 +255,15 @@ def _serve(
 
 
 class _Stopped(BaseException):
-    """SIGTERM came."""
+    """Raised by SIGTERM."""
 
 
 def _asked_to_stop(_number: int, _frame: FrameType | None) -> None:
-    """Uvicorn handles the signal while it serves, and raises it again when it is done."""
+    """Handle SIGTERM. Uvicorn replaces this handler while it serves, and raises the signal again at its end."""
     raise _Stopped
 
 
 def _stop_at_eof() -> None:
-    """End when whoever started us closes our standard input, or is gone."""
+    """Stop this process when its standard input is closed, also by the end of the parent process."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)

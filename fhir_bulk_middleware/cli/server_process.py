@@ -1,6 +1,6 @@
-"""`fhir-bulk serve` as a process of its own, for as long as the demo wants it.
+"""Runs `fhir-bulk serve` as a child process for the demo.
 
-A process and not a thread: what the demo measures is a server that shares no interpreter with its client, as in real life.
+A process and not a thread, so that the measured server does not share an interpreter with its client.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ _LOG_LINES: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         url: the URL of its base path.
-        log: the file with what it has to say.
+        log: its log file.
     """
 
     url: str
@@ -35,16 +35,16 @@ class Server:
     _process: subprocess.Popen[bytes]
 
     def wait(self) -> None:
-        """Wait until it ends.
+        """Wait until the server ends.
 
-        A second at a time: a Ctrl-C that comes just before the system call that waits does not interrupt it.
+        It waits one second at a time, because a Ctrl-C just before the system call does not interrupt it.
         """
         while self._process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
 
     def last_words(self) -> str:
-        """What it said last."""
+        """The last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
 
@@ -52,18 +52,18 @@ class Server:
 def server_process(state: State, port: int, arguments: Sequence[str] = ()) -> Iterator[Server]:
     """Run a server on loopback while the context is open.
 
-    Its socket is open before it starts, so nobody has to guess when it listens: a request waits until it is answered. The
-    server ends when this process does, however that comes about.
+    Its socket is open before it starts, so requests can be sent at once and wait. The server ends when this process ends for any
+    reason.
 
     Raises:
-        Complaint: the port is taken.
+        Complaint: the port is in use.
     """
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise Complaint(f"port {port} can not be used: {error.strerror}") from error
+            raise Complaint(f"port {port} cannot be used: {error.strerror}") from error
         listener.listen(128)
         port = listener.getsockname()[1]
         process = _start(state, listener.fileno(), arguments)
@@ -77,13 +77,13 @@ def _start(state: State, fd: int, arguments: Sequence[str]) -> subprocess.Popen[
     command = [sys.executable, "-m", "fhir_bulk_middleware.cli", "serve", "--dir", str(state.folder)]
     state.make()
     with state.server_log.open("wb") as log:
-        return subprocess.Popen(  # noqa: S603 - ourselves
+        return subprocess.Popen(  # noqa: S603 - starts this program
             [*command, "--fd", str(fd), "--until-eof", *arguments],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             pass_fds=[fd],
-            start_new_session=True,  # a Ctrl-C is for us; we then tell the server
+            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server
         )
 
 

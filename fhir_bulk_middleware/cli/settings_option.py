@@ -1,4 +1,4 @@
-"""`--set NAME=VALUE`: each field of `Settings` that text can say, for the commands that run the middleware."""
+"""`--set NAME=VALUE`: an option for each field of `Settings` with a textual value."""
 
 import argparse
 import re
@@ -16,15 +16,15 @@ __all__ = ["add_to", "settings_of"]
 
 _WIDTH: Final = 100
 _SOURCE = re.compile(r"\s*\((?:laws? \d|[A-Z]{2}-\d)[^)]*\)")
-"""Where a description cites its law or requirement; that is for who reads the code."""
+"""Citations of laws and requirements in descriptions, which the help omits."""
 
 
 def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None) -> None:
-    """Add the option to a command, and to its help each setting with its meaning and default.
+    """Add the option to a command, and all settings with meaning and default to its help.
 
     Args:
-        parser: the command's.
-        own: settings that have an option of their own there: name to option.
+        parser: the command's parser.
+        own: settings with an option of their own: name to option.
     """
     parser.add_argument(
         "--set",
@@ -32,7 +32,7 @@ def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="a setting, from the list below (repeatable)",
+        help="change a setting from the list below (repeatable)",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "settings (durations in seconds, sizes in bytes):\n" + "\n".join(
@@ -45,15 +45,15 @@ def settings_of(
     own: Mapping[str, tuple[str, object]] | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings that a command was given.
+    """The settings of a command line.
 
     Args:
-        given: what stood on the command line.
-        own: settings that have an option of their own: name to option and value; None is not given.
-        defaults: what the command uses instead of the default of `Settings`.
+        given: the parsed command line.
+        own: settings with an option of their own: name to option and value; a None value is ignored.
+        defaults: the command's own defaults.
 
     Raises:
-        Complaint: a setting is unknown, given twice, or has a value that it cannot have.
+        Complaint: a setting is unknown, repeated, or has an invalid value.
     """
     options = own or {}
     texts = {name: str(value) for name, (_, value) in options.items() if value is not None}
@@ -64,7 +64,7 @@ def settings_of(
         if name in options:
             raise Complaint(f"--set {name}: use {options[name][0]}")
         if name not in _settable():
-            raise Complaint(f"--set {name}: there is no such setting; known are {', '.join(_settable())}")
+            raise Complaint(f"--set {name}: unknown setting; the settings are {', '.join(_settable())}")
         if name in texts:
             raise Complaint(f"--set {name}: give it once")
         texts[name] = value
@@ -78,7 +78,7 @@ def settings_of(
 
 
 def _settable() -> dict[str, FieldInfo]:
-    """The fields whose values are plain text."""
+    """The fields with textual values."""
     return {name: field for name, field in Settings.model_fields.items() if not any(map(_is_model, _alternatives(field)))}
 
 

@@ -1,4 +1,4 @@
-"""The STATE folder: all that the command line keeps between two runs."""
+"""The STATE folder, in which the commands keep all their data."""
 
 import json
 import os
@@ -18,72 +18,72 @@ from fhir_bulk_middleware.trusted_files import check_folder
 __all__ = ["AUDIENCE", "ISSUER", "State", "audit_settings"]
 
 ISSUER = "https://fhir-bulk.example/development"
-"""The issuer of tokens made with a development key."""
+"""The issuer of development tokens."""
 
 AUDIENCE = "https://fhir-bulk.example/development/fhir"
-"""Their audience."""
+"""The audience of development tokens."""
 
 _AUDIT_KEY = "FHIR_BULK_AUDIT_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where things are in the folder.
+    """The paths in a STATE folder.
 
     Attributes:
-        folder: the folder itself; it is made when something is first put into it.
+        folder: the folder; made on first use.
     """
 
     folder: Path
 
     @property
     def store(self) -> Path:
-        """The resources."""
+        """The database of resources."""
         return self.folder / "store.db"
 
     @property
     def jobs(self) -> Path:
-        """The export jobs."""
+        """The database of jobs."""
         return self.folder / "jobs.db"
 
     @property
     def exports(self) -> Path:
-        """The files of finished exports."""
+        """The folder of export files."""
         return self.folder / "exports"
 
     @property
     def audit(self) -> Path:
-        """What happened, in a chain of hashes."""
+        """The audit file."""
         return self.folder / "audit.jsonl"
 
     @staticmethod
     def audit_key() -> str | None:
-        """Where the key of that chain is kept: in the environment variable `FHIR_BULK_AUDIT_KEY`; None for beside the file."""
+        """The location of the audit key from the environment variable `FHIR_BULK_AUDIT_KEY`; None for the default."""
         return f"env:{_AUDIT_KEY}" if os.environ.get(_AUDIT_KEY) else None
 
     @property
     def runner(self) -> Path:
-        """Lock and wake-up pipes of the one worker pool on this folder (law 19)."""
+        """The folder for lock and wake-up pipes of the worker pool (law 19)."""
         return self.folder / "runner"
 
     @property
     def downloads(self) -> Path:
-        """What the client of the demo fetched."""
+        """The files that the demo's client downloaded."""
         return self.folder / "downloads"
 
     @property
     def server_log(self) -> Path:
-        """What the server of the demo has to say."""
+        """The log of the demo's server."""
         return self.folder / "server.log"
 
     @property
     def key(self) -> Path:
-        """The private key that development tokens are signed with."""
+        """The private key of development tokens."""
         return self.folder / "development-key.json"
 
     @property
     def assertions(self) -> Path:
-        """Which client assertions were used."""
+        """The replay log of client assertions."""
         return self.folder / "assertions.db"
 
     @property
@@ -95,40 +95,40 @@ class State:
         return self.folder / "source.json"
 
     def mint(self) -> TokenMint:
-        """The issuer of development tokens; its key is made at the first call, in whichever process that is.
+        """The issuer of development tokens; the first call in any process generates its key.
 
         Raises:
-            Complaint: other users of the machine have a hand in the key or the folder.
+            Complaint: other users of the machine can read or write the key or the folder.
         """
         self.make()
-        with _told():
+        with _complaints():
             return TokenMint.kept_in(self.key, ISSUER, AUDIENCE)
 
     def signing_key(self) -> SigningKey:
-        """The key of the authorization server on this folder, made at the first call.
+        """The key of the authorization server; the first call generates it.
 
         Raises:
-            Complaint: other users of the machine have a hand in the key or the folder.
+            Complaint: other users of the machine can read or write the key or the folder.
         """
         self.make()
-        with _told():
+        with _complaints():
             return SigningKey.kept_in(self._signing_key)
 
     def make(self) -> None:
-        """Make the folder; only its owner may look into it, there may be patients in it.
+        """Make the folder with mode 0700, because it has patient data.
 
         Raises:
-            Complaint: there is one, and it belongs to another user, or others may write it.
+            Complaint: the folder exists and belongs to another user, or others can write it.
         """
-        with _told():
+        with _complaints():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             check_folder(self.folder)
 
     def loaded(self, source: str) -> bool:
-        """Whether the store was filled from this source.
+        """Whether the store was loaded from this source.
 
         Raises:
-            Complaint: it was filled from another.
+            Complaint: it was loaded from another source.
         """
         if not self.store.exists():
             return False
@@ -141,20 +141,20 @@ class State:
     def load(
         self, source: str, lines: Iterable[bytes], seen: Callable[[int], None], waiting: Callable[[], None] = lambda: None
     ) -> int | None:
-        """Fill the store; how many resources there were, None if another process filled it from the same source meanwhile.
+        """Load the store and return the number of resources; None if another process loaded it from the same source meanwhile.
 
-        It appears under its name when it is complete, so that a load cut short leaves nothing behind. One process loads at a
-        time; others wait for it.
+        The store gets its name when it is complete, so an interrupted load leaves nothing behind. One process loads at a time;
+        others wait for it.
 
         Args:
-            source: where the lines come from.
+            source: a description of the source of the lines.
             lines: the resources.
-            seen: called now and then with the number of resources so far.
-            waiting: called once if another process loads.
+            seen: called periodically with the number of resources so far.
+            waiting: called once if another process is loading.
 
         Raises:
-            LoadError: a line is no resource.
-            Complaint: the store was filled from elsewhere, or a server began one, meanwhile.
+            LoadError: a line is not a resource.
+            Complaint: meanwhile the store was loaded from another source, or a server created one.
         """
         self.make()
         with exclusive(self.folder / "loading.lock", waiting):
@@ -171,7 +171,7 @@ class State:
             store.close()
         self._source.write_text(json.dumps({"source": source}))
         try:
-            self.store.hardlink_to(part)  # unlike a rename it takes nobody's place
+            self.store.hardlink_to(part)  # unlike a rename it does not replace a file
         except FileExistsError:
             raise Complaint(
                 f"a server was started on {self.folder} while it was loaded; stop it and remove {self.store}"
@@ -182,8 +182,8 @@ class State:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Tell what is wrong with the folder or a key in it in one sentence."""
+def _complaints() -> Iterator[None]:
+    """Turn errors of the folder or a key in it into a Complaint."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -191,6 +191,6 @@ def _told() -> Iterator[None]:
 
 
 def audit_settings() -> dict[str, str]:
-    """What the commands that work on a STATE use of `Settings` by default: without its record nothing is served or removed."""
+    """The defaults of commands on a STATE folder: nothing is served or removed without an audit record."""
     key = State.audit_key()
     return {"on_audit_failure": "refuse"} | ({} if key is None else {"audit_key": key})

@@ -1,4 +1,4 @@
-"""`fhir-bulk sweep`: end what is overdue or expired and give space back, once."""
+"""`fhir-bulk sweep`: ends overdue and expired jobs and deletes their files, once."""
 
 import argparse
 from pathlib import Path
@@ -16,9 +16,9 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("sweep", help="end expired exports and give their space back, now")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    """Add the command to the parser."""
+    parser = commands.add_parser("sweep", help="end overdue and expired jobs and delete their files, once")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
     settings_option.add_to(parser)
     add_log_level(parser)
     parser.set_defaults(run=_run)
@@ -27,7 +27,7 @@ def add_to(commands: Commands) -> None:
 def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
-        raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+        raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     settings = settings_option.settings_of(given, defaults=audit_settings())
     with logging_to_stderr(given.log_level):
         anyio.run(_sweep, state, settings)
@@ -35,7 +35,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _sweep(state: State, given: Settings) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of  # noqa: PLC0415 - others need not wait
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of  # noqa: PLC0415 - for a fast start
 
     stores = Stores.of(state)
     try:

@@ -1,4 +1,4 @@
-"""`fhir-bulk token`: an access token for a server that uses its development key."""
+"""`fhir-bulk token`: prints an access token for a server with a development key."""
 
 import argparse
 import sys
@@ -10,17 +10,17 @@ from fhir_bulk_middleware.cli.state import State
 __all__ = ["EVERYTHING", "add_to"]
 
 EVERYTHING = "system/*.rs"
-"""The scope that an export of all types takes."""
+"""The scope for an export of all types."""
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
+    """Add the command to the parser."""
     parser = commands.add_parser("token", help="print an access token signed with the development key")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
-    parser.add_argument("--subject", default="somebody", metavar="S", help="who it speaks for (default: %(default)s)")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
+    parser.add_argument("--subject", default="somebody", metavar="S", help="the token's subject (default: %(default)s)")
     parser.add_argument("--scope", default=EVERYTHING, metavar="SCOPES", help="SMART scopes (default: %(default)s)")
-    parser.add_argument("--client-id", metavar="C", help="the OAuth client")
-    parser.add_argument("--expires-in", type=float, default=3600, metavar="SECONDS", help="(default: %(default)s)")
+    parser.add_argument("--client-id", metavar="C", help="the token's client id")
+    parser.add_argument("--expires-in", type=float, default=3600, metavar="SECONDS", help="lifetime (default: %(default)s)")
     parser.set_defaults(run=_run)
 
 

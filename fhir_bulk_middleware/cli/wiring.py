@@ -1,4 +1,4 @@
-"""What the commands open of a STATE folder: the stores, the work, and the demo host with the middleware installed."""
+"""Builds the stores, the work and the application of a STATE folder."""
 
 import hashlib
 from collections.abc import Collection
@@ -32,12 +32,12 @@ from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 __all__ = ["Stores", "application", "audit_file", "audit_of", "retention", "settings_of", "work_of"]
 
 _ADAPTER = "state"
-"""A STATE folder has one store of resources, wherever the folder is moved to."""
+"""The adapter's identity; constant, so that a STATE folder can be moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What lies in a STATE folder."""
+    """The stores of a STATE folder."""
 
     resources: SQLiteResourceStore
     jobs: SQLiteJobStore
@@ -45,18 +45,18 @@ class Stores:
 
     @classmethod
     def of(cls, state: State, base_urls: Collection[str] = ()) -> "Stores":
-        """Open them; those that are missing are made when they are first written to.
+        """Open the stores; missing ones are made on the first write.
 
         Args:
             state: the folder.
-            base_urls: under which an absolute reference leads to the resources; the store remembers those of earlier calls.
+            base_urls: base URLs under which absolute references are the server's own; the store keeps those of earlier calls.
         """
         state.make()
         resources = SQLiteResourceStore(state.store, base_urls=base_urls)
         return cls(resources, SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the databases."""
         self.resources.close()
         self.jobs.close()
 
@@ -72,7 +72,7 @@ def application(
     audit: bool = True,
     authorization: AuthorizationServer | None = None,
 ) -> Starlette:
-    """The demo host, with bulk data installed below the same base path, and the authorization server if there is one."""
+    """The demo host with the middleware at the same base path, and the authorization server if there is one."""
     host = fhir_host(stores.resources, verifier, base=base, public_base_url=settings.public_base_url)
     bulk = BulkData(
         resources=stores.resources,
@@ -94,23 +94,23 @@ def application(
 
 
 def work_of(stores: Stores, settings: Settings, observers: Observers) -> JobWork:
-    """The work that the server's own workers do."""
+    """The work of the server's workers."""
     return job_work(stores.resources, stores.jobs, stores.outputs, settings, system_clock, observers=observers, adapter=_ADAPTER)
 
 
 def retention(stores: Stores, settings: Settings, observers: Observers) -> Retention:
-    """What a server sweeps."""
+    """The retention that a server sweeps with."""
     effects = work_of(stores, settings, observers).effects
     return Retention(stores.jobs, stores.outputs, settings, system_clock, observers, effects=effects, adapter=_ADAPTER)
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:
-    """The settings for a process that helps the servers of a STATE: as given, but for those that the servers agreed on."""
+    """The settings for a process besides the servers of a STATE: as given, except those that the servers have stored."""
     return agreed(given, _ADAPTER, await stores.jobs.registrations())
 
 
 def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:
-    """A name for each dialect and audience: tokens for one must not open the jobs of another, whatever port it was served at."""
+    """The mount's name, by dialect and audience, so that tokens for one audience do not give access to jobs of another."""
     audiences = sorted(verifier.audiences) if isinstance(verifier, TellsAudiences) else []
     if audiences == [AUDIENCE]:
         return dialect.name
@@ -118,11 +118,11 @@ def _mount(dialect: Dialect, verifier: TokenVerifier) -> str:
 
 
 def audit_file(state: State, settings: Settings) -> AuditFile:
-    """The audit file of the folder, under the key that the settings name or one beside it."""
+    """The audit file of the folder, with the key of the settings or the default one."""
     return AuditFile(state.audit, key=settings.audit_key)
 
 
 def audit_of(state: State, settings: Settings) -> Observers:
-    """Who is told by helpers of a server: its audit file, if it keeps one."""
+    """The observers of a process besides the server: its audit file, if there is one."""
     file = audit_file(state, settings)
     return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure)

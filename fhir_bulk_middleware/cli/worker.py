@@ -1,4 +1,4 @@
-"""`fhir-bulk worker`: one more process that works on the exports of a STATE folder, started by hand."""
+"""`fhir-bulk worker`: runs a further worker for the jobs of a STATE folder."""
 
 import argparse
 import signal
@@ -18,9 +18,9 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("worker", help="help with the exports of a STATE folder, until told to stop")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the folder that the server was given")
+    """Add the command to the parser."""
+    parser = commands.add_parser("worker", help="run a further worker for a STATE folder until Ctrl-C or SIGTERM")
+    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
     settings_option.add_to(parser)
     add_log_level(parser)
     parser.set_defaults(run=_run)
@@ -29,14 +29,14 @@ def add_to(commands: Commands) -> None:
 def _run(given: argparse.Namespace) -> int:
     state = State(given.dir)
     if not state.jobs.exists():
-        raise Complaint(f"{state.folder} holds no jobs: is it the folder that the server was given?")
+        raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     with logging_to_stderr(given.log_level):
         anyio.run(_work, state, settings_option.settings_of(given, defaults=audit_settings()))
     return 0
 
 
 async def _work(state: State, given: Settings) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, settings_of, work_of  # noqa: PLC0415 - others need not wait
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, settings_of, work_of  # noqa: PLC0415 - for a fast start
     from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
 
     stores = Stores.of(state)
@@ -44,7 +44,7 @@ async def _work(state: State, given: Settings) -> None:
         settings = await settings_of(stores, given)
         observers = audit_of(state, settings)
         work = work_of(stores, settings, observers)
-        # It works itself, and stands by to keep the server's workers where no server does.
+        # It works itself, and keeps the worker pool running if no server does.
         pool = ProcessRunner(state.runner, settings)
         try:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

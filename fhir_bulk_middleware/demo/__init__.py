@@ -1,1 +1,1 @@
-"""A FHIR server to try the middleware on: people who never lived, a small host, and a client that takes everything home."""
+"""A demo FHIR server: a synthetic population, a small host for the middleware, and a bulk data client."""

@@ -1,6 +1,6 @@
 """A small bulk data client: kick off, poll, fetch, check. For the demo and for tests; it needs httpx2 (extra `demo`).
 
-It is a client, so it knows HTTP statuses by their names; the product itself leaves them to its dialects.
+As a client it uses HTTP statuses directly, which the rest of the package leaves to its dialects.
 """
 
 import time
@@ -25,19 +25,19 @@ from fhir_bulk_middleware.demo.manifest_reading import Manifest, ManifestFile
 __all__ = ["BulkClient", "InProgress", "Unexpected"]
 
 _PAUSE: Final = 1.0
-"""Seconds between two polls when the server does not say how many."""
+"""Seconds between two polls without a `Retry-After`."""
 
 _LONGEST_PAUSE: Final = 120.0
 
 Parameters = Mapping[str, str | list[str]]
 
 
-class Unexpected(Exception):  # noqa: N818 - an answer, not an error of the program
-    """An answer that does not belong into the flow of an export.
+class Unexpected(Exception):  # noqa: N818 - a response, not an error of the program
+    """An unexpected response.
 
     Attributes:
         status: its HTTP status.
-        body: the beginning of its body; the issues, where it is an OperationOutcome.
+        body: the issues of an OperationOutcome, or the beginning of another body.
     """
 
     def __init__(self, wanted: str, response: httpx2.Response) -> None:
@@ -48,11 +48,11 @@ class Unexpected(Exception):  # noqa: N818 - an answer, not an error of the prog
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """The answer to a poll while the export runs.
+    """The response to a poll while the export runs.
 
     Attributes:
         text: the server's `X-Progress`.
-        pause: how many seconds to wait until the next poll.
+        pause: seconds until the next poll.
     """
 
     text: str
@@ -60,12 +60,12 @@ class InProgress:
 
 
 class BulkClient:
-    """Takes an export home.
+    """A bulk data client.
 
     Args:
-        http: sends the requests; its base URL, limits and timeouts are the caller's.
-        token: gives the bearer token for each request, so that it can be a fresh one.
-        sleep: waits some seconds between polls.
+        http: sends the requests; the caller sets its base URL, limits and timeouts.
+        token: returns the bearer token; called for each request, so that it can be a fresh one.
+        sleep: waits between polls; its argument is seconds.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class BulkClient:
         self._sleep = sleep
 
     async def kick_off(self, url: str, parameters: Parameters | None = None) -> str:
-        """Begin an export; the URL to poll.
+        """Kick off an export and return the URL to poll.
 
         Raises:
             Unexpected: the server did not accept it.
@@ -92,10 +92,10 @@ class BulkClient:
         return response.headers["content-location"]
 
     async def poll(self, status_url: str) -> InProgress | Manifest:
-        """Ask once how far it is.
+        """Poll once.
 
         Raises:
-            Unexpected: the export failed, or is gone.
+            Unexpected: the export failed, or does not exist any more.
         """
         response = await self._http.get(status_url, headers={**self._bearer(), "accept": "application/json"})
         if response.status_code == HTTPStatus.OK:
@@ -105,10 +105,10 @@ class BulkClient:
         raise Unexpected("202 or a manifest", response)
 
     async def wait(self, status_url: str) -> AsyncIterator[InProgress | Manifest]:
-        """Poll until the manifest is there, as often as the server asks for; the manifest is the last item.
+        """Poll at the server's pace until the export is complete; the last item is the manifest.
 
         Raises:
-            Unexpected: the export failed, or is gone.
+            Unexpected: the export failed, or does not exist any more.
         """
         while True:
             answer = await self.poll(status_url)
@@ -118,10 +118,10 @@ class BulkClient:
             await self._sleep(answer.pause)
 
     async def cancel(self, status_url: str) -> None:
-        """Give the export up, or tell the server that its files can go.
+        """Cancel an export, or release the files of a complete one.
 
         Raises:
-            Unexpected: there is no such export any more.
+            Unexpected: the export does not exist any more.
         """
         response = await self._http.delete(status_url, headers=self._bearer())
         if response.status_code != HTTPStatus.ACCEPTED:
@@ -137,13 +137,13 @@ class BulkClient:
     ) -> list[Fetched]:
         """Fetch all files of a manifest into a folder, several at a time, and check each against the manifest.
 
-        A file that is not as the manifest has it keeps the suffix `.part`, and its `Fetched` says why.
+        A file that differs from the manifest keeps the suffix `.part`, and its `Fetched` has the problems.
 
         Args:
-            manifest: which files.
-            folder: where to; it is made if it is missing.
-            connections: how many at a time.
-            progress: called with the number of bytes that have just been written.
+            manifest: the manifest.
+            folder: the target; made if it is missing.
+            connections: number of concurrent downloads.
+            progress: called with the number of bytes of each write.
 
         Raises:
             Unexpected: a file was refused.
@@ -153,7 +153,7 @@ class BulkClient:
         todo = iter(enumerate(_names(manifest)))
 
         async def one_connection() -> None:
-            for number, (file, name) in todo:  # shared: each connection takes the next file when it has done one
+            for number, (file, name) in todo:  # shared: each connection takes the next file
                 fetched[number] = await self._fetch(manifest, file, folder / name, progress)
 
         try:
@@ -161,7 +161,7 @@ class BulkClient:
                 for _ in range(connections):
                     group.start_soon(one_connection)
         except ExceptionGroup as failed:
-            # The first one stops the others; that there were others is no news.
+            # The first failure cancels the other downloads; the others add no information.
             raise failed.exceptions[0] from None
         return [fetched[number] for number in sorted(fetched)]
 
@@ -185,7 +185,7 @@ class BulkClient:
 
 
 def _names(manifest: Manifest) -> list[tuple[ManifestFile, str]]:
-    """Each file with its name: type and number. What the server says becomes part of a path only if it is a plain word."""
+    """Each file with a local name of type and number. A type from the server is used only if it is alphabetic ASCII."""
     seen: dict[str, int] = {}
     names = []
     for file in manifest.files:
@@ -197,7 +197,7 @@ def _names(manifest: Manifest) -> list[tuple[ManifestFile, str]]:
 
 
 def _pause(retry_after: str | None) -> float:
-    """Seconds to wait: `Retry-After` as seconds or as a date (ST-04)."""
+    """The seconds in a `Retry-After` header, which has seconds or a date (ST-04)."""
     if retry_after is None:
         return _PAUSE
     try:

@@ -1,4 +1,4 @@
-"""One file on its way to the disk: written, counted, hashed, and named only when it is what was promised."""
+"""Writes a file to disk, counts and hashes it, and checks it against the manifest."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,16 +13,16 @@ __all__ = ["Download", "Fetched"]
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that has come.
+    """A downloaded file.
 
     Attributes:
-        file: what the manifest says of it.
-        path: where it lies now.
-        count: how many lines came.
-        size: how many bytes came, without content encoding.
-        transferred: how many bytes went over the network.
-        seconds: how long it took.
-        problems: in what it is not as the manifest says; empty if all is well.
+        file: its entry in the manifest.
+        path: its local path.
+        count: number of lines.
+        size: number of bytes, without content encoding.
+        transferred: number of bytes sent over the network.
+        seconds: duration of the download.
+        problems: differences from the manifest; empty if there are none.
     """
 
     file: ManifestFile
@@ -35,7 +35,7 @@ class Fetched:
 
 
 class Download:
-    """A file being written beside its name, with the suffix `.part`. Leaving it unfinished keeps that."""
+    """A context manager that writes a file under a name with the suffix `.part`, which an incomplete file keeps."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class Download:
         self._stream.close()
 
     def write(self, chunk: bytes) -> None:
-        """Append some bytes."""
+        """Append bytes."""
         self._stream.write(chunk)
         self._digest.update(chunk)
         self._size += len(chunk)
@@ -62,7 +62,7 @@ class Download:
         self._tail = chunk[-1:] or self._tail
 
     def finish(self, file: ManifestFile, *, transferred: int, seconds: float) -> Fetched:
-        """Compare what came with what was promised; give it its name if they are equal."""
+        """Compare the file with its manifest entry, and rename it to its final name if they agree."""
         self._stream.close()
         count = self._newlines + (self._tail != b"\n")
         came = {"lines": count, "bytes": self._size, "sha256": self._digest.hexdigest()}

@@ -1,7 +1,7 @@
-"""The forms of the demo population's resources: JSON with blanks to fill in.
+"""JSON templates of the demo population's resources.
 
-They are bytes from the start, because the population is also the data of the benchmarks: filling in a form takes about
-a microsecond, building a dict and dumping it fifty. What is filled in must be escaped already.
+They are bytes, because the population is also the data of the benchmarks: filling in a template takes about a microsecond,
+building and dumping a dict fifty. Inserted values must be escaped already.
 """
 
 import re
@@ -28,7 +28,7 @@ _INDENT = re.compile(r"\n *")
 
 
 def _form(text: str) -> bytes:
-    """The form on one line: line breaks are for the reader of this file."""
+    """The template on one line, without the line breaks of this file."""
     return _INDENT.sub("", text.strip()).encode()
 
 
@@ -118,7 +118,7 @@ BLOOD_PRESSURE = _resource("""
  "code":"mm[Hg]"}}]%(note)b}
 """)
 
-# A relative's reading: the observation lies in the compartments of two patients.
+# Performed by a relative: the observation is in the compartments of two patients.
 PERFORMER = _form("""
 "performer":[{"reference":"Practitioner/%b"},{"reference":"Patient/%b"}],
 """)

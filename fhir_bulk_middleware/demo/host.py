@@ -1,9 +1,9 @@
-"""A small FHIR server: the neighbour that the middleware is installed beside.
+"""A small FHIR server, the host of the middleware in the demo.
 
-It is what a host looks like, not part of the product: it has routes, statuses and an idea of authorisation of its own, and all of
-them must go on working with the middleware installed. Hence HTTP statuses are named here, which the product itself leaves to its
-dialects. It can read, vread, create, update and search; it can not delete, so that whoever installs the middleware sees where
-DELETE comes from: of what was deleted it then says 410, and shows the history. All but the CapabilityStatement wants a token.
+It has routes, statuses and authorisation of its own, which must go on working with the middleware installed. So it uses HTTP
+statuses directly, which the rest of the package leaves to its dialects. It supports read, vread, create, update and search. It
+has no delete, so that DELETE visibly comes from the middleware; a deleted resource is then 410, with its history. All routes but
+the CapabilityStatement require a token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +41,14 @@ def fhir_host(
     public_base_url: str | None = None,
     operations: Sequence[Mapping[str, str]] = (),
 ) -> Starlette:
-    """The host as an application.
+    """The host as an ASGI application.
 
     Args:
-        store: where its resources are.
-        verifier: who a token speaks for.
-        base: the path that all its routes begin with.
-        public_base_url: the URL of `base` as clients see it; None to take it from each request.
-        operations: what else the server can do, for `rest.operation` of its CapabilityStatement (name and definition).
+        store: the resource store.
+        verifier: verifies bearer tokens.
+        base: path prefix of all routes.
+        public_base_url: the public URL of `base`; None to take it from each request.
+        operations: further operations (name and definition) for `rest.operation` of its CapabilityStatement.
     """
     host = _Host(store, verifier, base, public_base_url, operations)
     app = Starlette(
@@ -63,13 +63,13 @@ def fhir_host(
         middleware=[Middleware(ProtectiveHeaders)],
         exception_handlers={Refusal: _refused, Refused: _busy, HTTPException: _no_route, Exception: _broken},
     )
-    # A redirect would have a client repeat a DELETE at an address that it did not choose.
+    # A redirect could make a client repeat a DELETE at another URL.
     app.router.redirect_slashes = False
     return app
 
 
 class _Host:
-    """The endpoints."""
+    """The endpoints of the host."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class _Host:
         self._types = definitions(FhirVersion.R4).resource_types
 
     async def metadata(self, request: Request) -> Response:
-        """What the server can do; the one answer that wants no token."""
+        """The CapabilityStatement; the only endpoint without a token."""
         interactions = ["read", "vread", "create", "update", "search-type"]
         resources = [
             {
@@ -100,7 +100,7 @@ class _Host:
             }
             for type_ in sorted(self._types)
         ]
-        operations = {"operation": list(self._operations)} if self._operations else {}  # FHIR knows no empty list
+        operations = {"operation": list(self._operations)} if self._operations else {}  # FHIR has no empty lists
         return document(
             {
                 "resourceType": "CapabilityStatement",
@@ -115,13 +115,13 @@ class _Host:
         )
 
     async def read(self, request: Request) -> Response:
-        """One resource as it is now."""
+        """Read the current version of a resource."""
         type_ = await self._admit(request, "r")
         stored = await self._store.read(type_, request.path_params["id"])
         return resource(_alive(stored))
 
     async def vread(self, request: Request) -> Response:
-        """One resource as it was."""
+        """Read an old version of a resource."""
         type_ = await self._admit(request, "r")
         version = request.path_params["version"]
         if not version.isascii() or not version.isdecimal() or len(version) > _LONGEST_NUMBER:
@@ -129,7 +129,7 @@ class _Host:
         return resource(_alive(await self._store.vread(type_, request.path_params["id"], int(version))))
 
     async def create(self, request: Request) -> Response:
-        """A new resource; the server chooses its id."""
+        """Create a resource with an id of the server."""
         type_ = await self._admit(request, "c")
         body, _ = await body_of(request, type_)
         try:
@@ -139,7 +139,7 @@ class _Host:
         return resource(stored, status=HTTPStatus.CREATED, location=self._location(request, stored))
 
     async def update(self, request: Request) -> Response:
-        """A new version of a resource, or its first one; `If-Match` says which version it replaces."""
+        """Create or update a resource; `If-Match` names the version to replace."""
         type_ = await self._admit(request, "u")
         id_ = request.path_params["id"]
         body, content = await body_of(request, type_)
@@ -155,7 +155,7 @@ class _Host:
         return resource(stored, status=status, location=self._location(request, stored))
 
     async def search(self, request: Request) -> Response:
-        """Resources of a type, a page at a time; `_id` is the one criterion."""
+        """Search a type, in pages; `_id` is the only search parameter."""
         type_ = await self._admit(request, "rs")
         query = query_of(request)
         ids = query["_id"].split(",") if "_id" in query else None
@@ -166,7 +166,7 @@ class _Host:
         return searchset(self._base_url(request), type_, page.resources, links)
 
     async def _admit(self, request: Request, letters: str) -> str:
-        """The type of the URL, if there is such a type and the token lets its bearer do that with it."""
+        """The resource type in the URL, after checks of the type, the token and its scopes."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "login", "a bearer token is required", {"www-authenticate": "Bearer"})
@@ -213,14 +213,14 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _busy(_: Request, error: Exception) -> Response:
-    """The verifier has no keys to check with, which it says in the product's words."""
+    """The response if the verifier has no keys, which it reports by `Refused`."""
     seconds = error.retry_after if isinstance(error, Refused) else None
     headers = {"retry-after": str(seconds)} if seconds is not None else None
     return outcome(HTTPStatus.SERVICE_UNAVAILABLE, "transient", "tokens can not be checked just now", headers)
 
 
 async def _broken(_: Request, __: Exception) -> Response:
-    """What nobody foresaw; the server's log has it."""
+    """The response to an unexpected exception, which the server logs."""
     return outcome(HTTPStatus.INTERNAL_SERVER_ERROR, "exception", "something went wrong on the server")
 
 

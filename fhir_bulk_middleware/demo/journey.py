@@ -1,4 +1,4 @@
-"""One export from end to end, with somebody watching."""
+"""Runs one export from end to end and shows its progress."""
 
 import re
 import time
@@ -23,12 +23,12 @@ _PROGRESS = re.compile(r"([\d,]+) of about ([\d,]+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """An export that was taken home.
+    """A downloaded export.
 
     Attributes:
         files: all its files.
         exporting: seconds from the kick-off to the manifest.
-        fetching: seconds from there until the last file was checked.
+        fetching: seconds from the manifest to the last checked file.
     """
 
     manifest: Manifest
@@ -38,27 +38,27 @@ class Journey:
 
     @property
     def count(self) -> int:
-        """How many resources came."""
+        """The number of exported resources."""
         return sum(file.count for file in self.files if file.file.list == "output")
 
     @property
     def problems(self) -> list[str]:
-        """What does not match, as sentences; empty if all is well."""
+        """Differences from the manifest, one sentence each; empty if there are none."""
         return [f"{file.path}: {problem}" for file in self.files for problem in file.problems]
 
 
 async def take_home(base_url: str, token: Callable[[], str], folder: Path, out: Screen) -> Journey:
-    """Export everything from a server and fetch it.
+    """Export all resources of a server and download the files.
 
     Args:
-        base_url: the server's base path.
-        token: gives bearer tokens.
-        folder: where the files go.
-        out: who watches.
+        base_url: the server's base URL.
+        token: returns a bearer token.
+        folder: the folder for the files.
+        out: shows the progress.
 
     Raises:
-        Unexpected: the server did not do as it should.
-        httpx2.HTTPError: there is no server.
+        Unexpected: the server sent an unexpected response.
+        httpx2.HTTPError: the server cannot be reached.
     """
     async with httpx2.AsyncClient(timeout=60) as http:
         client = BulkClient(http, token)
@@ -95,7 +95,7 @@ async def _wait(client: BulkClient, status_url: str, advance: Callable[[float, f
 
 
 def show(journey: Journey, out: Screen) -> None:
-    """The table of what has come, by type."""
+    """Show a table of the downloaded files, by type."""
     by_type: dict[str, list[Fetched]] = {}
     for file in journey.files:
         by_type.setdefault(file.file.type or file.file.list, []).append(file)

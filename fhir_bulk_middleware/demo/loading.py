@@ -1,4 +1,4 @@
-"""Filling a store: from the population that never lived, or from a folder of NDJSON files."""
+"""Loads a store from the synthetic population or from NDJSON files."""
 
 import gzip
 import io
@@ -19,19 +19,19 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class LoadError(Exception):
-    """Something can not be loaded; the message names file and line."""
+    """A resource cannot be loaded; the message names file and line."""
 
 
 class NdjsonFolder:
-    """The resources in a folder's `.ndjson` and `.ndjson.gz` files, subfolders included, in the order of their names.
+    """The resources of the `.ndjson` and `.ndjson.gz` files in a folder and its subfolders, ordered by path.
 
-    While it is iterated it knows where it is, so that an error can say so.
+    During iteration it has the current position for error messages.
 
     Args:
-        folder: where the files are; or one such file.
+        folder: the folder, or one such file.
 
     Raises:
-        LoadError: there is no such folder, or no such file in it.
+        LoadError: the folder does not exist, or has no such file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,11 +42,11 @@ class NdjsonFolder:
         if not self.files:
             raise LoadError(f"{folder}: there are no {' or '.join(_SUFFIXES)} files in it")
         self.size = sum(path.stat().st_size for path in self.files)
-        """Bytes of all files as they lie."""
+        """Size of all files on disk in bytes."""
         self.read = 0
-        """Bytes read so far, as they lie; a little ahead of the lines."""
+        """Bytes read from disk so far, slightly ahead of the current line."""
         self.position = str(folder)
-        """File and line of the line that was given last."""
+        """File name and number of the current line."""
 
     def __iter__(self) -> Iterator[bytes]:
         before = 0
@@ -64,26 +64,26 @@ class NdjsonFolder:
 
 
 def load(store: SQLiteResourceStore, lines: Iterable[bytes], seen: Callable[[int], None] = lambda _: None) -> int:
-    """Load resources into a store; how many they were.
+    """Load resources into a store and return their number.
 
     Args:
-        store: which one.
-        lines: the resources, one JSON object each.
-        seen: called now and then with the number of resources that have been taken.
+        store: the store.
+        lines: the resources, one JSON object per line.
+        seen: called periodically with the number of resources so far.
 
     Raises:
-        LoadError: a line is no resource; the message says where it is, if the lines come from an `NdjsonFolder`.
+        LoadError: a line is not a resource; the message has its position if the lines come from an `NdjsonFolder`.
     """
     try:
         return store.load(lines, progress=seen)
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if isinstance(lines, NdjsonFolder):  # it knows better where that is than the store, which counts lines of all files
+        if isinstance(lines, NdjsonFolder):  # its position is in the file; the store counts the lines of all files together
             raise LoadError(f"{lines.position}: {_NUMBER.sub('', str(error))}") from error
         raise LoadError(str(error)) from error
 
 
 def _lines(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
-    stream = gzip.open(raw) if path.name.endswith(".gz") else raw  # noqa: SIM115 - it is `raw` that is to be closed
+    stream = gzip.open(raw) if path.name.endswith(".gz") else raw  # noqa: SIM115 - `raw` is closed instead
     first = True
     for line in stream:
         yield line.removeprefix(_BYTE_ORDER_MARK) if first else line

@@ -1,4 +1,4 @@
-"""What a client reads of a manifest."""
+"""Parses a manifest for the client."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ _LISTS = ("output", "deleted", "error", "outcome")
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One file that the server has for us.
+    """One file of a manifest.
 
     Attributes:
-        list: the manifest's list that it stands in: `output`, `deleted`, `error` or `outcome`.
-        type: the type of its resources; empty where the manifest does not say it.
-        url: where it lies.
-        count: how many lines it has, None if the manifest does not say it.
-        size: its length in bytes without content encoding, None if the manifest does not say it.
-        sha256: the digest of the same bytes, None if the manifest does not say it.
+        list: the manifest's list that names it: `output`, `deleted`, `error` or `outcome`.
+        type: the type of its resources; empty if the manifest has none.
+        url: its URL.
+        count: number of lines; None if the manifest has none.
+        size: length in bytes without content encoding; None if the manifest has none.
+        sha256: digest of the same bytes; None if the manifest has none.
     """
 
     list: str
@@ -32,14 +32,14 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The answer to a poll when the export is done.
+    """The manifest of a complete export.
 
     Attributes:
-        transaction_time: the instant that the export shows, as the server spells it.
-        requires_access_token: whether files want the token.
-        files: all files, those in `output` first.
-        next: where the manifest goes on, None on its last page (ST-44).
-        document: the manifest as it came.
+        transaction_time: the cut of the export, as the server formats it.
+        requires_access_token: whether downloads need the token.
+        files: all files, those of `output` first.
+        next: URL of the next page; None on the last page (ST-44).
+        document: the JSON document.
     """
 
     transaction_time: str
@@ -50,10 +50,10 @@ class Manifest:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Manifest":
-        """Read a manifest.
+        """Parse a manifest.
 
         Raises:
-            KeyError: one of the fields is missing that each version of the IG requires.
+            KeyError: a field that all versions of the IG require is missing.
         """
         links = {link["relation"]: link["url"] for link in document.get("link", ())}
         return cls(
@@ -66,7 +66,7 @@ class Manifest:
 
 
 def _file(name: str, item: Mapping[str, Any]) -> ManifestFile:
-    # No published version of the IG has a digest, and only the latest a size: servers put them into `extension` (MF-09, MF-15).
+    # No version of the IG defines a digest, and only the latest a size: servers use `extension` (MF-09, MF-15).
     facts = {**_extension(item.get("extension", {})), **item}
     return ManifestFile(
         list=name,
@@ -79,7 +79,7 @@ def _file(name: str, item: Mapping[str, Any]) -> ManifestFile:
 
 
 def _extension(extension: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """An object up to STU3; later an array of FHIR extensions, whose URLs end in the name."""
+    """The members of an extension: an object up to STU3, later an array of FHIR extensions whose URLs end in the name."""
     if isinstance(extension, Mapping):
         return extension
     return {

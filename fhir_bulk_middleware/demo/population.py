@@ -1,8 +1,8 @@
-"""A made-up FHIR R4 population, as canonical NDJSON lines; the same seed gives the same bytes.
+"""A synthetic FHIR R4 population as canonical NDJSON lines; equal seeds give equal bytes.
 
 The proportions are those of real sample data: half of the resources are observations, a third of the bytes are explanations of
-benefit. Beside the usual there is what exporters trip over: every JSON escape, text beyond ASCII, decimals whose last digit is
-a zero, patients without anything, and observations that lie in the compartments of two patients.
+benefit. It includes hard cases for exporters: each JSON escape, text beyond ASCII, decimals with a trailing zero, patients
+without other resources, and observations in the compartments of two patients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,12 @@ EVERY_TENTH = "every-tenth"
 T = TypeVar("T")
 
 _EMPTY = 25
-"""One patient of so many has no resource but the patient itself."""
+"""One of this number of patients has no other resources."""
 
 _LINKED = 20
-"""One patient of so many has a link to another."""
+"""One of this number of patients has a link to another patient."""
 
-# How likely it is that something is so.
+# Probabilities.
 _MALE = 0.5
 _DIAGNOSED = 0.4
 _PRESCRIBED = 0.4
@@ -46,12 +46,12 @@ _PRACTITIONERS_PER_ORGANIZATION = 4
 def population(patients: int = 200, seed: int = 0) -> Iterator[bytes]:
     """All resources of a population, one line each: about 70 per patient, of 1.4 kB on average.
 
-    References hold together, and what is referred to comes first, but for relatives and groups. Memory does not grow with the
-    population, but for the last two lines: the groups name their members.
+    All references resolve, and targets come first, except relatives and the members of groups. Memory use is constant, except for
+    the last two lines, which are groups with all their members.
 
     Args:
-        patients: how many.
-        seed: which population. Patients keep their ids when the population grows.
+        patients: number of patients.
+        seed: selects the population. A larger population has the same patients and more.
 
     Yields:
         UTF-8 lines, each one compact JSON object that begins with `{"resourceType":"` and ends with a newline.
@@ -68,7 +68,7 @@ def population(patients: int = 200, seed: int = 0) -> Iterator[bytes]:
 
 
 def small(count: int) -> Iterator[bytes]:
-    """Observations of some 150 bytes, all of one patient: as many lines as possible for their bytes."""
+    """Observations of about 150 bytes, all of one patient, for a maximum of lines per byte."""
     for number in range(count):
         yield (
             b'{"resourceType":"Observation","id":"s%d","status":"final","code":{"text":"small"},'
@@ -77,7 +77,7 @@ def small(count: int) -> Iterator[bytes]:
 
 
 def large(count: int, size: int = 1024 * 1024) -> Iterator[bytes]:
-    """Binaries of about so many bytes each: more than a page may hold, so that each is a page of its own."""
+    """Binaries of about this size, which are larger than a page, so that each has a page of its own."""
     for number in range(count):
         data = blake2b(b"%d" % number, digest_size=48).hexdigest().encode() * (size // 96)  # a multiple of four, as base64 is
         yield b'{"resourceType":"Binary","id":"l%d","contentType":"text/plain","data":"%b"}\n' % (number, data)
@@ -85,7 +85,7 @@ def large(count: int, size: int = 1024 * 1024) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """A patient, and whom the patient goes to."""
+    """A patient with practitioner and organization."""
 
     id: bytes
     number: int
@@ -97,7 +97,7 @@ class _Person:
     @classmethod
     def of(cls, seed: int, number: int, patients: int, organizations: int) -> "_Person":
         id_ = _identity(seed, b"Patient", number)
-        # Seeded by the id, so that a person is the same in every population of this seed.
+        # Seeded by the id, so that a person is the same in populations of any size.
         random = Random(int(id_[:8], 16) << 32 | number)
         practitioner = int(random.random() * organizations * _PRACTITIONERS_PER_ORGANIZATION)
         return cls(
@@ -111,7 +111,7 @@ class _Person:
 
 
 def _records(person: _Person) -> Iterator[bytes]:
-    """The patient, and all that was ever written down about the patient."""
+    """The patient and all resources about the patient."""
     random = person.random.random
     male = random() < _MALE
     given = _pick(random(), words.MALE if male else words.FEMALE)
@@ -140,7 +140,7 @@ def _records(person: _Person) -> Iterator[bytes]:
 
 
 def _visit(person: _Person, name: bytes, year: int) -> Iterator[bytes]:
-    """One encounter, and what came of it."""
+    """One encounter and the resources that belong to it."""
     random = person.random.random
     new_id = partial(_random_identity, person.random)
     encounter = new_id()
@@ -244,18 +244,18 @@ def _group(seed: int, id_: str, name: bytes, numbers: range) -> bytes:
 
 
 def _pick(chance: float, choices: Sequence[T]) -> T:
-    """`random.choice`, but as a function of `random()` alone: its numbers are the ones that Python promises to keep."""
+    """As `random.choice`, but based on `random()` only, whose numbers Python keeps across versions."""
     return choices[int(chance * len(choices))]
 
 
 def _day(chance: float, year: int) -> bytes:
-    """Any day of the year but the last ones of a month."""
+    """A random day of a year, without the last days of months."""
     month, day = divmod(int(chance * 336), 28)
     return b"%04d-%02d-%02d" % (year, month + 1, day + 1)
 
 
 def _identity(seed: int, kind: bytes, number: int) -> bytes:
-    """The id of the resource of a kind with a number, without having made it."""
+    """The id of a resource by its kind and number; the resource need not exist yet."""
     return _dashed(blake2b(b"%d/%b/%d" % (seed, kind, number), digest_size=16).hexdigest().encode())
 
 
@@ -264,5 +264,5 @@ def _random_identity(random: Random) -> bytes:
 
 
 def _dashed(digits: bytes) -> bytes:
-    """Thirty-two digits, written like a UUID."""
+    """Format 32 hexadecimal digits as a UUID."""
     return b"-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

@@ -1,4 +1,4 @@
-"""What a client asks of the demo host: a body, a version, a query; read, or refused."""
+"""Parses requests to the demo host: body, version and query."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _JSON_TYPES: Final = frozenset({FHIR_JSON, "application/json", "application/json
 
 
 async def body_of(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
-    """The resource that was sent: its bytes, which the store wants because a parser loses digits, and what is in it."""
+    """The resource in the body: its bytes, which the store needs because a parser loses digits, and its parsed content."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in _JSON_TYPES:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-supported", f"the body must be {FHIR_JSON}")
@@ -51,10 +51,10 @@ async def body_of(request: Request, type_: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def if_match_of(request: Request) -> int | None:
-    """The version that a write replaces, None if the client does not care.
+    """The version in `If-Match`, or None without the header.
 
     Raises:
-        Refusal: `If-Match` names no version.
+        Refusal: `If-Match` is not a version.
     """
     given = request.headers.get("if-match")
     if given is None:
@@ -69,7 +69,7 @@ def query_of(request: Request) -> dict[str, str]:
     """The parameters of a search.
 
     Raises:
-        Refusal: there is one that the host does not know; to leave it out would find more than was asked for.
+        Refusal: a parameter is unknown; ignoring it would find too much.
     """
     query = dict(request.query_params)
     unknown = sorted(set(query) - _PARAMETERS)
@@ -79,10 +79,10 @@ def query_of(request: Request) -> dict[str, str]:
 
 
 def count_of(query: Mapping[str, str]) -> int:
-    """How many resources a page may have.
+    """The maximum number of resources on a page.
 
     Raises:
-        Refusal: `_count` is no positive number.
+        Refusal: `_count` is not a positive number.
     """
     given = query.get("_count", str(_COUNT))
     if not given.isascii() or not given.isdecimal() or len(given) > _LONGEST_NUMBER or int(given) < 1:
@@ -91,7 +91,7 @@ def count_of(query: Mapping[str, str]) -> int:
 
 
 def after_of(query: Mapping[str, str]) -> str | None:
-    """Where the page begins, as the `next` link of the page before says it."""
+    """The position in a `next` link, or None."""
     given = query.get("_after")
     if given is not None and _PLACE.fullmatch(given) is None:
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid", "_after: take it from a page's next link")

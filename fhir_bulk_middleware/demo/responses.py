@@ -1,4 +1,4 @@
-"""The answers of the demo host. It is a server of its own beside the product, so it has its own words for HTTP."""
+"""Responses of the demo host, which does not use the dialects."""
 
 import json
 import uuid
@@ -18,13 +18,13 @@ FHIR_JSON = "application/fhir+json"
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program
-    """A request that the host does not carry out.
+    """A refused request.
 
     Args:
         status: the HTTP status.
         code: the issue code of the OperationOutcome.
-        diagnostics: what was wrong.
-        headers: headers of the answer.
+        diagnostics: the text of the issue.
+        headers: headers of the response.
     """
 
     def __init__(self, status: HTTPStatus, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> None:
@@ -36,19 +36,19 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error 
 
 
 def outcome(status: int, code: str, diagnostics: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An OperationOutcome with one issue; its text where clients of either habit look for it."""
+    """An OperationOutcome with one issue; the text is in `details` and in `diagnostics`, since clients read one or the other."""
     text = "".join(character if character.isprintable() else "\ufffd" for character in diagnostics)
     issue = {"severity": "error", "code": code, "details": {"text": text}, "diagnostics": text}
     return document({"resourceType": "OperationOutcome", "issue": [issue]}, status=status, headers=headers)
 
 
 def document(content: Mapping[str, Any], *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
-    """A resource that the host itself makes."""
+    """A response with a generated resource."""
     return _response(_json(content), status, headers)
 
 
 def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | None = None) -> Response:
-    """A stored resource, byte for byte as it is stored."""
+    """A response with a stored resource, byte for byte."""
     headers = {"etag": f'W/"{stored.version}"', "last-modified": http_date(stored.last_updated)}
     if location is not None:
         headers["location"] = location
@@ -56,13 +56,13 @@ def resource(stored: Stored, *, status: int = HTTPStatus.OK, location: str | Non
 
 
 def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping[str, Mapping[str, str]]) -> Response:
-    """A page of search results; the resources in it are the stored bytes.
+    """A searchset Bundle with the stored bytes of the resources.
 
     Args:
-        base_url: the URL of the host's base path.
-        type_: the type that was searched.
+        base_url: the host's base URL.
+        type_: the resource type.
         found: the resources.
-        links: the query of each link, by its relation.
+        links: the query of each link, by relation.
     """
     entries = b",".join(
         b'{"fullUrl":%b,"resource":%b,"search":{"mode":"match"}}' % (_json(f"{base_url}/{type_}/{stored.id}"), stored.json)
@@ -75,7 +75,7 @@ def searchset(base_url: str, type_: str, found: Iterable[Stored], links: Mapping
 
 
 def _response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer with an id of its own, as all of the middleware's have."""
+    """A response with a request id, as the middleware's responses have."""
     return Response(body, status, {"x-request-id": uuid.uuid4().hex, **(headers or {})}, media_type=FHIR_JSON)
 
 

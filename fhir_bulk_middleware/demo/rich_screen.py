@@ -1,4 +1,4 @@
-"""The terminal by way of rich (extra `cli`)."""
+"""A screen that uses rich (extra `cli`)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,19 +27,19 @@ __all__ = ["RichScreen"]
 
 
 class RichScreen:
-    """Colours and live bars; where the output is no terminal rich leaves both out by itself."""
+    """A `Screen` with colours and live bars; rich omits both if the output is not a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
 
     def say(self, text: str = "") -> None:
-        """As `Screen` says."""
-        # Neither wrapped nor read as mark-up: what is said may be a command line to copy.
+        """As in `Screen`."""
+        # No wrapping and no mark-up, since the text may be a command line to copy.
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str) -> Iterator[Advance]:
-        """As `Screen` says."""
+        """As in `Screen`."""
         amount: ProgressColumn = DownloadColumn() if unit == "bytes" else _Count(unit)
         columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(), amount)
         with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
@@ -53,7 +53,7 @@ class RichScreen:
             progress.update(task, completed=reached, total=max(reached, 1))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """As `Screen` says."""
+        """As in `Screen`."""
         *body, total = rows
         table = Table(show_footer=True, box=SIMPLE, pad_edge=False)  # fits 80 columns
         for number, column in enumerate(columns):
@@ -64,13 +64,13 @@ class RichScreen:
 
 
 class _Count(ProgressColumn):
-    """`1,200 of 14,000 resources`."""
+    """The column with the count, such as `1,200 of 14,000 resources`."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """The column for one bar."""
+        """The text for one bar."""
         total = f" of {task.total:,.0f}" if task.total and task.total > task.completed else ""
         return Text(f"{task.completed:,.0f}{total} {self._unit}")

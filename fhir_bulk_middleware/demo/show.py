@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: lines, bars and tables. With rich where it is installed, in plain text where it is not."""
+"""Terminal output: lines, progress bars and tables, with rich if it is installed, else as plain text."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,31 +9,31 @@ __all__ = ["Advance", "PlainScreen", "Screen", "screen"]
 
 
 class Advance(Protocol):
-    """Shows how far something is."""
+    """A function that updates a progress bar."""
 
     def __call__(self, done: float, total: float | None = None) -> None:
-        """`total` when it is known, or known better."""
+        """Set the progress; `total` replaces the bar's total."""
         ...
 
 
 class Screen(Protocol):
-    """Where to say something."""
+    """Protocol of a terminal output."""
 
     def say(self, text: str = "") -> None:
-        """One or more lines, as they are."""
+        """Print one or more lines unchanged."""
         ...
 
     def bar(self, title: str, total: float | None, unit: str) -> AbstractContextManager[Advance]:
-        """A bar while the context is open; `unit` is `bytes`, or the plural of what is counted."""
+        """Show a progress bar while the context is open; `unit` is `bytes` or a plural such as `resources`."""
         ...
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table: the first column to the left, the others to the right; the last row is a total."""
+        """Print a table: the first column left-aligned, the others right-aligned; the last row is the total."""
         ...
 
 
 def screen() -> Screen:
-    """The terminal, as well as it can be used here."""
+    """A `RichScreen` if rich is installed, else a `PlainScreen`."""
     try:
         from fhir_bulk_middleware.demo.rich_screen import RichScreen  # noqa: PLC0415 - rich is an extra
     except ImportError:
@@ -42,19 +42,19 @@ def screen() -> Screen:
 
 
 class PlainScreen:
-    """Plain text: a bar is one line when it ends."""
+    """A `Screen` of plain text; a bar prints one line at its end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def say(self, text: str = "") -> None:
-        """As `Screen` says."""
+        """As in `Screen`."""
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str) -> Iterator[Advance]:
-        """As `Screen` says."""
+        """As in `Screen`."""
         reached: float = 0
         del total
 
@@ -67,7 +67,7 @@ class PlainScreen:
         self.say(f"{title}: {reached:,.0f} {unit}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """As `Screen` says."""
+        """As in `Screen`."""
         lines = [columns, *rows]
         widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
         rule = "  ".join("-" * width for width in widths)

@@ -1,4 +1,4 @@
-"""The words of the demo population: names, codes and texts, ready to stand between quotes in a JSON document."""
+"""Names, codes and texts of the demo population, escaped for JSON strings."""
 
 import json
 from typing import NamedTuple
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def _escaped(text: str) -> bytes:
-    """As the inside of a canonical JSON string: UTF-8 as it is, and escapes only where JSON needs them."""
+    """Escape text for a canonical JSON string: only the escapes that JSON requires."""
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
@@ -28,12 +28,12 @@ def _words(*texts: str) -> tuple[bytes, ...]:
 
 
 def _codes(**displays: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Pairs of code and display; keyword names are `c` and the code, since a name can not begin with a digit."""
+    """Pairs of code and display; keywords are `c` and the code, since a name cannot begin with a digit."""
     return tuple((code[1:].encode(), _escaped(display)) for code, display in displays.items())
 
 
 class Measurement(NamedTuple):
-    """Something that is observed, its unit, and the hundredths between which its value lies."""
+    """A kind of measurement, its unit, and the range of its value in hundredths."""
 
     code: bytes
     display: bytes
@@ -43,7 +43,7 @@ class Measurement(NamedTuple):
     high: int
 
 
-# Some names are long, some need escapes, some are written from right to left, some lie outside the first plane of Unicode.
+# Some names are long, some need escapes, some are right-to-left, some are outside the Basic Multilingual Plane.
 FAMILIES = _words(
     *("Adler", "Baker", "Chen", "Diaz", "Eze", "Fischer", "García Márquez", "Haddad", "Ivanova", "Jørgensen", "Kowalczyk"),
     *("Łukasiewicz", "Müller", "Nguyễn", "O'Brien", "Papadopoulos", "Quispe", "Rossi", "Şahin", "Tremblay", "Ueda", "Virtanen"),
@@ -106,7 +106,7 @@ MEASUREMENTS = (
     Measurement(b"2093-3", b"Cholesterol [Mass/volume] in Serum or Plasma", b"laboratory", b"mg/dL", 11000, 30000),
 )
 
-# What a careless writer of NDJSON trips over: every escape, line separators that are none in NDJSON, text that looks like JSON.
+# Hard cases for NDJSON writers: each escape, Unicode line separators, text that looks like JSON.
 NOTES = _words(
     "Scan stored under \\\\records\\new\\table, see C:\\Users\\lab\\unit.txt",
     'Patient said: "better than yesterday".\nNext visit in two weeks.\r\n\tBring the diary.',

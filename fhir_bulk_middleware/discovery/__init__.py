@@ -1,4 +1,4 @@
-"""What a mount says about itself: CapabilityStatement, OperationDefinitions, SMART configuration, OpenAPI document.
+"""Descriptions of a mount: CapabilityStatement, OperationDefinitions, SMART configuration, OpenAPI document.
 
-All of it is derived from the route table, the dialect and the storage adapter; nothing is listed by hand.
+They are derived from the route table, the dialect and the storage adapter.
 """

@@ -1,4 +1,4 @@
-"""What we add to a CapabilityStatement (CS-01 to CS-10)."""
+"""The mount's part of a CapabilityStatement (CS-01 to CS-10)."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _MATCHING = re.compile(r"/\{\w+\}", re.ASCII)
 
 
 class Capability:
-    """The part of a CapabilityStatement that tells of us.
+    """The part of a CapabilityStatement that describes this mount.
 
     Args:
         offer: what the mount offers.
@@ -35,14 +35,14 @@ class Capability:
         self._offer = offer
 
     def fragment(self) -> dict[str, Any]:
-        """A CapabilityStatement that says what is ours and nothing else; not a valid one by itself."""
+        """A CapabilityStatement with the mount's part only; it is not valid by itself."""
         return deepcopy(self._fragment)
 
     def amend(self, capability_statement: Mapping[str, Any]) -> dict[str, Any]:
-        """The host's CapabilityStatement with ours added. Nothing of the host's is lost; doing it again changes nothing.
+        """The host's CapabilityStatement with the mount's part merged into it; idempotent. Nothing of the host's is lost.
 
         Raises:
-            ValueError: it is no CapabilityStatement.
+            ValueError: the argument is not a CapabilityStatement.
         """
         try:
             statement = merged(capability_statement, self._fragment, self._deletes)
@@ -63,7 +63,7 @@ class Capability:
         return {"resourceType": "CapabilityStatement", "instantiates": [_INSTANTIATES], "rest": [rest]}
 
     def _operation(self, level: Level) -> dict[str, Any]:
-        """CS-03 to CS-05; what a client may send here is one link away."""
+        """The entry of an operation; its documentation links to our OperationDefinition (CS-03 to CS-05)."""
         return {"name": "export", "definition": CANONICAL[level], "documentation": of_operation(self._offer, level)}
 
     def _security(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Capability:
         if smart is None:
             return {}
         security: dict[str, Any] = {"service": [{"coding": [{"system": _SECURITY_SERVICE, "code": "SMART-on-FHIR"}]}]}
-        if smart.authorization_endpoint is not None:  # without it the extension is not valid; SMART_PATH says what there is
+        if smart.authorization_endpoint is not None:  # the extension is invalid without it; clients read SMART_PATH instead
             uris = {"token": smart.token_endpoint, "authorize": smart.authorization_endpoint}
             extension = [{"url": name, "valueUri": uri} for name, uri in uris.items()]
             security["extension"] = [{"url": _OAUTH_URIS, "extension": extension}]
@@ -90,7 +90,7 @@ class Capability:
             yield resource
 
     def _mark(self, statement: Mapping[str, Any]) -> None:
-        """Mark what the host lists and an export cannot do, if the storage says what it can (CS-07)."""
+        """Mark types and parameters that exports do not support, if the storage names its types (CS-07)."""
         if not self._offer.types:
             return
         usable = {
@@ -103,9 +103,9 @@ class Capability:
             mark(resource, usable.get(resource.get("type")), _INSTANTIATES)
 
     def _search_parameters(self, type_: str) -> list[dict[str, str]]:
-        """What `_typeFilter` takes on the type (CS-06).
+        """The search parameters that `_typeFilter` supports on the type (CS-06).
 
-        Whether the host's own search knows a parameter as well is for the host to say, so each of these tells what it is for.
+        The host's own search may not support them, so the documentation of each says that it is for `_typeFilter`.
         """
         version = definitions(self._offer.version)
         filters = any("_typeFilter" in (given.name for given in self._offer.parameters(level)) for level in self._offer.kick_off)
@@ -119,7 +119,7 @@ class Capability:
 
     @cached_property
     def _deletes(self) -> dict[str, Any]:
-        """What the mount's DELETE routes on any type come to, for an entry of `rest.resource`."""
+        """The members that describe the mount's DELETE routes, for each entry of `rest.resource`."""
         paths = [row.path for row in self._offer.rows if row.method == "DELETE"]
         said: dict[str, Any] = {}
         if any(map(_ONE.fullmatch, paths)):

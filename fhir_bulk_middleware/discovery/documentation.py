@@ -1,4 +1,4 @@
-"""What a CapabilityStatement says in words about exports here (CS-10)."""
+"""The documentation texts in a CapabilityStatement (CS-10)."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ _LISTS = {
 
 
 def of_operation(offer: Offer, level: Level) -> str:
-    """One kick-off: what it exports, and how it is called."""
+    """The text of one kick-off operation."""
     methods = " or ".join(offer.kick_off[level])
     names = ", ".join(f"`{parameter.name}`" for parameter in offer.parameters(level))
     reference = definition_path(level).removeprefix("/")
@@ -29,7 +29,7 @@ def of_operation(offer: Offer, level: Level) -> str:
 
 
 def of_mount(offer: Offer) -> str:
-    """The whole mount: limits, formats, promises."""
+    """The text of the mount: limits, formats, guarantees."""
     return " ".join(_sentences(offer))
 
 

@@ -1,4 +1,4 @@
-"""The documents that anybody may read: they say how to get in, and hold nothing of what is inside."""
+"""Unauthenticated endpoints for the discovery documents, which have no patient data."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +17,7 @@ __all__ = ["discovery_rows", "smart_endpoint"]
 
 
 def discovery_rows(offer: Offer, addresses: Addresses, replies: Replies) -> tuple[Row, ...]:
-    """The rows of a mount's descriptions: one for each OperationDefinition, and the SMART configuration if it is set."""
+    """The route rows of the OperationDefinitions, and of the SMART configuration if it is set."""
     rows = [
         Row("GET", definition_path(level), Operation.DISCOVERY, Open(_Definition(offer, level, addresses, replies)))
         for level in offer.kick_off
@@ -28,7 +28,7 @@ def discovery_rows(offer: Offer, addresses: Addresses, replies: Replies) -> tupl
 
 
 def smart_endpoint(configuration: SmartConfiguration, replies: Replies) -> Open:
-    """Shows the SMART configuration, as JSON whatever the `Accept` (SE-20)."""
+    """The endpoint of the SMART configuration; it answers with JSON for any `Accept` (SE-20)."""
 
     async def show(_: Request) -> Response:
         return replies.document(configuration.document(), "application/json")
@@ -37,7 +37,7 @@ def smart_endpoint(configuration: SmartConfiguration, replies: Replies) -> Open:
 
 
 class _Definition:
-    """Shows one OperationDefinition."""
+    """The endpoint of one OperationDefinition."""
 
     def __init__(self, offer: Offer, level: Level, addresses: Addresses, replies: Replies) -> None:
         self._offer = offer

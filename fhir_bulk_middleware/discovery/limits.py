@@ -1,4 +1,4 @@
-"""Marking what a host lists and an export cannot do (CS-07)."""
+"""Marks types and search parameters that exports do not support (CS-07)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 __all__ = ["mark"]
 
 _EXTENSION = "http://hl7.org/fhir/uv/bulkdata/Extension/operation-not-supported"
-"""As the IG's text has it; the published artifact may be called otherwise."""
+"""The URL in the IG's text; the published artifact may have another."""
 
 
 def mark(resource: dict[str, Any], usable: frozenset[str] | None, canonical: str) -> None:
-    """Mark an entry of `rest.resource`: as a whole, or those of its search parameters that `_typeFilter` does not take.
+    """Mark an entry of `rest.resource`: the whole entry, or its search parameters that `_typeFilter` does not support.
 
     Args:
         resource: the entry; extensions are added to it, once.
-        usable: names of the parameters that can be used; None if the type is not exported at all.
-        canonical: what is not supported.
+        usable: names of the supported parameters; None if the type is not exported.
+        canonical: URL of the unsupported feature.
     """
     if usable is None:
         _add(resource, canonical)

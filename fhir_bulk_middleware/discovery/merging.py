@@ -1,4 +1,4 @@
-"""Adding to a CapabilityStatement without taking anything from it."""
+"""Merges two CapabilityStatements; the host's members stay unchanged."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -7,21 +7,19 @@ from typing import Any
 __all__ = ["merged"]
 
 Same = Callable[[Mapping[str, Any]], object]
-"""By what two entries of a list are told to be the same."""
+"""The member that identifies an entry, by the name of the list."""
 
 
 def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], everywhere: Mapping[str, Any]) -> dict[str, Any]:
-    """A host's CapabilityStatement with what is ours added; whatever the host says stays, and stays first.
-
-    Doing it again changes nothing.
+    """The host's CapabilityStatement with ours merged into it. The host's members stay, before ours; merging is idempotent.
 
     Args:
-        theirs: the host's.
-        ours: a CapabilityStatement of the same shape with one `rest`.
-        everywhere: what is added to each resource type that the host lists.
+        theirs: the host's statement.
+        ours: our statement, with one entry in `rest`.
+        everywhere: members to add to each resource type of the host.
 
     Raises:
-        ValueError: it is no CapabilityStatement, or a list in it is none.
+        ValueError: `theirs` is not a CapabilityStatement, or a list in it is not a list.
     """
     if theirs.get("resourceType") != "CapabilityStatement":
         raise ValueError("not a CapabilityStatement")
@@ -74,7 +72,7 @@ def _add_entries(theirs: list[Any], ours: Iterable[Mapping[str, Any]], same: Sam
 
 
 def _definition(operation: Mapping[str, Any]) -> object:
-    """Two operations are the same if their definition is, whatever version of it is named (CS-04)."""
+    """The canonical URL of an operation without its version: equal ones are the same operation (CS-04)."""
     return str(operation.get("definition", "")).partition("|")[0]
 
 
@@ -90,7 +88,7 @@ _RESOURCE_LISTS: Mapping[str, Same] = {
 
 
 def _server(statement: dict[str, Any]) -> dict[str, Any]:
-    """The `rest` of the server; a statement without one gets one."""
+    """The entry of `rest` for the server; added if it is missing."""
     several = _list(statement, "rest")
     for rest in several:
         if rest.get("mode") == "server":

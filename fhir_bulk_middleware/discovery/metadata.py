@@ -1,10 +1,10 @@
-"""The host's `GET [base]/metadata`, amended on its way to the client.
+"""Adds the mount's part to the host's response to `GET [base]/metadata`.
 
-Only a 200 with a CapabilityStatement in JSON is amended, plain or gzipped, up to a size. All else goes through byte for byte:
-other resources, other formats, other codings, other statuses, and whatever does not parse.
+Only a 200 with a CapabilityStatement in JSON, plain or gzipped, is amended, up to a size. All other responses pass unchanged:
+other resources, formats, codings and statuses, and bodies that do not parse.
 
-Anybody may ask for it, so it is bounded (law 38): a statement is amended once for all who get the same one, statements one after
-the other and in a thread, and not at all where it is larger, or more requests wait, than `fhir_bulk_middleware.caps` has.
+The path needs no token, so the work is bounded (law 38): amended bodies are cached by the host's body, one statement is amended
+at a time, in a thread, and none above the size or the number of waiting requests in `fhir_bulk_middleware.caps`.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ _DEPTH: Final = 200
 _STALE: Final = frozenset(
     {b"etag", b"last-modified", b"content-md5", b"digest", b"repr-digest", b"content-digest", b"accept-ranges"}
 )
-"""Headers that speak of the host's bytes. Without a validator a client asks for the whole again, and gets it amended."""
+"""Headers that describe the host's bytes. Without validators clients request the whole body again and get the amended one."""
 
-_MARK = "\udc00"  # stands before the digits of a number; half a surrogate pair is in no sound text
+_MARK = "\udc00"  # precedes the digits of a number; a lone surrogate cannot occur in valid text
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
-_GZIP_WINDOW: Final = 31  # zlib's word for "with gzip's header"
+_GZIP_WINDOW: Final = 31  # zlib's `wbits` for gzip
 _SEEN = "fhir_bulk_middleware.metadata"
 _MOST_KNOWN: Final = 64
 _LONGEST_LENGTH: Final = 18
@@ -49,15 +49,15 @@ _TOO_LARGE: Final = "the host's CapabilityStatement goes out as it is: it has mo
 
 
 class MetadataRoute(Route):
-    """Takes `GET` and `HEAD` of one path, lets the host answer, and amends the answer.
+    """A route for `GET` and `HEAD` of one path that calls the host and amends its response.
 
-    It stands in front of the host, or first among the host's routes; then the host sees the request a second time, marked so that
-    this route lets it pass.
+    It is placed before the host, or first among the host's routes. In the latter case the host routes the request a second time,
+    with a mark in the scope that makes this route skip it.
 
     Args:
         path: the path of the host's CapabilityStatement.
-        host: answers.
-        capability: amends.
+        host: the host's application.
+        capability: amends the statement.
     """
 
     def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
@@ -66,8 +66,8 @@ class MetadataRoute(Route):
         self._ending = path[path.rindex("/") :]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL for the two methods, NONE for all else: that is the host's."""
-        # Every request of the host comes by here, so what most of them fail comes first.
+        """FULL for GET and HEAD of the path, NONE for all other requests."""
+        # Runs for every request of the host, so the check that most of them fail comes first.
         if scope["type"] != "http" or not scope["path"].endswith(self._ending) or _SEEN in scope:
             return Match.NONE, {}
         match, child = super().matches(scope)
@@ -82,16 +82,16 @@ class _Amending:
         self._amended = _Amended(capability)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A body that the server is told to read from a file would pass us by.
+        # Without this extension the host cannot have the server send a file directly, which would bypass the amendment.
         extensions = {name: value for name, value in scope.get("extensions", {}).items() if not name.startswith(_BYPASSES)}
-        # In place, as a router does it: whoever looks at the scope afterwards finds the host's own route and endpoint in it.
+        # In place, as a router does it, so that outer middleware finds the host's route and endpoint in the scope.
         scope.update({_SEEN: True, "extensions": extensions})
         response = _Response(send, self._amended.of, head=scope["method"] == "HEAD")
         await self._host(scope, receive, response.send)
 
 
 class _Amended:
-    """Amended bodies, by the digest of what the host sent."""
+    """Cache of amended bodies by the digest of the host's body."""
 
     def __init__(self, capability: Capability) -> None:
         self._capability = capability
@@ -101,7 +101,7 @@ class _Amended:
         self._waiting = 0
 
     async def of(self, body: bytes, *, gzipped: bool) -> bytes | None:
-        """The amended body; None if it must stay as it is."""
+        """The amended body; None if the body must not change."""
         digest = hashlib.sha256(b"gzip " + body if gzipped else body).digest()
         if digest in self._known:
             self._known.move_to_end(digest)
@@ -145,7 +145,7 @@ _BYPASSES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
 class _Response:
-    """One answer of the host: held back until it is known whether it can be amended, or not held at all."""
+    """One response of the host; buffered if it may be amendable, else passed on."""
 
     def __init__(self, send: Send, amend: Callable[..., Awaitable[bytes | None]], *, head: bool) -> None:
         self._send = send
@@ -156,7 +156,7 @@ class _Response:
         self._body = bytearray()
 
     async def send(self, message: Message) -> None:
-        """What the host sends."""
+        """Handle one ASGI message of the host."""
         if message["type"] == "http.response.start" and _amendable(message):
             self._gzipped = _header(message, b"content-encoding") == b"gzip"
             self._start = message
@@ -181,7 +181,7 @@ class _Response:
         elif not self._head:
             amended = await self._amend(bytes(self._body), gzipped=self._gzipped)
         if self._head and self._start is not None:
-            # Its length and validators are those of a body that a GET would not get.
+            # Its length and validators describe a body that a GET would not return.
             self._start = _restated(self._start, None)
         elif amended is not None and self._start is not None:
             self._start = _restated(self._start, len(amended))
@@ -197,7 +197,7 @@ class _Response:
 
 
 def _amendable(start: Message) -> bool:
-    """Whether the answer may hold a CapabilityStatement in JSON."""
+    """Whether the response may be a CapabilityStatement in JSON."""
     media_type, _, parameters = _header(start, b"content-type").lower().partition(b";")
     length = _header(start, b"content-length")
     return (
@@ -218,7 +218,7 @@ def _fits(length: bytes) -> bool:
 
 
 def _restated(start: Message, length: int | None) -> Message:
-    """The same start, of a body with another length; None is an unknown one."""
+    """The start message for a body of this length; None means an unknown length."""
     headers = [(name, value) for name, value in _headers(start) if name not in _STALE and name != b"content-length"]
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
@@ -242,7 +242,7 @@ def _unpacked(body: bytes) -> bytes:
 
 
 def _text(statement: dict[str, Any], original: str) -> str:
-    """The statement as JSON, its numbers to the digit."""
+    """The statement as JSON; numbers keep their digits."""
     text = json.dumps(statement, ensure_ascii=False, separators=(",", ":"))
     if _MARK not in text:
         return text

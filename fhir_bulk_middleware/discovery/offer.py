@@ -1,4 +1,4 @@
-"""What a mount offers, in the form that all descriptions of it are made from."""
+"""The features of a mount, from which its descriptions are derived."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ _NEEDS: Mapping[str, type] = {"includeAssociatedData": SupportsProvenance, "orga
 
 @dataclass(frozen=True)
 class Offer:
-    """What a mount offers.
+    """The features of a mount.
 
     Attributes:
         rows: its route table.
-        dialect: how it speaks.
+        dialect: its dialect.
         version: FHIR version of the resources.
-        resources: the storage adapter, asked for what it can do and nothing else.
-        groups: who knows the members of groups, None if nobody does.
-        settings: sizes and times, and the SMART configuration.
-        retention: seconds that a finished job is kept.
-        deletes: how deletes are told, None without such routes.
+        resources: the storage adapter; only its implemented protocols matter here.
+        groups: the adapter for group members, or None.
+        settings: the mount's settings, with the SMART configuration.
+        retention: seconds for which finished jobs are kept.
+        deletes: the delete policy; None without DELETE routes.
     """
 
     rows: tuple[Row, ...]
@@ -54,7 +54,7 @@ class Offer:
 
     @cached_property
     def kick_off(self) -> Mapping[Level, tuple[str, ...]]:
-        """The methods that kick off at each level that the mount really has."""
+        """The kick-off methods by level, for the levels that this mount has."""
         found = {
             level: tuple(row.method for row in self.rows if row.operation is Operation.KICK_OFF and row.path == path)
             for level, path in KICK_OFF_PATHS.items()
@@ -63,32 +63,32 @@ class Offer:
 
     @cached_property
     def types(self) -> frozenset[str]:
-        """The types that the storage exports to somebody; empty if it does not say (CS-06)."""
+        """The types that the storage can export; empty if it does not name them (CS-06)."""
         return self.resources.exportable_types() if isinstance(self.resources, SupportsTypes) else frozenset()
 
     @cached_property
     def remove_alls(self) -> bool:
-        """Whether a remove-all can be asked for, and so become a job."""
+        """Whether the mount supports asynchronous remove-all."""
         conditional = any(row.operation is Operation.CONDITIONAL_DELETE for row in self.rows)
         return conditional and self.deletes is not None and self.deletes.remove_all_header is not None
 
     @property
     def snapshots(self) -> bool:
-        """Whether an export shows one instant exactly (law 6)."""
+        """Whether exports are snapshots of one instant (law 6)."""
         return isinstance(self.resources, SupportsSnapshot)
 
     @property
     def deletions(self) -> bool:
-        """Whether manifests list what was deleted (DR-01)."""
+        """Whether manifests list deleted resources (DR-01)."""
         return isinstance(self.resources, SupportsDeletions) and self.dialect.manifest.deleted
 
     @property
     def older_data_of_new_members(self) -> bool:
-        """Whether those who joined a group after `_since` are exported whole (GR-01)."""
+        """Whether all data of members who joined a group after `_since` is exported (GR-01)."""
         return self.settings.older_data_of_new_members and isinstance(self.groups, SupportsJoining)
 
     def parameters(self, level: Level, methods: Iterable[str] | None = None) -> tuple[ExportParameter, ...]:
-        """The parameters that a kick-off at this level takes, by one of the methods (default: by any that it has)."""
+        """The parameters of a kick-off at this level by one of these methods (default: all methods of the level)."""
         offered = self.kick_off.get(level, ()) if methods is None else tuple(methods)
         return tuple(parameter for parameter in PARAMETERS if self._takes(parameter, level, offered))
 

@@ -1,4 +1,4 @@
-"""An OpenAPI 3.1 document of a mount, from its route table and its dialect's tables."""
+"""The OpenAPI 3.1 document of a mount, derived from its route table and dialect."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +95,7 @@ def _operation(offer: Offer, row: Row, *, head: bool) -> dict[str, Any]:
 
 
 def _responses(offer: Offer, row: Row) -> Responses:
-    """All answers of a row by status; what several reasons share is told once."""
+    """The responses of a row by status; reasons with the same status share one entry."""
     responses: Responses = {}
     for success, response in _successes(offer, row):
         responses[str(int(success))] = response
@@ -134,7 +134,7 @@ def _successes(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _deleted(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What the policy's cells come to, by status."""
+    """The successful responses of a delete, by status, from the cells of its policy."""
     if offer.deletes is None:
         return
     cells = [*offer.deletes.cells.items(), *((None, cell) for cell in offer.deletes.preferred.values())]

@@ -1,6 +1,6 @@
-"""The parameters of a kick-off as the Bulk Data IG defines them (section 1.2 of the requirements).
+"""The kick-off parameters of the Bulk Data IG (section 1.2 of the requirements).
 
-Which of them a mount takes is for its dialect and its adapter to say; this says only what they are.
+The dialect and the adapter decide which of them a mount supports.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ _OF_PATIENTS = frozenset({Level.PATIENT, Level.GROUP})
 
 @dataclass(frozen=True, slots=True)
 class ExportParameter:
-    """One parameter.
+    """One kick-off parameter.
 
     Attributes:
         name: its name.
         type: the FHIR type of its value in a Parameters resource.
-        meaning: what it asks for.
-        example: a value, in its text form.
-        many: whether it may have several values.
-        levels: where it means something.
+        meaning: a description for documents.
+        example: an example value as text.
+        many: whether it can have several values.
+        levels: the export levels that it applies to.
     """
 
     name: str
@@ -68,4 +68,4 @@ PARAMETERS = (
     ExportParameter("_minimumFileSize", "positiveInt", "Bytes that a file should have at least.", "1000000"),
     ExportParameter("_maximumFileSize", "positiveInt", "Bytes that a file may have at most.", "100000000"),
 )
-"""All of them, in the order of the IG (KO-20 to KO-30)."""
+"""All parameters, in the order of the IG (KO-20 to KO-30)."""

@@ -1,4 +1,4 @@
-"""OperationDefinitions: what each kind of kick-off takes here, as resources that a client can read (KO-20 to KO-30)."""
+"""OperationDefinitions of the kick-offs: their parameters as FHIR resources (KO-20 to KO-30)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ CANONICAL: Mapping[Level, str] = {
     Level.PATIENT: "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/patient-export",
     Level.GROUP: "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/group-export",
 }
-"""HL7's own definitions, which a CapabilityStatement names (CS-04); ours constrain them."""
+"""URLs of HL7's OperationDefinitions, which a CapabilityStatement names (CS-04); ours are based on them."""
 
 _PLACES: Mapping[Level, dict[str, Any]] = {
     Level.SYSTEM: {"system": True, "type": False, "instance": False},
@@ -24,19 +24,19 @@ _PLACES: Mapping[Level, dict[str, Any]] = {
 
 
 def definition_id(level: Level) -> str:
-    """The id of our definition: in a shape that only we use, since the path may be the host's too (law 14)."""
+    """The id of our definition. It has a reserved shape, since the host may serve the same path (law 14)."""
     return f"bulk.{CANONICAL[level].rpartition('/')[2]}"
 
 
 def definition_path(level: Level) -> str:
-    """Where it is read, below the mount."""
+    """The path of the definition, below the mount."""
     return f"/OperationDefinition/{definition_id(level)}"
 
 
 def definition(offer: Offer, level: Level, base_url: str) -> dict[str, Any]:
-    """Our OperationDefinition for a level, under the mount's URL.
+    """Our OperationDefinition for a level, with the mount's URL.
 
-    An operation that GET may call must not affect state; so it is said to affect state just where POST is the only way (CS-09).
+    `affectsState` is true only where POST is the only method, because an operation with GET must not affect state (CS-09).
     """
     id_ = definition_id(level)
     return {

@@ -1,4 +1,4 @@
-"""What a request on a row may carry, in OpenAPI's words."""
+"""OpenAPI descriptions of requests: parameters, headers and bodies."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,12 +27,12 @@ _ANY_ID = r"^[A-Za-z0-9.-]{1,64}$"
 
 
 def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
-    """Places in the path, parameters of the query string, and headers."""
+    """Path parameters, query parameters and headers of a row."""
     return [*_places(row), *_query(offer, row), *_headers(offer, row)]
 
 
 def body(offer: Offer, row: Row) -> dict[str, Any] | None:
-    """The body of a kick-off by POST; it may be left out (KO-08)."""
+    """The optional body of a kick-off by POST; None for other rows (KO-08)."""
     if row.operation is not Operation.KICK_OFF or row.method != "POST":
         return None
     schema = schemas.parameters(offer.parameters(_level(row), ["POST"]), offer.dialect)
@@ -76,7 +76,7 @@ def _schema(parameter: ExportParameter, lists: Lists) -> dict[str, Any]:
 
 
 def _example(parameter: ExportParameter) -> dict[str, Any]:
-    """How several values are written, and what one looks like."""
+    """The serialisation of several values, and an example."""
     if parameter.many:
         return {"style": "form", "explode": True, "example": [parameter.example]}
     example: Any = parameter.example
@@ -109,7 +109,7 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _prefer(*, required: bool) -> dict[str, Any]:
-    """Where it is not required a server ignores preferences that it does not know (KO-48)."""
+    """The `Prefer` header. Where it is optional, unknown preferences are ignored, so it has no pattern (KO-48)."""
     shape = {"pattern": "(^|, *)respond-async($|[,;])"} if required else {}
     parameter = _parameter("header", "Prefer", {"type": "string", **shape}, required=required)
     return parameter | {"example": "respond-async, handling=lenient"}

@@ -1,4 +1,4 @@
-"""JSON schemas of what goes over the wire, for the OpenAPI document."""
+"""JSON schemas of requests and responses for the OpenAPI document."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from fhir_bulk_middleware.export.kick_off import FORMATS, SHAPES
 __all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
-_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMATS)}  # not those that a lenient kick-off ignores (law 21)
+_WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMATS)}  # without values that only a lenient kick-off accepts (law 21)
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 VALUES: dict[str, dict[str, Any]] = {
     "string": {"type": "string", "minLength": 1},
@@ -21,7 +21,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "Reference": {"type": "object", "required": ["reference"], "properties": {"reference": {"type": "string"}}},
     "Coding": {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}},
 }
-"""FHIR types as they stand in JSON; `code` is as `string`."""
+"""JSON schemas of FHIR types; `code` is missing and treated as `string`."""
 
 
 def reference(name: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def reference(name: str) -> dict[str, str]:
 
 
 def operation_outcome(dialect: Dialect) -> dict[str, Any]:
-    """The body of every refusal."""
+    """The schema of an OperationOutcome, the body of each refusal."""
     texts: dict[str, Any] = {}
     if dialect.text is not TextElement.DIAGNOSTICS:
         texts["details"] = _object({"text": {"type": "string"}})
@@ -50,7 +50,7 @@ def operation_outcome(dialect: Dialect) -> dict[str, Any]:
 
 
 def manifest(dialect: Dialect) -> dict[str, Any]:
-    """The body of a poll that carries files (section 2.4)."""
+    """The schema of a manifest (section 2.4)."""
     shape, organises = dialect.manifest, "organizeOutputBy" in dialect.parameters
     extension = {"type": "array", "minItems": 1} if shape.extension_array else {"type": "object"}
     item = _item(shape, extension, typed=not organises)
@@ -81,7 +81,7 @@ def manifest(dialect: Dialect) -> dict[str, Any]:
 
 
 def value(parameter: ExportParameter, lists: Lists) -> dict[str, Any]:
-    """One value of an export parameter, in its text form: as narrow as the kick-off reads it, but for what exists on the server.
+    """The schema of one value of an export parameter as text; the kick-off's parser accepts the same syntax.
 
     Args:
         parameter: the parameter.
@@ -99,11 +99,11 @@ def value(parameter: ExportParameter, lists: Lists) -> dict[str, Any]:
 
 
 def parameters(taken: Iterable[ExportParameter], dialect: Dialect) -> dict[str, Any]:
-    """The body of a kick-off: a FHIR Parameters resource.
+    """The schema of a kick-off body, a FHIR Parameters resource.
 
     Args:
-        taken: the parameters that may be in it.
-        dialect: says which values are a Coding, and how several values of one parameter are given.
+        taken: the supported parameters.
+        dialect: defines which values are a Coding, and the form of several values.
     """
     entries = []
     for parameter in taken:
@@ -137,7 +137,7 @@ def _item(shape: ManifestShape, extension: dict[str, Any], *, typed: bool, sever
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    """An object with these members and no others."""
+    """The schema of an object with these members only."""
     return {
         "type": "object",
         "required": sorted(required),

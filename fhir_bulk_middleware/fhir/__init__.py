@@ -1,5 +1,5 @@
-"""What HL7's definitions say, as data, and what follows from them.
+"""FHIR itself: HL7's definitions as data, resources, references, compartments and search.
 
-`definitions` holds the generated tables of R4, R4B and R5; `generate` makes them. `compartments` tells where a resource
-lies. `criteria` parses a search query and `matching` applies it; `elements` does the same for `_elements`.
+`definitions` reads the generated tables of R4, R4B and R5. `compartments` computes the compartments of a resource. `elements`
+applies `_elements`. `search.criteria` parses a search query, `search.matching` applies it.
 """

@@ -1,11 +1,11 @@
-"""The canonical text of a resource: what stores keep, and what an export hands on unread.
+"""The canonical text of a resource: the form that stores keep and that an export copies without parsing it.
 
-A resource is made canonical once, when it is written, so that nothing on the way of an export has to parse it (law 17):
+A resource is made canonical once, when it is written (law 17):
 
 - one line of compact UTF-8 JSON, without a raw newline;
 - it begins `{"resourceType":"X","id":"Y","meta":{"versionId":"3","lastUpdated":"..."`, with the store's own version and instant;
-- then whatever else the author wrote, in the author's order, numbers to the digit (`1.10`, `1e3`: precision counts);
-- only what JSON demands is escaped, and in one way, so that a text is found by its bytes.
+- all other members follow in the author's order, with numbers to the digit (`1.10`, `1e3`: precision counts);
+- only characters that JSON requires to be escaped are, each in one way, so that a text can be searched by its bytes.
 """
 
 import json
@@ -22,12 +22,12 @@ from fhir_bulk_middleware.instant import Instant, Precision, render
 __all__ = ["DEPTH", "Canonical", "canonical", "canonical_and_content"]
 
 DEPTH = 64
-"""How deep objects and arrays may be nested, the resource itself included; FHIR's own examples stay below 20."""
+"""Maximum nesting of objects and arrays, including the resource itself; HL7's examples stay below 20."""
 
 _TYPE = re.compile(r"[A-Z][A-Za-z]{0,63}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 
-# Numbers travel through the parser as text behind a mark that no other text can hold: half of a surrogate pair is refused before.
+# Numbers pass through the parser as text behind a mark that no other text can contain, since lone surrogates are refused first.
 _MARK = "\udc00"
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -40,7 +40,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A resource in canonical form, but for the version and the instant that a store gives it when it writes.
+    """A resource in canonical form, without the version and the instant that a store assigns when it writes.
 
     Attributes:
         type: its `resourceType`.
@@ -53,7 +53,7 @@ class Canonical:
     _tail: str = field(repr=False)
 
     def text(self, version: int, last_updated: Instant) -> bytes:
-        """The canonical line, without a newline at its end; `lastUpdated` shows all microseconds (law 1)."""
+        """The canonical line as UTF-8, without a final newline; `lastUpdated` has microseconds (law 1)."""
         return f'{self._head}"versionId":"{version}","lastUpdated":"{_rendered(last_updated)}"{self._tail}'.encode()
 
 
@@ -66,13 +66,14 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
     """The canonical form of a resource.
 
     Args:
-        resource: JSON text, or what a parser made of it. Parsed by `json.loads` a float has lost its last digits already;
-            `Decimal` keeps them.
-        resource_id: the id that the resource gets, whatever it says itself.
+        resource: JSON text, or parsed JSON. A float from `json.loads` has already lost its last digits; use
+            `parse_float=Decimal` to keep them.
+        resource_id: replaces the id in the resource.
 
     Raises:
-        ValueError: it is not one JSON object in UTF-8; a name stands twice in an object; half of a surrogate pair; nested deeper
-            than `DEPTH`; `resourceType`, `id` or `meta` is missing or malformed. The message names the part, never a value.
+        ValueError: the text is not one JSON object in UTF-8; an object has a duplicate name; a lone surrogate; nesting deeper
+            than `DEPTH`; `resourceType` or `id` is missing or malformed, or `meta` is not an object. The message names the
+            part, never a value.
     """
     return canonical_and_content(resource, resource_id=resource_id)[0]
 
@@ -80,7 +81,7 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
 def canonical_and_content(
     resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None
 ) -> tuple[Canonical, Mapping[str, Any]]:
-    """As `canonical`, with the parsed resource, for finding references. Numbers in it are text: only their digits are kept."""
+    """As `canonical`, with the parsed resource, in which references can be found. Numbers in it are marked text."""
     author = _text(resource)
     content = _parsed(author)
     meta, rest = content.get("meta", {}), _unmarked(_members(content, without=_FIRST))
@@ -150,9 +151,10 @@ def _unmarked(text: str) -> str:
 
 
 def _refuse_duplicates(author: str, content: dict[str, Any], rest: str) -> None:
-    """A parser keeps one of two members with the same name, so that the text of what it kept is shorter than what it read.
+    """Refuse an object with a duplicate name.
 
-    So is the text of an author who leaves room between the words; only then it is worth to look at each object.
+    The parser drops one of two duplicates, so the re-encoded text is shorter than the author's. White space in the author's text
+    has the same effect. Only if the text became shorter is it parsed again with a check of each object.
     """
     first = sum(len(name) + 4 + len(_unmarked(_encode(content[name]))) for name in _FIRST if name in content)
     if first + len(rest) + 1 < len(author.rstrip("\n")):
@@ -169,7 +171,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(name: str) -> str:
-    """A member's name for a message; one that is no element name could be anything, a person's included."""
+    """A member's name for an error message; a name that is not like an element's could be personal data and is not repeated."""
     return name if re.fullmatch(r"_?[A-Za-z]{1,64}", name, re.ASCII) else "a name"
 
 
@@ -185,7 +187,7 @@ def _refuse_half_pairs(text: str) -> None:
 
 
 def _refuse_escaped_half_pairs(text: str) -> None:
-    r"""A pair of `\u` escapes is one character, half of one is none."""
+    r"""Refuse a `\u` escape of a lone surrogate; a pair of them is one character."""
     try:
         parsed = json.loads(text, parse_int=str)
     except ValueError:
@@ -194,7 +196,7 @@ def _refuse_escaped_half_pairs(text: str) -> None:
 
 
 def _members(content: Mapping[str, Any], *, without: tuple[str, ...]) -> str:
-    """The other members as they stand within braces, each behind a comma."""
+    """The other members as JSON, without the braces, with a leading comma."""
     rest = {name: value for name, value in content.items() if name not in without}
     return "," + _encode(rest)[1:-1] if rest else ""
 

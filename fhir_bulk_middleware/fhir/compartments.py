@@ -1,4 +1,4 @@
-"""Which compartments a resource lies in, by HL7's CompartmentMembership and nothing else."""
+"""The compartments of a resource, by HL7's CompartmentDefinitions only."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,16 @@ _Plan = tuple[tuple[Walk, frozenset[str]], ...]
 class CompartmentMembership:
     """Compartment membership for one release and one server.
 
-    Each parameter that a CompartmentDefinition names was joined with its SearchParameter's paths when the tables were
-    generated; a resource lies in `Patient/1` if any of those paths holds a reference to `Patient/1` of this server. A
-    resource of the compartment's own type lies in its own compartment besides. Contained resources put their
-    container in no compartment.
+    The generated tables have the paths of each search parameter that a CompartmentDefinition names. A resource is in the
+    compartment `Patient/1` if one of those paths has a reference to `Patient/1` of this server. A resource of the
+    compartment's own type is also in its own compartment. References in contained resources do not count.
 
     Args:
         version: The release that the resources are written in.
         base_urls: The base URLs under which absolute references are this server's own.
 
     Attributes:
-        parse: Reads a literal reference as this server does.
+        parse: Parses a literal reference with these base URLs.
     """
 
     def __init__(self, version: FhirVersion, base_urls: Iterable[str] = ()) -> None:
@@ -34,11 +33,11 @@ class CompartmentMembership:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The types that have a compartment."""
+        """The resource types that have a compartment, such as `Patient`."""
         return self._definitions.compartment_kinds
 
     def types(self, kind: str) -> frozenset[str]:
-        """The resource types that can lie in a compartment of this kind, and the kind itself.
+        """The resource types that can be in a compartment of this kind, including the kind itself.
 
         Raises:
             KeyError: If there is no such compartment.
@@ -46,9 +45,9 @@ class CompartmentMembership:
         return frozenset(self._definitions.compartment_paths(kind)) | {kind}
 
     def of(self, resource: Mapping[str, Any], kinds: Sequence[str] = ("Patient",)) -> frozenset[str]:
-        """The compartments of these kinds that the resource lies in, as relative references such as `Patient/123`.
+        """The resource's compartments of these kinds, as relative references such as `Patient/123`.
 
-        A resource without a type, or of a type that the release does not know, lies in none.
+        A resource without a type, or of a type that the release does not have, is in none.
 
         Raises:
             KeyError: If there is no such compartment.
@@ -73,7 +72,7 @@ class CompartmentMembership:
         return frozenset(found)
 
     def _plan(self, type_: str, kinds: Sequence[str]) -> _Plan:
-        """The paths to walk, each once, with the kinds that a reference found there may lead to."""
+        """The paths of a type's references, each once, with the compartment kinds that the path counts for."""
         wanted: dict[str, set[str]] = {}
         for kind in kinds:
             for path in self._definitions.compartment_paths(kind).get(type_, ()):

@@ -1,4 +1,4 @@
-"""What HL7 defines for one release, read from the generated table."""
+"""HL7's definitions of one FHIR release, read from a generated table."""
 
 import gzip
 import json
@@ -15,10 +15,9 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 
 @dataclass(frozen=True, slots=True)
 class TypedPath:
-    """A concrete JSON path, as `expression` reads it, and the FHIR data type that stands there.
+    """A concrete JSON path in the syntax of `expression`, and the FHIR data type at it.
 
-    A `code` whose required value set draws from one code system has that as its `system`: the resource does not tell
-    it.
+    `system` is the code system of a `code` whose required value set has only one; the resource itself does not name it.
     """
 
     path: str
@@ -28,7 +27,7 @@ class TypedPath:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a composite parameter, its paths relative to the composite's root."""
+    """One component of a composite parameter; its paths are relative to the root."""
 
     type: str
     paths: tuple[TypedPath, ...]
@@ -36,7 +35,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class CompositeRoot:
-    """A place whose parts are matched together."""
+    """A path of a composite parameter; its components must match at the same element."""
 
     path: str
     components: tuple[Component, ...]
@@ -49,12 +48,12 @@ class SearchParameter:
     Attributes:
         name: Its name in a query.
         type: `token`, `string`, `date`, `reference`, `quantity`, `number`, `uri`, `composite` or `special`.
-        paths: Where its values stand; none if it is `unsupported` or a composite.
-        expression: HL7's own FHIRPath, only the branches that speak of this type.
-        target: The types a reference may lead to; `Resource` stands for all.
-        roots: Of a composite, the places and their components.
-        first: Only the first value found counts.
-        holds: Its one value is a boolean: a value is there and is not `false`.
+        paths: The paths of its values; empty for an unsupported parameter and for a composite.
+        expression: The branches of HL7's FHIRPath expression that apply to this type.
+        target: The types that a reference may have; `Resource` stands for all.
+        roots: For a composite, its roots with their components.
+        first: Whether only the first value found counts.
+        holds: Whether the parameter is true if an element has a value other than `false`, and false otherwise.
         unsupported: Why it cannot be applied exactly, or None.
     """
 
@@ -80,14 +79,14 @@ class RootElement:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The JSON keys it may stand under: `value` of Observation may be `valueQuantity`, `valueString` and more."""
+        """Its JSON keys: for `value` of Observation these are `valueQuantity`, `valueString` and so on."""
         if not self.choice:
             return (self.name,)
         return tuple(self.name + type_[0].upper() + type_[1:] for type_ in self.types)
 
 
 class Definitions:
-    """The definitions of one release. Never changed after loading; rows become values when first asked for."""
+    """The definitions of one release. The table is immutable; values are made from its rows on first use."""
 
     def __init__(self, version: FhirVersion, table: Mapping[str, Any]) -> None:
         self.version = version
@@ -97,7 +96,7 @@ class Definitions:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Package, version, licence and digests of what the table was made from."""
+        """Package, version, licence and digests of the HL7 package that the table was generated from."""
         return MappingProxyType(self._table["provenance"])
 
     @cached_property
@@ -107,11 +106,11 @@ class Definitions:
 
     @cached_property
     def compartment_kinds(self) -> frozenset[str]:
-        """The types that have a compartment."""
+        """The resource types that have a compartment."""
         return frozenset(self._table["compartments"])
 
     def compartment_paths(self, kind: str) -> Mapping[str, tuple[str, ...]]:
-        """By resource type, the reference paths that put it into a compartment of this kind.
+        """The reference paths that put a resource into a compartment of this kind, by resource type.
 
         Raises:
             KeyError: If there is no such compartment.
@@ -132,11 +131,11 @@ class Definitions:
         return found
 
     def mandatory(self, type_: str) -> frozenset[str]:
-        """The names of the root elements that must be there (minimum of 1 or more, EL-02)."""
+        """The names of the mandatory root elements (minimum of 1 or more, EL-02)."""
         return frozenset(name for name, element in self.elements(type_).items() if element.minimum > 0)
 
     def parameters(self, type_: str) -> Mapping[str, SearchParameter]:
-        """The search parameters of a resource type by name, those of every type included.
+        """The search parameters of a resource type by name, including those that all types have.
 
         Raises:
             KeyError: If the release has no such type.
@@ -156,7 +155,7 @@ _loading = threading.Lock()
 
 
 def definitions(version: FhirVersion) -> Definitions:
-    """The definitions of a release: read at the first call (some 10 ms), then the same object, in any thread."""
+    """The definitions of a release. The first call reads them (about 10 ms); later ones return the same object, in any thread."""
     found = _loaded.get(version)
     if found is None:
         with _loading:

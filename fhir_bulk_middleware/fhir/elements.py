@@ -1,4 +1,4 @@
-"""Which root members of a resource `_elements` keeps."""
+"""The root members of a resource that `_elements` keeps."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -25,10 +25,10 @@ class ElementsError(ValueError):
 
 
 class ElementSelection:
-    """The entries of `_elements`, checked, and what they keep of each resource type.
+    """The checked entries of `_elements`, and the root members that they keep of each resource type.
 
-    An entry is `Type.element`, or `element` for all types that have it (EL-01); a choice is named `value` or
-    `value[x]`. A type that no entry applies to is not restricted.
+    An entry is `Type.element`, or `element` for all types that have it (EL-01); a choice element is `value` or
+    `value[x]`. A type without a matching entry is not restricted.
 
     Args:
         version: The release of the resources.
@@ -50,8 +50,8 @@ class ElementSelection:
     def keys(self, type_: str) -> frozenset[str] | None:
         """The root members to keep of a resource of this type, or None if all are kept.
 
-        Besides those asked for these are `resourceType`, `id`, `meta` and the mandatory elements (EL-02), each with
-        every key that a choice may have and, for a primitive element, the key of its extensions (`_birthDate`).
+        These are the requested elements, `resourceType`, `id`, `meta` and the mandatory elements (EL-02), each with
+        all keys of a choice and, for a primitive element, the key of its extensions (`_birthDate`).
 
         Raises:
             KeyError: If the release has no such type.
@@ -87,13 +87,13 @@ class ElementSelection:
 
 
 def _anywhere(known: Definitions, name: str) -> RootElement | None:
-    """The element of that name in some type: a choice, if it is one anywhere."""
+    """An element of that name in any type; one that is a choice, if there is one."""
     return _by_name(known).get(name)
 
 
 @cache
 def _by_name(known: Definitions) -> Mapping[str, RootElement]:
-    """By name, what `_anywhere` gives; made once, for a request may name a thousand elements."""
+    """The result of `_anywhere` by name; cached, because a request may name a thousand elements."""
     found: dict[str, RootElement] = {}
     for elements in map(known.elements, sorted(known.resource_types)):
         for name, element in elements.items():
@@ -103,7 +103,7 @@ def _by_name(known: Definitions) -> Mapping[str, RootElement]:
 
 
 def _check(entry: str, name: str, element: RootElement | None, others: Iterable[RootElement]) -> None:
-    """Refuse an entry that names no element; one that names a choice with its type is told what the choice is called."""
+    """Refuse an entry that names no element. If it names a choice with its type, the message has the name of the choice."""
     if element is None:
         if choice := next((other.name for other in others if other.choice and name in other.keys), None):
             raise ElementsError(entry, f"names a type of the choice {choice}; ask for {entry.removesuffix(name)}{choice}")

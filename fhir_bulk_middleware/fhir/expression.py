@@ -1,9 +1,9 @@
-"""Walks concrete JSON paths through parsed resources.
+"""Evaluates concrete JSON paths on parsed resources.
 
-A path is what the definition tables hold: JSON keys joined by dots (`component.valueQuantity`), where each may carry
-filters: `telecom.where(system='phone')` keeps what has that string at that (dotted) path, `subject.where(resolve() is
-Patient)` keeps references to that type. Arrays are walked through. Casts, choices and unions were settled when the
-table was generated, so that nothing here depends on a schema.
+The definition tables have such paths: JSON keys joined by dots (`component.valueQuantity`), each with optional filters.
+`telecom.where(system='phone')` keeps elements with that string at that (dotted) path, `subject.where(resolve() is Patient)` keeps
+references to that type. A path goes through all items of an array. The generator of the tables resolves casts, choices and
+unions, so that evaluation needs no schema.
 """
 
 import re
@@ -13,9 +13,9 @@ from typing import Any
 
 Resource = Mapping[str, Any]
 Test = Callable[[Any], bool]
-"""Whether what stands at the end of a walk is what was looked for."""
+"""Whether an element at the end of a path matches."""
 Walk = Callable[[Resource], list[Any]]
-"""From a resource (or a part of one) to everything that stands at the path, without nulls, in document order."""
+"""From a resource (or a part of one) to all values at the path, without nulls, in document order."""
 
 _Step = Callable[[list[Any], Resource], list[Any]]
 
@@ -27,7 +27,7 @@ _TARGET = re.compile(r"(?:.*/)?([A-Z][A-Za-z]*)/[A-Za-z0-9.-]{1,64}(?:/_history/
 
 @lru_cache(maxsize=4096)
 def compile_path(path: str) -> Walk:
-    """The walk of a path; the empty path leads to the resource itself.
+    """Compile a path; the empty path gives the resource itself.
 
     Raises:
         ValueError: If the path is malformed.
@@ -46,7 +46,7 @@ def compile_path(path: str) -> Walk:
 
 
 def members(node: Any, key: str) -> list[Any]:
-    """What stands under a key of an element, without nulls; nothing if it is no element or has no such key."""
+    """The values under a key of an element, without nulls; empty if there is no such key or the node is not an element."""
     value = node.get(key) if isinstance(node, Mapping) else None
     if isinstance(value, list):
         return [item for item in value if item is not None]
@@ -74,7 +74,7 @@ def _step(part: re.Match[str]) -> _Step:
 
 def _member(key: str) -> _Step:
     def step(nodes: list[Any], _root: Resource) -> list[Any]:
-        # `members` written out: this is the innermost loop of every write to a store
+        # `members` inlined: this is the innermost loop of each write to a store
         found: list[Any] = []
         for node in nodes:
             value = node.get(key) if isinstance(node, Mapping) else None
@@ -104,7 +104,7 @@ def _references_to(type_: str) -> _Step:
 
 
 def _target_type(reference: Resource, root: Resource) -> str | None:
-    """The type a reference leads to, as far as the resource tells: by its text, its `contained`, or its `type`."""
+    """The type of a reference's target as stated in the resource: by its text, a contained resource, or `Reference.type`."""
     text = reference.get("reference")
     if isinstance(text, str):
         if text.startswith("#"):

@@ -1,4 +1,4 @@
-"""Who is in a Group resource."""
+"""The members of a Group resource."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from fhir_bulk_middleware.instant import Instant, Precision, render
 __all__ = ["MEMBER_KINDS", "MEMBER_TYPES", "members"]
 
 MEMBER_TYPES = frozenset({"Patient", "Practitioner", "Device"})
-"""The types that a member of a Group can have and that have a compartment."""
+"""The types of group members that have a compartment."""
 
 MEMBER_KINDS = tuple(sorted(MEMBER_TYPES))
-"""The same in one order, for whoever works out compartments of all of them."""
+"""`MEMBER_TYPES` in a fixed order, for computing compartments."""
 
 _GROUP = "Group"
 
@@ -23,18 +23,17 @@ def members(
     base_urls: Iterable[str] = (),
     read: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
 ) -> frozenset[str]:
-    """References of the resources that are in the group now, such as `Patient/123`.
+    """References to the members of the group at an instant, such as `Patient/123`.
 
-    Members of groups within the group are members of it. Whoever an entry marks as `exclude`, and whoever is in a group that is
-    so marked, is not, whatever else names them. Entries that are `inactive`, or whose `period` has ended or not begun (by the
-    day, UTC), count neither way; nor do references to other servers.
+    Members of nested groups are members. An entry with `exclude` removes its entity, or the members of its nested group, even
+    if other entries name them. Entries that are `inactive`, or whose `period` has ended or not begun (by the day, UTC), are
+    ignored; so are references to other servers.
 
     Args:
         group: the Group resource.
         now: the instant that periods are compared with.
-        base_urls: under which an absolute reference leads to this server.
-        read: a Group by its id, as it is at the same time; None if there is none. A group is looked into once, so that groups
-            within each other do not go round in circles.
+        base_urls: base URLs under which absolute references are this server's own.
+        read: returns a Group by its id, as of the same instant, or None. A group inside itself is not read again.
     """
     return _Members(References(base_urls), render(now, Precision.SECONDS)[:10], read).of(group, frozenset({group.get("id")}))
 
@@ -46,7 +45,7 @@ class _Members:
         self._read = read
 
     def of(self, group: Mapping[str, Any], above: frozenset[object]) -> frozenset[str]:
-        """The members of a group that lies within these others, itself included."""
+        """The members of a group; `above` has the ids of the groups around it and its own."""
         found: dict[bool, set[str]] = {True: set(), False: set()}
         for member in _objects(group.get("member")):
             if _counts(member, self._today):

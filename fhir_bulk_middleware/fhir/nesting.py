@@ -1,4 +1,4 @@
-"""How deep JSON is nested, counted before it is parsed: parsers differ in what they take, and so do releases of Python."""
+"""Checks the nesting depth of JSON before it is parsed, since the limits of parsers and Python releases differ."""
 
 import re
 
@@ -8,9 +8,9 @@ _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
 
 
 def deeper_than(json_text: str, depth: int) -> bool:
-    """Whether objects and arrays are nested deeper than that; linear in the text.
+    """Whether objects and arrays are nested deeper than `depth`, in time linear in the text.
 
-    Of what is no JSON it says something; the parse that follows says what is wrong.
+    For text that is not JSON the result is arbitrary; the parser that runs next refuses it.
     """
     if json_text.count("{") + json_text.count("[") <= depth:
         return False

@@ -1,4 +1,4 @@
-"""Percent-encoding, read strictly: what does not decode is an error, never some other text (law 39)."""
+"""Strict percent-decoding: broken encoding is an error and never decodes to other text (law 39)."""
 
 import re
 from urllib.parse import unquote
@@ -12,14 +12,14 @@ def check_encoded(text: str) -> None:
     """Check that each percent sign begins an encoded byte.
 
     Raises:
-        ValueError: One does not.
+        ValueError: A percent sign does not begin an encoded byte.
     """
     if _BROKEN.search(text):
         raise ValueError("a percent sign without two hexadecimal digits after it; write a percent sign as %25")
 
 
 def decoded(text: str) -> str:
-    """The text that is meant. A plus sign stays one: this is no form.
+    """The percent-decoded text. A plus sign stays a plus sign, unlike in forms.
 
     Raises:
         ValueError: A percent sign does not begin an encoded byte, or the bytes are not UTF-8.

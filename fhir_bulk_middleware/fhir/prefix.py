@@ -1,4 +1,4 @@
-"""The comparison that a date, number or quantity is searched with."""
+"""Comparison prefixes of search values for dates, numbers and quantities."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ _LENGTH = 2
 
 
 class Prefix(StrEnum):
-    """FHIR's nine search prefixes; a value without one is compared with `eq`."""
+    """FHIR's nine search prefixes; a value without a prefix means `eq`."""
 
     EQ = "eq"
     NE = "ne"
@@ -20,6 +20,6 @@ class Prefix(StrEnum):
 
 
 def split_prefix(text: str) -> tuple[Prefix, str]:
-    """A prefix, `eq` if there is none, and the value after it."""
+    """Split a search value into its prefix (`eq` if it has none) and the rest."""
     head = text[:_LENGTH]
     return (Prefix(head), text[_LENGTH:]) if head in Prefix._value2member_map_ else (Prefix.EQ, text)

@@ -1,4 +1,4 @@
-"""What a Provenance resource is about."""
+"""The targets of a Provenance resource."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ __all__ = ["targets"]
 
 
 def targets(resource: Mapping[str, Any], parse: Callable[[str], Reference | None]) -> frozenset[tuple[str, str]]:
-    """Type and id of each resource of this server that a Provenance names as its target; of any other resource, nothing.
+    """Type and id of each resource of this server in `Provenance.target`; empty for resources of other types.
 
-    A target that names a version is about the resource, as far as an export can tell.
+    The version in a target is ignored.
     """
     entries = resource.get("target") if resource.get("resourceType") == "Provenance" else None
     found = set()

@@ -1,4 +1,4 @@
-"""Literal references: which resource of this server a `Reference.reference` names, if it names one."""
+"""Literal references: parses `Reference.reference` into type and id of a resource of this server."""
 
 import re
 from collections.abc import Iterable
@@ -9,23 +9,22 @@ _ID = r"[A-Za-z0-9.-]{1,64}"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A resource of this server: type, logical id, and the version where one was named."""
+    """A reference to a resource of this server: type, logical id, and the version if it is given."""
 
     type: str
     id: str
     version: str | None = None
 
     def __str__(self) -> str:
-        """The relative reference without a version, `Patient/1`: what resources and jobs are keyed by."""
+        """The relative reference without the version, such as `Patient/1`."""
         return f"{self.type}/{self.id}"
 
 
 class References:
-    """Parses literal references as seen by a server with these base URLs.
+    """Parser of literal references for a server with these base URLs.
 
-    Relative references, and absolute ones below one of the base URLs, are ours. A reference below any other URL is a
-    resource of somebody else, however much its end looks like one of ours. `#contained` and `urn:` ones name nothing
-    that can be read here. Base URLs are compared as they are written, but for a slash at the end.
+    Relative references, and absolute ones below one of the base URLs, name resources of this server. Absolute references
+    below other URLs, `#contained` and `urn:` references do not. Base URLs are compared as text, without a final slash.
     """
 
     def __init__(self, base_urls: Iterable[str] = ()) -> None:
@@ -34,6 +33,6 @@ class References:
         self._match = re.compile(f"{prefix}([A-Z][A-Za-z]*)/({_ID})(?:/_history/({_ID}))?").fullmatch
 
     def parse(self, text: str) -> Reference | None:
-        """The resource that the text names, or None if it is none of this server's."""
+        """The resource that the text names, or None if it is not a resource of this server."""
         found = self._match(text)
         return None if found is None else Reference(*found.groups())

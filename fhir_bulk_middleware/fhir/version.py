@@ -1,10 +1,10 @@
-"""The FHIR releases that this package carries definitions for."""
+"""The FHIR releases that this package has definitions of."""
 
 from enum import StrEnum
 
 
 class FhirVersion(StrEnum):
-    """A FHIR release, by the number that HL7 publishes it under and that `CapabilityStatement.fhirVersion` shows."""
+    """A FHIR release; the value is its number, as in `CapabilityStatement.fhirVersion`."""
 
     R4 = "4.0.1"
     R4B = "4.3.0"

@@ -1,7 +1,7 @@
-"""Bearer tokens as JWTs: python-jose behind a strict door.
+"""Strict verification of JWT bearer tokens.
 
-Only the check of a signature, with one key that was chosen beforehand, is left to python-jose; whatever surrounds it is read
-here, strictly. `JoseTokenVerifier` is what a host needs; the key sources are for those who want other times than the default.
+python-jose only checks a signature with one key that was selected before; this package parses everything else strictly. Hosts use
+`JoseTokenVerifier`; the key sources are public for other cache times than the defaults.
 """
 
 from fhir_bulk_middleware.jose.keys import ALGORITHMS, KeySet

@@ -1,4 +1,4 @@
-"""A token as it came: its parts read, and nothing in them believed."""
+"""An unverified token, split into its parts."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,29 +10,29 @@ from fhir_bulk_middleware.jose.encoding import from_base64url, json_object
 __all__ = ["ACCESS_TOKEN", "DECLARED_ACCESS_TOKEN", "LONGEST", "UnverifiedToken"]
 
 LONGEST = TOKEN_BYTES
-"""How long a token may be, in characters; a longer one is not even taken apart."""
+"""Maximum length of a token in characters; longer ones are not parsed."""
 
 _LONGEST_KID = 256
 _SEGMENTS = 3
 
 DECLARED_ACCESS_TOKEN = frozenset({"at+jwt", "application/at+jwt"})
-"""What an access token calls itself, so that it is not taken for a token of another kind (RFC 9068, section 2.1)."""
+"""The `typ` of access tokens, which distinguishes them from other tokens (RFC 9068, section 2.1)."""
 
 ACCESS_TOKEN = DECLARED_ACCESS_TOKEN | {"jwt"}
-"""What an access token may call itself (RFC 8725, section 3.11). Most issuers say JWT, many nothing, which counts as JWT."""
+"""The accepted `typ` of access tokens (RFC 8725, section 3.11). Most issuers use JWT or omit it, which counts as JWT."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A compact JWS, taken apart (RFC 7515, section 7.1).
+    """The parts of a compact JWS (RFC 7515, section 7.1).
 
     Attributes:
-        algorithm: the header's `alg`, whatever it says.
+        algorithm: the header's `alg`, unchecked.
         kid: the header's `kid`.
-        signed: the bytes that were signed.
+        signed: the signed bytes.
         signature: the signature.
-        payload: the claims, still encoded as JSON.
-        key_url: the header's `jku`, whatever it says; keys are never fetched from it.
+        payload: the claims as JSON text.
+        key_url: the header's `jku`; keys are never fetched from it.
     """
 
     algorithm: str
@@ -44,17 +44,16 @@ class UnverifiedToken:
 
     @classmethod
     def parse(cls, token: str, types: frozenset[str] = ACCESS_TOKEN) -> Self:
-        """Take a token apart.
+        """Parse a token.
 
-        Members of the header that name or hold a key (`jku`, `jwk`, `x5u`, `x5c`) are not followed: whose keys count is not for
-        the token to say.
+        Header members that name or contain a key (`jku`, `jwk`, `x5u`, `x5c`) are not used to select keys.
 
         Args:
-            token: as it came.
-            types: what it may call itself in `typ`, in lower case, so that a token of one kind is not taken for another.
+            token: the compact JWS.
+            types: the accepted values of `typ`, in lower case.
 
         Raises:
-            TokenRejected: it is no compact JWS, encrypted, or needs an extension (`crit`), of which we know none.
+            TokenRejected: the text is not a compact JWS, is encrypted, or requires an extension (`crit`; none is supported).
         """
         segments = token.split(".")
         if len(segments) != _SEGMENTS:
@@ -68,10 +67,10 @@ class UnverifiedToken:
         return cls(algorithm, kid, f"{segments[0]}.{segments[1]}".encode("ascii"), signature, payload, members.get("jku"))
 
     def claims(self) -> dict[str, Any]:
-        """The claims; ask only after the signature was verified.
+        """The claims; call it only after the signature was verified.
 
         Raises:
-            TokenRejected: they are no JSON object.
+            TokenRejected: the claims are not a JSON object.
         """
         try:
             return json_object(self.payload)
@@ -95,5 +94,5 @@ def _checked(header: dict[str, Any], types: frozenset[str]) -> tuple[str, str | 
 
 
 def _plain(error: ValueError) -> str:
-    """What was wrong, without quoting the token: our own messages say it, those of the library are not repeated."""
+    """The error message if it is ours; messages of libraries may quote the token and are replaced."""
     return str(error) if type(error) is ValueError else type(error).__name__

@@ -1,4 +1,4 @@
-"""What an access token must say, and the principal that it then speaks for (SE-05, law 9)."""
+"""Checks the claims of an access token and makes its principal (SE-05, law 9)."""
 
 import math
 from collections.abc import Mapping
@@ -11,24 +11,24 @@ from fhir_bulk_middleware.instant import Instant, after
 __all__ = ["Expectations", "moment", "name_in"]
 
 _LONGEST_NAME = 255  # OpenID Connect Core, section 2, for `sub`
-_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in seconds; no honest claim is later
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in seconds
 _CLIENT_CLAIMS = ("client_id", "azp", "cid")
 _SCOPE_CLAIMS = ("scope", "scp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectations:
-    """What is expected of the claims of an access token.
+    """Requirements on the claims of an access token.
 
-    `exp`, `iss`, `aud` and `sub` are always required; `jti`, and a limit on how far `exp` lies ahead, are asked of client
-    assertions only, unless an operator requires them here too (law 9).
+    `exp`, `iss`, `aud` and `sub` are always required. `jti` and a maximum lifetime are required of client assertions only, unless
+    an operator requires them here too (law 9).
 
     Attributes:
-        issuer: what `iss` must be, character by character.
-        audiences: names of ours, one of which `aud` must have.
-        leeway: seconds by which the issuer's clock may differ from ours.
+        issuer: the required `iss`, compared exactly.
+        audiences: the accepted values of `aud`; one must be present.
+        leeway: seconds by which the issuer's clock may differ.
         required: further claims that must be present and not null.
-        longest_life: the most seconds that `exp` may lie after `iat`, which is then required; None for no limit.
+        longest_life: maximum seconds between `iat` and `exp`, which makes `iat` required; None for no limit.
     """
 
     issuer: str
@@ -38,10 +38,10 @@ class Expectations:
     longest_life: float | None = None
 
     def principal(self, claims: dict[str, Any], now: Instant) -> Principal:
-        """The principal of a token whose signature is good.
+        """Check the claims of a token with a valid signature and return its principal.
 
         Raises:
-            TokenRejected: a claim is missing, of the wrong type, or not what is expected.
+            TokenRejected: a claim is missing, of the wrong type, or not the required one.
         """
         expires_at = moment(claims, "exp")
         if expires_at is None:
@@ -79,10 +79,10 @@ class Expectations:
 
 
 def moment(claims: Mapping[str, Any], name: str) -> Instant | None:
-    """The instant in a claim (`exp`, `nbf`, `iat`), None if there is no such claim.
+    """The instant in a claim (`exp`, `nbf`, `iat`); None if the claim is missing.
 
     Raises:
-        TokenRejected: it is not a number, or none that a clock will ever show.
+        TokenRejected: it is not a number, or out of range.
     """
     if name not in claims:
         return None
@@ -95,13 +95,13 @@ def moment(claims: Mapping[str, Any], name: str) -> Instant | None:
 
 
 def name_in(claims: Mapping[str, Any], claim: str) -> str:
-    """The name in a claim (`sub`, `client_id`, `jti`).
+    """The text of a claim (`sub`, `client_id`, `jti`).
 
     Raises:
-        TokenRejected: there is none, or it is not printable text of a sane length.
+        TokenRejected: the claim is missing, or not printable text of at most the maximum length.
     """
     value = claims.get(claim)
-    # Printable also means: no half of a surrogate pair, which no store could keep.
+    # Printable text has no lone surrogates, which stores could not keep.
     if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_NAME or not value.isprintable():
         raise TokenRejected(f"its {claim} is missing, or not printable text of at most {_LONGEST_NAME} characters")
     return value
@@ -118,20 +118,20 @@ def _audiences(claims: dict[str, Any]) -> list[str]:
 def _check_unbound(claims: Mapping[str, Any]) -> None:
     """Refuse a token that is bound to a key (RFC 7800, `cnf`): by a TLS certificate (RFC 8705) or by DPoP (RFC 9449).
 
-    Its bearer must prove that it holds the key. That proof is not checked here, and without it a stolen token would be as good
-    as the client's own, which is what the issuer meant to prevent.
+    The bearer must prove possession of the key. That proof is not checked here, and without it a stolen token would be as good as
+    the client's own.
     """
     if "cnf" in claims:
         raise TokenRejected("it is bound to a key (cnf), and proofs of possession are not checked here; issue bearer tokens")
 
 
 def _client_id(claims: dict[str, Any]) -> str | None:
-    """Issuers disagree about the claim's name; the standard's (RFC 9068, section 2.2) goes first."""
+    """The client id. Issuers use different claims; the standard one (RFC 9068, section 2.2) is read first."""
     return next((name_in(claims, claim) for claim in _CLIENT_CLAIMS if claim in claims), None)
 
 
 def _scopes(claims: dict[str, Any]) -> tuple[str, ...]:
-    """Granted scopes. Issuers write a string with blanks or a list, under either name; without any the token permits nothing."""
+    """The granted scopes: a string with blanks or a list, in `scope` or `scp`. Without scopes the token permits nothing."""
     value: object = next((claims[claim] for claim in _SCOPE_CLAIMS if claim in claims), "")
     scopes = value.split(" ") if isinstance(value, str) else value
     if not isinstance(scopes, list) or not all(isinstance(scope, str) and (not scope or scope.isprintable()) for scope in scopes):

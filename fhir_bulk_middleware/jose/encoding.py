@@ -1,6 +1,6 @@
-"""The two encodings that JOSE is made of, read strictly: base64url and JSON objects.
+"""Strict decoding of base64url and JSON objects for JOSE.
 
-The lenient readings of the standard library let one token be written in many ways; here each value has one spelling.
+The standard library accepts several encodings of one token; here each value has exactly one.
 """
 
 import base64
@@ -13,16 +13,16 @@ from fhir_bulk_middleware.fhir.nesting import deeper_than
 __all__ = ["from_base64url", "json_object", "to_base64url"]
 
 _DEPTH = 32
-"""How deep headers, claims and key sets may be nested."""
+"""Maximum nesting of headers, claims and key sets."""
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 
 
 def from_base64url(text: str) -> bytes:
-    """The bytes that `text` encodes, without padding (RFC 7515, section 2).
+    """Decode base64url without padding (RFC 7515, section 2).
 
     Raises:
-        ValueError: a character of another alphabet, an impossible length, or stray bits at the end.
+        ValueError: a character outside the alphabet, an impossible length, or non-zero trailing bits.
     """
     if _ALPHABET.fullmatch(text) is None:
         raise ValueError("not base64url")
@@ -33,15 +33,15 @@ def from_base64url(text: str) -> bytes:
 
 
 def to_base64url(data: bytes) -> str:
-    """The one text that `from_base64url` reads as these bytes."""
+    """Encode as base64url without padding; the inverse of `from_base64url`."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: no UTF-8, no JSON, no object, nested too deep, a member twice in one object, or a number that JSON has not.
+        ValueError: not UTF-8, not a JSON object, nested too deep, a duplicate member, or a number outside JSON such as NaN.
     """
     text = data.decode("utf-8")
     if deeper_than(text, _DEPTH):

@@ -1,7 +1,7 @@
-"""Key sets: which public key may verify a token with this header.
+"""Key sets, and the selection of the public key for a token's header.
 
-python-jose tries the keys of a set one after the other, stumbles over types it does not know, and heeds neither `kid` nor `use`;
-so it is only ever given the one key that was chosen here, built from its public members alone.
+python-jose tries all keys of a set, fails on unknown key types, and ignores `kid` and `use`. So this module selects one key and
+builds it from its public members only.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ _RSA = ("RS256", "RS384", "RS512")
 _BY_CURVE = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 ALGORITHMS = (*_RSA, *_BY_CURVE.values())
-"""Signature algorithms that can be verified; all are asymmetric."""
+"""The supported signature algorithms; all are asymmetric."""
 
 _RSA_BITS = range(2048, 16384 + 1)
 _PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y")}
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
-class _Unusable(Exception):  # noqa: N818 - a key that we pass over is nothing wrong with the set
-    """A key of a set that cannot verify our tokens; the message says why."""
+class _Unusable(Exception):  # noqa: N818 - an unusable key is not an error of the set
+    """A key that cannot verify tokens; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class VerificationKey:
     """One public key.
 
     Attributes:
-        kid: its name in the set, if it has one.
-        public: its public members, by which two entries are the same key or not.
-        by_algorithm: the algorithms it may be used with, ready to verify.
+        kid: its `kid`, or None.
+        public: its public members, which identify the key.
+        by_algorithm: prepared verifiers by algorithm.
     """
 
     kid: str | None
@@ -49,10 +49,10 @@ class VerificationKey:
 
     @classmethod
     def parse(cls, entry: object) -> Self:
-        """The key that a JWK holds (RFC 7517, section 4).
+        """Parse a JWK (RFC 7517, section 4).
 
         Raises:
-            _Unusable: it is not for verifying signatures, too weak, of a type we do not know, or malformed.
+            _Unusable: the key is not for signatures, too weak, of an unsupported type, or malformed.
         """
         if not isinstance(entry, Mapping):
             raise _Unusable("not an object")
@@ -76,21 +76,21 @@ class VerificationKey:
         return cls(kid, tuple(public.items()), _built(public, algorithms), frozenset(algorithms))
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
-        """Whether this key made the signature with the algorithm, which must be one of its own."""
+        """Whether the signature is valid for this key and algorithm, which must be in `by_algorithm`."""
         try:
             return self.by_algorithm[algorithm].verify(signed, signature)
-        except Exception:  # noqa: BLE001 - hostile input below a lax library: whatever it stumbles over is no good signature
+        except Exception:  # noqa: BLE001 - hostile input to a lax library: any exception means an invalid signature
             return False
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys of an issuer at one time.
+    """An immutable set of an issuer's keys.
 
     Attributes:
-        keys: those that can verify tokens.
-        kids: every `kid` in the set, also of keys that were passed over.
-        passed_over: why the others cannot, for our log.
+        keys: the keys that can verify tokens.
+        kids: each `kid` in the set, including unusable keys.
+        passed_over: the reasons why other keys are unusable, for the log.
     """
 
     keys: tuple[VerificationKey, ...]
@@ -99,15 +99,15 @@ class KeySet:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
-        """Read a JWK Set (RFC 7517, section 5); keys that are of no use to us are passed over.
+        """Parse a JWK Set (RFC 7517, section 5), skipping unusable keys.
 
         Raises:
-            ValueError: it has no list of keys.
+            ValueError: the set has no list of keys.
         """
         entries = document.get("keys")
         if not isinstance(entries, list | tuple):
-            raise ValueError("a key set needs a list `keys`")  # noqa: TRY004 - the document is malformed, whatever the type
-        keys: dict[VerificationKey, None] = {}  # an entry that stands there twice is one key
+            raise ValueError("a key set needs a list `keys`")  # noqa: TRY004 - the document is malformed
+        keys: dict[VerificationKey, None] = {}  # a duplicate entry is one key
         kids: set[str] = set()
         passed_over: list[str] = []
         for number, entry in enumerate(entries):
@@ -121,20 +121,20 @@ class KeySet:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read a JWK Set in its JSON form.
+        """Parse a JWK Set from JSON text.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: the text is not a JWK Set.
         """
         return cls.parse(json_object(data))
 
     def choose(self, algorithm: str, kid: str | None) -> VerificationKey:
-        """The one key that may verify a token with this `alg` and `kid`.
+        """The only key for a token with this `alg` and `kid`.
 
-        Without `kid` that is the only key which fits the algorithm, if there is just one.
+        Without a `kid` exactly one key must support the algorithm.
 
         Raises:
-            TokenRejected: no key fits, or several do.
+            TokenRejected: no key or several keys match.
         """
         fitting = [key for key in self.keys if algorithm in key.algorithms and kid in (None, key.kid)]
         if len(fitting) == 1:

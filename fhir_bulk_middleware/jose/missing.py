@@ -1,4 +1,4 @@
-"""Key ids that were looked for and are not to be had, so that nobody looks for them again and again."""
+"""Cache of unknown key ids, which limits fetches of a key set."""
 
 from dataclasses import dataclass, field
 
@@ -9,11 +9,11 @@ __all__ = ["MissingKids"]
 
 @dataclass(slots=True)
 class MissingKids:
-    """Which `kid`s a key set lacked when it was fetched for their sake.
+    """The `kid`s that a key set did not have when it was fetched for them.
 
     Attributes:
-        lifetime: seconds for which a search counts; then the key may have been published.
-        size: entries at most; the oldest goes first, for anybody can make up `kid`s.
+        lifetime: seconds for which an entry is valid; after that the key may have been published.
+        size: maximum number of entries; the oldest is dropped, because clients can send any `kid`.
     """
 
     lifetime: float = 60
@@ -24,13 +24,13 @@ class MissingKids:
         return len(self._searched)
 
     def has(self, kid: str, now: Instant) -> bool:
-        """Whether it was looked for in vain less than a lifetime ago."""
+        """Whether a fetch within the lifetime did not find the `kid`."""
         searched = self._searched.get(kid)
         return searched is not None and 0 <= seconds_between(searched, now) < self.lifetime
 
     def add(self, kid: str, now: Instant) -> None:
-        """Remember that it was looked for in vain just now."""
-        self._searched.pop(kid, None)  # so that it moves to the young end
+        """Record that a fetch has just not found the `kid`."""
+        self._searched.pop(kid, None)  # so that it moves to the end
         self._searched[kid] = now
         if len(self._searched) > self.size:
             del self._searched[next(iter(self._searched))]

@@ -1,4 +1,4 @@
-"""A key set at a URL: fetched when it is needed, and no more often than that, whoever asks."""
+"""A key set at a URL, with caching and a limited rate of fetches."""
 
 import logging
 import math
@@ -21,23 +21,25 @@ _logger = logging.getLogger(__name__)
 class UrlKeys:
     """A key set at a URL (`jwks_uri`).
 
-    At any time at most one fetch is under way in this process, and all who wait for it share what it brings, a failure too.
-    A fetch is made for the first token, when the set is older than `lifetime`, and for a `kid` that the set lacks. Since anybody
-    can make up such a `kid`, there is at most one fetch of the last sort per `interval`, and one a minute for the same `kid`.
-    While a fetch fails the last good set counts on, but not for ever: an attacker who keeps us from the URL would keep a revoked
-    key alive.
+    A process has at most one fetch in progress; all waiting callers share its result or failure.
+
+    A fetch happens for the first token, when the set is older than `lifetime`, and for a `kid` that the set lacks. Clients can
+    send any `kid`, so there is at most one fetch for unknown ones per `interval`, and one a minute for the same `kid`.
+
+    While fetches fail the last good set stays valid for `keep` seconds. The limit prevents an attacker who blocks the URL from
+    keeping a revoked key valid.
 
     Args:
-        url: where; https, or http on a loopback address.
+        url: https, or http on a loopback address.
         lifetime: seconds after which the set is fetched again.
-        keep: seconds for which a set counts if no newer one can be had.
-        interval: seconds between two fetches for unknown `kid`s, and after one that failed.
-        timeout: seconds that a fetch may take as a whole.
-        allow_http: whether http is allowed to other hosts; then whoever sits on the way can sign tokens.
-        clock: what time it is.
+        keep: seconds for which a set stays valid while fetches fail.
+        interval: minimum seconds between two fetches for unknown `kid`s, and after a failed fetch.
+        timeout: seconds for a whole fetch.
+        allow_http: whether http is allowed for other hosts; anyone on the network path can then forge tokens.
+        clock: returns the current time.
 
     Raises:
-        ValueError: the URL is not one that keys can be trusted from.
+        ValueError: the URL is not trustworthy.
         ImportError: httpx2 is not installed; the extra `smart` brings it.
     """
 
@@ -68,32 +70,32 @@ class UrlKeys:
         self._missing = MissingKids()
 
     async def keys(self) -> KeySet:
-        """The keys, fetched at most a lifetime ago, or as lately as they could be had."""
+        """The keys, at most `lifetime` old; at most `keep` while fetches fail."""
         settled = self._within(self._lifetime, self._fetched_at) or self._within(self._interval, self._failed_at)
-        # Whoever finds the set too old fetches it; meanwhile the others go on with it.
+        # The first caller that finds the set expired fetches it; meanwhile other callers use the old one.
         if not settled and not (self._lock.locked() and self._good()):
             await self._fetch()
         return self._current()
 
     async def keys_with(self, kid: str) -> KeySet:
-        """The keys, fetched anew unless that would be too soon, or was in vain for this `kid` before."""
+        """The keys after a new fetch, unless one was made too recently or did not find this `kid`."""
         if self._lock.locked():
             await self._fetch()
         elif not self._in_vain(kid):
             self._searched_at = self._clock()
             await self._fetch()
-            # Only a kid that was really looked for goes here: any other may have been published just now.
+            # Only after a fetch for this kid; any other may have been published meanwhile.
             if self._failed_at is None and kid not in self._current().kids:
                 self._missing.add(kid, self._clock())
         return self._current()
 
     async def _fetch(self) -> None:
-        """Fetch, or wait for the fetch that is under way."""
+        """Fetch, or wait for the fetch in progress."""
         seen = self._attempts
         async with self._lock:
             if self._attempts != seen:
                 return
-            # Others wait for this one: a client that goes away must not take it along. The deadline ends it.
+            # Shielded from cancellation, because other callers wait for this fetch. The deadline ends it.
             with anyio.CancelScope(shield=True):
                 await self._attempt()
             self._attempts += 1
@@ -113,8 +115,8 @@ class UrlKeys:
             self._keys = keys
 
     async def _download(self) -> bytes:
-        # Redirects are not followed: the URL that the operator trusts is the one that answers. No compression: its size would be
-        # known only after unpacking. A client of its own for each fetch: they are rare, and it belongs to no event loop.
+        # No redirects, since the operator trusts this URL only. No compression: the size is known only after unpacking.
+        # A new HTTP client for each fetch: fetches are rare, and a client is bound to an event loop.
         data = bytearray()
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         async with (
@@ -145,7 +147,7 @@ class UrlKeys:
         return self._keys
 
     def _within(self, seconds: float, instant: Instant | None) -> bool:
-        """Whether less than `seconds` have passed since the instant; not so if the clock was set back before it."""
+        """Whether less than `seconds` have passed since the instant; False if the clock was set back before it."""
         return instant is not None and 0 <= seconds_between(instant, self._clock()) < seconds
 
 

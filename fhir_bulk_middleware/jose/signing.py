@@ -1,4 +1,4 @@
-"""A private key that signs tokens, and the public half of it that others verify them with."""
+"""A private key for signing tokens, and its public key set."""
 
 import contextlib
 import hashlib
@@ -27,20 +27,20 @@ _THUMBPRINT = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 
 
 class SigningKey:
-    """One private key for one algorithm.
+    """A private key for one algorithm.
 
     Args:
         algorithm: `ES256`, `ES384`, `ES512`, `RS256`, `RS384` or `RS512`.
-        kid: the key's name; by default its thumbprint (RFC 7638).
-        private_jwk: a key of the algorithm's type, private members included; by default a new one is made.
+        kid: the key id; by default the key's thumbprint (RFC 7638).
+        private_jwk: a private JWK of the algorithm's type; by default a new key is generated.
 
     Attributes:
-        algorithm: what it signs with.
-        kid: the key's name.
+        algorithm: the signature algorithm.
+            kid: the key id.
 
     Raises:
-        ValueError: a new key is to be made, and the algorithm is none of those.
-        JOSEError: the key is none of the algorithm's type.
+        ValueError: the algorithm of a new key is not supported.
+            JOSEError: the key is not of the algorithm's type.
     """
 
     def __init__(self, algorithm: str = "ES384", *, kid: str | None = None, private_jwk: Mapping[str, str] | None = None) -> None:
@@ -52,26 +52,26 @@ class SigningKey:
 
     @property
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The key set to verify with; public members only."""
+        """The JWK Set with the public key."""
         return {"keys": [{name: self._private[name] for name in _PUBLIC if name in self._private}]}
 
     def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
-        """A token with just these claims.
+        """Sign a token with exactly these claims.
 
         Args:
-            claims: all that it says.
-            header: members of its header beside, or instead of, `alg` and `kid`; whatever it says, this key signs.
+            claims: the claims.
+            header: header members added to, or replacing, `alg` and `kid`; they do not change the signing key.
         """
         return jws.sign(claims, self._signer, {"kid": self.kid} | dict(header), self.algorithm)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the private key to a file (a JWK) that only its owner can read, whole or not at all.
+        """Write the private key as a JWK, atomically, to a file with mode 0600.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         target = Path(path)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with mode 0600
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # creates files with mode 0600
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._text())
@@ -85,13 +85,13 @@ class SigningKey:
 
     @classmethod
     def kept_in(cls, path: str | os.PathLike[str], algorithm: str = "ES384") -> Self:
-        """The key in a file; a new one is made, and saved there, if there is no such file.
+        """Load the key from a file; if it does not exist, generate a key and save it there.
 
-        Of several processes that call this at the same time one makes the key, and all return that one.
+        Concurrent calls in several processes all return the same key.
 
         Args:
             path: the file.
-            algorithm: what a new key signs with; a key that is there keeps its own.
+            algorithm: for a new key; an existing key keeps its own.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -108,12 +108,12 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The key that was saved in a file.
+        """Load a key that `save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            UntrustedFileError: it belongs to another user, or others may read or write it; the message says how to mend that.
-            ValueError: it holds no private key of ours.
+            UntrustedFileError: it belongs to another user, or other users can read or write it; the message says how to fix that.
+                ValueError: the file has no private key in our format.
         """
         try:
             private = json.loads(read_private(path))

@@ -1,4 +1,4 @@
-"""Where key sets come from: given once, or a file that may change. For a URL see `remote`."""
+"""Sources of key sets: a constant, or a file that may change. For a URL see `remote`."""
 
 import logging
 import os
@@ -17,29 +17,29 @@ from fhir_bulk_middleware.trusted_files import check_not_written_by_others
 __all__ = ["LARGEST", "FileKeys", "FixedKeys", "KeySource", "unavailable"]
 
 LARGEST = 256 * 1024
-"""How large a key set may be, in bytes."""
+"""Maximum size of a key set in bytes."""
 
-_SETTLED = 2_000_000_000  # nanoseconds; the coarsest file systems tell times apart by two seconds
+_SETTLED = 2_000_000_000  # nanoseconds; the coarsest file systems have a resolution of two seconds
 
 _logger = logging.getLogger(__name__)
 
 
 class KeySource(Protocol):
-    """Where a verifier gets the issuer's keys.
+    """Protocol of a source of an issuer's keys.
 
-    While nothing has changed both methods return the same object: verified tokens are remembered as long as it is that.
+    While the keys are unchanged both methods must return the same object, since verified tokens are cached by its identity.
     """
 
     async def keys(self) -> KeySet:
-        """The keys that count now; cheap, since it is asked for every token.
+        """The current keys; called for each token, so it must be cheap.
 
         Raises:
-            Refused: `BUSY`, if there is no key set to be had: that is our fault, or the issuer's, and not the token's.
+            Refused: `BUSY`, if no key set is available, which is not the token's fault.
         """
         ...
 
     async def keys_with(self, kid: str) -> KeySet:
-        """The keys after looking whether `kid` is among them by now; called when `keys` lacks it, and so by anybody at will.
+        """The keys after a search for `kid`; called when `keys` does not have it, which any client can cause.
 
         Raises:
             Refused: as `keys`.
@@ -48,18 +48,18 @@ class KeySource(Protocol):
 
 
 def unavailable(retry_after: int) -> Refused:
-    """The refusal while there is no key set. A 401 would make clients throw good tokens away, and hide that we are at fault."""
+    """The refusal while no key set is available. A 401 would make clients discard valid tokens."""
     return Refused(Reason.BUSY, "The keys that tokens are checked with are not available just now.", retry_after=retry_after)
 
 
 class FixedKeys:
-    """A key set that never changes.
+    """A constant key set.
 
     Args:
         document: a JWK Set as a mapping.
 
     Raises:
-        ValueError: it is none, or no key in it can verify a token.
+        ValueError: it is not a JWK Set, or has no usable key.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
@@ -71,13 +71,13 @@ class FixedKeys:
         """The keys."""
         return self._keys
 
-    async def keys_with(self, kid: str) -> KeySet:  # noqa: ARG002 - a fixed set has what it has
+    async def keys_with(self, kid: str) -> KeySet:  # noqa: ARG002 - a constant set cannot get a new key
         """The same keys."""
         return self._keys
 
 
 class _Version(NamedTuple):
-    """By what a file's contents are told apart without reading them."""
+    """Metadata that changes with a file's contents."""
 
     changed: int
     size: int
@@ -85,15 +85,15 @@ class _Version(NamedTuple):
 
 
 class FileKeys:
-    """A key set in a file, read again when the file has changed.
+    """A key set in a file, which is read again when it changes.
 
-    A file that cannot be read, holds no key set, or may be written by other users of the machine, leaves the last good set in
-    force. To revoke all keys write `{"keys": []}`.
+    If the file cannot be read, has no key set, or other users of the machine can write it, the last good set stays valid. To
+    revoke all keys write `{"keys": []}`.
 
     Args:
         path: the file, a JWK Set.
-        interval: seconds between two looks at the file; an unknown `kid` is a reason to look at once.
-        clock: what time it is.
+        interval: seconds between two checks of the file; an unknown `kid` triggers a check at once.
+            clock: returns the current time.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, interval: float = 1, clock: Clock = system_clock) -> None:
@@ -106,14 +106,14 @@ class FileKeys:
         self._complaint: str | None = None
 
     async def keys(self) -> KeySet:
-        """The keys, as they stood in the file at most an interval ago."""
+        """The keys of the file, checked at most `interval` seconds ago."""
         now = self._clock()
         if self._keys is None or self._looked_at is None or not 0 <= seconds_between(self._looked_at, now) < self._interval:
             return await self._look(now)
         return self._keys
 
-    async def keys_with(self, kid: str) -> KeySet:  # noqa: ARG002 - what the file has is read as a whole
-        """The keys as they stand in the file."""
+    async def keys_with(self, kid: str) -> KeySet:  # noqa: ARG002 - the file is read as a whole
+        """The keys of the file, checked now."""
         return await self._look(self._clock())
 
     async def _look(self, now: Instant) -> KeySet:
@@ -139,7 +139,7 @@ class FileKeys:
 
 
 def _read_if_changed(path: Path, known: _Version | None) -> tuple[_Version | None, bytes | None]:
-    """The file's version and contents, no contents if it is the known version still."""
+    """The file's version and contents; None as contents if the version is the known one."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         check_not_written_by_others(path, status)
@@ -147,6 +147,6 @@ def _read_if_changed(path: Path, known: _Version | None) -> tuple[_Version | Non
         if version == known:
             return version, None
         data = file.read(LARGEST + 1)
-    # A file system's clock is coarse: what was written just now may be written again and look the same, so it is read again.
+    # File times are coarse: a second write may not change them, so a recently written file is read again.
     settled = time.time_ns() - version.changed > _SETTLED
     return version if settled else None, data

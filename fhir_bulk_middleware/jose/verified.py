@@ -1,4 +1,4 @@
-"""Tokens that were verified a moment ago, so that a polling client does not pay for its signature each time."""
+"""Cache of verified tokens, which saves a polling client the signature check."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,21 +12,20 @@ __all__ = ["VerifiedTokens", "digest"]
 
 
 def digest(token: str) -> bytes:
-    """By what a token is remembered: nobody can get the token back from it."""
+    """The cache key of a token, from which the token cannot be recovered."""
     return hashlib.sha256(token.encode()).digest()
 
 
 @dataclass(slots=True)
 class VerifiedTokens:
-    """Principals by the digest of their token. Rejected tokens are not remembered.
+    """Principals by the digest of their token. Rejected tokens are not cached.
 
-    All entries were verified with one key set: an entry for another set empties the cache first, a question for another finds
-    nothing.
+    All entries belong to one key set: an entry for another set clears the cache, and a lookup for another finds nothing.
 
     Attributes:
-        lifetime: seconds for which an entry is good, and never past the token's `exp`, leeway or not.
-        size: entries at most; the oldest go first.
-        size_bytes: of their claims, as text; the oldest go first. A token with more is not remembered.
+        lifetime: seconds for which an entry is valid, at most until the token's `exp` without leeway.
+            size: maximum number of entries; the oldest are dropped.
+            size_bytes: maximum size of all claims as text; the oldest are dropped. A token with larger claims is not cached.
     """
 
     lifetime: float = 60
@@ -40,7 +39,7 @@ class VerifiedTokens:
         return token_digest in self._entries
 
     def find(self, token_digest: bytes, keys: KeySet, now: Instant) -> Principal | None:
-        """The principal of a token that was verified with these very keys less than a lifetime ago."""
+        """The principal of a token that was verified with this key set object within the lifetime."""
         entry = self._entries.get(token_digest)
         if entry is None or self._keys is not keys:
             return None
@@ -48,12 +47,12 @@ class VerifiedTokens:
         return principal if begin <= now < end else None
 
     def add(self, token_digest: bytes, principal: Principal, keys: KeySet, now: Instant) -> None:
-        """Remember a token that was verified with these keys at `now`."""
+        """Cache a token that was verified with these keys at `now`."""
         if self._keys is not keys:
             self._keys = keys
             self._entries.clear()
             self._bytes = 0
-        self._forget(token_digest)  # so that it moves to the young end
+        self._forget(token_digest)  # so that it moves to the end
         size = len(repr(principal.claims))
         if size > self.size_bytes:
             return

@@ -1,4 +1,4 @@
-"""Access tokens in, principals out."""
+"""The verifier of JWT access tokens."""
 
 import math
 import os
@@ -20,28 +20,27 @@ _LONGEST_LEEWAY = 300
 
 
 class JoseTokenVerifier:
-    """Verifies JWT access tokens with the public keys of their issuer; a `TokenVerifier`.
+    """A `TokenVerifier` for JWT access tokens, with the public keys of their issuer.
 
-    A token is good if exactly one key of the set fits its header and made its signature, and if its claims are those that
-    `Expectations` asks for. A good token is remembered for up to a minute, as long as the key set stays what it is; its principal
-    is then shared, so nobody may change the `claims`.
+    A token is valid if exactly one key of the set matches its header and verifies its signature, and if its claims meet
+    `Expectations`. Valid tokens are cached for up to a minute while the key set is unchanged; their principal is shared, so
+    `claims` must not be changed.
 
-    Tokens that are bound to a key (`cnf`: RFC 8705, RFC 9449) are refused: whether the client holds that key is not checked here.
+    Tokens that are bound to a key (`cnf`: RFC 8705, RFC 9449) are refused, because possession of the key is not checked.
 
     Args:
-        jwks: the issuer's keys: a JWK Set as a mapping, the path of a file, an https URL, or a source of one's own.
-        issuer: what `iss` must be.
-        audience: what `aud` must name, or several names of which one suffices.
-        algorithms: what tokens may be signed with; a part of the default.
-        leeway: seconds by which the issuer's clock may differ from ours, at most 300.
-        require_at_jwt: whether a token must say in its header that it is an access token (`typ: at+jwt`, RFC 9068); by default
-            `JWT`, or no `typ`, will do too.
-        required_claims: claims that a token must have beside `exp`, `iss`, `aud` and `sub`, such as `client_id`, `iat`, `jti`.
-        longest_life: the most seconds that a token may live (`exp - iat`; then `iat` is required); None for no limit.
-        clock: what time it is.
+        jwks: the issuer's keys: a JWK Set as a mapping, the path of a file, an https URL, or a `KeySource`.
+        issuer: the required `iss`.
+            audience: the accepted `aud`, one or several.
+            algorithms: the accepted signature algorithms, a subset of the default.
+            leeway: seconds by which the issuer's clock may differ, at most 300.
+            require_at_jwt: whether the header must have `typ: at+jwt` (RFC 9068); by default `JWT` or no `typ` is accepted too.
+            required_claims: required claims besides `exp`, `iss`, `aud` and `sub`, such as `client_id`, `iat`, `jti`.
+            longest_life: maximum lifetime in seconds (`exp - iat`, which makes `iat` required); None for no limit.
+            clock: returns the current time.
 
     Raises:
-        ValueError: a setting would let in what must stay out, or nothing at all.
+        ValueError: a setting is insecure, or would reject all tokens.
         ImportError: `jwks` is a URL, and the extra `smart` is not installed.
     """
 
@@ -68,7 +67,7 @@ class JoseTokenVerifier:
         required = frozenset((required_claims,) if isinstance(required_claims, str) else required_claims)
         self._algorithms = _asymmetric(algorithms)
         self.audiences = audiences
-        """What `aud` may name."""
+        """The accepted values of `aud`."""
         self._expected = Expectations(
             issuer=issuer, audiences=audiences, leeway=leeway, required=required, longest_life=longest_life
         )
@@ -78,11 +77,11 @@ class JoseTokenVerifier:
         self._verified = VerifiedTokens()
 
     async def verify(self, token: str) -> Principal:
-        """Who the token speaks for.
+        """Verify a token and return its principal.
 
         Raises:
-            TokenRejected: it is not good. The message says why, for our log, and quotes nothing of the token.
-            Refused: `BUSY`, if there is no key set to check it with.
+            TokenRejected: the token is invalid. The message gives the reason for the log and quotes nothing of the token.
+            Refused: `BUSY`, if no key set is available.
         """
         if len(token) > LONGEST or not token.isascii():
             raise TokenRejected("longer than a token may be, or not ASCII")
@@ -116,11 +115,11 @@ def _asymmetric(algorithms: Collection[str]) -> frozenset[str]:
 
 
 def key_source(jwks: "KeySource | Mapping[str, Any] | str | os.PathLike[str]", clock: Clock) -> KeySource:
-    """Where the keys come from: a JWK Set as a mapping, the path of a file, an https URL, or a source already.
+    """Make a key source from a JWK Set as a mapping, the path of a file, an https URL, or a `KeySource`.
 
     Raises:
-        ValueError: it is a set without a usable key, or a URL that keys cannot be trusted from.
-        ImportError: it is a URL, and the extra `smart` is not installed.
+        ValueError: the set has no usable key, or the URL is not trustworthy.
+        ImportError: the extra `smart` is needed for a URL and not installed.
     """
     if isinstance(jwks, Mapping):
         return FixedKeys(jwks)

@@ -1,1 +1,1 @@
-"""Observers that we ship: structured logs, Prometheus metrics, FHIR AuditEvents, and a hash-chained audit file."""
+"""The shipped observers: structured logs, Prometheus metrics, FHIR AuditEvents, and a hash-chained audit file."""

@@ -1,4 +1,4 @@
-"""What an audit file is made of: signed lines, the head that names the last of them, and the key that signs both (law 37)."""
+"""Elements of an audit file: signed lines, the head with the hash of the last line, and the key that signs both (law 37)."""
 
 import hashlib
 import hmac
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FIRST = "0" * 64
-"""What the first line of a chain names as the hash of the line before."""
+"""The previous hash in the first line of a chain."""
 
 _MAC = re.compile(rb',"mac":"([0-9a-f]{64})"\}\Z')
 _SHORTEST_SECRET = 32
@@ -37,15 +37,15 @@ _ENVIRONMENT = "env:"
 
 
 def hash_of(line: bytes) -> str:
-    """The hash by which the next line names this one; the newline does not belong to it."""
+    """The hash of a line without its newline, which the next line contains."""
     return hashlib.sha256(line).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A secret that signs lines and heads, and turns identifiers into digests.
+    """A secret for signing lines and heads and for digests of identifiers.
 
-    Each use has its own prefix, so that a signature made for one use is worth nothing for another.
+    Each use has its own prefix, so that a signature for one use is invalid for another.
 
     Attributes:
         secret: 32 bytes or more.
@@ -59,7 +59,7 @@ class Key:
         return text[:-1] + b',"mac":"' + self._mac(use, text).encode() + b'"}'
 
     def opened(self, use: str, text: bytes) -> dict[str, JsonValue] | None:
-        """What `signed` was given; None if this key did not sign this text for this use."""
+        """The object that was passed to `signed`; None if the signature is invalid for this key and use."""
         found = _MAC.search(text)
         if found is None:
             return None
@@ -70,7 +70,7 @@ class Key:
         return content if isinstance(content, dict) else None
 
     def digest(self, text: str) -> str:
-        """Stands for an identifier in a record: 128 bits that nobody without the key can compute from a guess."""
+        """A digest of an identifier: 128 bits. Without the key a guessed identifier cannot be checked against it."""
         return self._mac("digest", text.encode(errors="surrogatepass"))[:32]
 
     def _mac(self, use: str, text: bytes) -> str:
@@ -78,20 +78,20 @@ class Key:
 
 
 def key_beside(path: Path) -> Path:
-    """Where the key of an audit file lies that was given none."""
+    """The path of the key of an audit file without an explicit `key`."""
     return path.with_name(f"{path.name}.key")
 
 
 def rotated(path: Path, number: int) -> Path:
-    """The name of a file of the chain that is full."""
+    """The path of a rotated file."""
     return path.with_name(f"{path.name}.{number:06d}")
 
 
 def read_key(where: str) -> Key:
-    """The key in a file, or in an environment variable (`env:NAME`).
+    """Read the key from a file or an environment variable (`env:NAME`).
 
     Raises:
-        OSError: there is none, others may read the file, or the secret is too short; the message says what to do.
+        OSError: it is missing, other users can read the file, or the secret is too short; the message says what to do.
     """
     if where.startswith(_ENVIRONMENT):
         name = where.removeprefix(_ENVIRONMENT)
@@ -106,12 +106,12 @@ def read_key(where: str) -> Key:
 
 
 def new_key() -> Key:
-    """A key of 256 random bits."""
+    """Generate a key of 256 random bits."""
     return Key(secrets.token_hex(32).encode())
 
 
 def keep_key(key: Key, path: Path) -> None:
-    """Write a key to a new file, durable when this returns; it appears under its name as a whole."""
+    """Write a key to a new file, atomically and durably."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     _write_new(beside, key.secret, durable=True)
     beside.replace(path)
@@ -120,13 +120,13 @@ def keep_key(key: Key, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of a chain, kept beside it: whatever is cut off behind it is missed.
+    """The signed end of a chain, in a file of its own, which reveals truncation.
 
     Attributes:
-        file: number of the file that the last line is in, from 1.
-        size: bytes of that file up to the end of the last line.
+        file: number of the file with the last line, from 1.
+        size: size of that file in bytes up to the end of the last line.
         hash: the hash of the last line.
-        day: the date (UTC) on which that file was begun.
+        day: the date (UTC) of the first line of that file.
     """
 
     file: int
@@ -136,15 +136,15 @@ class Head:
 
     @staticmethod
     def place(path: Path) -> Path:
-        """Where the head of an audit file lies."""
+        """The path of the head of an audit file."""
         return path.with_name(f"{path.name}.head")
 
     @classmethod
     def read(cls, path: Path, key: Key) -> "Head | None":
-        """The head of an audit file, None if there is none.
+        """Read the head of an audit file; None if it does not exist.
 
         Raises:
-            ValueError: there is something else in its place, or the key did not sign it.
+            ValueError: the file is not a head, or the key did not sign it.
         """
         text = cls._text(path)
         if text is None:
@@ -156,7 +156,7 @@ class Head:
 
     @classmethod
     def empty(cls, path: Path) -> bool:
-        """Whether there is no head, or one that names no line, whoever signed it."""
+        """Whether the head is missing or names no line; its signature is not checked."""
         text = cls._text(path)
         if text is None:
             return True
@@ -166,10 +166,10 @@ class Head:
             return False
 
     def write(self, path: Path, key: Key, *, durable: bool) -> None:
-        """Replace the head as a whole. The lines that it names are on the disk by then, so it never promises a missing one.
+        """Replace the head atomically. Call it after the lines are durable, so that a head never names a missing line.
 
         Raises:
-            OSError: it could not be written; the old one is in place still.
+            OSError: it could not be written; the old head remains.
         """
         place = self.place(path)
         beside = place.with_name(f".{place.name}.{os.getpid()}")
@@ -189,7 +189,7 @@ class Head:
 
 
 def nothing_there(path: Path) -> bool:
-    """Whether no line of an audit file was ever written, as far as its folder tells; its key aside."""
+    """Whether the folder has no file of this audit, except its key."""
     try:
         return not path.stat().st_size and not rotated(path, 1).exists() and Head.empty(path)
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def nothing_there(path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in a folder survive a power cut once this has returned."""
+    """Make the names in a folder durable (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -214,7 +214,7 @@ def _private(path: Path) -> bytes:
 
 
 def _write_new(path: Path, text: bytes, *, durable: bool) -> None:
-    """A file of ours alone with this text."""
+    """Write a new file with mode 0600."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Whether an audit file, with all that were rotated away before it, is as it was written."""
+"""Verification of an audit file and its rotated files."""
 
 import os
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ __all__ = ["Broken", "Verified", "anchor", "audit_key", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A chain that holds.
+    """A valid chain.
 
     Attributes:
-        lines: how many, in all its files.
+        lines: number of lines in all files.
         head: the hash of the last line.
-        unfinished: bytes behind it that a crash left of a line nobody was told of; the next event removes them.
-        files: how many files there are.
+        unfinished: bytes of an incomplete line after a crash, which was never acknowledged; the next event removes them.
+        files: number of files.
     """
 
     lines: int
@@ -30,12 +30,12 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A chain that does not hold.
+    """A broken chain.
 
     Attributes:
-        line: the first line that does not fit, from 1.
+        line: number of the first wrong line, from 1.
         why: what is wrong with it.
-        file: the name of the file that it is in, or should be in.
+        file: the name of its file.
     """
 
     line: int
@@ -44,19 +44,19 @@ class Broken:
 
 
 def audit_key(path: Path, where: str | None) -> Key:
-    """The key of an audit file.
+    """Read the key of an audit file.
 
     Raises:
-        OSError: it is not where it should be, cannot be read, or is none.
+        OSError: it is missing, cannot be read, or is not a key.
     """
     return read_key(where or str(key_beside(path)))
 
 
 def anchor(path: Path, where: str | None) -> str:
-    """The hash of the last line that the head names: what to keep elsewhere, for `verify` to ask for.
+    """The hash in the head, to be stored on another system and passed to `verify` later.
 
     Raises:
-        ValueError: there is no head, or the key did not sign it.
+        ValueError: the head is missing, or the key did not sign it.
         OSError: as `audit_key`.
     """
     head = Head.read(path, audit_key(path, where))
@@ -66,18 +66,18 @@ def anchor(path: Path, where: str | None) -> str:
 
 
 def verify(path: Path, *expected: str, key: str | None = None, after: str | None = None) -> Verified | Broken:
-    """Follow the chain from its first line to the one that the head names.
+    """Check the chain from its first line to the line in the head.
 
-    The files may be written to meanwhile: what comes after the end that was found at first is not looked at.
+    Servers may append meanwhile; lines after the end at the start of the check are ignored.
 
     Args:
-        path: the file that is written to; the full ones are found beside it.
-        *expected: hashes that were printed earlier; for each there must be a line that has it.
-        key: where the key lies, None for beside the file.
-        after: the hash of the last line of full files that were moved away; None if all must be there.
+        path: the current file; rotated files are in the same folder.
+        *expected: hashes from `anchor`; a line with each of them must exist.
+        key: the path of the key or `env:NAME`; None for the default path.
+        after: the hash of the last line of the rotated files that were moved away; None if no file was.
 
     Raises:
-        OSError: a file cannot be read; FileNotFoundError if there is nothing of an audit at all.
+        OSError: a file cannot be read; FileNotFoundError if there is no audit.
     """
     if key is None and not key_beside(path).exists() and not nothing_there(path):
         return Broken(1, "the key is missing", key_beside(path).name)
@@ -89,14 +89,14 @@ def verify(path: Path, *expected: str, key: str | None = None, after: str | None
     if head is None:
         return Broken(1, "the head is missing", Head.place(path).name)
     with ExitStack() as stack:
-        # The file that is written to is opened first: if it is rotated before the others are counted it is looked at twice.
+        # The current file is opened first. If it is rotated before the others are listed, it appears twice and is checked twice.
         active = _File.opened(path, path, stack)
         return _Chain(path, secret, head, set(expected), after).followed(active, stack)
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file of the chain, as long as it was when it was opened."""
+    """One file of the chain, up to its size when it was opened."""
 
     path: Path
     descriptor: int
@@ -115,7 +115,7 @@ class _File:
         return os.path.samestat(os.fstat(self.descriptor), os.fstat(other.descriptor))
 
     def lines(self) -> Iterator[bytes]:
-        """Its lines with their newlines, the last perhaps without."""
+        """Its lines with newlines; the last may have none."""
         with os.fdopen(os.dup(self.descriptor), "rb") as file:
             left = self.size
             file.seek(0)
@@ -125,7 +125,7 @@ class _File:
 
 
 class _Chain:
-    """The way along the files."""
+    """The state of the check across files."""
 
     def __init__(self, path: Path, key: Key, head: Head, wanted: set[str], after: str | None) -> None:
         self._path = path
@@ -155,7 +155,7 @@ class _Chain:
         return Verified(self._lines, self._previous, self._unfinished, len(files))
 
     def _files(self, active: "_File | None", stack: ExitStack) -> "list[tuple[int, _File]] | Broken":
-        """All files with their numbers, in order."""
+        """All files with their numbers, in the order of the chain."""
         prefix = f"{self._path.name}."
         names = {path.name.removeprefix(prefix) for path in self._path.parent.glob(f"{prefix}[0-9]*")}
         numbers = sorted(int(name) for name in names if name.isdecimal() and rotated(self._path, int(name)).name == prefix + name)
@@ -166,7 +166,7 @@ class _Chain:
             file = _File.opened(place, place, stack)
             if file is None:
                 return Broken(1, "the file is missing", place.name)
-            if active is not None and file.same(active):  # rotated since, or a crash left the file both names
+            if active is not None and file.same(active):  # rotated meanwhile, or a crash left the file under both names
                 active = None
             found.append((number, file))
         if active is not None:

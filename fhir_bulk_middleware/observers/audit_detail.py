@@ -1,4 +1,4 @@
-"""How events name patients and criteria: as digests under a key, or in clear (law 37)."""
+"""Patients and criteria in events: keyed digests, or clear text (law 37)."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,14 +12,14 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 
 class AuditDetail:
-    """Turns what identifies patients into what may stand in an event.
+    """Replaces identifiers of patients for events.
 
-    A digest is the first half of an HMAC-SHA256 under a secret key. Without the key nobody can find a patient by hashing all ids
-    that there are; with it an auditor computes the digest of the patient in question, and looks for that.
+    A digest is the first half of an HMAC-SHA256 with a secret key. Without the key nobody can find a patient by hashing all
+    possible ids; with the key an auditor computes the digest of a patient and searches for it.
 
     Args:
-        key: where the key comes from; None for one of this process alone.
-        clear: whether nothing is digested.
+        key: returns the key; None for a random key of this process.
+        clear: whether identifiers stay in clear text.
     """
 
     def __init__(self, key: Callable[[], Awaitable[Key]] | None = None, *, clear: bool = False) -> None:
@@ -36,7 +36,7 @@ class AuditDetail:
         return tuple(sorted(key.digest(reference) for reference in known))
 
     async def criteria(self, criteria: Iterable[Criteria]) -> tuple[str, ...]:
-        """Queries, one text each: `Observation?code=...&status=...`; the names of parameters are clear always."""
+        """Queries as text, `Observation?code=...&status=...`; parameter names are always in clear text."""
         found = [(each.type, each.parameters) for each in criteria]
         if not self._clear and found:
             key = await self._made()
@@ -49,7 +49,7 @@ class AuditDetail:
         try:
             self._key = new_key() if self._source is None else await self._source()
         except OSError:
-            # Not for good: the disk or the lock may be well again with the next request.
-            _log.exception("the key of the audit's digests cannot be had; these digests can be compared with nothing")
+            # Not cached: the next request tries to read the key again.
+            _log.exception("cannot read the audit key; the digests of this event use a random key")
             return new_key()
         return self._key

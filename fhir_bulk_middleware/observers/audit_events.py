@@ -1,4 +1,4 @@
-"""Events as FHIR AuditEvent resources, for an adapter that keeps them."""
+"""Observer that stores events as FHIR AuditEvent resources."""
 
 import json
 from base64 import b64encode
@@ -45,14 +45,14 @@ _IP_ADDRESS = "2"
 
 
 class AuditEvents:
-    """Hands AuditEvents to the storage adapter.
+    """Passes AuditEvents to the storage adapter; an `Audit`.
 
-    It is an audit: see `Audit`. Some events are left out, for a storage should not grow by what means nothing to an auditor: a
-    part sealed, which no client has seen yet; polls that came too soon; and refusals of requests whose sender is not known.
+    Some events are skipped, because they mean nothing to an auditor: sealed parts, which no client has seen yet; throttled polls;
+    and refusals of unauthenticated requests.
 
     Args:
-        adapter: who keeps them.
-        version: the FHIR release that they are written in.
+        adapter: stores the AuditEvents.
+        version: the FHIR release of the AuditEvents.
     """
 
     essential: Final = True
@@ -62,17 +62,17 @@ class AuditEvents:
         self._version = version
 
     def recipe(self) -> Recipe:
-        """The same with an adapter made again.
+        """The recipe of this observer, with the recipe of its adapter.
 
         Raises:
-            TypeError: the adapter cannot be made again; nor, then, is there a worker process to make it in.
+            TypeError: the adapter has no recipe; then there are no worker processes either.
         """
         if not isinstance(self._adapter, SupportsWorkerProcess):
             raise TypeError(f"{type(self._adapter).__name__} has no recipe")
         return Recipe(f"{__name__}:made_again", {"adapter": as_json(self._adapter.recipe()), "version": self._version.value})
 
     async def observe(self, event: Event) -> None:
-        """Hand it over."""
+        """Store the event as an AuditEvent."""
         match event:
             case PartSealed() | RequestRefused(owner=None) | RefusalsSummed(owner=None):
                 return
@@ -83,12 +83,12 @@ class AuditEvents:
 
 
 def made_again(adapter: JsonValue, version: str) -> AuditEvents:
-    """The observer of a recipe."""
+    """Make the observer from its recipe."""
     return AuditEvents(cast("SupportsAudit", make(from_json(adapter))), FhirVersion(version))
 
 
 def audit_event(event: Event, version: FhirVersion) -> dict[str, Any]:
-    """The AuditEvent of an event: R4 and R4B have one form, R5 another."""
+    """The AuditEvent of an event; R4 and R4B share one structure, R5 has another."""
     r5 = version is FhirVersion.R5
     export = isinstance(event, JobEvent)
     kind = _EXPORT if export else _REST
@@ -136,7 +136,7 @@ def _action(event: Event) -> str:
 
 
 def _agents(event: Event, *, r5: bool) -> list[dict[str, Any]]:
-    """Who asked, from which machine and by which client; R5 has no place for the client's id within the agent."""
+    """The requestor with address and client id; in R5 an agent has no element for the client id."""
     caller = event.caller or Caller()
     agent = {"who": _who(event.owner), "requestor": True}
     if caller.address is not None:
@@ -155,7 +155,7 @@ def _who(owner: Owner | None) -> dict[str, Any]:
 
 
 def _entities(event: Event, *, r5: bool) -> list[dict[str, Any]]:
-    """What the event is about: its job, its resources, what was asked for, figures, and the id of the request."""
+    """The entities of an event: job, resources, request parameters, figures, and request id."""
     found: list[dict[str, Any]] = []
     job_id = getattr(event, "job_id", None)
     figures = _details(_figures(event), r5=r5)
@@ -164,7 +164,7 @@ def _entities(event: Event, *, r5: bool) -> list[dict[str, Any]]:
     elif figures:
         found.append(figures)
     found += [{"what": {"reference": reference}} for reference in getattr(event, "references", ())]
-    # FHIR has a query in Base64, for it may be of any kind.
+    # FHIR requires Base64 for a query.
     found += [{"query": b64encode(query.encode()).decode()} for query in getattr(event, "criteria", ())]
     if isinstance(event, KickedOff):
         if event.group is not None:
@@ -209,6 +209,6 @@ def _details(figures: Mapping[str, str], *, r5: bool) -> dict[str, Any]:
 
 
 def _request_id(request_id: str, *, r5: bool) -> dict[str, Any]:
-    """The entity that IHE's Basic Audit Log Patterns have for it; R5 has the role where R4 has a type."""
+    """The entity of the request id, as in IHE's Basic Audit Log Patterns; R4 uses `type`, R5 `role`."""
     coding = {"system": _BALP, "code": "XrequestId"}
     return {"what": {"identifier": {"value": request_id}}, **({"role": {"coding": [coding]}} if r5 else {"type": coding})}

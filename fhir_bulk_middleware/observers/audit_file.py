@@ -1,15 +1,15 @@
 """An append-only audit file: signed JSON lines, each with the hash of the line before (law 37, SE-17).
 
-Beside the file lie its head, which names the last line, and its key, which signs lines and head. So it shows when a line was
-changed, removed, put in, moved or cut off, and when head or key are missing. Whatever does not fit is written down as a line of
-its own (`chain-broken`) before the next event, and stays an error of `verify` for ever.
+Next to the file are its head, with the hash of the last line, and its key, which signs lines and head. `verify` detects changed,
+removed, inserted, moved and truncated lines, and a missing head or key. The next event after such a fault first appends a line
+`chain-broken`, which `verify` reports for ever.
 
-Two things need help from outside. Who can read the key can sign anything: give `key` a place that only the server can read. Who
-puts back an old copy of file and head together undoes what came after it: keep the hash that `fhir-bulk audit anchor` prints
-somewhere else, and give it to `verify --expect`.
+Two attacks need help from outside. Anyone who can read the key can sign anything: put `key` where only the server can read it.
+Anyone who restores an old copy of file and head together removes later lines: store the hash that `fhir-bulk audit anchor` prints
+on another system, and pass it to `verify --expect`.
 
-A crash never looks like tampering. A line is on the disk before the head names it, so a crash leaves a head that is behind, never
-one that is ahead; what stands behind it is signed, or is the unfinished rest of one line, which nobody was told was recorded.
+A crash is never reported as tampering. A line is durable before the head names it, so a crash leaves a head that is behind, never
+one that is ahead. Bytes after the head are signed lines, or one incomplete line, which was never acknowledged.
 """
 
 import fcntl
@@ -56,23 +56,23 @@ _MOST_FILES = 999_999
 
 
 class AuditFile:
-    """Appends events; any number of processes on one machine may share the file. It is an audit: see `Audit`.
+    """Appends events to a file that processes of one machine can share; an `Audit`.
 
-    Not a line is each poll that came too soon: a client in a hurry would fill the disk with them.
+    Throttled polls are not recorded, so a fast client cannot fill the disk.
 
-    A line that a crash left unfinished was never acknowledged: the next append removes it, and says how many bytes it removed.
+    An incomplete line after a crash was never acknowledged. The next append removes it and records how many bytes it removed.
 
     Args:
-        path: the file. Nobody but its owner may read it. Full files lie beside it, `NAME.000001` and so on, in the same chain.
-        key: what signs the lines: the path of a file that only the server can read, or `env:NAME`. Without it a key is made
-            beside the file, which stops whoever can write there but not read the server's files, and nobody else.
-        rotate_bytes: how large a file may become before the next one is begun; None for any size.
+        path: the file, with mode 0600. Rotated files are in the same folder, `NAME.000001` and so on, in the same chain.
+        key: the signing key: the path of a file that only the server can read, or `env:NAME`. By default a key is made next to
+            the file; that protects only against users who can write to the folder but not read the server's files.
+        rotate_bytes: size in bytes at which the next file begins; None for no limit.
         rotate_daily: whether each day (UTC) has a file of its own.
-        sync: `always`, so that a line survives a power cut once `observe` has returned; `never` leaves that to the system, and
-            a power cut can then look like a cut file.
-        blocking: whether to write straight away, which is right in a worker process; else in a thread.
-        patience: seconds to wait for another process that has the file locked.
-        clock: what day it is.
+        sync: `always` makes a line durable before `observe` returns; `never` leaves that to the system, and a power failure can
+            then look like a truncated file.
+        blocking: whether to write in the calling thread, for worker processes; else in a thread of its own.
+        patience: seconds to wait for the lock of another process.
+        clock: returns the current time, for `rotate_daily`.
     """
 
     essential: Final = True
@@ -102,11 +102,11 @@ class AuditFile:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything of it on the disk; a file that somebody deleted has a head or a key still."""
+        """Whether the file, its head or its key exists."""
         return any(path.exists() for path in (self._path, Head.place(self._path), key_beside(self._path)))
 
     def recipe(self) -> Recipe:
-        """The same file, in a worker process."""
+        """The recipe of an observer of the same file, for worker processes."""
         arguments: dict[str, JsonValue] = {
             "path": str(self._path),
             "key": self._where,
@@ -119,10 +119,10 @@ class AuditFile:
         return Recipe(f"{__name__}:AuditFile", arguments)
 
     async def observe(self, event: Event) -> None:
-        """Append it.
+        """Append an event.
 
         Raises:
-            OSError: it could not be written; TimeoutError if another process kept the file locked.
+            OSError: it could not be written; TimeoutError if another process held the lock too long.
         """
         if isinstance(event, RequestRefused) and event.reason is Reason.POLLED_TOO_OFTEN:
             return
@@ -132,10 +132,10 @@ class AuditFile:
             await self._commits.add(content(event))
 
     async def key(self) -> Key:
-        """The key, made now if there is none yet.
+        """The key; generated if it does not exist.
 
         Raises:
-            OSError: it cannot be read or made.
+            OSError: it cannot be read or written.
         """
         return await anyio.to_thread.run_sync(self._begun_key) if self._key is None else self._key
 
@@ -148,7 +148,7 @@ class AuditFile:
         self.append_all([record])
 
     def append_all(self, records: Sequence[Record]) -> None:
-        """Append records, all or none of them.
+        """Append records, all or none.
 
         Raises:
             OSError: as `observe`.
@@ -179,7 +179,7 @@ class AuditFile:
                         sync_folder(self._path.parent)
                 Head(end.file, end.size + len(text), hash_, end.day).write(self._path, key, durable=durable)
             except OSError:
-                os.ftruncate(descriptor, end.size)  # what a full disk left of it
+                os.ftruncate(descriptor, end.size)  # remove what a full disk left
                 raise
             self._key = key
 
@@ -192,7 +192,7 @@ class AuditFile:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, to ourselves. Another process that was stopped while it had the lock must not stop us too."""
+        """The file with an exclusive lock. Waiting has a limit, because a stopped process may hold the lock."""
         patience = time.monotonic() + self._patience
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
@@ -202,26 +202,26 @@ class AuditFile:
                     if time.monotonic() > patience:
                         raise TimeoutError(f"{self._path.name} stayed locked for {self._patience:g} seconds")
                     time.sleep(_PAUSE)
-                if same(descriptor, self._path):  # else it was rotated while we waited
+                if same(descriptor, self._path):  # else another process rotated it while this one waited
                     yield descriptor
                     return
             finally:
                 os.close(descriptor)
 
     def _found_key(self) -> tuple[Key, str | None]:
-        """The key; and what is wrong where there should have been one."""
+        """The key, and a description of the fault if an expected key is missing."""
         place = key_beside(self._path)
         if self._where is not None or place.exists():
             return read_key(self._where or str(place)), None
         key = new_key()
         begins = nothing_there(self._path)
-        if begins:  # the head comes first, so that a key without a head is one whose head was taken away
+        if begins:  # the head is written first, so a key without a head means that the head was removed
             Head(1, 0, FIRST, self._today()).write(self._path, key, durable=True)
         keep_key(key, place)
         return key, None if begins else "the key is missing"
 
     def _settled(self, descriptor: int) -> "tuple[Key, _End]":
-        """Where the chain ends, with what a crash left; and what is wrong if that is not where the head says."""
+        """The end of the chain, with the rest of a crash; `broken` describes the fault if file and head disagree."""
         known = self._key
         key, broken = (known, None) if known is not None else self._found_key()
         if broken is None:
@@ -235,20 +235,20 @@ class AuditFile:
         return key, _End(_count_rotated(self._path) + 1, size - torn, last or FIRST, self._today(), torn, broken)
 
     def _first_head(self) -> Head:
-        """What a chain begins from, under a key that came from outside; with a key of ours a head is always there."""
+        """The head of a new chain with an external key; with a generated key a head always exists."""
         if self._where is None or not nothing_there(self._path):
             raise ValueError("the head is missing")
         return Head(1, 0, FIRST, self._today())
 
     def _checked(self, descriptor: int, key: Key, head: Head) -> "_End":
-        """The end, if the file and its head agree.
+        """The end of the chain, if the file and its head agree.
 
         Raises:
-            ValueError: they do not.
+            ValueError: they disagree.
         """
         full = rotated(self._path, head.file)
         if full.exists():
-            if same(descriptor, full):  # a crash left the file both names
+            if same(descriptor, full):  # a crash left the file under both names
                 full.unlink()
             elif _ends(full, head):
                 head = Head(head.file + 1, 0, head.hash, self._today())
@@ -275,9 +275,9 @@ class AuditFile:
         return too_large or (self._rotate_daily and end.day != self._today())
 
     def _rotated(self, descriptor: int, key: Key, end: "_End", open_files: ExitStack) -> "tuple[int, _End]":
-        """The next file, locked, with its first line; the full one has its number.
+        """Rotate: give the full file its number, and return the next one, locked.
 
-        The name of the file is there at every moment, so nobody makes another one; and who waits for the old one finds the new.
+        The file's name always exists, so no process creates another one; processes that wait for the old file find the new one.
         """
         beside = self._path.with_name(f".{self._path.name}.next")
         beside.unlink(missing_ok=True)
@@ -305,15 +305,15 @@ class AuditFile:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where the next line goes.
+    """The position of the next line.
 
     Attributes:
         file: number of the file.
-        size: its bytes up to there.
-        hash: of the line before.
-        day: on which the file was begun.
-        torn: bytes of an unfinished line behind it.
-        broken: why head and file do not agree; None if they do.
+        size: offset in bytes.
+        hash: hash of the previous line.
+        day: date (UTC) of the file's first line.
+        torn: bytes of an incomplete line after the position.
+        broken: why head and file disagree; None if they agree.
     """
 
     file: int
@@ -325,7 +325,7 @@ class _End:
 
 
 def _ends(path: Path, head: Head) -> bool:
-    """Whether a full file ends with the line that the head names."""
+    """Whether a rotated file ends with the line in the head."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
@@ -335,7 +335,7 @@ def _ends(path: Path, head: Head) -> bool:
 
 
 def _count_rotated(path: Path) -> int:
-    """How many full files there are, without a hole."""
+    """The number of consecutive rotated files."""
     count = 0
     while rotated(path, count + 1).exists():
         count += 1

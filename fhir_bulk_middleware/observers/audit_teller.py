@@ -1,4 +1,4 @@
-"""Telling one audit, and remembering what it could not be told."""
+"""Delivers events to one audit, and counts events that it missed."""
 
 import asyncio
 import logging
@@ -19,16 +19,16 @@ _PAUSE = 1.0
 
 
 class AuditTeller:
-    """Tells an audit, in order; after a gap it tells of the gap first.
+    """Delivers events to an audit, in order; after missed events it first delivers a summary of them.
 
-    An audit that hangs is left alone for a second after each try, so that a stopped process that holds its lock does not hold up
-    every request for as long as the try takes.
+    After a timeout it does not try again for a second, so that a stopped process with the audit's lock does not delay each
+    request by the whole timeout.
 
     Args:
-        audit: who is told.
-        patience: seconds that it may take.
-        clock: what time it is.
-        monotonic: seconds of a clock that nobody sets.
+        audit: the audit.
+        patience: timeout in seconds.
+        clock: returns the current time.
+        monotonic: returns the seconds of a monotonic clock.
     """
 
     def __init__(self, audit: Audit, patience: float, clock: Clock, monotonic: Callable[[], float] = anyio.current_time) -> None:
@@ -46,29 +46,29 @@ class AuditTeller:
 
     @property
     def name(self) -> str:
-        """Of its class, for logs and metrics."""
+        """The name of the audit's class, for logs and metrics."""
         return type(self.audit).__name__
 
     async def tell(self, event: Event) -> bool:
-        """Whether the audit has the event now. It goes on though the teller is being cancelled."""
+        """Deliver an event; whether the audit recorded it. Cancellation does not interrupt the delivery."""
         return await self._filled_gap() and await self._observed(event)
 
     def miss(self, event: Event) -> None:
-        """The event happened, and the audit does not have it: it belongs to the gap."""
+        """Count an event that happened without a record."""
         self._missed[name(event)] += 1
         self._first = event.at if self._first is None else min(self._first, event.at)
         self._last = event.at if self._last is None else max(self._last, event.at)
         self._mount = event.mount
 
     async def close(self) -> None:
-        """Say what was missed, as far as that is possible; what is left is in the log."""
+        """Deliver the summary of missed events if possible; otherwise log it."""
         if not await self._filled_gap() and self._missed:
-            _log.error("%s could not be told of %d events: %s", self.name, self._missed.total(), dict(self._missed))
+            _log.error("%s missed %d events: %s", self.name, self._missed.total(), dict(self._missed))
 
     async def _filled_gap(self) -> bool:
         if self._first is None:
             return True
-        async with self._filling:  # so that two who find the gap do not both tell of it
+        async with self._filling:  # so that two concurrent callers do not both deliver the summary
             return await self._told_of_gap()
 
     async def _told_of_gap(self) -> bool:
@@ -86,7 +86,7 @@ class AuditTeller:
         )
         if not await self._observed(gap):
             return False
-        # What others missed while this was written stays for the next one.
+        # Events missed during this delivery stay for the next summary.
         self._missed -= missed
         if not self._missed:
             self._first = self._last = None
@@ -98,9 +98,9 @@ class AuditTeller:
         try:
             with anyio.fail_after(self._patience, shield=True):
                 await self.audit.observe(event)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the event is not recorded
-            # A disk can be full for hours: where it began is logged whole, the rest in a line each.
-            _log.error("%s could not be told of %s: %s", self.name, name(event), error, exc_info=not self._failing)
+        except Exception as error:  # noqa: BLE001 - after any exception the event is not recorded
+            # A disk can be full for hours: only the first failure is logged with its traceback.
+            _log.error("%s missed the event %s: %s", self.name, name(event), error, exc_info=not self._failing)
             self._failing = True
             if isinstance(error, TimeoutError):
                 self._resting_until = self._monotonic() + _PAUSE

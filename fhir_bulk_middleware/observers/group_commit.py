@@ -1,4 +1,4 @@
-"""Writing what several tasks have to say in one go, so that none of them waits for more than two writes."""
+"""Group commit: records of several tasks are written together, so that no task waits for more than two writes."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ class _Waiting:
 
 
 class GroupCommit:
-    """Hands records to a blocking function in a thread, one call at a time; a call takes all records that wait by then.
+    """Passes records to a blocking function in a thread, one call at a time, each with all waiting records.
 
-    However many tasks add records, one thread is busy with them, and a disk that hangs does not use up the others.
+    Only one thread is used for any number of tasks, so a hanging disk does not exhaust the thread pool.
 
     Args:
-        write: writes all records or none, and has them durable when it returns.
+        write: writes all records or none, durably.
     """
 
     def __init__(self, write: Callable[[Sequence[Record]], None]) -> None:
@@ -34,10 +34,10 @@ class GroupCommit:
         self._turn = asyncio.Lock()
 
     async def add(self, record: Record) -> None:
-        """Add a record; returns when it is written. Whoever is cancelled before its turn adds nothing.
+        """Add a record and wait until it is written. A task that is cancelled before its turn adds nothing.
 
         Raises:
-            Exception: what the function raised.
+            Exception: the exception of `write`.
         """
         mine = _Waiting(record)
         self._waiting.append(mine)
@@ -57,6 +57,6 @@ class GroupCommit:
             each.taken = True
         try:
             await anyio.to_thread.run_sync(self._write, [each.record for each in batch])
-        except Exception as error:  # noqa: BLE001 - each of the batch raises it
+        except Exception as error:  # noqa: BLE001 - raised in each task of the batch
             for each in batch:
                 each.error = error

@@ -1,4 +1,4 @@
-"""A file of lines by its descriptor: locking it, finding its last line, writing to it."""
+"""Operations on the descriptor of a line file: lock, find the last line, read, write."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ _TAIL = 64 * 1024
 
 
 def lock(descriptor: int) -> bool:
-    """Whether the file is locked for us alone now; never waits."""
+    """Try to take an exclusive lock without waiting; whether it succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -21,7 +21,7 @@ def lock(descriptor: int) -> bool:
 
 
 def same(descriptor: int, path: Path) -> bool:
-    """Whether the path names the open file."""
+    """Whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def same(descriptor: int, path: Path) -> bool:
 
 
 def last_line(descriptor: int, size: int) -> tuple[str | None, int]:
-    """The hash of the last whole line before `size`, None if there is none; and how many bytes come after it."""
+    """The hash of the last complete line before `size` (None if there is none), and the number of bytes after it."""
     reach = _TAIL
     while True:
         begin = max(size - reach, 0)
@@ -45,7 +45,7 @@ def last_line(descriptor: int, size: int) -> tuple[str | None, int]:
 
 
 def read(descriptor: int, begin: int, end: int) -> bytes:
-    """The bytes from `begin` up to `end`, or as many as there are."""
+    """The bytes from `begin` to `end`, or fewer at the end of the file."""
     chunks = []
     while begin < end and (chunk := os.pread(descriptor, end - begin, begin)):
         chunks.append(chunk)
@@ -54,10 +54,10 @@ def read(descriptor: int, begin: int, end: int) -> bytes:
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """Write all of it.
+    """Write all bytes.
 
     Raises:
-        OSError: some of it may be written.
+        OSError: some bytes may have been written.
     """
     while data:
         data = data[os.write(descriptor, data) :]

@@ -1,4 +1,4 @@
-"""Events as structured log lines."""
+"""Observer that logs events as structured lines."""
 
 import json
 import logging
@@ -12,10 +12,10 @@ _LEVELS: dict[type[Event], int] = {RequestRefused: logging.WARNING, AuditFailed:
 
 
 class LogEvents:
-    """Logs each event as one line of JSON, with the same content in the record's `event` for who formats records otherwise.
+    """Logs each event as one line of JSON; the log record's `event` has the same content for custom formatters.
 
-    Refusals are warnings, events that an audit could not record are errors, all else is information. Neither resource content
-    nor a query string is in any event, so none is in the log.
+    Refusals are warnings, events that an audit could not record are errors, all others are information. Events have no resource
+    content and no query strings, so the log has none either.
 
     Args:
         logger: the name of the logger.
@@ -26,11 +26,11 @@ class LogEvents:
         self._log = logging.getLogger(logger)
 
     def recipe(self) -> Recipe:
-        """The same in a worker process, which logs to its stderr."""
+        """The recipe for worker processes, which log to their stderr."""
         return Recipe(f"{__name__}:LogEvents", {"logger": self._name})
 
     async def observe(self, event: Event) -> None:
-        """Log it."""
+        """Log an event."""
         level = _LEVELS.get(type(event), logging.INFO)
         if self._log.isEnabledFor(level):
             found = content(event)

@@ -1,4 +1,4 @@
-"""Prometheus metrics (extra `metrics`), added up over all processes that share a folder."""
+"""Observer with Prometheus metrics (extra `metrics`), summed over all processes that share a folder."""
 
 import json
 import os
@@ -45,14 +45,14 @@ _Key = tuple[str, ...]
 
 
 class Metrics(Collector):
-    """Counts events, in a registry of its own: the host's metrics and its way to show them stay as they are.
+    """Counts events in a registry of its own, separate from the host's metrics.
 
-    Each process writes its counts to a file of its own in the folder, and whoever is asked adds all files up; so it does not
-    matter which server process is scraped. The files of processes that ended stay, for counts must not fall; with all servers
-    stopped the folder may be removed. No label names an owner, a patient or a job.
+    Each process writes its counts to its own file in the folder, and a scrape adds all files up, so any server process can be
+    scraped. Files of ended processes stay, because counters must not decrease; the folder may be removed while all servers are
+    stopped. No label names an owner, a patient or a job.
 
     Args:
-        folder: where the counts are kept; made if it is missing.
+        folder: the folder of the counts; made if it is missing.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -61,15 +61,15 @@ class Metrics(Collector):
         self._process = 0
         self._file = self._folder
         self.registry = CollectorRegistry()
-        """Ours alone; `prometheus_client.make_asgi_app(metrics.registry)` is an application that shows it."""
+        """The registry of these metrics; `prometheus_client.make_asgi_app(metrics.registry)` serves it."""
         self.registry.register(self)
 
     def recipe(self) -> Recipe:
-        """Counting into the same folder."""
+        """The recipe of metrics in the same folder."""
         return Recipe(f"{__name__}:Metrics", {"folder": str(self._folder)})
 
     async def observe(self, event: Event) -> None:
-        """Count it. Takes some hundred microseconds; nothing waits for a disk.
+        """Count an event. Takes some hundred microseconds, without waiting for the disk.
 
         Raises:
             OSError: the folder cannot be written.
@@ -82,15 +82,15 @@ class Metrics(Collector):
         beside.replace(self._file)
 
     def text(self) -> tuple[bytes, str]:
-        """What a scrape gets: a body and its media type."""
+        """The response to a scrape: body and media type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_1_0_0
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing beforehand: registering must not read the folder."""
+        """Empty, so that registering does not read the folder."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """The sums over all processes."""
+        """The metrics summed over all processes."""
         sums = self._sums()
         for family, (text, labels) in _COUNTERS.items():
             counter = CounterMetricFamily(family, text, labels=labels)
@@ -100,7 +100,7 @@ class Metrics(Collector):
         yield _histogram(sums)
 
     def _begin(self) -> None:
-        """A file for this process; a fork is another process."""
+        """Begin a file for this process, also after a fork."""
         if self._process == os.getpid():
             return
         self._process, self._counts = os.getpid(), {}

@@ -1,4 +1,4 @@
-"""Telling observers what happens, so that none of them can harm what it is told about, but audits can keep it from happening."""
+"""Delivers events to observers. A failing observer has no effect on the operation, but a failing audit can prevent it."""
 
 import logging
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ OnAuditFailure = Literal["refuse", "go_on"]
 
 
 class Unrecorded(Refused):
-    """An audit cannot record what is about to happen, so it must not happen; a moment later it may."""
+    """Refusal of an operation that an audit cannot record; it may succeed later."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -39,15 +39,15 @@ class Unrecorded(Refused):
 
 
 class Observers:
-    """All who want to know; audits among them are told first (`Audit`).
+    """All observers of a server; audits (`Audit`) get each event first.
 
     Args:
-        observers: in the order in which they are told.
-        patience: seconds that one of them may take.
-        on_audit_failure: what becomes of what an audit cannot record (`Settings.on_audit_failure`).
-        detail: how patients and criteria are named.
-        interval: seconds between two sums of refusals.
-        clock: what time it is.
+        observers: the observers, in the order of delivery.
+        patience: timeout of one observer in seconds.
+        on_audit_failure: as `Settings.on_audit_failure`.
+        detail: encodes patients and criteria for events.
+        interval: seconds between two summaries of refusals.
+        clock: returns the current time.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Observers:
         self._interval = interval
         self._clock = clock
         self.detail = detail or AuditDetail()
-        """How events name patients and criteria."""
+        """The encoding of patients and criteria in events."""
 
     def __bool__(self) -> bool:
-        """Whether there is anybody to tell."""
+        """Whether there is an observer."""
         return bool(self._observers)
 
     async def tell(self, event: Event) -> None:
-        """Tell everybody of what has happened; returns when all know, or could not be told. What an audit misses is a gap.
+        """Deliver an event to all observers, and wait until each has it or failed. Audits that failed get a summary later.
 
-        It goes on though the teller is being cancelled: what has happened has happened.
+        Cancellation does not interrupt the delivery, because the event has already happened.
         """
         if self._audits:
             if self._refusals.due:
@@ -88,19 +88,19 @@ class Observers:
         await self._tell_others(event)
 
     async def require(self, event: Event) -> None:
-        """Have what is about to happen recorded before it happens, and tell everybody (law 37).
+        """Record an event in the audits before it happens, and deliver it to all observers (law 37).
 
         Raises:
-            Unrecorded: an audit could not record it and `on_audit_failure` is `refuse`; it must not happen then.
+            Unrecorded: an audit could not record it and `on_audit_failure` is `refuse`; the caller must not go on.
         """
         if not await self._record(event, gap=not self._refuses) and self._refuses:
             raise Unrecorded
         await self._tell_others(event)
 
     async def deliver(self, event: Event) -> bool:
-        """Tell everybody of what has happened and is kept elsewhere; False if an audit could not record it.
+        """Deliver an event from an outbox to all observers; False if an audit could not record it.
 
-        Then it is to be delivered again, before any that came after it: at least once and in order, and so it is no gap.
+        The caller must then deliver it again before any later event: at least once and in order. So it is not counted as missed.
         """
         if not await self._record(event, gap=False):
             return False
@@ -108,13 +108,13 @@ class Observers:
         return True
 
     async def keep_summing(self) -> None:
-        """Tell audits the sums of refusals, once in an interval, until cancelled."""
+        """Deliver the summaries of refusals to the audits once in an interval, until cancelled."""
         while True:
             await anyio.sleep(self._interval)
             await self._sum_up()
 
     async def close(self) -> None:
-        """Tell audits what is left to tell before the process ends."""
+        """Deliver the remaining summaries to the audits before the process ends."""
         await self._sum_up()
         for audit in self._audits:
             await audit.close()
@@ -124,7 +124,7 @@ class Observers:
             await self._record(event, gap=True)
 
     async def _record(self, event: Event, *, gap: bool) -> bool:
-        """Whether every audit has it."""
+        """Whether every audit recorded the event."""
         all_have = True
         for audit in self._audits:
             if await audit.tell(event):
@@ -141,23 +141,23 @@ class Observers:
             try:
                 with anyio.fail_after(self._patience, shield=True):
                     await observer.observe(event)
-            except Exception:  # noqa: BLE001 - an observer that is out of order must not put anybody else out of order
-                _log.exception("%s could not be told of %s", type(observer).__name__, name(event))
+            except Exception:  # noqa: BLE001 - a broken observer must not affect anything else
+                _log.exception("%s missed the event %s", type(observer).__name__, name(event))
 
     @cached_property
     def only_here(self) -> "Observers":
-        """Those that no other process has: they hear of this process alone."""
+        """Observers without a recipe, which get events of this process only."""
         own = [observer for observer in self._observers if not isinstance(observer, SupportsWorkerProcess)]
         policy: OnAuditFailure = "refuse" if self._refuses else "go_on"
         return Observers(own, patience=self._patience, on_audit_failure=policy, clock=self._clock)
 
     def recipes(self) -> list[JsonValue]:
-        """How to make those again who can be, for a worker process; the others hear of this process only."""
+        """The recipes of the observers that have one, as JSON, for worker processes."""
         return [as_json(observer.recipe()) for observer in self._observers if isinstance(observer, SupportsWorkerProcess)]
 
     @classmethod
     def from_recipes(cls, recipes: JsonValue, on_audit_failure: OnAuditFailure = "go_on") -> "Observers":
-        """The observers of `recipes`."""
+        """Make the observers from `recipes`."""
         if not isinstance(recipes, list):
             raise ValueError("not a list of recipes")  # noqa: TRY004 - malformed input, as in from_json
         return cls((cast("Observer", make(from_json(recipe))) for recipe in recipes), on_audit_failure=on_audit_failure)

@@ -1,4 +1,4 @@
-"""Which refusals are recorded one by one, and the sum of all others (laws 37 and 38)."""
+"""Summaries of refusals, which limit the number of audit records (laws 37 and 38)."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _OTHERS = "others"
 
 @dataclass(slots=True)
 class _Sum:
-    """Refusals of one owner through one mount, or of nobody."""
+    """The count of refusals of one owner, or without an owner, at one mount."""
 
     first: Instant
     last: Instant
@@ -37,15 +37,15 @@ class _Sum:
 
 
 class RefusalTally:
-    """Counts refusals that an audit does not get one by one.
+    """Counts the refusals that audits do not get one by one.
 
-    Refusals of a known owner are recorded one by one up to 20 in an interval, and 1,000 of all owners together; what is beyond,
-    and all refusals without an owner, is summed up, once in an interval for each owner. Whatever is sent, a tally keeps at most
-    1,001 sums of a few hundred bytes each.
+    In each interval up to 20 refusals of an owner are recorded one by one, and up to 1,000 of all owners together. All others,
+    and all refusals without an owner, are summed per owner and recorded once in an interval. A tally has at most 1,001 sums of a
+    few hundred bytes.
 
     Args:
-        interval: seconds.
-        clock: what time it is.
+        interval: the interval in seconds.
+        clock: returns the current time.
     """
 
     def __init__(self, interval: float, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class RefusalTally:
         self._sums: dict[tuple[str, Owner | None], _Sum] = {}
 
     def takes(self, event: RequestRefused) -> bool:
-        """Whether the refusal was counted; if not, it is to be recorded by itself. A poll that came too soon is neither."""
+        """Whether the refusal needs no record of its own: it was counted, or is a throttled poll, which is not counted either."""
         owner = event.owner
         if event.reason is Reason.POLLED_TOO_OFTEN:
             return True
@@ -77,7 +77,7 @@ class RefusalTally:
         return not 0 <= seconds_between(self._since, self._clock()) < self._interval
 
     def drained(self) -> list[RefusalsSummed]:
-        """The sums; the next interval begins."""
+        """Return the sums and begin the next interval."""
         now = self._clock()
         found = [
             RefusalsSummed(

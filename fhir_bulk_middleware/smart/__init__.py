@@ -1,1 +1,1 @@
-"""SMART App Launch for back-end services: what a server publishes about it, and an authorization server of its own."""
+"""SMART Backend Services: the configuration document, and a small authorization server."""

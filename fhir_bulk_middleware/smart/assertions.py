@@ -1,7 +1,7 @@
-"""Client assertions: a JWT by which a client shows that it has its private key (SE-23; RFC 7523).
+"""Client assertions: JWTs that prove possession of a client's private key (SE-23; RFC 7523).
 
-Whatever is wrong with one, the client is told only that; the reason is for our log. Nor does the time that it takes tell a
-registered client from one that is not: the same work is done for both.
+Every invalid assertion gets the same answer; the reason is logged. The check does the same work for registered and unknown
+clients, so that its time does not reveal which client ids exist.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from fhir_bulk_middleware.smart.replay import ReplayLog
 __all__ = ["ALGORITHMS", "Assertions"]
 
 ALGORITHMS: Final = ("RS384", "ES384")
-"""What an assertion may be signed with: those that SMART names."""
+"""The signature algorithms that SMART allows for assertions."""
 
-_TYPES: Final = frozenset({"jwt", "client-authentication+jwt"})  # an access token calls itself otherwise, and is none
+_TYPES: Final = frozenset({"jwt", "client-authentication+jwt"})  # an access token has another `typ` and is not an assertion
 _LIFETIME: Final = 300
 _LEEWAY: Final = 60
 _RSA_BITS: Final = 2048
 
 
 class Assertions:
-    """Checks client assertions; each is good once.
+    """Verifier of client assertions; each is accepted once.
 
     Args:
-        clients: who is registered.
-        audience: what `aud` must be: the URL of the token endpoint, character by character.
-        replay: which were used.
-        clock: what time it is.
+        clients: the registered clients.
+        audience: the required `aud`, compared exactly: the URL of the token endpoint.
+        replay: the log of used assertions.
+        clock: returns the current time.
     """
 
     def __init__(self, clients: Iterable[Client], audience: str, replay: ReplayLog, clock: Clock) -> None:
@@ -52,20 +52,20 @@ class Assertions:
         self._clock = clock
 
     async def client(self, assertion: str, client_id: str | None) -> Client:
-        """Whose assertion it is.
+        """Verify an assertion and return its client.
 
         Args:
-            assertion: as it came.
-            client_id: what the request says beside it, which must agree.
+            assertion: the compact JWT.
+            client_id: the `client_id` of the request, which must agree; None if it has none.
 
         Raises:
-            TokenRejected: it is not good, for whatever reason; the message quotes nothing of it.
-            Refused: `BUSY`, if the client's keys are not to be had just now, or too many assertions of its are in use.
+            TokenRejected: the assertion is invalid; the message quotes nothing of it.
+            Refused: `BUSY`, if the client's keys are not available, or it has too many unexpired assertions.
         """
         if len(assertion) > LONGEST or not assertion.isascii():
             raise TokenRejected("longer than an assertion may be, or not ASCII")
         token = UnverifiedToken.parse(assertion, _TYPES)
-        claims = token.claims()  # not believed before the signature is checked; they say only whose keys to check it with
+        claims = token.claims()  # unverified: only used to select the keys for the signature check
         issuer = name_in(claims, "iss")
         client = self._clients.get(issuer)
         if client is None:
@@ -78,10 +78,10 @@ class Assertions:
         return client
 
     async def _stranger(self, token: UnverifiedToken, issuer: str) -> TokenRejected:
-        """The rejection of an assertion of nobody whom we know, after its signature was checked with keys of somebody else.
+        """Reject an assertion of an unknown client, after a check of its signature with the keys of a registered one.
 
-        Whose keys is a secret of this process and the same for each issuer, so that of many strangers some wait for a URL,
-        some for a file, just as clients do.
+        A secret of this process selects that client by the issuer, so that for some unknown issuers keys come from a URL and for
+        others from a file, with the same timing as for registered clients.
         """
         number = int.from_bytes(hashlib.blake2b(issuer.encode(), key=self._secret, digest_size=8).digest())
         with suppress(TokenRejected):
@@ -97,8 +97,8 @@ class Assertions:
             raise TokenRejected("it was used before")
 
     def _good_until(self, claims: Mapping[str, Any], now: Instant) -> Instant:
-        """Until when the assertion would be good again."""
-        # One audience, and that is us: an assertion for several could be carried from one to the other.
+        """The instant until which the assertion must be remembered."""
+        # Exactly one audience: an assertion for several servers could be replayed from one to another.
         if claims.get("aud") not in (self._audience, [self._audience]):
             raise TokenRejected("its aud is not the token endpoint alone")
         expires_at = moment(claims, "exp")
@@ -117,7 +117,7 @@ class Assertions:
 
 
 async def _check_signature(token: UnverifiedToken, client: Client) -> None:
-    """Check the signature with the key that the header names: one verification, whether there is such a key or not."""
+    """Check the signature with the key that the header names; without such a key, verify once with a decoy."""
     if token.algorithm not in ALGORITHMS:
         raise TokenRejected("its alg is not allowed")
     if token.kid is None:
@@ -141,10 +141,10 @@ async def _check_signature(token: UnverifiedToken, client: Client) -> None:
 
 @cache
 def _decoys() -> dict[str, list[dict[str, str]]]:
-    """Public keys of the kinds that clients have, one for each algorithm, whose private halves nobody kept.
+    """Public keys without a known private key, one for each algorithm.
 
-    The RSA modulus is a random odd number and no product of two primes: to verify with it takes as long, and to make it does not
-    delay the start. Its high bits are set, so that a signature is a number below it, as with a client's key.
+    The RSA modulus is a random odd number, not a product of two primes: verification takes as long as with a real key, and making
+    it does not delay the start. Its high bits are set, so that a signature is below it, as with a client's key.
     """
     modulus = (1 << _RSA_BITS) - 2 * secrets.randbits(_RSA_BITS - 64) - 1
     rsa = {"kty": "RSA", "alg": "RS384", "e": "AQAB", "n": to_base64url(modulus.to_bytes(_RSA_BITS // 8))}

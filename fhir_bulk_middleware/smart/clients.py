@@ -1,4 +1,4 @@
-"""Who may ask for tokens: the clients that somebody has registered."""
+"""Registered clients of the authorization server."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -15,13 +15,13 @@ __all__ = ["Client"]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A back-end service.
+    """A registered back-end service.
 
     Attributes:
-        id: its client id, which becomes the `sub` of its tokens and so the owner of its jobs.
+        id: its client id; it becomes the `sub` of its tokens, which is part of the owner of its jobs.
         keys: its public keys.
-        scopes: what it may be granted, as SMART spells it (`system/*.rs`).
-        jwks_url: where its keys are, if that is a URL: the one `jku` that its assertions may name.
+        scopes: the scopes that it can be granted, such as `system/*.rs`.
+        jwks_url: the URL of its keys, or None; its assertions may have this `jku` only.
     """
 
     id: str
@@ -37,16 +37,16 @@ class Client:
         scopes: Iterable[str] = ("system/*.rs",),
         clock: Clock = system_clock,
     ) -> Self:
-        """A client by what it handed in.
+        """Make a client from its registration data.
 
         Args:
             client_id: its id.
-            jwks: its public keys: a JWK Set as a mapping, the path of a file, an https URL, or a source of one's own.
-            scopes: what it may be granted; `system/` scopes only.
-            clock: what time it is.
+            jwks: its public keys: a JWK Set as a mapping, the path of a file, an https URL, or a `KeySource`.
+            scopes: the scopes that it can be granted; `system/` scopes only.
+            clock: returns the current time.
 
         Raises:
-            ValueError: the id is no plain text, a scope is none, or the keys cannot be used.
+            ValueError: the id is not printable text, a scope is invalid, or no key can be used.
             ImportError: `jwks` is a URL, and the extra `smart` is not installed.
         """
         if not client_id or not client_id.isprintable() or client_id != client_id.strip():

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 __all__ = ["SMART_PATH", "AbsoluteUrl", "SmartConfiguration"]
 
 SMART_PATH = "/.well-known/smart-configuration"
-"""Where it is read, below a FHIR server's base."""
+"""The path of the document, below a FHIR server's base URL."""
 
 
 def _absolute(url: str) -> str:
@@ -23,21 +23,21 @@ AbsoluteUrl = Annotated[str, AfterValidator(_absolute)]
 
 
 class SmartConfiguration(BaseModel):
-    """How a client gets a token for this server. The defaults are those of an authorization server for back-end services."""
+    """The SMART configuration. Its defaults describe an authorization server for back-end services."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token_endpoint: AbsoluteUrl
-    """Where tokens are asked for."""
+    """The URL of the token endpoint."""
 
     issuer: AbsoluteUrl | None = None
-    """The issuer of ID tokens; only where there are any."""
+    """The issuer of ID tokens, if the server has any."""
 
     jwks_uri: AbsoluteUrl | None = None
-    """The authorization server's public keys."""
+    """The URL of the authorization server's public keys."""
 
     authorization_endpoint: AbsoluteUrl | None = None
-    """Where users sign in; only where there are any."""
+    """The URL of the authorization endpoint, if users sign in."""
 
     grant_types_supported: tuple[str, ...] = ("client_credentials",)
     capabilities: tuple[str, ...] = ("client-confidential-asymmetric", "permission-v1", "permission-v2")
@@ -47,5 +47,5 @@ class SmartConfiguration(BaseModel):
     code_challenge_methods_supported: tuple[str, ...] = ("S256",)
 
     def document(self) -> dict[str, Any]:
-        """As it is published: what is not known is left out."""
+        """The document as published, without unset members."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -1,4 +1,4 @@
-"""Which scopes a client gets: the part of those that it asks for which it may have."""
+"""Computes granted scopes: the intersection of the requested and the allowed scopes."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,26 +12,27 @@ _EVERY_TYPE = "*"
 
 
 class _Rows(NamedTuple):
-    """What letters are about: a type or all of them, whole or as far as a query goes."""
+    """The resources that a scope covers: one type or all, complete or restricted by a query."""
 
     type: str
     query: str | None
 
     def within(self, other: "_Rows") -> bool:
-        """Whether all that this is about, the other is about too."""
+        """Whether the other covers all resources that this one covers."""
         return other.type in {_EVERY_TYPE, self.type} and other.query in {None, self.query}
 
 
 def granted(asked: Iterable[str], allowed: Sequence[Scope], types: frozenset[str]) -> tuple[str, ...]:
-    """What is granted, in the spelling in which it was asked for where that is all of it.
+    """The granted scopes; a scope that is granted completely keeps its spelling.
 
-    A broad wish of a client with narrow rights gives the narrow rights: `system/*.rs` from one that may read patients gives
-    `system/Patient.rs`. Two different queries on one type have no common part that a scope could say, so they give nothing.
+    A broad request of a client with narrow rights gets the narrow rights: `system/*.rs` requested by a client that may read
+    patients gives `system/Patient.rs`. No scope can express the intersection of two different queries on a type, so they give
+    nothing.
 
     Args:
-        asked: scopes as the client spells them; what is none, or none of ours, gives nothing.
+        asked: the requested scopes; unknown ones are ignored.
         allowed: the client's `system/` scopes.
-        types: the resource types that there are.
+        types: the resource types of the FHIR version.
     """
     wanted = {text: scope for text in asked if (scope := Scope.parse(text)) is not None and _known(scope, types)}
     letters: dict[_Rows, frozenset[str]] = {}
@@ -52,7 +53,7 @@ def _common(one: _Rows, other: _Rows) -> _Rows | None:
         return one
     if other.within(one):
         return other
-    # A query on all types and a whole type: the query on that type.
+    # a query on all types, intersected with a whole type, is the query on that type
     if _EVERY_TYPE in {one.type, other.type} and None in {one.query, other.query}:
         type_ = other.type if one.type == _EVERY_TYPE else one.type
         return _Rows(type_, one.query or other.query)
@@ -60,7 +61,7 @@ def _common(one: _Rows, other: _Rows) -> _Rows | None:
 
 
 def _implied(rows: _Rows, given: frozenset[str], letters: dict[_Rows, frozenset[str]]) -> bool:
-    """Whether the others say it already."""
+    """Whether the other scopes already cover this one."""
     return any(other != rows and rows.within(other) and given <= more for other, more in letters.items())
 
 
@@ -72,6 +73,6 @@ def _spelled(rows: _Rows, given: frozenset[str], wanted: dict[str, Scope]) -> st
 
 
 def spelled(type_: str, letters: frozenset[str], query: str | None = None) -> str:
-    """A `system/` scope as version 2 of SMART spells it (SE-07)."""
+    """A `system/` scope in the syntax of SMART version 2 (SE-07)."""
     text = f"system/{type_}.{''.join(letter for letter in _ORDER if letter in letters)}"
     return text if query is None else f"{text}?{query}"

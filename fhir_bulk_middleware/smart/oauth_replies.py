@@ -1,4 +1,4 @@
-"""What the token endpoint answers: OAuth's own words and HTTP's (RFC 6749, sections 5.1 and 5.2)."""
+"""Responses of the token endpoint (RFC 6749, sections 5.1 and 5.2)."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -13,12 +13,12 @@ _NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 class OAuthError(Enum):
-    """Why there is no token, as OAuth calls it, and the status that goes with it."""
+    """An OAuth error code and its HTTP status."""
 
     INVALID_REQUEST = ("invalid_request", HTTPStatus.BAD_REQUEST)
     INVALID_CLIENT = ("invalid_client", HTTPStatus.BAD_REQUEST)
     CLIENT_BY_HEADER = ("invalid_client", HTTPStatus.UNAUTHORIZED)
-    """The client tried to show who it is in an `Authorization` header, which OAuth wants answered in kind."""
+    """The client authenticated with an `Authorization` header; OAuth then requires 401 with `WWW-Authenticate`."""
     INVALID_SCOPE = ("invalid_scope", HTTPStatus.BAD_REQUEST)
     UNSUPPORTED_GRANT_TYPE = ("unsupported_grant_type", HTTPStatus.BAD_REQUEST)
     TEMPORARILY_UNAVAILABLE = ("temporarily_unavailable", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -26,13 +26,13 @@ class OAuthError(Enum):
 
 
 class OAuthRefused(Exception):  # noqa: N818 - a refusal is an outcome, not an error of the program
-    """A token request that is refused.
+    """A refused token request.
 
     Attributes:
-        error: why.
-        description: what was wrong and what would be right; never which check of an assertion failed.
-        reason: which check failed, for our log only; the description where that says all there is.
-        retry_after: seconds after which the same request may succeed, where that is known.
+        error: the OAuth error.
+        description: text for the client; it never says which check of an assertion failed.
+        reason: the failed check, for the log only; by default the description.
+        retry_after: seconds after which the request may succeed, or None.
     """
 
     def __init__(self, error: OAuthError, description: str, *, reason: str | None = None, retry_after: int | None = None) -> None:
@@ -44,12 +44,12 @@ class OAuthRefused(Exception):  # noqa: N818 - a refusal is an outcome, not an e
 
 
 def token(response: Mapping[str, Any]) -> Response:
-    """A token."""
+    """The response with a token."""
     return JSONResponse(dict(response), headers=_NOT_STORED)
 
 
 def refusal(refused: OAuthRefused) -> Response:
-    """No token."""
+    """The response to a refused request."""
     code, status = refused.error.value
     headers = dict(_NOT_STORED)
     if status is HTTPStatus.UNAUTHORIZED:
@@ -60,11 +60,11 @@ def refusal(refused: OAuthRefused) -> Response:
 
 
 def elsewhere(status: int, description: str, headers: Mapping[str, str]) -> Response:
-    """There is nothing here for that path or method; a 405 says in `Allow` what there is."""
+    """A 404 or 405 response; the latter has `Allow`."""
     content = {"error": "invalid_request", "error_description": f"{description}."}
     return JSONResponse(content, status, {**_NOT_STORED, **headers})
 
 
 def document(content: Mapping[str, Any]) -> Response:
-    """A public document, such as a key set."""
+    """The response with a public document, such as a key set."""
     return JSONResponse(dict(content), headers={"Cache-Control": "max-age=300"})

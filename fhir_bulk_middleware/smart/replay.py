@@ -1,4 +1,4 @@
-"""Which assertions were used: each counts once (SE-23)."""
+"""Logs of used assertions, which make each valid once (SE-23)."""
 
 import hashlib
 import sqlite3
@@ -22,22 +22,22 @@ CREATE INDEX used_client ON used (client)"""
 
 
 class ReplayLog(Protocol):
-    """Remembers assertions for as long as they are good."""
+    """Protocol of a log that remembers used assertions until they expire."""
 
     async def first_use(self, client_id: str, jti: str, until: Instant, now: Instant) -> bool:
-        """Note a use; False if it was used before. Of several at the same time, in whatever process, one is the first.
+        """Record a use; False if the assertion was used before. Atomic: of concurrent uses in any processes one gets True.
 
         Raises:
-            Refused: `BUSY`, if the client has more unexpired assertions than are remembered; nothing is forgotten for that.
+            Refused: `BUSY`, if the client has too many unexpired assertions; no entry is dropped to make room.
         """
         ...
 
 
 class MemoryReplayLog:
-    """Remembers in this process; for a server with one process.
+    """Replay log in memory, for a server with a single process.
 
     Args:
-        most: unexpired assertions of one client.
+        most: maximum number of unexpired assertions of one client.
     """
 
     def __init__(self, most: int = _MOST) -> None:
@@ -45,32 +45,32 @@ class MemoryReplayLog:
         self._used: dict[str, dict[str, Instant]] = {}
 
     async def first_use(self, client_id: str, jti: str, until: Instant, now: Instant) -> bool:
-        """Note a use; see `ReplayLog`."""
+        """Record a use; see `ReplayLog`."""
         used = self._used.setdefault(client_id, {})
         if used.get(jti, now) > now:
             return False
-        # The oldest use stands first, and all are good for minutes: so none is kept much longer than it is good.
+        # Ordered by first use, and lifetimes are minutes: no entry outlives its expiry for long.
         while used and used[oldest := next(iter(used))] <= now:
             del used[oldest]
         if len(used) >= self._most:
             used = self._used[client_id] = _unexpired(used, now)
         if len(used) >= self._most:
             raise _full()
-        used.pop(jti, None)  # so that it moves to the young end
+        used.pop(jti, None)  # so that it moves to the end
         used[jti] = until
         return True
 
     def remembered(self) -> int:
-        """How many uses are remembered."""
+        """The number of remembered uses."""
         return sum(map(len, self._used.values()))
 
 
 class SQLiteReplayLog:
-    """Remembers in a SQLite file, for all processes on it.
+    """Replay log in a SQLite file, which processes can share.
 
     Args:
         path: the file.
-        most: unexpired assertions of one client.
+        most: maximum number of unexpired assertions of one client.
     """
 
     def __init__(self, path: str | PathLike[str], most: int = _MOST) -> None:
@@ -78,13 +78,13 @@ class SQLiteReplayLog:
         self._database = Database(Path(path), [_SCHEMA], synchronous="FULL")
 
     def remembered(self) -> int:
-        """How many uses are remembered."""
+        """The number of remembered uses."""
         (count,) = self._database.reader.execute("SELECT count(*) FROM used").fetchone()
         return int(count)
 
     async def first_use(self, client_id: str, jti: str, until: Instant, now: Instant) -> bool:
-        """Note a use; see `ReplayLog`."""
-        # Of one size whatever a client sends; and no jti of one client is another's.
+        """Record a use; see `ReplayLog`."""
+        # A digest of fixed size, over client and jti.
         assertion = hashlib.sha256(f"{len(client_id)}:{client_id}{jti}".encode()).digest()
 
         def note(connection: sqlite3.Connection) -> bool:

@@ -1,7 +1,7 @@
-"""A SMART Backend Services authorization server: tokens for clients that show their key (SE-23).
+"""A SMART Backend Services authorization server: tokens for clients that authenticate with a key (SE-23).
 
-For development and small installations. It has no users, no refresh tokens, no registration over the wire and one signing key;
-whoever needs more has an authorization server already, and `JoseTokenVerifier` takes its tokens.
+For development and small installations. It has no users, no refresh tokens, no dynamic registration and one signing key. With
+another authorization server, use `JoseTokenVerifier` for its tokens.
 """
 
 import logging
@@ -48,7 +48,7 @@ _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 
 
 class AuthorizationServer:
-    """The server, as an application to mount at its URL and as what the FHIR server needs to know of it.
+    """The authorization server: an application to mount at its URL, a token verifier and a SMART configuration.
 
     ```python
     server = AuthorizationServer("https://ehr.example/fhir/auth", "https://ehr.example/fhir", [client],
@@ -58,20 +58,20 @@ class AuthorizationServer:
     ```
 
     Args:
-        url: its own URL as clients see it, without a slash at its end; it is the tokens' `iss`, and `{url}/token` the endpoint.
+        url: its public URL without a final slash; the tokens' `iss`. The token endpoint is `{url}/token`.
         audience: the tokens' `aud`: the URL of the FHIR server.
-        clients: who is registered.
+        clients: the registered clients.
         key: signs the tokens.
-        replay: which assertions were used, so that none is good twice; must be shared by all processes that serve the same
-            clients: a `SQLiteReplayLog` on one machine. A `MemoryReplayLog` is for a server with a single process.
-        lifetime: seconds that a token is good, at most 300 (SE-05).
-        body_seconds: in which the body of a token request must have arrived (law 38).
-        version: FHIR version whose resource types scopes can name.
-        clock: what time it is.
+        replay: the log of used assertions. All processes that serve the same clients must share it: a `SQLiteReplayLog` on one
+        machine, a `MemoryReplayLog` for a single process.
+        lifetime: seconds that a token is valid, at most 300 (SE-05).
+        body_seconds: time limit for the body of a token request to arrive (law 38).
+        version: FHIR version of the resource types in scopes.
+        clock: returns the current time.
 
     Raises:
-        ValueError: the lifetime is too long, the URL not absolute, two clients have the same id, or a scope names a resource
-            type that the version does not have.
+        ValueError: the lifetime is too long, the URL is not absolute, two clients have the same id, or a scope names an unknown
+        resource type.
         TypeError: there is no replay log.
     """
 
@@ -107,13 +107,13 @@ class AuthorizationServer:
             scopes_supported=_supported(clients),
             token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         )
-        """What `.well-known/smart-configuration` says of it; for `Settings.smart`."""
+        """The SMART configuration for `Settings.smart`."""
         self.app = Starlette(
             routes=[Route("/token", self._token, methods=["POST"]), Route("/jwks", self._jwks)],
             middleware=[Middleware(ProtectiveHeaders)],
             exception_handlers={HTTPException: _no_route},
         )
-        """The token endpoint and the key set, to be mounted at the URL."""
+        """The ASGI application with the token endpoint and the key set, to be mounted at the URL."""
         self._url = url
         self._audience = audience
         self._key = key
@@ -124,7 +124,7 @@ class AuthorizationServer:
         self._assertions = Assertions(clients, f"{url}/token", replay, clock)
 
     def verifier(self) -> JoseTokenVerifier:
-        """Takes this server's tokens and no others."""
+        """A verifier that accepts only this server's tokens."""
         return JoseTokenVerifier(jwks=self._key.jwks, issuer=self._url, audience=self._audience, clock=self._clock)
 
     async def _jwks(self, request: Request) -> Response:
@@ -140,7 +140,7 @@ class AuthorizationServer:
         except OAuthRefused as refused:
             _log.info("token request refused: %s: %s", refused.error.value[0], refused.reason)
             return replies.refusal(refused)
-        except Exception:  # noqa: BLE001 - the one place where faults end; the log has all of it, the client nothing
+        except Exception:  # noqa: BLE001 - the only place that handles faults; the log has all details, the client none
             _log.exception("a token request failed")
             return replies.refusal(OAuthRefused(OAuthError.SERVER_ERROR, "Something went wrong on the server."))
 
@@ -194,14 +194,14 @@ class AuthorizationServer:
 
 
 async def _no_route(_: Request, error: Exception) -> Response:
-    """A path or a method that there is not, in OAuth's form (RFC 6749, section 5.2)."""
+    """The response for an unknown path or method, in OAuth's format (RFC 6749, section 5.2)."""
     if not isinstance(error, HTTPException):
         raise error
     return replies.elsewhere(error.status_code, error.detail, error.headers or {})
 
 
 async def _form(request: Request, seconds: float) -> dict[str, str]:
-    """The fields of the body; one that is empty is as one that is missing (RFC 6749, section 3.2)."""
+    """The form fields of the body; an empty field counts as missing (RFC 6749, section 3.2)."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise OAuthRefused(OAuthError.INVALID_REQUEST, f"The body must be {_FORM}.")
     try:
@@ -218,12 +218,12 @@ async def _form(request: Request, seconds: float) -> dict[str, str]:
 
 
 def _check_types(client: Client, types: frozenset[str], version: FhirVersion) -> None:
-    """Refuse a scope on a type that there is not: a misspelled one would grant nothing, and nobody would be told."""
+    """Refuse scopes on unknown types, since a misspelled type would silently grant nothing."""
     unknown = sorted({scope.type for scope in client.scopes} - types - {"*"})
     if unknown:
         raise ValueError(f"a scope of client {client.id} names {', '.join(unknown)}: FHIR {version.value} has no such type")
 
 
 def _supported(clients: Iterable[Client]) -> tuple[str, ...]:
-    """What is worth asking for, without the queries of granular scopes, which may be nobody else's business."""
+    """The scopes to publish, without the queries of granular scopes, which may be confidential."""
     return tuple(sorted({spelled(scope.type, scope.letters) for client in clients for scope in client.scopes}))

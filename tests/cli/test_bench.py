@@ -91,7 +91,7 @@ def test_an_adapter_of_ones_own_is_made_and_read(
         (["--dir", "no-such-state"], "holds no resources"),
         (["--adapter", "no_such_module:make"], "--adapter: "),
         (["--adapter", "nonsense"], "a factory is written package.module:callable"),
-        (["--adapter", "builtins:dict"], "no SupportsExport"),
+        (["--adapter", "builtins:dict"], "does not implement SupportsExport"),
         (["--adapter", "builtins:dict", "--seconds", "0"], "--seconds: "),
     ],
 )

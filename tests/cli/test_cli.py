@@ -44,7 +44,7 @@ def test_the_demo_takes_everything_home_and_says_so(demo: tuple[State, subproces
     state, ran = demo
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "Each file has the lines, the bytes and the SHA-256 that the manifest promised." in ran.stdout
+    assert "Each file has the lines, the bytes and the SHA-256 of the manifest." in ran.stdout
     assert f"The files are in {state.downloads}/" in ran.stdout
 
 
@@ -128,7 +128,7 @@ def test_a_server_that_breaks_ends_the_demo_with_its_last_words(tmp_path: Path) 
     ran = fhir_bulk("demo", "--patients", "1", "--dir", state.folder, "--workers", "0")
 
     assert ran.returncode == 1
-    assert "The export went wrong" in ran.stdout
+    assert "The export failed" in ran.stdout
     assert "file is not a database" in ran.stdout
 
 
@@ -312,16 +312,19 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "--base", "fhir"], "--base: a path is required"),
-        (["serve", "--issuer", "x"], "--issuer and --audience belong to --jwks"),
+        (["serve", "--base", "fhir"], "--base: the path must begin with /"),
+        (["serve", "--issuer", "x"], "--issuer and --audience need --jwks"),
         (["serve", "--jwks", "https://auth.example/keys"], "--jwks needs --issuer and --audience"),
-        (["serve", "--jwks", "no-such-file.json", "--issuer", "x", "--audience", "y"], "there is no file no-such-file.json"),
+        (
+            ["serve", "--jwks", "no-such-file.json", "--issuer", "x", "--audience", "y"],
+            "the file no-such-file.json does not exist",
+        ),
         (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
         (["serve", "--workers", "1000"], "--workers: "),
         (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
         (["serve", "--set", "group_scope"], "--set group_scope: NAME=VALUE is required"),
-        (["serve", "--set", "group_scop=true"], "--set group_scop: there is no such setting; known are "),
-        (["serve", "--set", "smart=x"], "--set smart: there is no such setting"),
+        (["serve", "--set", "group_scop=true"], "--set group_scop: unknown setting; the settings are "),
+        (["serve", "--set", "smart=x"], "--set smart: unknown setting"),
         (["serve", "--set", "group_scope=perhaps"], "--set group_scope: Input should be a valid boolean"),
         (["serve", "--set", "retry_after=5", "--set", "retry_after=6"], "--set retry_after: give it once"),
         (["serve", "--set", "lease_seconds=2"], "--set: lease_seconds must be at least three times renew_seconds"),

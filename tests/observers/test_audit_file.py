@@ -47,7 +47,7 @@ def test_a_line_that_a_crash_left_unfinished_is_removed_and_that_is_said(
     assert isinstance(found, Verified), "nobody was told that it was recorded, so nothing is missing"
     assert (found.lines, found.unfinished) == (2, 16)
     assert main(["audit", "verify", str(path)]) == 0
-    assert "16 bytes of a line that was not recorded" in capsys.readouterr().out
+    assert "16 bytes of an incomplete line" in capsys.readouterr().out
 
     audit.append({"event": "next"})
 

@@ -157,7 +157,7 @@ async def test_an_observer_that_raises_harms_neither_request_nor_job_nor_other_o
         assert (await house.ask("GET", manifest["output"][0]["url"])).status_code == 200
 
     assert listener.names == ["KickedOff", "Started", "PartSealed", "Completed", "FileServed"]
-    assert "Deaf could not be told of kicked-off" in caplog.text
+    assert "Deaf missed the event kicked-off" in caplog.text
 
 
 async def test_an_observer_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -170,7 +170,7 @@ async def test_an_observer_that_hangs_is_given_up(caplog: pytest.LogCaptureFixtu
     await Observers([Slow(), listener], patience=0.01).tell(event)
 
     assert listener.heard == [event]
-    assert "Slow could not be told of request-refused" in caplog.text
+    assert "Slow missed the event request-refused" in caplog.text
 
 
 async def test_a_teller_that_is_cancelled_still_tells() -> None:

@@ -12,8 +12,8 @@ from fhir_bulk_middleware.jose.signing import SigningKey
 WRONG: dict[str, tuple[list[str], str]] = {
     "no key": (["--client", "me"], "not of the form ID=JWKS"),
     "no id": (["--client", "={file}"], "not of the form ID=JWKS"),
-    "no such file": (["--client", "me={folder}/none.json"], "there is no file"),
-    "no key set": (["--client", "me={folder}/nonsense.json"], "no JWK Set"),
+    "no such file": (["--client", "me={folder}/none.json"], "none.json does not exist"),
+    "no key set": (["--client", "me={folder}/nonsense.json"], "nonsense.json is not a JWK Set"),
     "no key that SMART names": (["--client", "me={folder}/weak.json"], "no key with a kid for RS384 or ES384"),
     "a URL without TLS": (["--client", "me=http://lab.example/jwks.json"], "must be https"),
     "twice the same": (["--client", "me={file}", "--client", "me={file}"], "same id"),

@@ -1,1 +1,1 @@
-"""Search criteria, and what meets them."""
+"""FHIR search: criteria, and matching them on parsed resources."""

@@ -1,7 +1,7 @@
-"""Search criteria on one resource type: what `_typeFilter`, a granular scope or a conditional delete asks for.
+"""Search criteria on one resource type, from `_typeFilter`, a granular scope or a conditional delete.
 
-Whatever we cannot apply exactly is refused with a `CriteriaError`. It is never dropped: a dropped criterion would
-export, show or delete more than was asked for (TF-06, TF-07, TF-09; law 8).
+A criterion that cannot be applied exactly raises a `CriteriaError`. It is never dropped, because that would export, show or
+delete more than the client requested (TF-06, TF-07, TF-09; law 8).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,9 +47,9 @@ class CriteriaError(ValueError):
     The message names the parameter and the problem; it never repeats a value, which may identify a patient.
 
     Attributes:
-        part: The parameter as it was written, with its modifier, cut to 80 characters; or what else is at fault.
-        malformed: Whether no server could apply it, as opposed to one that we do not support.
-        excessive: Whether there is more of it than one query may hold (law 38).
+        part: The parameter as written, with its modifier, or another part of the query; cut to 80 characters.
+        malformed: Whether the query is invalid FHIR, as opposed to valid but not supported.
+        excessive: Whether the query exceeds a cap (law 38).
     """
 
     def __init__(self, part: str, problem: str, *, malformed: bool = False, excessive: bool = False) -> None:
@@ -61,13 +61,13 @@ class CriteriaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One parameter of a query: any of its values suffices.
+    """One parameter of a query; one of its values must match.
 
     Attributes:
         name: The search parameter.
-        modifier: What followed the colon: `not`, `exact`, a resource type, or None.
-        values: The alternatives; none for `:missing`.
-        missing: For `:missing`, whether the value has to be missing.
+        modifier: The text after the colon (`not`, `exact`, a resource type), or None.
+        values: The alternative values; empty for `:missing`.
+        missing: For `:missing`, whether the element must be missing; else None.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """A query on one resource type: all of its criteria must hold. There is at least one.
+    """A query on one resource type. All of its criteria must match; there is at least one.
 
     Attributes:
-        version: The release whose search parameters were meant.
+        version: The FHIR release of the search parameters.
         type: The resource type.
-        parameters: Names and values as they were written (decoded): what `to_json` keeps.
-        criteria: The same, parsed.
+        parameters: Decoded names and values as written; `to_json` keeps these.
+        criteria: The parsed parameters.
     """
 
     version: FhirVersion
@@ -94,7 +94,7 @@ class Criteria:
 
     @classmethod
     def of(cls, version: FhirVersion, type_: str, parameters: Iterable[tuple[str, str]]) -> Self:
-        """The criteria of decoded names and values, such as a framework makes of a query string.
+        """Make criteria from decoded names and values, as frameworks parse a query string.
 
         Raises:
             CriteriaError: If the type is unknown, there are no parameters, or one cannot be applied exactly.
@@ -113,14 +113,14 @@ class Criteria:
 
     @property
     def size(self) -> int:
-        """How many search values it has; a criterion without any counts as one."""
+        """The number of search values; a criterion without values counts as one."""
         return sum(max(len(criterion.values), 1) for criterion in self.criteria)
 
     @classmethod
     def parse(cls, version: FhirVersion, type_: str, query: str) -> Self:
-        """The criteria of a query as it stands in a URL: split first, then each name and value decoded (TF-10, law 39).
+        """Parse a query as written in a URL: split it first, then decode each name and value (TF-10, law 39).
 
-        An encoded comma separates search values, as a plain one does; an encoded ampersand stands within its value.
+        An encoded comma separates search values, as a plain one does; an encoded ampersand is part of its value.
 
         Raises:
             CriteriaError: As `of`; and for a part without a name or an equals sign, or whose percent-encoding is broken.
@@ -137,21 +137,21 @@ class Criteria:
         return cls.of(version, type_, pairs)
 
     def to_json(self) -> dict[str, Any]:
-        """What a job keeps, made of JSON's own types."""
+        """The criteria as JSON, for storing them with a job."""
         return {"fhirVersion": str(self.version), "type": self.type, "parameters": [list(p) for p in self.parameters]}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Self:
-        """The criteria that `to_json` kept, checked again.
+        """Read and check what `to_json` returned.
 
         Raises:
-            CriteriaError: If they cannot be applied any more.
+            CriteriaError: If this version of the package cannot apply them.
         """
         return cls.of(FhirVersion(kept["fhirVersion"]), kept["type"], ((name, value) for name, value in kept["parameters"]))
 
 
 def _check_size(type_: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Refuse what is too large before any of it is parsed."""
+    """Refuse excessive criteria before parsing them."""
     if sum(len(name) + len(value) for name, value in pairs) > CRITERIA_CHARACTERS:
         raise CriteriaError(
             type_, f"there are more than {CRITERIA_CHARACTERS:,} characters of criteria; ask for less", excessive=True

@@ -1,4 +1,4 @@
-"""Numbers with the precision that they were written in, and how a search compares them. Never a binary float."""
+"""Decimal numbers with their written precision, and their comparison in searches. No binary floats."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,17 +9,17 @@ from typing import Any
 from fhir_bulk_middleware.fhir.prefix import Prefix
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{1,40})?)(?:[eE][+-]?\d{1,3})?", re.ASCII)
-_EXACT = Context(prec=2200)  # more digits than any two numbers of that shape can need together
+_EXACT = Context(prec=2200)  # more digits than the sum of any two such numbers can have
 
 Edge = tuple[Decimal, int]
-"""A bound; the second part is 1 just above the number, -1 just below it, 0 on it."""
+"""A number and its side: 1 means just above the number, -1 just below, 0 the number itself."""
 
 _ENDLESS = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The numbers from `low` to `high`, both included; a plain number is both its bounds."""
+    """A closed interval of numbers; for a plain number both bounds are equal."""
 
     low: Edge
     high: Edge
@@ -27,7 +27,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as a query states it: `100` stands for 99.5 up to, not including, 100.5; `100.0` for 99.95 to 100.05."""
+    """A number in a query with its implied range: `100` means 99.5 (included) to 100.5 (excluded), `100.0` 99.95 to 100.05."""
 
     value: Decimal
     low: Decimal
@@ -35,12 +35,12 @@ class Number:
 
     @property
     def coarse(self) -> bool:
-        """Whether its last digit stands above the ones, as in `1e2`."""
+        """Whether its last significant digit is left of the ones, as in `1e2`."""
         return int(self.value.as_tuple().exponent) > 0
 
 
 def read_number(text: str) -> Number | None:
-    """The number that a query states, or None if it is none."""
+    """Parse a number of a query; None if the text is not a number."""
     if not _NUMBER.fullmatch(text):
         return None
     value = Decimal(text)
@@ -50,7 +50,7 @@ def read_number(text: str) -> Number | None:
 
 
 def read_decimal(value: Any) -> Decimal | None:
-    """The number in a parsed resource: Decimal and int as they are, a float by its shortest text, None for the rest."""
+    """The number in a parsed resource as a Decimal; a float is converted through its shortest text. None for other values."""
     if isinstance(value, Decimal):
         return value if value.is_finite() else None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -64,12 +64,12 @@ def exactly(number: Decimal) -> Bounds:
 
 
 def from_to(low: Decimal | None, high: Decimal | None) -> Bounds:
-    """The bounds of a range, endless where a side is None."""
+    """The bounds of a range; None means unbounded."""
     return Bounds((-_ENDLESS if low is None else low, 0), (_ENDLESS if high is None else high, 0))
 
 
 def compared(number: Decimal, comparator: str) -> Bounds:
-    """What is known of a quantity of which only a comparison was recorded: `<5` is anything below 5."""
+    """The bounds of a quantity with a comparator: `<5` means any number below 5."""
     bounds = {
         "<": Bounds((-_ENDLESS, 0), (number, -1)),
         "<=": Bounds((-_ENDLESS, 0), (number, 0)),
@@ -101,4 +101,4 @@ COMPARE: Mapping[Prefix, Callable[[Number, Bounds], bool]] = {
     Prefix.EB: lambda asked, found: found.high < (asked.value, 0),
     Prefix.AP: _near,
 }
-"""What each prefix means. Only `eq`, `ne` and `ap` heed the precision of the number; `ap` is within a tenth of it."""
+"""The comparison of each prefix. Only `eq`, `ne` and `ap` use the precision of the number; `ap` allows a tenth of its value."""

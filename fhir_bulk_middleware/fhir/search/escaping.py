@@ -1,4 +1,4 @@
-r"""The escapes of search values: `\,` `\$` `\|` `\\` stand for the characters that a search gives a meaning to."""
+r"""Escapes in search values: `\,` `\$` `\|` and `\\` stand for the characters that are separators otherwise."""
 
 import re
 
@@ -6,7 +6,7 @@ _PIECE = re.compile(r"\\[,$|\\]|[,$|]|[^\\,$|]+", re.DOTALL)
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The parts between the separators that are not escaped; the parts keep their escapes.
+    """Split at the separators that are not escaped; the parts keep their escapes.
 
     Raises:
         ValueError: If a backslash stands before anything but `,`, `$`, `|` or a backslash.
@@ -14,7 +14,7 @@ def split(text: str, separator: str) -> list[str]:
     if "\\" not in text:
         return text.split(separator)
     parts: list[str] = []
-    begun: list[str] = []  # joined once a part: to add each piece to the part would copy the part each time
+    begun: list[str] = []  # joined once per part: adding strings one by one would take quadratic time
     for piece in _pieces(text):
         if piece == separator:
             parts.append("".join(begun))
@@ -26,7 +26,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def unescape(text: str) -> str:
-    """The text that was meant.
+    """The text without escapes.
 
     Raises:
         ValueError: If a backslash stands before anything but `,`, `$`, `|` or a backslash.
@@ -35,7 +35,7 @@ def unescape(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """The text with every character escaped that has a meaning in a search value."""
+    """The text with all separators and backslashes escaped."""
     return re.sub(r"[,$|\\]", r"\\\g<0>", text)
 
 

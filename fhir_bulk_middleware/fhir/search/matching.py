@@ -1,7 +1,6 @@
-"""Whether a resource meets search criteria, by FHIR's rules, evaluated on the parsed resource.
+"""Matches parsed resources against search criteria, by FHIR's rules.
 
-Parse resources with `json.loads(text, parse_float=Decimal)`: a number is compared with the digits that it was written
-with.
+Parse resources with `json.loads(text, parse_float=Decimal)`, because numbers are compared by their written digits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,25 +28,23 @@ from fhir_bulk_middleware.fhir.search.values import (
 Predicate = Callable[[Resource], bool]
 V = TypeVar("V")
 
-_NO_VALUE = frozenset({"id", "extension"})  # an element of nothing else says why there is no value
+_NO_VALUE = frozenset({"id", "extension"})  # an element with only these has no value, but a reason for its absence
 
 
 class Matcher:
-    """Criteria, compiled for one server.
+    """Criteria compiled for one server.
 
-    All criteria must hold; of the values of one criterion any suffices; of the elements that it leads to, any
-    suffices too. `:not` turns the whole criterion round, so that a resource without the element meets it; the prefix
-    `ne` compares elements, so that it does not.
+    All criteria must match. A criterion matches if one of its values matches one of the elements at its paths. `:not` negates
+    the whole criterion, so it matches a resource without the element; the prefix `ne` compares elements, so it does not.
 
     Args:
-        criteria: What is asked for.
+        criteria: The criteria.
         base_urls: The base URLs under which absolute references are this server's own.
 
     Attributes:
-        criteria: What is asked for.
-        needles: Byte strings of which at least one occurs in the JSON text of every resource that matches, or None if
-            there are no such. A store may skip, unparsed, what has none of them, if its texts write letters, digits
-            and ` ._:()-` as they are and not as escapes.
+        criteria: The criteria.
+        needles: Byte strings; the JSON text of each matching resource contains at least one of them. None if there are none.
+            A store may skip a text without any of them unparsed, if its texts do not escape letters, digits and ` ._:()-`.
     """
 
     def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:
@@ -59,7 +56,7 @@ class Matcher:
         self._predicates = tuple(_predicate(criterion, parameter, references) for criterion, parameter in pairs)
 
     def matches(self, resource: Resource) -> bool:
-        """Whether the resource is of the type asked for and meets all criteria."""
+        """Whether the resource has the type of the criteria and matches all of them."""
         return resource.get("resourceType") == self.criteria.type and all(test(resource) for test in self._predicates)
 
 
@@ -80,7 +77,7 @@ def _any_of(predicates: Sequence[Predicate]) -> Predicate:
 
 
 def _anywhere(modifier: str | None, values: Sequence[Value], parameter: SearchParameter, references: References) -> Predicate:
-    """Any value at any place; at the first place only, where the parameter says so."""
+    """A predicate for any value at any path; with `parameter.first`, only for the first value found."""
     tests = [(compile_path(path.path), _test(modifier, values, path, parameter, references)) for path in parameter.paths]
     if parameter.first:
         return lambda resource: _at_first(resource, tests)
@@ -96,7 +93,7 @@ def _at_first(resource: Resource, tests: Iterable[tuple[Walk, Test]]) -> bool:
 
 
 def _composite(value: Value, parameter: SearchParameter, references: References) -> Predicate:
-    """All parts, of one and the same root."""
+    """A predicate for all components at the same root element."""
     if not isinstance(value, CompositeValue):
         raise TypeError(f"a composite parameter was given a {type(value).__name__}")
     roots: list[tuple[Walk, list[Predicate]]] = []
@@ -119,7 +116,7 @@ def _composite(value: Value, parameter: SearchParameter, references: References)
 
 
 def _holding(criterion: Criterion, parameter: SearchParameter) -> Predicate:
-    """A parameter that is true where something stands that is not `false`, and false everywhere else."""
+    """A predicate for a parameter that is true if an element has a value other than `false` (see `SearchParameter.holds`)."""
     walks = [compile_path(path.path) for path in parameter.paths]
     wanted = {value.code == "true" for value in criterion.values if isinstance(value, TokenValue)}
     return lambda resource: any(node is not False for walk in walks for node in walk(resource)) in wanted
@@ -137,10 +134,9 @@ def _has_value(node: Any) -> bool:
 def _test(  # noqa: C901, PLR0911 - a case per kind of value
     modifier: str | None, values: Sequence[Value], path: TypedPath, parameter: SearchParameter, references: References
 ) -> Test:
-    """The test of an element at one path against all values of a criterion, which are of one kind: any of them suffices.
+    """The test of an element at one path against the values of a criterion, which are all of one class.
 
-    What an element is compared with is made once, and looked up where that is possible: a criterion may have a thousand values
-    (law 38).
+    Values are prepared once and, where possible, looked up in a set, because a criterion may have a thousand of them (law 38).
     """
     match values[0]:
         case TokenValue() if modifier == "identifier":

@@ -1,4 +1,4 @@
-"""Byte strings that must occur in the text of whatever meets the criteria, so that a store need not parse the rest."""
+"""Byte strings that occur in the text of each matching resource, so that a store need not parse texts without them."""
 
 import re
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from fhir_bulk_middleware.fhir.search.criteria import Criterion
 from fhir_bulk_middleware.fhir.search.values import ReferenceValue, TokenValue, Value
 
 _MOST = 16
-"""Needles of which any must occur; to look for more costs more than to parse what would have been skipped."""
+"""Maximum number of needles; searching for more costs more than parsing."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9 ._:()-]+", re.ASCII)  # no JSON writer of ours or of a host's escapes these
+_PLAIN = re.compile(r"[A-Za-z0-9 ._:()-]+", re.ASCII)  # neither our JSON encoder nor a host's escapes these
 
 
 def needles(pairs: Iterable[tuple[Criterion, SearchParameter]], references: References) -> tuple[bytes, ...] | None:
-    """The needles of the most telling criterion, which is the one whose shortest is longest; None if none has any."""
+    """The needles of the most selective criterion (whose shortest needle is longest); None if no criterion has needles."""
     known = [found for found in (_of(criterion, parameter, references) for criterion, parameter in pairs) if found]
     return max(known, key=lambda found: min(map(len, found)), default=None)
 
@@ -25,7 +25,7 @@ def _of(criterion: Criterion, parameter: SearchParameter, references: References
     if criterion.modifier in {"not", "missing", "text", "of-type", "identifier"} or parameter.holds:
         return None
     if any(path.type in {"boolean", "string"} for path in parameter.paths):
-        return None  # a boolean has no quotes, and of a string case is ignored
+        return None  # a boolean has no quotes, and strings are compared without case
     if len(criterion.values) > _MOST:
         return None
     found = [_needle(value, references) for value in criterion.values]

@@ -1,4 +1,4 @@
-"""Tests of what has an order against an element: dates, numbers and quantities, by their prefixes."""
+"""Tests of elements against dates, numbers and quantities with prefixes."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _CURRENCIES = "urn:iso:std:iso:4217"
 
 
 def date_test(values: Collection[DateValue], path: TypedPath) -> Test:
-    """The time of the element against the times asked for."""
+    """Whether the time of the element matches one of the dates."""
     each, type_ = [(spans.COMPARE[value.prefix], value.span) for value in values], path.type
 
     def test(node: Any) -> bool:
@@ -24,7 +24,7 @@ def date_test(values: Collection[DateValue], path: TypedPath) -> Test:
 
 
 def number_test(values: Collection[NumberValue]) -> Test:
-    """A decimal or an integer."""
+    """Whether a decimal or integer element matches one of the numbers."""
     each = [(decimals.COMPARE[value.prefix], value.number) for value in values]
 
     def test(node: Any) -> bool:
@@ -38,7 +38,7 @@ def number_test(values: Collection[NumberValue]) -> Test:
 
 
 def quantity_test(values: Collection[QuantityValue], path: TypedPath) -> Test:
-    """A quantity of that unit, as recorded: units are not converted. Sampled data have no one value and never match."""
+    """Whether a quantity element matches, in the same unit; units are not converted. SampledData never matches."""
     each = [(decimals.COMPARE[value.amount.prefix], value.amount.number, value) for value in values]
 
     def test(node: Any) -> bool:
@@ -50,7 +50,7 @@ def quantity_test(values: Collection[QuantityValue], path: TypedPath) -> Test:
 
 
 def _bounds(node: Any, type_: str, value: QuantityValue) -> Bounds | None:
-    """What an element of a quantity type says of its number, or None if it says nothing in the unit asked for."""
+    """The bounds of an element of a quantity type, or None if it has no value in the requested unit."""
     if not isinstance(node, Mapping) or type_ == "SampledData":
         return None
     if type_ == "Range":

@@ -1,4 +1,4 @@
-"""Reads the values of a search parameter from the text of a query."""
+"""Parses the values of a search parameter from the text of a query."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,19 +31,19 @@ _URLS = frozenset({"canonical", "uri", "url", "oid", "uuid"})
 
 
 class BadValueError(ValueError):
-    """A value that cannot be applied; the message says why, without repeating the value."""
+    """A value that cannot be applied. The message gives the reason and does not repeat the value."""
 
 
 def read_value(parameter: SearchParameter, modifier: str | None, text: str) -> Value:
-    """One value of a query, as the parameter's type has it.
+    """Parse one value of a query by the type of its parameter.
 
     Args:
-        parameter: What is searched; it must be a supported one.
-        modifier: A modifier that the parameter's type knows, or a resource type.
-        text: The value with its escapes, between two commas.
+        parameter: The search parameter; it must be supported.
+        modifier: A modifier of the parameter's type, or a resource type.
+        text: The value with its escapes, without the separating commas.
 
     Raises:
-        BadValueError: If it is malformed, or cannot be applied exactly to the elements that the parameter leads to.
+        BadValueError: If it is malformed, or cannot be applied exactly to the elements of the parameter.
     """
     if not text:
         raise BadValueError("is empty")
@@ -151,7 +151,7 @@ def _reference(parameter: SearchParameter, modifier: str | None, text: str) -> V
 
 
 def leads_to(parameter: SearchParameter, type_: str) -> bool:
-    """Whether a reference of this parameter may lead to that type."""
+    """Whether references of this parameter can have that target type."""
     return not parameter.target or bool(parameter.target & {type_, "Resource"})
 
 
@@ -163,7 +163,7 @@ def _composite(parameter: SearchParameter, _modifier: str | None, text: str) -> 
 
 
 def component_of(parameter: SearchParameter, position: int) -> SearchParameter:
-    """One part of a composite as a parameter of its own, with its paths from every root."""
+    """One component of a composite as a parameter, with its paths from all roots."""
     components = [root.components[position] for root in parameter.roots]
     paths = tuple(dict.fromkeys(path for component in components for path in component.paths))
     return replace(parameter, type=components[0].type, paths=paths, roots=(), target=frozenset())

@@ -1,7 +1,7 @@
-"""Stretches of time: what a FHIR date of any precision covers, and how a search compares two of them.
+"""Time intervals of FHIR dates of any precision, and their comparison in searches.
 
-Times without an offset, and dates, which have none, are read as UTC, in the query and in the resource alike: FHIR
-leaves it to the server, and a frozen query must mean the same on every machine.
+Dates and times without an offset are read as UTC, in the query and in the resource. FHIR leaves the zone to the server, and a
+stored query must mean the same on every machine.
 """
 
 import math
@@ -28,7 +28,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The time from `low` up to, not including, `high`: in nanoseconds from the year 1 on, infinite where open."""
+    """The half-open interval from `low` to `high`, in nanoseconds since the year 1; infinite if unbounded."""
 
     low: float
     high: float
@@ -38,7 +38,7 @@ EVER = Span(-math.inf, math.inf)
 
 
 def read_span(text: str) -> Span | None:
-    """The time that a date, dateTime or instant covers at its precision, down to nanoseconds; None if it is none."""
+    """The interval of a date, dateTime or instant at its precision, down to nanoseconds; None if the text is none of these."""
     found = _TEXT.fullmatch(text)
     if found is None:
         return None
@@ -60,7 +60,7 @@ def read_span(text: str) -> Span | None:
 
 
 def _day_after(first: int, found: re.Match[str]) -> int:
-    """The ordinal of the first day after a year, a month or a day, which for 9999 is beyond Python's calendar."""
+    """The ordinal of the first day after a year, a month or a day; works for the year 9999 too, where `date` overflows."""
     if found["day"] is not None:
         return first + 1
     year, month = int(found["year"]), int(found["month"] or _DECEMBER)
@@ -77,10 +77,10 @@ def _offset(text: str | None) -> int:
 
 
 def element_span(value: Any, type_: str) -> Span | None:
-    """The time that an element of this FHIR type covers, or None if it tells none.
+    """The interval of an element of this FHIR type, or None if it has no time.
 
-    An instant is a point, whatever its precision. A Period without a start or an end is open on that side. Of a
-    Timing only the outer limits count: its events and the period of its bounds.
+    An instant is a point at any precision. A Period without a start or an end is unbounded on that side. For a Timing only the
+    outer limits count: its events and its `boundsPeriod`.
     """
     if type_ == "Period":
         return _period(value)
@@ -132,4 +132,4 @@ COMPARE: Mapping[Prefix, Callable[[Span, Span], bool]] = {
     Prefix.EB: lambda asked, found: found.high <= asked.low,
     Prefix.AP: lambda asked, found: found.low < asked.high and found.high > asked.low,
 }
-"""What each prefix means for the time asked for and the time found. `ap` is overlap: no margin moves with the clock."""
+"""The comparison of each prefix, of the query's interval with the element's. `ap` means overlap, without a margin."""

@@ -1,4 +1,4 @@
-"""Tests of a reference against an element: what it leads to."""
+"""Tests of elements against reference values."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from fhir_bulk_middleware.fhir.search.values import ReferenceValue
 
 
 def reference_test(values: Collection[ReferenceValue], path: TypedPath, targets: frozenset[str], references: References) -> Test:
-    """The same resource of this server, however it is named; or the same foreign URL.
+    """Whether the element refers to the same resource of this server, in any spelling, or to the same foreign URL.
 
-    An id alone means any type that the parameter may lead to. A relative value is met by a reference to any version,
-    an absolute one only by a reference to none.
+    An id alone means any target type of the parameter. A relative value matches references with any version; an absolute value
+    matches only references without one.
     """
     urls = frozenset(value.url for value in values if value.url is not None)
     if path.type != "Reference":
         return uri_test(urls, None, path) if urls else lambda _node: False
-    wanted: dict[str, list[tuple[str | None, bool]]] = {}  # by id: the type, and whether a version rules it out
+    wanted: dict[str, list[tuple[str | None, bool]]] = {}  # by id: the type, and whether a version prevents a match
     foreign: set[str] = set()
     for value in values:
         own = references.parse(value.url) if value.url is not None else None

@@ -1,4 +1,4 @@
-"""Tests of a string or a URI against an element, and texts as a string search compares them."""
+"""Tests of elements against strings and URIs, and the folding of texts for string searches."""
 
 import unicodedata
 from collections.abc import Collection, Iterator
@@ -14,7 +14,7 @@ _PUNCTUATION = {number: None for number in range(128) if unicodedata.category(ch
 
 
 def fold(text: str) -> str:
-    """The text without case, accents and punctuation, and with single spaces; it may be empty."""
+    """The text in lower case, without accents and punctuation, and with single spaces; may be empty."""
     if text.isascii():
         return " ".join(text.lower().translate(_PUNCTUATION).split())
     return " ".join("".join(map(_folded, text)).split())
@@ -22,24 +22,24 @@ def fold(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def _folded(character: str) -> str:
-    """A character without case and accents, empty for what is not compared.
+    """A character without case and accents; empty for characters that are not compared.
 
-    One by one: a decomposition puts the accents of a text in order, in time that grows with the square of how many follow each
-    other (law 38), and here their order does not matter, for none of them is kept.
+    Decomposing a whole text sorts runs of accents in quadratic time (law 38). Accents are dropped here, so their order does not
+    matter, and characters are decomposed one by one.
     """
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     return "".join(part for part in plain if unicodedata.category(part)[0] not in {"M", "P"})
 
 
 def texts_at(node: Any, key: str) -> Iterator[str]:
-    """The texts under a key of an element."""
+    """The strings under a key of an element."""
     return (text for text in members(node, key) if isinstance(text, str))
 
 
 def string_test(values: Collection[str], modifier: str | None, path: TypedPath) -> Test:
-    """The beginning, without case and accents; with `contains` any part; with `exact` the whole as it is.
+    """Compare the beginning without case and accents; with `contains` any part; with `exact` the unchanged whole.
 
-    Of a name or an address each of its texts is compared by itself.
+    For a HumanName or an Address each of its strings is compared separately.
     """
     if modifier == "exact":
         exact = frozenset(values)
@@ -58,9 +58,9 @@ def _strings(node: Any, type_: str) -> Iterator[str]:
 
 
 def uri_test(values: Collection[str], modifier: str | None, path: TypedPath) -> Test:
-    """The whole URI; `above` and `below` go by path segments.
+    """Compare the whole URI; `above` and `below` compare by path segments.
 
-    A canonical URI is the same in any version, unless a version is asked for.
+    A value without a version matches a canonical URI of any version.
     """
     asked = frozenset(values)
     if modifier == "below":

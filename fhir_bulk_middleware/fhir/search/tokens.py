@@ -1,4 +1,4 @@
-"""Tests of a token against an element: codes, identifiers, contact points, booleans."""
+"""Tests of elements against tokens: codes, identifiers, contact points, booleans."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from fhir_bulk_middleware.fhir.search.values import TextValue, TokenValue, Typed
 
 
 def token_test(values: Collection[TokenValue], path: TypedPath) -> Test:  # noqa: PLR0911 - a case per data type
-    """Codes, ids and systems are compared letter for letter; only of a plain string is case ignored.
+    """Compare codes, ids and systems with case; only plain strings without.
 
-    FHIR lets a server be laxer about case; lax here would show, export or delete more than was asked for.
+    FHIR allows a server to ignore case. That would show, export or delete more than the client requested.
     """
     codes = frozenset(value.code for value in values)
     match path.type:
@@ -39,7 +39,7 @@ def token_test(values: Collection[TokenValue], path: TypedPath) -> Test:  # noqa
 
 
 def _pair_test(values: Collection[TokenValue], key: str) -> Test:
-    """Code and system of an element: any code of a system, a code of any system, or a code of one system or none."""
+    """Test code and system of an element: any code of a system, a code of any system, or a code of one system or none."""
     systems = frozenset(value.system for value in values if value.code is None)
     codes = frozenset(value.code for value in values if value.system is None)
     pairs = frozenset((value.system, value.code) for value in values if value.system is not None)
@@ -58,7 +58,7 @@ def _pair_test(values: Collection[TokenValue], key: str) -> Test:
 
 
 def identifier_type_test(values: Collection[TypedIdentifierValue]) -> Test:
-    """`of-type`: the identifier's value, and one coding of its type."""
+    """`:of-type`: compare the identifier's value and one coding of its type."""
     codings: dict[str, list[TokenValue]] = {}
     for value in values:
         codings.setdefault(value.value, []).append(TokenValue(value.system, value.code))
@@ -72,7 +72,7 @@ def identifier_type_test(values: Collection[TypedIdentifierValue]) -> Test:
 
 
 def token_text_test(values: Collection[TextValue], path: TypedPath) -> Test:
-    """`:text`: the beginning of the text that goes with a code, compared as a string."""
+    """`:text`: compare the beginning of the code's display text, as a string search does."""
     asked = tuple(fold(value.text) for value in values)
     return lambda node: any(fold(text).startswith(asked) for text in _code_texts(node, path.type))
 
@@ -90,6 +90,6 @@ def _code_texts(node: Any, type_: str) -> Iterator[str]:
 
 
 def reference_identifier_test(values: Collection[TokenValue]) -> Test:
-    """`:identifier`: the identifier that a reference carries."""
+    """`:identifier`: compare `Reference.identifier`."""
     identifier = _pair_test(values, "value")
     return lambda node: any(identifier(one) for one in members(node, "identifier"))

@@ -1,4 +1,4 @@
-"""The values of a search, parsed: one small type for each type of search parameter."""
+"""Parsed search values: one class for each type of search parameter."""
 
 from dataclasses import dataclass
 
@@ -26,14 +26,14 @@ class TypedIdentifierValue:
 
 @dataclass(frozen=True, slots=True)
 class TextValue:
-    """What a string or a uri is compared with."""
+    """The text of a string or uri parameter."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class DateValue:
-    """A time, compared as the prefix says."""
+    """A time interval with its prefix."""
 
     prefix: Prefix
     span: Span
@@ -41,7 +41,7 @@ class DateValue:
 
 @dataclass(frozen=True, slots=True)
 class NumberValue:
-    """A number, compared as the prefix says."""
+    """A number with its prefix."""
 
     prefix: Prefix
     number: Number
@@ -49,7 +49,7 @@ class NumberValue:
 
 @dataclass(frozen=True, slots=True)
 class QuantityValue:
-    """A number with a unit: a coded one if there is a system; else a code or a human unit; none if `code` is None."""
+    """A number with a unit: a coded unit if `system` is set, else a code or a display unit; any unit if `code` is None."""
 
     amount: NumberValue
     system: str | None = None
@@ -67,7 +67,7 @@ class ReferenceValue:
 
 @dataclass(frozen=True, slots=True)
 class CompositeValue:
-    """Values that must hold of one and the same place."""
+    """Values of the components, which must match at the same element."""
 
     parts: tuple["Value", ...]
 
