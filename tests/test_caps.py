@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House, populate
+from house import KICK_OFF, House, populate
 
 from fhir_bulk_middleware import caps
 from fhir_bulk_middleware.contract.access import TokenRejected

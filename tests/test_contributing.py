@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import KICK_OFF, House, populate
+from house import KICK_OFF, House, populate
 from starlette.applications import Starlette
 
 import fhir_bulk_middleware

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import anyio
 import pytest
-from conftest import KICK_OFF, House
+from house import KICK_OFF, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from conftest import BASE, KICK_OFF, House
+from house import BASE, KICK_OFF, House
 
 from fhir_bulk_middleware import instant
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, people
+from house import AUDIENCE, ISSUER, people
 from loopback import LONGEST_TURN, served
 from starlette.applications import Starlette
 from starlette.requests import Request

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF, HandClock, HandRunner, House, populate
+from house import AUDIENCE, ISSUER, KICK_OFF, HandClock, HandRunner, House, populate
 from starlette.applications import Starlette
 from starlette.routing import Mount
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import official
 import pytest
-from conftest import BASE, KICK_OFF, House, populate
+from house import BASE, KICK_OFF, House, populate
 from jsonschema import Draft202012Validator, FormatChecker
 
 from fhir_bulk_middleware import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, BulkData

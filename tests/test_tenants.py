@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF
+from house import AUDIENCE, ISSUER, KICK_OFF
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.registration import NotAdmitted

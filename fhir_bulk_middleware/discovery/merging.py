@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["merged"]
 
 Same = Callable[[Mapping[str, Any]], object]
-"""The member that identifies an entry, by the name of the list."""
+"""Returns the identity of a list entry; entries with equal identities are merged."""
 
 
 def merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], everywhere: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class RefusalTally:
         self._sums: dict[tuple[str, Owner | None], _Sum] = {}
 
     def takes(self, event: RequestRefused) -> bool:
-        """Whether the refusal needs no record of its own: it was counted, or is a throttled poll, which is not counted either."""
+        """Whether the refusal needs no record of its own: it was added to a sum, or it is a throttled poll, which is ignored."""
         owner = event.owner
         if event.reason is Reason.POLLED_TOO_OFTEN:
             return True

@@ -97,7 +97,7 @@ class Assertions:
             raise TokenRejected("it was used before")
 
     def _good_until(self, claims: Mapping[str, Any], now: Instant) -> Instant:
-        """The instant until which the assertion must be remembered."""
+        """Check audience and lifetime; return the instant until which the assertion must be remembered."""
         # Exactly one audience: an assertion for several servers could be replayed from one to another.
         if claims.get("aud") not in (self._audience, [self._audience]):
             raise TokenRejected("its aud is not the token endpoint alone")

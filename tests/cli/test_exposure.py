@@ -66,7 +66,7 @@ def test_a_server_on_loopback_is_warned_of_where_a_proxy_makes_it_known(
 async def test_a_host_that_names_a_plain_url_is_warned(
     mint: Any, caplog: pytest.LogCaptureFixture, url: str, warned: bool
 ) -> None:
-    from conftest import House
+    from house import House
 
     from fhir_bulk_middleware.dialects import STANDARD
     from fhir_bulk_middleware.settings import Settings

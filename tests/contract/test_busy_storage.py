@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, populate
+from house import KICK_OFF, populate
 
 from fhir_bulk_middleware import Authorisation, MemoryResourceStore, Page, Principal, Query, Reason, Refused
 

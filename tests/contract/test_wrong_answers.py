@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF
+from house import KICK_OFF
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation, Page, Query

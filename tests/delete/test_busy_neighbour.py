@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from conftest import House, populate
 from hosts import HardHost
+from house import House, populate
 
 from fhir_bulk_middleware.contract.removal import Matches, Target
 from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog

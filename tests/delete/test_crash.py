@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ISSUER, job_of
+from house import ISSUER, job_of
 
 from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.contract.recipes import as_json

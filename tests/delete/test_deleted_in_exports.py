@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BASE, HandClock, House, people
 from hosts import HardHost
+from house import BASE, HandClock, House, people
 
 from fhir_bulk_middleware import AIDBOX, BulkData
 from fhir_bulk_middleware.contract.removal import Current, Removal

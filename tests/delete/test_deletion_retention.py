@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, HandClock, House
 from hosts import HardHost
+from house import KICK_OFF, HandClock, House
 from pydantic import ValidationError
 
 from fhir_bulk_middleware import (

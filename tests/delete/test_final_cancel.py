@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
-from conftest import House, job_of, populate
+from house import House, job_of, populate
 
 from fhir_bulk_middleware.contract.job import Job, JobState
 from fhir_bulk_middleware.contract.removal import Tally

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import House, populate
+from house import House, populate
 
 from fhir_bulk_middleware import AIDBOX, FHIR_R4, FHIR_R6_DRAFT
 from fhir_bulk_middleware.delete.policy import NOT_FOUND, DeletePolicy

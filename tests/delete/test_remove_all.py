@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import House, job_of, populate
+from house import House, job_of, populate
 
 from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House, populate
+from house import KICK_OFF, House, populate
 
 from fhir_bulk_middleware import STANDARD, STU2, STU4
 

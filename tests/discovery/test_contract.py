@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF, job_of, people
 from exporting import polled
+from house import AUDIENCE, ISSUER, KICK_OFF, job_of, people
 from loopback import free_socket, served
 from mounts import SMART, mount
 

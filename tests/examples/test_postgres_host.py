@@ -11,8 +11,8 @@ import postgres_host
 import psycopg
 import pytest
 from benchmarks.postgres_server import postgres_server
-from conftest import AUDIENCE, ISSUER
 from exporting import exported
+from house import AUDIENCE, ISSUER
 from postgres_host import SCHEMA, PostgresStorage
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 import pytest
-from conftest import BASE, ISSUER, HandClock, HandRunner
+from house import BASE, ISSUER, HandClock, HandRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test

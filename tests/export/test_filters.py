@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import httpx2
 import pytest
-from conftest import KICK_OFF, House, populate
+from house import KICK_OFF, House, populate
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, BASE, ISSUER, KICK_OFF, House, people, populate
 from exporting import exported
+from house import AUDIENCE, BASE, ISSUER, KICK_OFF, House, people, populate
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, HandClock, House
+from house import KICK_OFF, HandClock, House
 
 from fhir_bulk_middleware.instant import Instant, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore

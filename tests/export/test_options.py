@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from conftest import BASE, KICK_OFF, House
+from house import BASE, KICK_OFF, House
 
 from fhir_bulk_middleware.dialects import STU4
 

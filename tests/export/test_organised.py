@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House
+from house import KICK_OFF, House
 from hypothesis import given
 from hypothesis import strategies as st
 

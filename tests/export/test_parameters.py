@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import ISSUER, KICK_OFF, House, job_of, populate
+from house import ISSUER, KICK_OFF, House, job_of, populate
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Associated, Job

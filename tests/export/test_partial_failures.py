@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import House
+from house import House
 
 from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.dialects import STANDARD, STU4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import BASE, House
+from house import BASE, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

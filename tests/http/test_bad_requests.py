@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House
+from house import KICK_OFF, House
 
 pytestmark = pytest.mark.anyio
 

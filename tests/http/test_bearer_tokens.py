@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF, HandClock
+from house import AUDIENCE, ISSUER, KICK_OFF, HandClock
 
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.testing.token_mint import TokenMint

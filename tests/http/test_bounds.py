@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import AUDIENCE, BASE, ISSUER, KICK_OFF, HandClock, HandRunner, House, job_of, populate
 from hosts import HardHost
+from house import AUDIENCE, BASE, ISSUER, KICK_OFF, HandClock, HandRunner, House, job_of, populate
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF, House, populate
+from house import AUDIENCE, ISSUER, KICK_OFF, House, populate
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.demo.host import fhir_host

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from conftest import BASE, ISSUER, KICK_OFF, HandRunner, job_of
+from house import BASE, ISSUER, KICK_OFF, HandRunner, job_of
 from listed import Listed, patient
 
 from fhir_bulk_middleware.app import BulkData

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 import pytest
-from conftest import BASE, ISSUER, KICK_OFF, HandClock, HandRunner, job_of
+from house import BASE, ISSUER, KICK_OFF, HandClock, HandRunner, job_of
 from listed import Listed, observation
 
 from fhir_bulk_middleware.app import BulkData

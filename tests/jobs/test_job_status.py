@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House, job_of, populate
+from house import KICK_OFF, House, job_of, populate
 
 from fhir_bulk_middleware.dialects import STU4
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import ISSUER, House, job_of, populate
+from house import ISSUER, House, job_of, populate
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Failure, JobState

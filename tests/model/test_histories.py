@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, BASE, ISSUER, House, job_of
+from house import AUDIENCE, BASE, ISSUER, House, job_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

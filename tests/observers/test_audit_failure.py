@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
-from conftest import BASE, KICK_OFF, House, populate
 from exporting import polled
+from house import BASE, KICK_OFF, House, populate
 from listening import Listener
 from stopped_lock import locked_by_a_stopped_process
 

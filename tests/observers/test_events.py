@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import BASE, KICK_OFF, House, populate
+from house import BASE, KICK_OFF, House, populate
 from listening import Deaf, Listener
 
 from fhir_bulk_middleware.contract.access import Owner

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import BASE, ISSUER, House, populate
+from house import BASE, ISSUER, House, populate
 from listening import Listener
 
 from fhir_bulk_middleware.contract.access import Caller, Owner

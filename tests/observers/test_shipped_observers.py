@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF, people
 from exporting import polled
 from fhir.resources.auditevent import AuditEvent as R5AuditEvent
 from fhir.resources.R4B.auditevent import AuditEvent as R4AuditEvent
+from house import AUDIENCE, ISSUER, KICK_OFF, people
 from listening import Writer, keeps_audit
 
 from fhir_bulk_middleware.app import BulkData

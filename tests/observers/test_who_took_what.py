@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import BASE, ISSUER, KICK_OFF, House, populate
+from house import BASE, ISSUER, KICK_OFF, House, populate
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.dialects import STANDARD

@@ -25,7 +25,7 @@ import anyio
 
 sys.path += [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "support")]
 
-from conftest import AUDIENCE, BASE, ISSUER, House, job_of
+from house import AUDIENCE, BASE, ISSUER, House, job_of
 from mortal import Mortal
 
 from fhir_bulk_middleware import Owner

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import House
+from house import House
 from mortal import Mortal
 from removal_rounds import ROUNDS, Round, begun, workers
 

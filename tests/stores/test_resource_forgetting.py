@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HandClock
+from house import HandClock
 
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletionHorizon, SupportsForgetting

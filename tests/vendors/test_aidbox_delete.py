@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from conftest import House, populate
+from house import House, populate
 
 from fhir_bulk_middleware import AIDBOX
 from fhir_bulk_middleware.delete.policy import NOT_FOUND
@@ -108,7 +108,7 @@ class TestConditionalDelete:
     async def test_the_example_of_the_page(self, mint: Any) -> None:
         """CD-25: with and without `/fhir` are two bases; which it is, is where the host mounts us."""
         import httpx2
-        from conftest import BASE
+        from house import BASE
         from starlette.applications import Starlette
 
         from fhir_bulk_middleware import STANDARD, Settings

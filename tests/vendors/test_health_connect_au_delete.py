@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import BASE, House, populate
+from house import BASE, House, populate
 
 from fhir_bulk_middleware.contract.job import JobState
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU

@@ -7,7 +7,7 @@ from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
-from conftest import KICK_OFF, House, job_of, populate
+from house import KICK_OFF, House, job_of, populate
 
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU
 

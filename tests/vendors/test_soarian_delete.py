@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import House, populate
+from house import House, populate
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import JobState

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import House, populate
+from house import House, populate
 
 from fhir_bulk_middleware.dialects import SUBJECT_BOUND
 from fhir_bulk_middleware.dialects.model import RetryAfter

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 import uvicorn
-from conftest import House, populate
+from house import House, populate
 
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU, SOARIAN, STANDARD, SUBJECT_BOUND
 

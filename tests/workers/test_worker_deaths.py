@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import AUDIENCE, ISSUER, KICK_OFF
 from deadly import WAYS, Blocking, Deadly, Waiting
+from house import AUDIENCE, ISSUER, KICK_OFF
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.contract.running import JobRunner
