@@ -73,7 +73,7 @@ async def test_a_host_that_names_a_plain_url_is_warned(
 
     caplog.set_level(logging.WARNING, "fhir_bulk_middleware")
     House(mint, STANDARD, Settings(public_base_url=url))
-    assert ("without TLS tokens and patient data can be read" in caplog.text) is warned
+    assert ("without TLS, others can read tokens and patient data" in caplog.text) is warned
 
 
 def test_the_log_of_a_server_says_why_an_assertion_was_refused_from_the_level_that_was_asked_for(tmp_path: Path) -> None:
