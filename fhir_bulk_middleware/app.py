@@ -30,9 +30,9 @@ from fhir_bulk_middleware.default_runner import default_runner
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
+from fhir_bulk_middleware.delete.removal_sources import Sources, sources_of
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.service import DeleteService
-from fhir_bulk_middleware.delete.sources import Sources, sources_of
 from fhir_bulk_middleware.dialects import STANDARD, Dialect
 from fhir_bulk_middleware.discovery.capability import Capability
 from fhir_bulk_middleware.discovery.endpoints import discovery_rows, smart_endpoint

@@ -13,9 +13,9 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import DeletePolicy
+from fhir_bulk_middleware.delete.removal_sources import sources_of
 from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.delete.sources import sources_of
 from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.delete.task import RemovalTask
 from fhir_bulk_middleware.dialects.model import Dialect

@@ -3,7 +3,7 @@
 from fhir_bulk_middleware.contract.job import Job, JobKind
 from fhir_bulk_middleware.contract.removal import Tally
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
-from fhir_bulk_middleware.delete.sources import Sources
+from fhir_bulk_middleware.delete.removal_sources import Sources
 
 __all__ = ["RemovalRuns"]
 

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fhir_bulk_middleware.contract.access import TokenRejected, TokenVerifier
-from fhir_bulk_middleware.demo.requests import after_of, body_of, count_of, if_match_of, query_of
-from fhir_bulk_middleware.demo.responses import Refusal, document, outcome, resource, searchset
+from fhir_bulk_middleware.demo.fhir_responses import Refusal, document, outcome, resource, searchset
+from fhir_bulk_middleware.demo.request_reading import after_of, body_of, count_of, if_match_of, query_of
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.protective import ProtectiveHeaders

@@ -20,7 +20,7 @@ from fhir_bulk_middleware import (
     SQLiteResourceStore,
 )
 from fhir_bulk_middleware.instant import Precision, after, render
-from fhir_bulk_middleware.stores.sqlite import horizon
+from fhir_bulk_middleware.stores.sqlite import horizon_table as horizon
 
 pytestmark = pytest.mark.anyio
 

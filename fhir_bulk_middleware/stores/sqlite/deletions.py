@@ -12,7 +12,8 @@ from fhir_bulk_middleware.contract.removal import BatchId, BatchProgress, Mark, 
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
-from fhir_bulk_middleware.stores.sqlite import horizon, outbox
+from fhir_bulk_middleware.stores.sqlite import horizon_table as horizon
+from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SQLiteDeletionLog"]

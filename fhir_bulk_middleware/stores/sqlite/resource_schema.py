@@ -13,7 +13,8 @@ slices of about equal size are cut without reading resources.
 import sqlite3
 
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.stores.sqlite import horizon, outbox
+from fhir_bulk_middleware.stores.sqlite import horizon_table as horizon
+from fhir_bulk_middleware.stores.sqlite import outbox
 
 __all__ = [
     "BLOCK_BITS",

@@ -21,8 +21,8 @@ from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.sqlite import horizon_table as horizon
 from fhir_bulk_middleware.stores.sqlite import (
-    horizon,
     outbox,
     resource_bases,
     resource_blocks,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from fhir_bulk_middleware.demo.responses import FHIR_JSON, Refusal
+from fhir_bulk_middleware.demo.fhir_responses import FHIR_JSON, Refusal
 from fhir_bulk_middleware.fhir.canonical import DEPTH
 from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.http import bodies
