@@ -140,7 +140,8 @@ class WorkerPool:
 
     async def _run_started(self, report: StartReport, work: Work, recipe: Recipe, holding: Holding) -> None:
         token = secrets.token_hex(8)
-        process = await _spawn(token, report)
+        with anyio.CancelScope(shield=True):  # a process that is half started when the pool is stopped would never be waited for
+            process = await _spawn(token, report)
         worker = f"{socket.gethostname()}-{process.pid}-{token}"
         self._workers.append(worker)
         holding.renew(self._workers)
@@ -178,19 +179,17 @@ async def _spawn(token: str, report: StartReport) -> Process:
     # does. A session of its own keeps Ctrl-C in a terminal from it: the server stops its workers cleanly.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     try:
-        with anyio.CancelScope(shield=True):  # a process that is half started when the pool is stopped would never be waited for
-            process = await anyio.open_process(
-                [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process", token],
-                stdin=subprocess.PIPE,
-                stdout=None,
-                stderr=None,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,
-                pass_fds=(report.descriptor,),
-            )
+        return await anyio.open_process(
+            [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process", token],
+            stdin=subprocess.PIPE,
+            stdout=None,
+            stderr=None,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+            pass_fds=(report.descriptor,),
+        )
     finally:
         report.handed_over()
-    return process
 
 
 async def _send(process: Process, line: bytes) -> None:
