@@ -105,7 +105,7 @@ class PostgresStorage:
     # --- What exports need ---
 
     async def authorise(self, principal: Principal) -> Authorisation:
-        """Whoever has the scopes may export all types of the release.
+        """Every caller with the scopes may export all types of the release.
 
         Not only those of which there is something now: what is first written before the cut belongs to this export (law 33).
         """
