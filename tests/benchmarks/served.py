@@ -121,7 +121,10 @@ def application(folder: Path, store: Path, workers: int) -> ASGIApp:
 def main() -> None:
     """Serve until killed or until stdin ends."""
     folder, store, fd, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    config = uvicorn.Config(application(folder, store, workers), fd=fd, log_level="error", access_log=False)
+    # An idle connection is kept: a scenario may do something else for longer than uvicorn waits.
+    config = uvicorn.Config(
+        application(folder, store, workers), fd=fd, log_level="error", access_log=False, timeout_keep_alive=600
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
 
