@@ -1,11 +1,10 @@
 """What a token's scopes let its bearer delete, and see of what is deleted (laws 8 and 24)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fhir_bulk_middleware.contract.granted_filter import granted_filter
 from fhir_bulk_middleware.contract.job import Request
 from fhir_bulk_middleware.contract.query import Filter
-from fhir_bulk_middleware.fhir.search.criteria import Criteria, CriteriaError
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
@@ -50,7 +49,7 @@ class DeleteRights:
                 continue
             if not restricted_to:
                 raise Refused(Reason.SCOPE_MISSING, f"The scope system/{type_}.{letters} is required.")
-            granted.append(_filter(version, type_, restricted_to))
+            granted.append(granted_filter(version, type_, restricted_to))
         needed = {query for letter in letters for query in queries[letter] or ()}
         deletable, readable = queries["d"], queries["r"]
         shows_content = readable is None or (deletable is not None and set(deletable) <= set(readable))
@@ -69,16 +68,3 @@ def check_covered(scopes: Scopes, request: Request) -> None:
         kept = {query for of, query in request.granular if of == type_}
         if () in restrictions or (queries and not (kept and kept <= queries)):
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover deletes of {type_} as they did.")
-
-
-def _filter(version: FhirVersion, type_: str, queries: Iterable[str]) -> Filter:
-    """Granular scopes as a filter; one that cannot be applied exactly grants nothing."""
-    alternatives = []
-    for query in queries:
-        try:
-            alternatives.append(Criteria.parse(version, type_, query))
-        except CriteriaError:
-            continue
-    if not alternatives:
-        raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
-    return Filter(type_, tuple(alternatives))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fhir_bulk_middleware import caps
+from fhir_bulk_middleware.contract.granted_filter import granted_filter
 from fhir_bulk_middleware.contract.query import Filter
 from fhir_bulk_middleware.export.kick_off import TypeQuery
 from fhir_bulk_middleware.export.leniency import Leniency
@@ -21,15 +22,7 @@ def granted_filters(version: FhirVersion, exported: ExportedTypes) -> Iterable[F
         detail = "The token's granular scopes restrict this export in too many ways; ask for fewer types with _type."
         raise Refused(Reason.TOO_MUCH, detail, part="http._type")
     for type_ in sorted({type_ for type_, _ in exported.granular}):
-        alternatives = []
-        for query in (query for granted, query in exported.granular if granted == type_):
-            try:
-                alternatives.append(Criteria.parse(version, type_, query))
-            except CriteriaError:
-                continue
-        if not alternatives:
-            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
-        yield Filter(type_, tuple(alternatives))
+        yield granted_filter(version, type_, (query for granted, query in exported.granular if granted == type_))
 
 
 def requested_filters(
