@@ -5,6 +5,7 @@ Run it: `uvicorn --factory minimal_host:app`
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -34,7 +35,7 @@ class Warehouse:
     """The storage adapter: two methods. Each further protocol that it implements adds a capability."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path)
+        self._path = path
 
     async def authorise(self, principal: Principal) -> Authorisation:
         """What the bearer of the token may export, scopes aside."""
@@ -44,11 +45,12 @@ class Warehouse:
         """Resources as lines of compact JSON, in one fixed order, beginning after a cursor; instants are microseconds."""
         window, cursor = query.window, after or ""
         bounds = (window.since or 0, window.until or 2**63 - 1)
-        while rows := self._database.execute(PATIENTS, (cursor, *bounds)).fetchall():
-            cursor = rows[-1][0]
-            lines = [json for id_, json in rows if wanted(query, id_)]
-            if lines:
-                yield Page("".join(f"{line}\n" for line in lines).encode(), len(lines), cursor)
+        with closing(sqlite3.connect(self._path)) as database:
+            while rows := database.execute(PATIENTS, (cursor, *bounds)).fetchall():
+                cursor = rows[-1][0]
+                lines = [json for id_, json in rows if wanted(query, id_)]
+                if lines:
+                    yield Page("".join(f"{line}\n" for line in lines).encode(), len(lines), cursor)
 
 
 def wanted(query: Query, id_: str) -> bool:

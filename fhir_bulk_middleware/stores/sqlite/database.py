@@ -7,7 +7,8 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,9 +53,10 @@ class Database:
     A point read costs some microseconds, less than a switch of threads, so `reader` is used in the event loop directly. Writes
     wait for the disk and go through `write`, one at a time.
 
-    Files are opened on first use. The process may fork at any time: the parent closes its connections before, and both processes
-    open new ones. Connections that other threads of the parent use at that moment stay open in the parent and are never used in
-    the child; a server should not fork while it serves, because the child inherits their locks.
+    Files are opened on first use, and closed by `close` or with the object. The process may fork at any time: the parent closes
+    its connections before, and both processes open new ones. Connections that other threads of the parent use at that moment stay
+    open in the parent and are never used in the child; a server should not fork while it serves, because the child inherits their
+    locks.
 
     Args:
         path: the file. A missing folder is made, and a new file is readable by its user only.
@@ -88,7 +90,9 @@ class Database:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._opened: list[tuple[sqlite3.Connection, threading.Thread]] = []
+        self._opened: list[tuple[sqlite3.Connection, threading.Thread]] = []  # always this list: the finalizer has it
+        self._finalizer = weakref.finalize(self, _close, self._opened)
+        self._finalizer.atexit = False
         self._executor: ThreadPoolExecutor | None = None
         self._checkpoints = Checkpoints(self.path, self._page_size)
 
@@ -136,8 +140,7 @@ class Database:
         """Close all connections. The next use opens new ones."""
         self._end_writing()
         with self._lock:
-            for connection, _ in self._opened:
-                connection.close()
+            _close(self._opened)
             self._opened.clear()
             self._local = threading.local()
 
@@ -150,14 +153,14 @@ class Database:
         self._end_writing()
         with self._lock:
             here = threading.current_thread()
-            unused = [(connection, thread) for connection, thread in self._opened if thread is here or not thread.is_alive()]
-            for connection, _ in unused:
-                connection.close()
-            self._opened = [opened for opened in self._opened if opened not in unused]
+            used = [(connection, thread) for connection, thread in self._opened if thread is not here and thread.is_alive()]
+            _close(opened for opened in self._opened if opened not in used)
+            self._opened[:] = used
             self._local.__dict__.pop("connection", None)
 
     def after_fork(self) -> None:
         """Start afresh in the child, without closing the parent's connections, which could harm the parent."""
+        self._finalizer.detach()
         forks.abandon([connection for connection, _ in self._opened])
         self._begin()
 
@@ -225,6 +228,11 @@ class Database:
             connection.rollback()
             raise
         connection.commit()
+
+
+def _close(opened: Iterable[tuple[sqlite3.Connection, threading.Thread]]) -> None:
+    for connection, _ in opened:
+        connection.close()
 
 
 def _make_private(path: Path) -> None:

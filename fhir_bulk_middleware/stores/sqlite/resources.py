@@ -5,6 +5,7 @@ import itertools
 import json
 import sqlite3
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
@@ -84,6 +85,7 @@ class SQLiteResourceStore:
         self._clock = clock
         self._given_base_urls = tuple(url.rstrip("/") for url in base_urls)
         self._idle: list[sqlite3.Connection] = []
+        weakref.finalize(self, _close, self._idle).atexit = False
         self._note = ""
 
     # --- For the host ------------------------------------------------------------------------------------------------
@@ -190,8 +192,7 @@ class SQLiteResourceStore:
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        while self._idle:
-            self._idle.pop().close()
+        _close(self._idle)
         self._database.close()
 
     # --- For exports -------------------------------------------------------------------------------------------------
@@ -430,6 +431,11 @@ class SQLiteResourceStore:
         with self._reading() as connection, closing(read(connection, query, after)) as steps:
             for step in steps:
                 yield step
+
+
+def _close(idle: list[sqlite3.Connection]) -> None:
+    while idle:
+        idle.pop().close()
 
 
 def resource_store(path: str, version: str, base_urls: Sequence[str]) -> SQLiteResourceStore:
