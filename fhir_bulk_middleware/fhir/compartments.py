@@ -1,4 +1,4 @@
-"""The compartments of a resource, by HL7's CompartmentDefinitions only."""
+"""The compartments of a resource: by HL7's CompartmentDefinitions, and by the search parameter `patient` where they forgot it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,8 @@ from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.expression import Walk, compile_path
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.version import FhirVersion
+
+_FORGOTTEN_IN = "Patient"  # the kind whose definitions forgot types
 
 _Plan = tuple[tuple[Walk, frozenset[str]], ...]
 
@@ -17,6 +19,9 @@ class CompartmentMembership:
     The generated tables have the paths of each search parameter that a CompartmentDefinition names. A resource is in the
     compartment `Patient/1` if one of those paths has a reference to `Patient/1` of this server. A resource of the
     compartment's own type is also in its own compartment. References in contained resources do not count.
+
+    Some types have a search parameter `patient` and are not in HL7's Patient compartment, such as R4's Device and Task. Their
+    resources lie in the compartment of that patient (law 40).
 
     Args:
         version: The release that the resources are written in.
@@ -42,7 +47,16 @@ class CompartmentMembership:
         Raises:
             KeyError: If there is no such compartment.
         """
-        return frozenset(self._definitions.compartment_paths(kind)) | {kind}
+        return frozenset(self.paths(kind)) | {kind}
+
+    def paths(self, kind: str) -> Mapping[str, tuple[str, ...]]:
+        """The reference paths that put a resource into a compartment of this kind, by resource type.
+
+        Raises:
+            KeyError: If there is no such compartment.
+        """
+        defined = self._definitions.compartment_paths(kind)
+        return {**defined, **self._definitions.forgotten_paths} if kind == _FORGOTTEN_IN else defined
 
     def of(self, resource: Mapping[str, Any], kinds: Sequence[str] = ("Patient",)) -> frozenset[str]:
         """The resource's compartments of these kinds, as relative references such as `Patient/123`.
@@ -75,6 +89,6 @@ class CompartmentMembership:
         """The paths of a type's references, each once, with the compartment kinds that the path counts for."""
         wanted: dict[str, set[str]] = {}
         for kind in kinds:
-            for path in self._definitions.compartment_paths(kind).get(type_, ()):
+            for path in self.paths(kind).get(type_, ()):
                 wanted.setdefault(path, set()).add(kind)
         return tuple((compile_path(path), frozenset(types)) for path, types in wanted.items())

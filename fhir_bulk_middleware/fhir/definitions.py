@@ -93,6 +93,7 @@ class Definitions:
         self._table = table
         self._parameters: dict[str, Mapping[str, SearchParameter]] = {}
         self._elements: dict[str, Mapping[str, RootElement]] = {}
+        self._targets: dict[str, frozenset[str]] = {}
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -116,6 +117,27 @@ class Definitions:
             KeyError: If there is no such compartment.
         """
         return {type_: tuple(paths) for type_, paths in self._table["compartments"][kind].items()}
+
+    @cached_property
+    def forgotten_paths(self) -> Mapping[str, tuple[str, ...]]:
+        """The paths of the search parameter `patient`, by resource type, for types that HL7's Patient compartment lacks.
+
+        Only of reference parameters; in R4 these are Contract, Device, GuidanceResponse and Task (law 40).
+        """
+        return MappingProxyType({type_: tuple(paths) for type_, paths in self._table["forgotten"].items()})
+
+    def reference_targets(self, type_: str) -> frozenset[str]:
+        """The resource types that the reference elements of a type can name, at any depth and within its data types.
+
+        A reference to any type adds nothing, and neither does an extension or a contained resource (law 40).
+
+        Raises:
+            KeyError: If the release has no such type.
+        """
+        found = self._targets.get(type_)
+        if found is None:
+            found = self._targets[type_] = frozenset(self._table["references"][type_])
+        return found
 
     def elements(self, type_: str) -> Mapping[str, RootElement]:
         """The root elements of a resource type by name; choices without `[x]`.

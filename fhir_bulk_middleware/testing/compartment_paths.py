@@ -11,8 +11,9 @@ __all__ = ["CompartmentPathsSuite"]
 class CompartmentPathsSuite(StorageSuite):
     """The promises of `SupportsExport` about compartments, type by type.
 
-    The paths are those of HL7's CompartmentDefinition. `Samples.types` selects the types to test; `Samples.linked` writes a link,
-    or says that the storage does not have it.
+    The paths are those of HL7's CompartmentDefinition, and those of the search parameter `patient` of types that it lacks, such
+    as R4's Device (law 40). `Samples.types` selects the types to test; `Samples.linked` writes a link, or says that the storage
+    does not have it.
     """
 
     async def test_each_link_to_a_patient_alone_puts_a_resource_into_the_compartment(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 
@@ -44,7 +44,7 @@ class Samples:
         precision: the precision of the storage's `lastUpdated`.
         record_type: a type in the Patient compartment; most tests write it.
         outside_type: a type outside of the Patient compartment, None if the storage has none.
-        types: the types to test with each of their links to a patient; None for all types in HL7's Patient compartment.
+        types: the types to test with each of their links to a patient; None for all types in the Patient compartment.
     """
 
     version: FhirVersion = FhirVersion.R4
@@ -92,11 +92,12 @@ class Samples:
         return parse(content["meta"]["lastUpdated"])
 
     def paths(self) -> Iterator[tuple[str, str]]:
-        """Each type of `types` with each path by which HL7 puts it into a Patient compartment.
+        """Each type of `types` with each path by which it lies in a Patient compartment.
 
-        Without the type Patient: links between patients are treated otherwise (law 41).
+        Includes types that HL7's CompartmentDefinition lacks although they have a search parameter `patient` (law 40). Without
+        the type Patient: links between patients are treated otherwise (law 41).
         """
-        for type_, paths in sorted(definitions(self.version).compartment_paths("Patient").items()):
+        for type_, paths in sorted(CompartmentMembership(self.version).paths("Patient").items()):
             if type_ != "Patient" and (self.types is None or type_ in self.types):
                 for path in paths:
                     yield type_, path

@@ -115,8 +115,53 @@ def test_a_choice_element_knows_its_keys(version: FhirVersion) -> None:
     assert elements["subject"].keys == ("subject",)
 
 
+@VERSIONS
+def test_a_type_knows_what_its_references_can_name(version: FhirVersion) -> None:
+    """Law 40: at any depth, and within data types (an annotation's author, an identifier's assigner)."""
+    found = definitions(version)
+    assert {"Patient", "Practitioner", "PractitionerRole", "Organization", "Location"} <= found.reference_targets("Encounter")
+    assert {"Organization", "Endpoint"} == found.reference_targets("Organization")
+    assert "Medication" in found.reference_targets("MedicationRequest")
+    assert "Practitioner" in found.reference_targets("FamilyMemberHistory")  # FamilyMemberHistory.note.authorReference
+    assert "Organization" in found.reference_targets("Schedule")  # Schedule.identifier.assigner
+
+
+@VERSIONS
+def test_a_reference_to_any_type_adds_nothing(version: FhirVersion) -> None:
+    """Law 40: neither that (Basic.subject), nor an extension, nor a contained resource."""
+    found = definitions(version)
+    assert found.reference_targets("Basic") == {
+        "Organization",
+        "Patient",
+        "Practitioner",
+        "PractitionerRole",
+        "RelatedPerson",
+    } | ({"CareTeam", "Device"} if version is FhirVersion.R5 else set())
+    for type_ in found.resource_types:
+        assert found.reference_targets(type_) <= found.resource_types
+    assert not any("StructureDefinition" in found.reference_targets(type_) for type_ in ("Observation", "Bundle", "Parameters"))
+
+
+@pytest.mark.parametrize(
+    ("version", "types"),
+    [
+        (FhirVersion.R4, {"Contract", "Device", "GuidanceResponse", "Task"}),
+        (FhirVersion.R4B, {"Contract", "Device", "GuidanceResponse", "Task"}),
+        (FhirVersion.R5, {"DeviceDispense"}),
+    ],
+)
+def test_the_types_that_the_patient_compartment_forgot_have_a_parameter_patient(version: FhirVersion, types: set[str]) -> None:
+    """Law 40."""
+    found = definitions(version)
+    assert found.forgotten_paths.keys() == types
+    assert not types & found.compartment_paths("Patient").keys()
+    for type_, paths in found.forgotten_paths.items():
+        assert paths
+        assert paths == tuple(sorted(path.path.partition(".where(")[0] for path in found.parameters(type_)["patient"].paths))
+
+
 def test_an_unknown_type_is_a_key_error() -> None:
-    for ask in (Definitions.parameters, Definitions.elements, Definitions.mandatory):
+    for ask in (Definitions.parameters, Definitions.elements, Definitions.mandatory, Definitions.reference_targets):
         with pytest.raises(KeyError):
             ask(definitions(FhirVersion.R4), "Nonsense")
 

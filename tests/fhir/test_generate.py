@@ -16,9 +16,16 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 HL7 = "http://hl7.org/fhir"
 
 
+def type_of(text: str) -> dict[str, Any]:
+    """The type of an element; after a colon the targets of a reference."""
+    code, _, targets = text.partition(":")
+    profiles = [f"{HL7}/StructureDefinition/{target}" for target in targets.split(",") if target]
+    return {"code": code, "targetProfile": profiles} if profiles else {"code": code}
+
+
 def structure(name: str, kind: str, elements: dict[str, list[str]], **more: Any) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [{"path": name, "min": 0}]
-    rows += [{"path": f"{name}.{path}", "min": 0, "type": [{"code": code} for code in types]} for path, types in elements.items()]
+    rows += [{"path": f"{name}.{path}", "min": 0, "type": [type_of(text) for text in types]} for path, types in elements.items()]
     return {
         "resourceType": "StructureDefinition",
         "id": name,
@@ -114,6 +121,43 @@ def test_expressions_become_typed_concrete_paths(tmp_path: Path) -> None:
 def test_a_compartment_is_joined_with_its_parameters(tmp_path: Path) -> None:
     found = table(unpack(tmp_path / "package"), FhirVersion.R4)["compartments"]
     assert found == {"Patient": {"Test": ["subject"], "Patient": []}}
+
+
+def test_a_type_with_a_parameter_patient_that_the_compartment_lacks_is_a_forgotten_one(tmp_path: Path) -> None:
+    patient = structure("Patient", "resource", {"general": ["Reference"]})
+    orphan = structure("Orphan", "resource", {"for": ["Reference"], "code": ["string"]})
+    found = parameter("patient", "Orphan", "reference", "Orphan.for.where(resolve() is Patient)")
+    named = structure("Named", "resource", {"patient": ["string"]})
+    no_reference = parameter("patient", "Named", "string", "Named.patient")
+    folder = unpack(tmp_path / "package", patient, orphan, found, named, no_reference)
+    assert table(folder, FhirVersion.R4)["forgotten"] == {"Orphan": ["for"]}
+
+
+NOTE = structure("Annotation", "complex-type", {"author[x]": ["Reference:Doctor", "string"], "note": ["Annotation"]})
+EXTENSION = structure("Extension", "complex-type", {"value[x]": ["Reference:Secret"]})
+DOCTOR = structure("Doctor", "resource", {"note": ["Annotation"], "contained": ["Resource"], "extension": ["Extension"]})
+WARD = structure(
+    "Ward",
+    "resource",
+    {"any": ["Reference:Resource", "Reference"], "part": ["BackboneElement"], "part.of": ["CodeableReference:Ward,Test"]},
+)
+SECRET = structure("Secret", "resource", {"profile": ["canonical:Ward"]})
+
+
+def test_references_are_tabulated_at_any_depth_and_those_to_any_type_are_not(tmp_path: Path) -> None:
+    folder = unpack(tmp_path / "package", NOTE, EXTENSION, DOCTOR, WARD, SECRET)
+    assert table(folder, FhirVersion.R4)["references"] == {
+        "Doctor": ["Doctor"],
+        "Secret": [],
+        "Test": [],
+        "Ward": ["Test", "Ward"],
+    }
+
+
+def test_a_reference_never_loses_a_target_silently(tmp_path: Path) -> None:
+    folder = unpack(tmp_path / "package", structure("Doctor", "resource", {"ward": ["Reference:Ward"]}))
+    with pytest.raises(LoweringError, match="names Ward"):
+        table(folder, FhirVersion.R4)
 
 
 @pytest.mark.parametrize("name", ["lost", "value"])

@@ -29,6 +29,22 @@ def tabulate_compartments(sources: Iterable[Mapping[str, Any]], parameters: Tabl
     return table
 
 
+def tabulate_forgotten(patient: Table, parameters: Table) -> Table:
+    """Types that are not in HL7's Patient compartment although they have a reference parameter `patient`, with its paths.
+
+    R4's Device is one: `Device?patient=1` finds the devices of a patient, and the CompartmentDefinition does not name them.
+
+    Args:
+        patient: the row of the Patient compartment, by type.
+        parameters: the table of search parameters.
+
+    Raises:
+        LoweringError: If the paths of such a parameter are not known exactly.
+    """
+    found = {type_: rows["patient"] for type_, rows in parameters.items() if type_ not in patient and "patient" in rows}
+    return {type_: sorted(_membership_paths(row, "Patient")) for type_, row in found.items() if row["type"] == "reference"}
+
+
 def _membership_paths(row: Table, kind: str) -> list[str]:
     """The reference paths of a parameter that can hold a reference to the compartment's own type."""
     if row["type"] != "reference" or "unsupported" in row:

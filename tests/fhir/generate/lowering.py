@@ -14,6 +14,7 @@ from .fhirpath import Call, Index, Literal, Member, Node, Operation
 
 _FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type"
 _INLINE = frozenset({"BackboneElement", "Element"})
+_REFERENCES = frozenset({"Reference", "CodeableReference"})
 
 
 class LoweringError(ValueError):
@@ -29,6 +30,7 @@ class Element:
     choice: bool
     content: str | None  # the element of the same definition whose content this one repeats
     binding: str | None  # the value set that a code must be from
+    targets: tuple[str, ...] = ()  # the resource types that a reference may name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,16 @@ def read_elements(definition: Mapping[str, Any]) -> dict[str, Element]:
             choice=path.endswith("[x]"),
             content=None if content is None else content.rpartition("#")[2],
             binding=_required(element.get("binding", {})),
+            targets=tuple(name for kind in element.get("type", ()) for name in _target_types(kind)),
         )
     return elements
+
+
+def _target_types(kind: Mapping[str, Any]) -> list[str]:
+    """The resource types that a reference of this type may name; empty for other types, and for a reference to any type."""
+    if kind["code"] not in _REFERENCES:
+        return []
+    return [str(profile).rpartition("/")[2] for profile in kind.get("targetProfile", ())]
 
 
 def _required(binding: Mapping[str, Any]) -> str | None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
-from .compartments import tabulate_compartments
+from .compartments import tabulate_compartments, tabulate_forgotten
 from .lowering import Element, read_elements
 from .parameters import Specification, Table, read_systems, tabulate_parameters
+from .references import tabulate_references
 
 _CANONICAL = "http://hl7.org/fhir"
 _KINDS = ("CompartmentDefinition", "SearchParameter", "StructureDefinition", "ValueSet")
@@ -34,12 +35,15 @@ def table(folder: Path, version: FhirVersion) -> Table:
     by_url = {source["url"]: source for source in sources["SearchParameter"].values()}
     specification = Specification(by_url, schema, read_systems(sources["ValueSet"].values()))
     parameters = tabulate_parameters(specification, types)
+    compartments = tabulate_compartments(sources["CompartmentDefinition"].values(), parameters)
     return {
         "provenance": _provenance(folder, package, sources),
         "fhirVersion": str(version),
         "elements": {type_: _root_elements(type_, schema[type_]) for type_ in types},
         "parameters": parameters,
-        "compartments": tabulate_compartments(sources["CompartmentDefinition"].values(), parameters),
+        "compartments": compartments,
+        "forgotten": tabulate_forgotten(compartments["Patient"], parameters),
+        "references": tabulate_references(schema, types),
     }
 
 
