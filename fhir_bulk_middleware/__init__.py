@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Job as Job,
         JobKind as JobKind,
         JobState as JobState,
+        Origin as Origin,
         Part as Part,
         Slice as Slice,
         Standing as Standing,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Filter as Filter,
         Level as Level,
         Membership as Membership,
+        NoPatient as NoPatient,
         Page as Page,
         ProvenanceTarget as ProvenanceTarget,
         Query as Query,
@@ -107,12 +109,15 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     )
     from fhir_bulk_middleware.contract.storage import (
         SupportsAudit as SupportsAudit,
+        SupportsContext as SupportsContext,
         SupportsDeletionHorizon as SupportsDeletionHorizon,
         SupportsDeletions as SupportsDeletions,
         SupportsExport as SupportsExport,
         SupportsForgetting as SupportsForgetting,
         SupportsGroups as SupportsGroups,
         SupportsJoining as SupportsJoining,
+        SupportsLeft as SupportsLeft,
+        SupportsNaming as SupportsNaming,
         SupportsOrganising as SupportsOrganising,
         SupportsPatients as SupportsPatients,
         SupportsProvenance as SupportsProvenance,
@@ -179,7 +184,7 @@ _MODULES = {
         "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
     "contract.filters": "Filters",
-    "contract.job": "Codec Job JobKind JobState Part Slice Standing",
+    "contract.job": "Codec Job JobKind JobState Origin Part Slice Standing",
     "contract.job_record": (
         "JOB_FIELDS PART_FIELDS SLICE_FIELDS Scalar job_from_record job_record owner_record part_from_record "
         "part_record registration_content registration_from_content rows_content rows_from_content "
@@ -190,8 +195,8 @@ _MODULES = {
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore",
     "contract.query": (
-        "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership Page "
-        "ProvenanceTarget Query Range Rows Selection Window"
+        "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership NoPatient "
+        "Page ProvenanceTarget Query Range Rows Selection Window"
     ),
     "contract.registration": "NotAdmitted Registration Registry",
     "contract.removal": (
@@ -200,9 +205,9 @@ _MODULES = {
     ),
     "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
     "contract.storage": (
-        "SupportsAudit SupportsDeletionHorizon SupportsDeletions SupportsExport SupportsForgetting "
-        "SupportsGroups SupportsJoining SupportsOrganising SupportsPatients SupportsProvenance SupportsRead "
-        "SupportsSlices SupportsSnapshot SupportsTypes"
+        "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
+        "SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming SupportsOrganising "
+        "SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSnapshot SupportsTypes"
     ),
     "delete.policy": "AIDBOX DeletePolicy FHIR_R4 FHIR_R6_DRAFT",
     "dialects": "DIALECTS Dialect HEALTH_CONNECT_AU SOARIAN STANDARD STU2 STU3 STU4 SUBJECT_BOUND",

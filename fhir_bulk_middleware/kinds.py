@@ -145,6 +145,7 @@ def job_work(
     return JobWork(
         {JobKind.EXPORT: exports, JobKind.REMOVE_ALL: removals},
         jobs,
+        outputs,
         settings,
         clock,
         keep_lease=keep_lease,

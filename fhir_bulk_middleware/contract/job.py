@@ -24,6 +24,7 @@ __all__ = [
     "JobKind",
     "JobState",
     "Options",
+    "Origin",
     "Part",
     "ReportForm",
     "Request",
@@ -67,7 +68,21 @@ class FileKind(StrEnum):
 
     OUTPUT = "output"
     DELETED = "deleted"
+    LEFT = "left"
+    """Resources that live but left the export's cohort (law 34)."""
     ERROR = "error"
+
+
+class Origin(StrEnum):
+    """Why resources are in an export."""
+
+    SELECTED = "selected"
+    """They lie in the selection and changed within the window."""
+    ENTERED = "entered"
+    """They changed before the window and entered the export within it: older data of members who joined after `_since` (GR-01),
+    and the Provenance of what moved into the selection (law 34)."""
+    CONTEXT = "context"
+    """Exported resources name them (law 40)."""
 
 
 class Associated(StrEnum):
@@ -244,7 +259,7 @@ class Slice:
         estimate: the approximate number of resources.
         cursor: the position after the last sealed part; None at the start.
         parts: the number of sealed parts.
-        joined: whether it holds the older data of members who joined after `_since` (GR-01), instead of what changed since.
+        origin: why its resources are in the export.
     """
 
     number: int
@@ -254,7 +269,7 @@ class Slice:
     estimate: int
     cursor: str | None = None
     parts: int = 0
-    joined: bool = False
+    origin: Origin = Origin.SELECTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +293,8 @@ class Part:
         sealed_at: when it was sealed.
         severity: the one severity of all outcomes in an error file (MF-12); None in other files.
         continued_in: id of the file that continues the last block of an organised file (FR-15, MF-08); None if none does.
+        references_key: the key of the list of references in its lines, from which context is planned (law 40); None if there are
+            none, or context is not wanted. Needed until the job is completed.
     """
 
     file_id: str
@@ -295,6 +312,7 @@ class Part:
     sealed_at: Instant
     severity: str | None = None
     continued_in: str | None = None
+    references_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +337,7 @@ class Job:
         done: the number of resources read so far; never falls.
         failure: the failure of a `FAILED` job.
         idempotency: the client's idempotency key, if it sent one.
+        more: whether another round of the plan follows when all planned slices are finished (`JobStore.plan`).
     """
 
     id: str
@@ -336,6 +355,7 @@ class Job:
     done: int = 0
     failure: Failure | None = None
     idempotency: Idempotency | None = None
+    more: bool = False
 
     @property
     def expires_at(self) -> Instant:

@@ -29,6 +29,7 @@ from fhir_bulk_middleware.contract.job import (
     Idempotency,
     Job,
     JobState,
+    Origin,
     Part,
     Request,
     Slice,
@@ -39,6 +40,7 @@ from fhir_bulk_middleware.contract.query import (
     Everything,
     Filter,
     Membership,
+    NoPatient,
     Rows,
     Selection,
 )
@@ -88,11 +90,12 @@ JOB_FIELDS = (
     "detail",
     "idempotency_key",
     "fingerprint",
+    "more",
     "request",
 )
 """The names of a job's record. `kept_for` is its retention in microseconds, so it expires at `changed_at + kept_for`."""
 
-SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "joined")
+SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "origin")
 """The names of a slice's record."""
 
 PART_FIELDS = (
@@ -111,6 +114,7 @@ PART_FIELDS = (
     "flush_points",
     "severity",
     "continued_in",
+    "references_key",
 )
 """The names of a part's record. `flush_points` are eight bytes each, little-endian."""
 
@@ -143,6 +147,7 @@ def job_record(job: Job) -> dict[str, Scalar]:
         "detail": None if job.failure is None else job.failure.detail,
         "idempotency_key": None if job.idempotency is None else job.idempotency.key,
         "fingerprint": None if job.idempotency is None else job.idempotency.fingerprint,
+        "more": int(job.more),
         "request": _request_content(job.request),
     }
 
@@ -166,18 +171,19 @@ def job_from_record(record: Mapping[str, Any]) -> Job:
         done=record["done"],
         failure=None if reason is None else Failure(Reason[reason], record["detail"]),
         idempotency=None if key is None else Idempotency(key, record["fingerprint"]),
+        more=bool(record["more"]),
     )
 
 
 def slice_record(piece: Slice) -> dict[str, Scalar]:
     """A slice as `SLICE_FIELDS`."""
-    return {name: getattr(piece, name) for name in SLICE_FIELDS} | {"kind": piece.kind.value}
+    return {name: getattr(piece, name) for name in SLICE_FIELDS} | {"kind": piece.kind.value, "origin": piece.origin.value}
 
 
 def slice_from_record(record: Mapping[str, Any]) -> Slice:
     """The slice of `SLICE_FIELDS`."""
     said = {name: record[name] for name in SLICE_FIELDS}
-    return Slice(**said | {"kind": FileKind(said["kind"]), "joined": bool(said["joined"])})
+    return Slice(**said | {"kind": FileKind(said["kind"]), "origin": Origin(said["origin"])})
 
 
 def part_record(part: Part) -> dict[str, Scalar]:
@@ -205,9 +211,11 @@ def rows_content(rows: Rows) -> bytes:
             selection: object = "everything"
         case EveryPatient():
             selection = "every-patient"
+        case NoPatient():
+            selection = "no-patient"
         case Compartments(references):
             selection = sorted(references)
-    filters = [[item.type, [criteria.to_json() for criteria in item.alternatives]] for item in rows.filters]
+    filters = [[item.type, [criteria.to_json() for criteria in item.alternatives], item.granted] for item in rows.filters]
     content = {
         "selection": selection,
         "rights": rows.rights,
@@ -215,6 +223,9 @@ def rows_content(rows: Rows) -> bytes:
         "joined": sorted(rows.joined),
         "versions": rows.versions,
         "membership": None if rows.membership is None else _MEMBERSHIP.dump_python(rows.membership, mode="json"),
+        "context": rows.context,
+        "groups": sorted(rows.groups),
+        "opened": sorted(rows.opened),
     }
     return zlib.compress(json.dumps(content).encode(), level=1)
 
@@ -232,6 +243,8 @@ def rows_from_content(content: bytes) -> Rows:
             selection = Everything()
         case "every-patient":
             selection = EveryPatient()
+        case "no-patient":
+            selection = NoPatient()
         case list(references):
             selection = Compartments(frozenset(references))
         case unknown:
@@ -240,10 +253,13 @@ def rows_from_content(content: bytes) -> Rows:
     return Rows(
         selection,
         said["rights"],
-        tuple(Filter(type_, tuple(map(Criteria.from_json, several))) for type_, several in said["filters"]),
+        tuple(Filter(type_, tuple(map(Criteria.from_json, several)), granted) for type_, several, granted in said["filters"]),
         frozenset(said["joined"]),
         tuple((id_, version) for id_, version in said["versions"]),
         None if membership is None else _MEMBERSHIP.validate_python(membership, strict=False),
+        tuple(said["context"]),
+        frozenset(said["groups"]),
+        frozenset(said["opened"]),
     )
 
 

@@ -117,11 +117,22 @@ class JobStore(Protocol):
         ...
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
-        """Turn a queued job into a running one with this plan, written once (law 5); False if the lease is lost or for a slice.
+        """Write a round of the job's plan, once (law 5); False if the lease is lost or for a slice.
 
-        A plan without slices completes the job. `rows`, where given, take the place of the job's.
+        The first round turns a queued job into a running one. With `more`, the planning of the next round becomes free work when
+        all slices are finished: at once if this round has none. Otherwise the job is completed then. Cut and codec are those of
+        the first round; the slices of a later round have numbers above those of the rounds before, and add to the estimate.
+        `rows`, where given, take the place of the job's.
         """
         ...
 
@@ -130,7 +141,8 @@ class JobStore(Protocol):
     ) -> Recorded:
         """Record sealed parts of the lease's slice and the cursor after them, and count `done` as `renew` does.
 
-        `finished` ends the slice, and its estimate gives way to what was read. The last slice completes the job in the same step.
+        `finished` ends the slice, and its estimate gives way to what was read. In the same step, the last slice of the last round
+        completes the job, and that of an earlier round makes the planning of the next round free work.
         """
         ...
 

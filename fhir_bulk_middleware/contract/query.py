@@ -17,6 +17,7 @@ __all__ = [
     "Filter",
     "Level",
     "Membership",
+    "NoPatient",
     "Page",
     "ProvenanceTarget",
     "Query",
@@ -58,7 +59,12 @@ class Compartments:
     references: frozenset[str]
 
 
-Selection = Everything | EveryPatient | Compartments
+@dataclass(frozen=True, slots=True)
+class NoPatient:
+    """All resources that lie in the compartment of no patient; only a `SupportsNaming` is asked for them (law 40)."""
+
+
+Selection = Everything | EveryPatient | Compartments | NoPatient
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +74,12 @@ class Filter:
     Attributes:
         type: the resource type.
         alternatives: queries on that type; never empty.
+        granted: whether it is a right, from a granular scope, and so restricts context too; `_typeFilter` does not (TF-01).
     """
 
     type: str
     alternatives: tuple[Criteria, ...]
+    granted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,10 @@ class Rows:
         joined: members of the selection who joined their group after `_since` (GR-01); empty unless those are asked for.
         versions: for a remove-all, the ids and versions to remove, as at kick-off (law 26).
         membership: the group whose members become the selection when the job is planned; None after that, and at other levels.
+        context: the types of which context is exported (law 40); empty for an export without context. At kick-off all types that
+            the caller may read; when the job is planned, those of which some resource lies in no patient's compartment.
+        groups: the Group resources that may be exported, `Group/9`: the one that was asked for and those inside it (law 41).
+        opened: the types whose resources go out although they are another patient's: `Patient`, `Group`, `List` (law 41).
     """
 
     selection: Selection
@@ -112,6 +124,9 @@ class Rows:
     joined: frozenset[str] = frozenset()
     versions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     membership: Membership | None = None
+    context: tuple[str, ...] = ()
+    groups: frozenset[str] = frozenset()
+    opened: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +151,8 @@ class Query:
         selection: whose resources.
         rights: the context that the adapter's `authorise` returned (`Authorisation.rights`); we do not read it.
         window: which changes.
-        as_of: the cut. A storage with snapshots returns each resource as it was at this instant; None for other storages.
+        as_of: the cut. A storage with snapshots returns each resource as it was at this instant; None for other storages. The
+            queries for context may have an earlier instant: `_until`, or `_since` (law 40).
         range: the range to read, as the adapter's `slices` returned it; empty for the whole type.
         page_bytes: the largest size of a page in bytes, unless it holds a single larger resource (law 16).
     """
@@ -157,10 +173,13 @@ class ProvenanceTarget:
     Attributes:
         query: the resources, of one type.
         filters: further restrictions on them, all of which must hold; `Filters` applies them.
+        entered: whether only those count that entered the selection within the query's window: as of `window.since` they did not
+            exist, were deleted, or lay outside of it (law 34).
     """
 
     query: Query
     filters: tuple[Filter, ...] = ()
+    entered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

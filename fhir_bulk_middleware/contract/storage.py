@@ -21,12 +21,15 @@ from fhir_bulk_middleware.instant import Instant, Precision
 
 __all__ = [
     "SupportsAudit",
+    "SupportsContext",
     "SupportsDeletionHorizon",
     "SupportsDeletions",
     "SupportsExport",
     "SupportsForgetting",
     "SupportsGroups",
     "SupportsJoining",
+    "SupportsLeft",
+    "SupportsNaming",
     "SupportsOrganising",
     "SupportsPatients",
     "SupportsProvenance",
@@ -273,6 +276,73 @@ class SupportsProvenance(Protocol):
             targets: the resources that it is about: any number of queries, several of one type among them, with one `as_of`.
             after: the cursor of the last page that was read.
             latest: whether to give, of each resource's Provenance, only the one with the latest `lastUpdated`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsContext(Protocol):
+    """A storage that can read named resources. Without it Patient and Group exports have no context (law 40).
+
+        async def named(self, query, ids):
+            rows = await self._db.fetch(self._sql(query) + " AND id = ANY($1) ORDER BY id", ids)
+            for lines in batches(rows, query.page_bytes):
+                yield Page(lines=b"".join(lines), count=len(lines), cursor="")
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker.
+    """
+
+    def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        """The resources of the query's type with these ids, as of `query.as_of`, in the order of `ids`.
+
+        The adapter guarantees: a resource that does not exist at that instant, is deleted, or that the query's `rights` hide, is
+        left out. With the selection `NoPatient` it may also leave out what lies in a patient's compartment; we check that
+        ourselves. The query has no window. Cursors of these pages are not used.
+
+        Args:
+            query: type, selection (`Everything` or `NoPatient`), rights, `as_of` and the size of a page.
+            ids: at most 1,000 logical ids, in ascending order, none twice.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsNaming(Protocol):
+    """A storage that knows which resources name a resource. Without it context is incomplete in exports with `_since` (law 40).
+
+    A changed Organization belongs to such an export if an unchanged resource of the cohort names it; only the storage can tell.
+    It is asked for changes, deletions and losses of the selection `NoPatient` too: `pages`, `deletions` (`SupportsDeletions`)
+    and `left` (`SupportsLeft`) then mean resources that lie in the compartment of no patient.
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker.
+    """
+
+    def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
+        """The resources of any of the queries that name `reference` (`Organization/1`) in a literal reference of this server.
+
+        The adapter guarantees: the lines of a page are of one type; no resource comes twice. Any order. Resources of the queries
+        that do not name the reference may be among them, as long as they are few: we look at each line ourselves. Reading may be
+        stopped after any page, so pages should be small at first.
+
+        Args:
+            queries: one for each type, with one `as_of`; without windows.
+            reference: relative, without a version.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLeft(Protocol):
+    """A storage that knows what left a compartment. Without it the manifest says that `left` is incomplete (law 34).
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker, for Patient and Group exports with `_since`.
+    """
+
+    def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        """Resources that live as of the cut and have left the selection since the window began, in one fixed order.
+
+        The adapter guarantees: as of `window.since` the resource lived and lay in the selection; as of the cut it lives and does
+        not; its last change lies in the window. No reference comes twice.
         """
         ...
 

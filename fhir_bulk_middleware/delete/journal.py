@@ -12,7 +12,7 @@ from fhir_bulk_middleware.contract.deletes import (
     DeletionLog,
     SupportsConditionalDelete,
 )
-from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Everything, Query
+from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Everything, NoPatient, Query
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
     Batch,
@@ -176,5 +176,7 @@ def _selected(query: Query, mark: Mark) -> bool:
             return True
         case EveryPatient():
             return any(owner.startswith("Patient/") for owner in mark.owners)
+        case NoPatient():
+            return not any(owner.startswith("Patient/") for owner in mark.owners)
         case Compartments(references):
             return not mark.owners.isdisjoint(references)

@@ -8,9 +8,8 @@ from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsO
 from fhir_bulk_middleware.contract.events import Cancelled, Deleted, DeleteIntended, Removal
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
-from fhir_bulk_middleware.contract.lease import Recorded
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.output_store import OutputStore
-from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version
 from fhir_bulk_middleware.delete.outbox_draining import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
@@ -59,9 +58,9 @@ class RemovalTask:
         self._settings = settings
         self._clock = clock
 
-    async def plan(self, job: Job, rows: Rows) -> Plan:
+    async def plan(self, lease: Lease) -> Plan:
         """See `Task`. Each batch is a slice, whose range is that of its frozen versions."""
-        size, all_ = self._settings.removal_batch, len(rows.versions)
+        job, size, all_ = lease.job, self._settings.removal_batch, len(lease.rows.versions)
         ranges = [(first, min(first + size, all_)) for first in range(0, all_, size)]
         (type_,) = job.request.types
         slices = tuple(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from fhir_bulk_middleware.contract.job import FileKind, Job, Sizes, Slice
+from fhir_bulk_middleware.contract.job import FileKind, Job, Origin, Sizes, Slice
 from fhir_bulk_middleware.contract.query import (
     Compartments,
     Deletions,
@@ -112,9 +112,9 @@ class Planner:
             # First, because no error can be added to a page of the manifest that was already read (law 20).
             planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
-            planned += await self._output(job, rows, joined=False)
+            planned += await self._output(job, rows, Origin.SELECTED)
             if rows.joined and job.request.window.since is not None:
-                planned += await self._output(job, rows, joined=True)
+                planned += await self._output(job, rows, Origin.ENTERED)
             planned += await self._deleted(job, rows)
         return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)), resolved)
 
@@ -123,7 +123,7 @@ class Planner:
         options = job.request.options
         return options.sizes or sizes_of(self._settings, options.smallest_file, options.largest_file)
 
-    def query(self, job: Job, rows: Rows, resource_type: str, part: str = "", *, joined: bool = False) -> Query:
+    def query(self, job: Job, rows: Rows, resource_type: str, part: str = "", *, origin: Origin = Origin.SELECTED) -> Query:
         """The query for a type of a planned job, or for a range of it (law 2).
 
         A storage without snapshots is asked for its current resources up to `_until`. An upper bound at the cut would lose a
@@ -134,13 +134,13 @@ class Planner:
             rows: the rows that it may hold.
             resource_type: the type.
             part: the range, empty for the whole type.
-            joined: query the older data of members who joined after `_since`, instead of changes since then (GR-01).
+            origin: with `Origin.ENTERED`, query the older data of members who joined after `_since` (GR-01).
         """
         window, as_of = job.request.window, None
         if isinstance(self._resources, SupportsSnapshot) and job.cut is not None:
             as_of = job.cut
             window = Window(window.since, job.cut if window.until is None else min(window.until, job.cut))
-        if joined:
+        if origin is Origin.ENTERED:
             window, rows = Window(None, window.since), replace(rows, selection=Compartments(rows.joined))
         if resource_type == PROVENANCE and by_target(job, self._resources) and _steered(job):
             window = Window(None, as_of)  # of any age: its targets have changed
@@ -154,15 +154,15 @@ class Planner:
             page_bytes=self.sizes(job).page,
         )
 
-    def queries(self, job: Job, rows: Rows, *, joined: bool = False) -> list[Query]:
+    def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
         """The queries for all types of a job."""
-        return [self.query(job, rows, type_, joined=joined) for type_ in job.request.types]
+        return [self.query(job, rows, type_, origin=origin) for type_ in job.request.types]
 
     def targets(self, job: Job, rows: Rows) -> list[ProvenanceTarget]:
         """The targets by which Provenance is selected: the exported resources, or all of the compartments."""
         if _steered(job):
             types = [type_ for type_ in job.request.types if type_ != PROVENANCE]
-            older = [self.query(job, rows, type_, joined=True) for type_ in types if rows.joined]
+            older = [self.query(job, rows, type_, origin=Origin.ENTERED) for type_ in types if rows.joined]
             queries = [*(self.query(job, rows, type_) for type_ in types), *older]
             return [ProvenanceTarget(query, tuple(each for each in rows.filters if each.type == query.type)) for query in queries]
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
@@ -198,21 +198,21 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
-    async def _output(self, job: Job, rows: Rows, *, joined: bool) -> list[Slice]:
+    async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
         types, organised_by = sorted(job.request.types), job.request.options.organised_by
         found: list[Slice] = []
         for type_ in types:
-            if joined and type_ == PROVENANCE and _steered(job):
+            if origin is Origin.ENTERED and type_ == PROVENANCE and _steered(job):
                 continue  # `targets` includes the older data of new members
-            ranges = await self._ranges(job, rows, type_, joined=joined)
-            found.extend(replace(_slice(FileKind.OUTPUT, type_, part), joined=joined) for part in ranges)
+            ranges = await self._ranges(job, rows, type_, origin)
+            found.extend(replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges)
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
             return []  # no targets
         if organised_by is None or not found:
             return found
         estimate = sum(piece.estimate for piece in found)
-        return [replace(_slice(FileKind.OUTPUT, organised_by, Range("", estimate)), joined=joined)]
+        return [replace(_slice(FileKind.OUTPUT, organised_by, Range("", estimate)), origin=origin)]
 
     async def _deleted(self, job: Job, rows: Rows) -> list[Slice]:
         """One slice for the deletions of all types; its range is the JSON list of the types that have any."""
@@ -234,9 +234,9 @@ class Planner:
         restricted = {type_ for type_, _ in job.request.granular}
         yield from sorted(type_ for type_ in job.request.types if type_ not in restricted)
 
-    async def _ranges(self, job: Job, rows: Rows, resource_type: str, *, joined: bool) -> Sequence[Range]:
+    async def _ranges(self, job: Job, rows: Rows, resource_type: str, origin: Origin) -> Sequence[Range]:
         whole = [Range("", 0)]
-        query = self.query(job, rows, resource_type, joined=joined)
+        query = self.query(job, rows, resource_type, origin=origin)
         if resource_type == PROVENANCE and by_target(job, self._resources):
             if _steered(job):
                 return whole

@@ -91,7 +91,7 @@ class SliceSource:
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
         """The adapter's pages, whose resources they may hold, and the page size that was asked for."""
         piece, rows = self.piece, self.lease.rows
-        query = self.planner.query(self._job, rows, piece.type, piece.range, joined=piece.joined)
+        query = self.planner.query(self._job, rows, piece.type, piece.range, origin=piece.origin)
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # Provenance names what it is about, and not always a patient, so the firewall lets each line pass.
             return self._provenance(query), Everything(), query.page_bytes
@@ -122,7 +122,7 @@ class SliceSource:
         """Portions of organised output; each block must name its own patient (firewall)."""
         if not isinstance(self.resources, SupportsOrganising):
             raise TypeError(_CHANGED)
-        queries = self.planner.queries(self._job, self.lease.rows, joined=self.piece.joined)
+        queries = self.planner.queries(self._job, self.lease.rows, self.piece.origin)
         form = PageForm(f"blocks by {self.piece.type}", queries[0].page_bytes, self.piece.cursor)
         types = frozenset(query.type for query in queries)
         async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:

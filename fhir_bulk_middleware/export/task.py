@@ -1,9 +1,9 @@
 """The `Task` of export jobs: plans a job, and exports its slices."""
 
-from fhir_bulk_middleware.contract.job import Job, Slice
+from fhir_bulk_middleware.contract.job import Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
-from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.slice import SliceExport
@@ -48,9 +48,9 @@ class ExportTask:
         self._settings = settings
         self._clock = clock
 
-    async def plan(self, job: Job, rows: Rows) -> Plan:
+    async def plan(self, lease: Lease) -> Plan:
         """See `Task`."""
-        return await self._planner.plan(job, rows)
+        return await self._planner.plan(lease.job, lease.rows)
 
     async def run(self, held: HeldLease, piece: Slice) -> None:
         """See `Task`."""

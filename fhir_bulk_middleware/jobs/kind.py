@@ -14,6 +14,7 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Slice, Standing
 from fhir_bulk_middleware.contract.job import Request as JobRequest
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.scopes import Scopes
@@ -29,12 +30,14 @@ class Plan:
     Attributes:
         cut: the manifest's `transactionTime`.
         slices: its pieces of work, numbered from 0; none if there is nothing to do.
-        rows: the rows of the job, with the members of its group; None to keep those of the kick-off.
+        rows: the rows of the job, with the members of its group; None to keep those it has.
+        more: whether another round is planned when all slices are finished.
     """
 
     cut: Instant
     slices: tuple[Slice, ...]
     rows: Rows | None = None
+    more: bool = False
 
 
 class TaskFailed(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -50,8 +53,11 @@ class TaskFailed(Exception):  # noqa: N818 - an outcome, not an error of the pro
 class Task(Protocol):
     """Carries out the jobs of one kind."""
 
-    async def plan(self, job: Job, rows: Rows) -> Plan:
-        """Make the plan of a job; called before its first slice, again if it fails."""
+    async def plan(self, lease: Lease) -> Plan:
+        """Make the next round of a job's plan: before its first slice, and, after a round with `more`, when that is finished.
+
+        Called again if it fails. In the first round the job is queued and has no cut.
+        """
         ...
 
     async def run(self, held: HeldLease, piece: Slice) -> None:

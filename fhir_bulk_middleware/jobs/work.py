@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import anyio
 
-from fhir_bulk_middleware.contract.events import Completed, Failed, Started
+from fhir_bulk_middleware.contract.events import Failed, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.instant import Clock, seconds_between, system_clock
+from fhir_bulk_middleware.jobs.completion import after_completion
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Task, TaskFailed
 from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
@@ -39,6 +41,7 @@ class JobWork:
     Args:
         tasks: carry out the jobs of each kind.
         jobs: the job store.
+        outputs: the output store.
         settings: times, and how often work is tried.
         clock: the current time.
         keep_lease: renews leases; a `ThreadLeaseKeeper` if adapter or stores block the event loop.
@@ -52,6 +55,7 @@ class JobWork:
         self,
         tasks: Mapping[JobKind, Task],
         jobs: JobStore,
+        outputs: OutputStore,
         settings: Settings,
         clock: Clock = system_clock,
         *,
@@ -67,6 +71,7 @@ class JobWork:
         """Stops effects of jobs other than files."""
         self._tasks = tasks
         self._jobs = jobs
+        self._outputs = outputs
         self._settings = settings
         self._clock = clock
         self._keep_lease = keep_lease
@@ -137,9 +142,9 @@ class JobWork:
 
     async def _plan(self, lease: Lease, task: Task) -> None:
         job = lease.job
-        plan = await task.plan(job, lease.rows)
+        plan = await task.plan(lease)
         now = self._clock()
-        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows):
+        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows, more=plan.more):
             raise LeaseLost
         estimate = sum(piece.estimate for piece in plan.slices)
         event = Started(
@@ -151,9 +156,10 @@ class JobWork:
             slices=len(plan.slices),
             estimate=estimate,
         )
-        await self._observers.tell(event)
-        if not plan.slices:
-            await self._observers.tell(Completed.of(job, now))
+        if job.cut is None:  # the first round
+            await self._observers.tell(event)
+        if not plan.slices and not plan.more:
+            await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
     async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
         """Release the work after a pause that grows with the attempts, so that a short disturbance does not use all of them."""

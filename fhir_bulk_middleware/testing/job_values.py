@@ -13,6 +13,7 @@ from fhir_bulk_middleware.contract.job import (
     Ignored,
     Job,
     Options,
+    Origin,
     Part,
     ReportForm,
     Request,
@@ -60,8 +61,16 @@ CUT = Instant(1_767_225_600_000_000)
 MOUNT = "/fhir"
 OWNER = Owner("https://issuer.example", "client-1")
 OTHER = Owner("https://issuer.example", "client-2")
-ROWS = Rows(Compartments(frozenset({"Patient/1", "Patient/2"})), "ward=7", joined=frozenset({"Patient/2"}))
+ROWS = Rows(
+    Compartments(frozenset({"Patient/1", "Patient/2"})),
+    "ward=7",
+    joined=frozenset({"Patient/2"}),
+    context=("Organization",),
+    groups=frozenset({"Group/g"}),
+    opened=frozenset({"List"}),
+)
 LEASE = 30.0
+_ORIGINS = tuple(Origin)
 
 ODD = (
     "",
@@ -131,7 +140,14 @@ def a_registration(mount: str = MOUNT, *, adapter: str = "") -> Registration:
 
 def a_slice(number: int, *, range_: str = "", estimate: int = 100) -> Slice:
     """A slice without parts."""
-    return Slice(number=number, kind=FileKind.OUTPUT, type="Patient", range=range_, estimate=estimate, joined=number % 2 == 1)
+    return Slice(
+        number=number,
+        kind=FileKind.OUTPUT,
+        type="Patient",
+        range=range_,
+        estimate=estimate,
+        origin=_ORIGINS[number % 3],
+    )
 
 
 def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part:
@@ -151,6 +167,7 @@ def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part
         flush_points=(10, 70_000, 4_999_999_998),
         sealed_at=hour(1),
         continued_in=file_id(job.id, slice_, number + 1),
+        references_key=f"{job.id}/{text}.{slice_}-{number}.1.names",
     )
 
 

@@ -89,10 +89,18 @@ class ChosenCodec(SQLiteJobStore):
         return Recipe(f"{__name__}:ChosenCodec", arguments)
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
         del codec
-        return await super().plan(lease, cut, self._codec, slices, now, rows=rows)
+        return await super().plan(lease, cut, self._codec, slices, now, rows=rows, more=more)
 
 
 class Exports:

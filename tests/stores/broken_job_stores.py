@@ -174,9 +174,17 @@ class IgnoresAttemptInPlan(_Fenceless):
     promise = "a holder whose lease was given on publishes nothing"
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
-        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows)
+        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows, more=more)
 
 
 class KeepsTheRowsOfTheKickOff(Broken):
@@ -191,8 +199,9 @@ class KeepsTheRowsOfTheKickOff(Broken):
         now: Instant,
         *,
         rows: Rows | None = None,  # noqa: ARG002
+        more: bool = False,
     ) -> bool:
-        return await super().plan(lease, cut, codec, slices, now)
+        return await super().plan(lease, cut, codec, slices, now, more=more)
 
 
 class IgnoresAttemptInRelease(_Fenceless):
@@ -536,12 +545,20 @@ class PlansForItsAdapterOnly(Broken):
     promise = "work is given out for its own adapter only"
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
         entry = self._entries.get(lease.job.id)
         if entry:
             entry.job = replace(entry.job, adapter="")
-        return await super().plan(lease, cut, codec, slices, now, rows=rows)
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
 
 
 class JudgesLeasesByTheAskersOwn(Broken):

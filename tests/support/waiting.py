@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 100) -> None:
     """Return as soon as the condition holds; fail if it does not in time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -76,6 +76,16 @@ class _Entry:
         if not state.working:
             self.work.clear()
 
+    def go_on(self, now: Instant) -> bool:
+        """If no work is left, queue the planning of the next round, or complete the job; whether the job was completed."""
+        if self.work:
+            return False
+        if self.job.more:
+            self.work[None] = _Work()
+            return False
+        self.turn(JobState.COMPLETED, now)
+        return True
+
 
 class MemoryJobStore:
     """A `JobStore` for one process, which keeps nothing after it.
@@ -214,7 +224,15 @@ class MemoryJobStore:
             return True
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
         """See `JobStore.plan`."""
         with self._lock:
@@ -222,11 +240,13 @@ class MemoryJobStore:
             if held is None or lease.slice is not None:
                 return False
             entry, _ = held
-            entry.slices = {piece.number: piece for piece in slices}
+            entry.slices |= {piece.number: piece for piece in slices}
             entry.rows = rows or entry.rows
-            entry.work = {number: _Work() for number in sorted(entry.slices)}
-            entry.job = replace(entry.job, cut=cut, codec=codec, estimate=sum(piece.estimate for piece in slices))
-            entry.turn(JobState.RUNNING if slices else JobState.COMPLETED, now)
+            entry.work = {piece.number: _Work() for piece in slices}
+            estimate = entry.job.estimate + sum(piece.estimate for piece in slices)
+            entry.job = replace(entry.job, cut=cut, codec=codec, estimate=estimate, more=more)
+            entry.turn(JobState.RUNNING, now)
+            entry.go_on(now)
             return True
 
     async def checkpoint(
@@ -248,8 +268,7 @@ class MemoryJobStore:
             if finished:
                 entry.job = replace(entry.job, estimate=entry.job.estimate + work.done - piece.estimate)
                 del entry.work[number]
-                if not entry.work:
-                    entry.turn(JobState.COMPLETED, now)
+                if entry.go_on(now):
                     return Recorded.COMPLETED
             return Recorded.KEPT
 

@@ -32,6 +32,7 @@ CREATE TABLE job (
     detail TEXT,
     idempotency_key TEXT,
     fingerprint TEXT,
+    more INTEGER NOT NULL,
     request TEXT NOT NULL,
     reclaimed INTEGER NOT NULL DEFAULT 0
 );
@@ -63,7 +64,7 @@ CREATE TABLE slice (
     estimate INTEGER NOT NULL,
     cursor TEXT,
     parts INTEGER NOT NULL,
-    joined INTEGER NOT NULL,
+    origin TEXT NOT NULL,
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
 
@@ -84,6 +85,7 @@ CREATE TABLE part (
     flush_points BLOB NOT NULL,
     severity TEXT,
     continued_in TEXT,
+    references_key TEXT,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;

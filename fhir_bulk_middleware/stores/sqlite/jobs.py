@@ -224,12 +224,20 @@ class SQLiteJobStore:
         return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
     async def plan(
-        self, lease: Lease, cut: Instant, codec: Codec, slices: Sequence[Slice], now: Instant, *, rows: Rows | None = None
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
     ) -> bool:
         """See `JobStore.plan`."""
         content = None if rows is None else await self._database.aside(partial(rows_content, rows))
         return await self._database.write(
-            partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content)
+            partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content, more=more)
         )
 
     async def checkpoint(

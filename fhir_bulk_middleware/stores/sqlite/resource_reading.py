@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fhir_bulk_middleware.contract.query import Compartments, Deletions, EveryPatient, Everything, Page, Query, Range
+from fhir_bulk_middleware.contract.query import Compartments, Deletions, EveryPatient, Everything, NoPatient, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     BLOCK_BITS,
@@ -134,6 +134,8 @@ def _was_selected(
     former = connection.execute(_FORMER, (id_.decode(), first_of(number), seq, query.window.since or 0)).fetchall()
     if isinstance(selection, EveryPatient):
         return any(in_patient for in_patient, _ in former)
+    if isinstance(selection, NoPatient):
+        return any(not in_patient for in_patient, _ in former)
     return any(not owners(text).isdisjoint(selection.references) for _, text in former)
 
 
@@ -210,6 +212,8 @@ def _span(connection: sqlite3.Connection, query: Query, after: str | None) -> _S
     match query.selection:
         case EveryPatient():
             where = " AND in_patient = 1"
+        case NoPatient():
+            where = " AND in_patient = 0"
         case Compartments():
             source = "temp.wanted CROSS JOIN resource USING (seq)"
     return _Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)

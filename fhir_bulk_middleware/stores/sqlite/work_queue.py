@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice
+from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -122,8 +122,9 @@ def plan(
     *,
     now: Instant,
     content: bytes | None = None,
+    more: bool = False,
 ) -> bool:
-    """Write the plan and queue its slices, or complete a job without slices; `content` replaces the job's rows."""
+    """Write a round of the plan and queue its slices; `content` replaces the job's rows."""
     if lease.slice is not None or _mark(connection, lease) is None:
         return False
     job_id = lease.job.id
@@ -139,16 +140,11 @@ def plan(
         [(job_id, piece.number, lease.job.adapter) for piece in slices],
     )
     connection.execute(
-        "UPDATE job SET state = ?, revision = revision + 1, changed_at = ?, cut = ?, codec = ?, estimate = ? WHERE id = ?",
-        (
-            JobState.RUNNING.value if slices else JobState.COMPLETED.value,
-            now,
-            cut,
-            codec.value,
-            sum(piece.estimate for piece in slices),
-            job_id,
-        ),
+        "UPDATE job SET state = 'running', revision = revision + 1, changed_at = ?, cut = ?, codec = ?, more = ?,"
+        " estimate = estimate + ? WHERE id = ?",
+        (now, cut, codec.value, more, sum(piece.estimate for piece in slices), job_id),
     )
+    _go_on(connection, job_id, now)
     return True
 
 
@@ -179,14 +175,24 @@ def checkpoint(
     if finished:
         connection.execute(_CORRECT, (*_place(lease), job_id))
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
-        completed = connection.execute(
-            "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ? "
-            "WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
-            (now, job_id),
-        )
-        if completed.rowcount:
+        if _go_on(connection, job_id, now):
             return Recorded.COMPLETED
     return Recorded.KEPT
+
+
+def _go_on(connection: sqlite3.Connection, job_id: str, now: Instant) -> bool:
+    """If no work is left, queue the planning of the next round, or complete the job; whether the job was completed."""
+    connection.execute(
+        "INSERT INTO work (job_id, slice, adapter) SELECT id, ?, adapter FROM job"
+        " WHERE id = ? AND more AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
+        (_PLANNING, job_id),
+    )
+    completed = connection.execute(
+        "UPDATE job SET state = 'completed', revision = revision + 1, changed_at = ?"
+        " WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
+        (now, job_id),
+    )
+    return completed.rowcount == 1
 
 
 def release(connection: sqlite3.Connection, held: Lease | str, cause: str, *, excused: bool) -> None:
