@@ -231,7 +231,7 @@ class BulkData:
             addresses=addresses,
             settings=settings,
             clock=clock,
-            notes=storage_notes(resources),
+            notes=storage_notes(resources, context=settings.context),
         )
         service = JobService(
             kinds=kinds,

@@ -295,6 +295,7 @@ class Part:
         continued_in: id of the file that continues the last block of an organised file (FR-15, MF-08); None if none does.
         references_key: the key of the list of references in its lines, from which context is planned (law 40); None if there are
             none, or context is not wanted. Needed until the job is completed.
+        references_size: bytes of that list.
     """
 
     file_id: str
@@ -313,6 +314,7 @@ class Part:
     severity: str | None = None
     continued_in: str | None = None
     references_key: str | None = None
+    references_size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,8 +402,10 @@ class Standing:
         job: the job.
         parts: its sealed parts, or the one that was asked for, by slice and number; empty where none were asked for.
         unfinished: the number of the first slice of its plan that was not finished, None if all were or there was no plan.
+        slices: how many slices its plan has so far; 0 where one part was asked for.
     """
 
     job: Job
     parts: tuple[Part, ...] = ()
     unfinished: int | None = None
+    slices: int = 0

@@ -115,6 +115,7 @@ PART_FIELDS = (
     "severity",
     "continued_in",
     "references_key",
+    "references_size",
 )
 """The names of a part's record. `flush_points` are eight bytes each, little-endian."""
 

@@ -1,16 +1,21 @@
 """Deletions as the lines of a `deleted` file: one transaction Bundle each (DR-03, DR-04)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from fhir_bulk_middleware.contract.query import Deletions, Page, Query
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["deletion_pages"]
+__all__ = ["bundle_lines", "deletion_pages"]
 
 _BEFORE = b'{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"'
 _AFTER = b'"}}]}\n'
+
+
+def bundle_lines(references: Iterable[str]) -> bytes:
+    """One line for each reference."""
+    return b"".join(_BEFORE + reference.encode() + _AFTER for reference in references)
 
 
 async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], after: str | None) -> AsyncIterator[Page]:
@@ -26,5 +31,4 @@ async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], afte
             form.check_deletions(page)
             if not all(reference.startswith(own) for reference in page.references):
                 raise FirewallBreach(query.type, "a deletion is of another type")
-            lines = b"".join(_BEFORE + reference.encode() + _AFTER for reference in page.references)
-            yield Page(lines, len(page.references), page.cursor)
+            yield Page(bundle_lines(page.references), len(page.references), page.cursor)

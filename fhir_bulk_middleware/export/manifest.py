@@ -6,7 +6,15 @@ from typing import Any
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState, Part, Standing
-from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsSnapshot
+from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.storage import (
+    SupportsContext,
+    SupportsDeletions,
+    SupportsExport,
+    SupportsLeft,
+    SupportsNaming,
+    SupportsSnapshot,
+)
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
@@ -14,6 +22,11 @@ __all__ = ["ManifestPage", "manifest", "published", "storage_notes"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
+
+LEFT_COMPLETE = "leftComplete"
+CONTEXT_COMPLETE = "contextComplete"
+CHANGED_CONTEXT_COMPLETE = "changedContextComplete"
+"""A note that exports with `_since` show as `CONTEXT_COMPLETE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +109,26 @@ def manifest(
         document["link"] = [{"relation": "next", "url": following}]
     if shape.empty_message is not None and not any(lists.values()):
         document["message"] = shape.empty_message.format(job=job.id)
-    if notes := {**notes, **_forgotten(dialect, job)}:
-        document["extension"] = _extension(dialect, notes)
+    told = {**_notes(job, notes), **_forgotten(dialect, job), **_left(dialect, job, lists[FileKind.LEFT])}
+    if told and (extension := _extension(dialect, told)):
+        document["extension"] = extension
     return document
+
+
+def _notes(job: Job, notes: Mapping[str, bool]) -> dict[str, bool]:
+    """The notes that concern a job: those about cohorts only at Patient and Group level, some only with `_since`."""
+    cohort, since = job.request.level is not Level.SYSTEM, job.request.window.since is not None
+    matters = {LEFT_COMPLETE: cohort and since, CONTEXT_COMPLETE: cohort, CHANGED_CONTEXT_COMPLETE: cohort and since}
+    said = {name: value for name, value in notes.items() if matters.get(name, True)}
+    if CHANGED_CONTEXT_COMPLETE in said:
+        said[CONTEXT_COMPLETE] = said.pop(CHANGED_CONTEXT_COMPLETE)
+    return said
+
+
+def _left(dialect: Dialect, job: Job, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The files that tell what left a cohort since `_since` (law 34); in dialects that list deletions."""
+    window = job.request.window
+    return {} if job.request.level is Level.SYSTEM or window.since is None or not dialect.manifest.deleted else {"left": [*files]}
 
 
 def _forgotten(dialect: Dialect, job: Job) -> dict[str, Any]:
@@ -132,8 +162,17 @@ def _extension(dialect: Dialect, values: Mapping[str, Any]) -> Any:
     """Custom data as the value of `extension` (MF-15)."""
     if not dialect.manifest.extension_array:
         return dict(values)
+    return [each for name, value in values.items() for each in _entries(f"{_EXTENSIONS}{name}", value)]
+
+
+def _entries(url: str, value: Any) -> list[dict[str, Any]]:
+    """A value as FHIR extensions: one for a scalar, one with parts for an object, and one for each entry of a list."""
     kinds = {bool: "valueBoolean", int: "valueInteger", str: "valueString"}
-    return [{"url": f"{_EXTENSIONS}{name}", kinds[type(value)]: value} for name, value in values.items()]
+    if isinstance(value, list):
+        return [each for entry in value for each in _entries(url, entry)]
+    if isinstance(value, Mapping):
+        return [{"url": url, "extension": [each for name, part in value.items() for each in _entries(name, part)]}]
+    return [{"url": url, kinds[type(value)]: value}]
 
 
 def published(standing: Standing) -> Sequence[Part]:
@@ -150,11 +189,22 @@ def published(standing: Standing) -> Sequence[Part]:
     return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
 
 
-def storage_notes(resources: SupportsExport) -> dict[str, bool]:
-    """The promises that a storage does not keep, which its manifests state (laws 6 and 28)."""
+def storage_notes(resources: SupportsExport, *, context: bool) -> dict[str, bool]:
+    """The promises that a storage does not keep, which its manifests state (laws 6, 28 and 34).
+
+    Args:
+        resources: the storage adapter.
+        context: whether exports have context.
+    """
     notes = {}
     if not isinstance(resources, SupportsSnapshot):
         notes["exactSnapshot"] = False
     if not isinstance(resources, SupportsDeletions):
         notes["deletedComplete"] = False
+    if not isinstance(resources, SupportsLeft):
+        notes[LEFT_COMPLETE] = False
+    if context and not isinstance(resources, SupportsContext):
+        notes[CONTEXT_COMPLETE] = False
+    elif context and not (isinstance(resources, SupportsNaming) and isinstance(resources, SupportsSnapshot)):
+        notes[CHANGED_CONTEXT_COMPLETE] = False
     return notes

@@ -59,11 +59,13 @@ class PageForm:
         resource_type: the type of the slice, for messages.
         page_bytes: the requested size of pages (law 16).
         after: the cursor at which reading began.
+        cursors: whether the pages have cursors.
     """
 
-    def __init__(self, resource_type: str, page_bytes: int, after: str | None) -> None:
+    def __init__(self, resource_type: str, page_bytes: int, after: str | None, *, cursors: bool = True) -> None:
         self._type = resource_type
         self._most = max(4 * page_bytes, TOLERATED)
+        self._cursors = cursors
         self._number = 0
         self._moves, self._empty = 0, 0
         self._landmark = after
@@ -80,7 +82,8 @@ class PageForm:
         if not isinstance(page, Page):
             raise self._malformed(f"it is a {type(page).__name__} and no Page")
         self._check_page(page)
-        self._check_cursor(page.cursor, moves=bool(page.lines))
+        if self._cursors:
+            self._check_cursor(page.cursor, moves=bool(page.lines))
 
     def check_block(self, block: object) -> None:
         """Check the next block.

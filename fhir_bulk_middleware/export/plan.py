@@ -6,12 +6,16 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.job import FileKind, Job, Origin, Sizes, Slice
+from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import (
     Compartments,
     Deletions,
     Everything,
     Level,
     Membership,
+    NoPatient,
     Page,
     ProvenanceTarget,
     Query,
@@ -21,15 +25,23 @@ from fhir_bulk_middleware.contract.query import (
 )
 from fhir_bulk_middleware.contract.returned import answered
 from fhir_bulk_middleware.contract.storage import (
+    SupportsContext,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
+    SupportsLeft,
+    SupportsNaming,
     SupportsProvenance,
     SupportsSlices,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
+from fhir_bulk_middleware.export.context.context_reader import ContextReader
+from fhir_bulk_middleware.export.context.context_round import ContextRound
+from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
 from fhir_bulk_middleware.export.sizes import sizes_of
+from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.jobs.kind import Plan
@@ -39,6 +51,11 @@ from fhir_bulk_middleware.streams.closing import closing
 __all__ = ["PROVENANCE", "Planner", "by_target"]
 
 PROVENANCE = "Provenance"
+PATIENT = "Patient"
+_GROUP = "Group"
+
+_PROBE = 4_096
+"""Bytes of the page that shows whether there is anything at all."""
 
 
 @runtime_checkable
@@ -93,7 +110,9 @@ class Planner:
         self._clock = clock
 
     async def plan(self, job: Job, rows: Rows) -> Plan:
-        """Fix the cut, then make the slices: reports, output by type, deletions.
+        """Plan the first round: fix the cut, then make the slices: reports, output by type, deletions.
+
+        At Patient and Group level another round may follow (`ContextRound`), which begins when this output is written.
 
         The order is fixed, so that slice numbers, and with them file ids, mean the same in every process. With `_since`, types
         without a change get no slice, since each slice costs durable writes (law 44).
@@ -104,19 +123,65 @@ class Planner:
                 await deletions.settle_doubts(type_)
         cut = await self._cut(job)
         job = replace(job, cut=cut)
-        resolved = None
+        before = rows
         if rows.membership is not None:
-            rows = resolved = await self._with_members(rows, rows.membership, job.request.window.since, cut)
+            rows = await self._with_members(rows, rows.membership, job.request.window.since, cut)
+            rows = replace(rows, groups=await self._walked(job, rows))
+        rows = replace(rows, context=await self._context_types(job, rows))
         planned: list[Slice] = []
         if ignored := job.request.options.ignored:
             # First, because no error can be added to a page of the manifest that was already read (law 20).
             planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
             planned += await self._output(job, rows, Origin.SELECTED)
-            if rows.joined and job.request.window.since is not None:
+            if job.request.window.since is not None:
                 planned += await self._output(job, rows, Origin.ENTERED)
             planned += await self._deleted(job, rows)
-        return Plan(cut, tuple(replace(piece, number=number) for number, piece in enumerate(planned)), resolved)
+        numbered = tuple(replace(piece, number=number) for number, piece in enumerate(planned))
+        return Plan(cut, numbered, None if rows == before else rows, more=self._goes_on(job, rows))
+
+    def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
+        """The last round of an export whose first round went on."""
+        job, rows, resources = lease.job, lease.rows, self._resources
+        sizes, reader, history = self.sizes(job), self.reader(job, rows), None
+        if (
+            reader is not None
+            and job.request.window.since is not None
+            and isinstance(resources, SupportsContext)
+            and isinstance(resources, SupportsNaming)
+            and isinstance(resources, SupportsSnapshot)
+        ):
+            history = CohortHistory(
+                resources=resources,
+                naming=resources,
+                reader=reader,
+                cohort_types=self._selected(job, rows),
+                context_types=[type_ for type_ in job.request.types if type_ not in self._never_context(job)],
+                by_target=by_target(job, resources),
+            )
+        return ContextRound(
+            resources=resources,
+            deletions=self.deletions,
+            jobs=jobs,
+            outputs=outputs,
+            lease=lease,
+            reader=reader,
+            history=history,
+            as_of=self.as_of(job),
+            slice_bytes=sizes.slice,
+        )
+
+    def reader(self, job: Job, rows: Rows) -> ContextReader | None:
+        """Reads the context of a job; None if the storage cannot read what is named."""
+        if not isinstance(self._resources, SupportsContext):
+            return None
+        return ContextReader(self._resources, job, rows, self.sizes(job).page)
+
+    def as_of(self, job: Job) -> Instant | None:
+        """The instant of context: the cut, or `_until` if that is earlier; None for a storage without snapshots."""
+        if job.cut is None or not isinstance(self._resources, SupportsSnapshot):
+            return None
+        return min(job.cut, job.request.window.until or job.cut)
 
     def sizes(self, job: Job) -> Sizes:
         """The sizes of a job: frozen when it was accepted, so that a changed setting does not change its files."""
@@ -134,7 +199,8 @@ class Planner:
             rows: the rows that it may hold.
             resource_type: the type.
             part: the range, empty for the whole type.
-            origin: with `Origin.ENTERED`, query the older data of members who joined after `_since` (GR-01).
+            origin: with `Origin.ENTERED`, query what is older than the window: the data of members who joined after `_since`
+                (GR-01), and any Provenance, whose targets then decide (law 34).
         """
         window, as_of = job.request.window, None
         if isinstance(self._resources, SupportsSnapshot) and job.cut is not None:
@@ -155,11 +221,14 @@ class Planner:
         )
 
     def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
-        """The queries for all types of a job."""
-        return [self.query(job, rows, type_, origin=origin) for type_ in job.request.types]
+        """The queries for all types of a job that its selection can hold."""
+        return [self.query(job, rows, type_, origin=origin) for type_ in self._selected(job, rows)]
 
-    def targets(self, job: Job, rows: Rows) -> list[ProvenanceTarget]:
-        """The targets by which Provenance is selected: the exported resources, or all of the compartments."""
+    def targets(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[ProvenanceTarget]:
+        """The targets by which Provenance is selected: the exported resources, or all of the compartments.
+
+        For older Provenance: the resources that entered the selection within the window, and those of members who joined.
+        """
         if _steered(job):
             types = [type_ for type_ in job.request.types if type_ != PROVENANCE]
             older = [self.query(job, rows, type_, origin=Origin.ENTERED) for type_ in types if rows.joined]
@@ -169,8 +238,12 @@ class Planner:
         definitions, kinds = CompartmentMembership(job.request.options.version), {"Patient"}
         if isinstance(rows.selection, Compartments):
             kinds = {reference.partition("/")[0] for reference in rows.selection.references} & definitions.kinds
-        held = sorted(frozenset[str]().union(*map(definitions.types, sorted(kinds))))
-        return [ProvenanceTarget(self.query(whole, rows, type_)) for type_ in held if type_ != PROVENANCE]
+        held = [type_ for type_ in sorted(frozenset[str]().union(*map(definitions.types, sorted(kinds)))) if type_ != PROVENANCE]
+        if origin is Origin.ENTERED:
+            moved = [ProvenanceTarget(self.query(job, rows, type_), entered=True) for type_ in held]
+            joined = replace(rows, selection=Compartments(rows.joined))
+            return moved + [ProvenanceTarget(self.query(whole, joined, type_)) for type_ in held if rows.joined]
+        return [ProvenanceTarget(self.query(whole, rows, type_)) for type_ in held]
 
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision
@@ -198,13 +271,63 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
+    def _selected(self, job: Job, rows: Rows) -> list[str]:
+        """The types of a job that its selection can hold."""
+        return sorted(TypeOrigins(job.request.options.version, rows.selection).selected(frozenset(job.request.types)))
+
+    def _never_context(self, job: Job) -> frozenset[str]:
+        """Types that are never context: patients are selected, and Provenance comes by its targets."""
+        return frozenset({PATIENT, PROVENANCE} if by_target(job, self._resources) else {PATIENT})
+
+    async def _context_types(self, job: Job, rows: Rows) -> tuple[str, ...]:
+        """The types of which something can be context: those with resources that lie in nobody's compartment."""
+        if rows.selection == Compartments(frozenset()) or not isinstance(self._resources, SupportsContext):
+            return ()
+        types = [type_ for type_ in rows.context if type_ not in self._never_context(job)]
+        if not isinstance(self._resources, SupportsNaming):
+            return tuple(types)
+        as_of, found = self.as_of(job), list[str]()
+        for type_ in types:
+            query = Query(
+                type=type_, selection=NoPatient(), rights=rows.rights, window=Window(None, as_of), as_of=as_of, page_bytes=_PROBE
+            )
+            if await _any(self._resources.pages(query, None)):
+                found.append(type_)
+        return tuple(found)
+
+    def _goes_on(self, job: Job, rows: Rows) -> bool:
+        """Whether another round follows. Organised output has its context in its blocks."""
+        if job.request.level is Level.SYSTEM or rows.selection == Compartments(frozenset()):
+            return False
+        if job.request.window.since is not None:
+            return isinstance(self._resources, SupportsLeft | SupportsContext)
+        return bool(rows.context) and job.request.options.organised_by is None
+
+    async def _walked(self, job: Job, rows: Rows) -> frozenset[str]:
+        """The groups that were asked for, and those inside them (law 41)."""
+        resources, options = self._resources, job.request.options
+        if not isinstance(resources, SupportsContext):
+            return rows.groups
+        seen, waiting = set(rows.groups), sorted(rows.groups)
+        while waiting:
+            query = Query(type=_GROUP, selection=Everything(), rights=rows.rights, window=Window(), as_of=self.as_of(job))
+            id_ = waiting.pop().partition("/")[2]
+            async with closing(resources.named(query, [id_])) as pages:
+                async for page in pages:
+                    inside = ReferenceScan((_GROUP,), options.base_urls).of(page.lines)
+                    new = {reference.decode() for reference in inside} - seen
+                    seen |= new
+                    waiting += sorted(new)
+        return frozenset(seen)
+
     async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
-        types, organised_by = sorted(job.request.types), job.request.options.organised_by
+        types, organised_by = sorted(self._selected(job, rows)), job.request.options.organised_by
         found: list[Slice] = []
         for type_ in types:
-            if origin is Origin.ENTERED and type_ == PROVENANCE and _steered(job):
-                continue  # `targets` includes the older data of new members
+            late = type_ == PROVENANCE and by_target(job, self._resources)
+            if origin is Origin.ENTERED and (_steered(job) if late else not rows.joined):
+                continue  # steered Provenance is of any age; other types have older data of new members only
             ranges = await self._ranges(job, rows, type_, origin)
             found.extend(replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges)
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
@@ -240,6 +363,9 @@ class Planner:
         if resource_type == PROVENANCE and by_target(job, self._resources):
             if _steered(job):
                 return whole
+            if origin is Origin.ENTERED and isinstance(self._resources, SupportsProvenance):
+                entered = self._resources.provenance(query, self.targets(job, rows, origin), None, latest=False)
+                return whole if await _any(entered) else []
             anything = replace(query, selection=Everything())  # targets are matched when the slice is read
             return whole if await self._parts(job, anything) else []
         return await self._parts(job, query)

@@ -8,11 +8,13 @@ import anyio
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.events import PartSealed
-from fhir_bulk_middleware.contract.job import Codec, FileKind, Part, Sizes, Slice
+from fhir_bulk_middleware.contract.job import Codec, FileKind, Origin, Part, Sizes, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
-from fhir_bulk_middleware.contract.lease import Recorded
+from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsExport
+from fhir_bulk_middleware.export.context.reference_list import PartReferences, StoredList
+from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
 from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.reports import report_form, unreadable_line
@@ -52,6 +54,7 @@ class _Contents:
     count: int
     severity: str | None = None
     continued_in: str | None = None
+    references: StoredList | None = None
 
 
 class SliceExport:
@@ -85,8 +88,9 @@ class SliceExport:
         self._lease = held.lease
         self._slice = piece
         self._codec = held.lease.job.codec or Codec.PLAIN
+        self._scan = _scan(held.lease, piece)
         self._unreadable: tuple[str, ...] = ()
-        self._source = SliceSource(resources, planner, held.lease, piece, min(_READ_AHEAD, sizes.ceiling))
+        self._source = SliceSource(resources, outputs, planner, held.lease, piece, min(_READ_AHEAD, sizes.ceiling))
 
     async def run(self) -> None:
         """Export the rest of the slice.
@@ -124,13 +128,17 @@ class SliceExport:
         encoder, count, block = PartEncoder(self._codec), 0, None
         unreadable: tuple[str, ...] = ()
         key = self._key(number)
-        async with self._outputs.create(key) as sink:
+        async with (
+            self._outputs.create(key) as sink,
+            PartReferences(self._scan, self._outputs, f"{key.removesuffix('.gz')}.list") as references,
+        ):
             while True:
                 lines = portion.lines
                 if portion.block != block:
                     block, lines = portion.block, header(portion.block or "") + lines  # no resource, so not counted (law 22)
                 if data := encoder.encode(lines):
                     await sink.write(data)
+                await references.collect(portion.lines)
                 count += portion.count
                 unreadable += portion.unreadable
                 self._pulse.done += portion.read
@@ -140,6 +148,7 @@ class SliceExport:
                 portion = ahead
             await sink.write(encoder.finish())
             await self._ask()
+            listed = await references.seal()
             await sink.seal()
         if ahead is None:
             unreadable, self._unreadable = unreadable + self._unreadable, ()
@@ -151,6 +160,7 @@ class SliceExport:
             count=count,
             severity="warning" if self._slice.kind is FileKind.ERROR else None,
             continued_in=file_id(self._lease.job.id, self._slice.number, following) if goes_on else None,
+            references=listed,
         )
         parts = [self._part(number, key, encoder, contents)]
         if unreadable:
@@ -187,6 +197,8 @@ class SliceExport:
             stored_size=found.stored_size,
             flush_points=found.flush_points,
             sealed_at=self._clock(),
+            references_key=None if contents.references is None else contents.references.key,
+            references_size=0 if contents.references is None else contents.references.length,
         )
 
     def _full(self, size: int, ahead: Portion, *, begins: bool) -> bool:
@@ -247,3 +259,14 @@ class SliceExport:
     def _key(self, number: int) -> str:
         ending = f"{SUFFIX}.gz" if self._codec is Codec.GZIP else SUFFIX
         return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending}"
+
+
+def _scan(lease: Lease, piece: Slice) -> ReferenceScan | None:
+    """Finds what the lines of a slice name, for the context of the export; None if nothing has to be found.
+
+    The blocks of organised output find their context themselves, and the context of context is in the plan.
+    """
+    options = lease.job.request.options
+    if piece.kind is not FileKind.OUTPUT or piece.origin is Origin.CONTEXT or options.organised_by is not None:
+        return None
+    return ReferenceScan(lease.rows.context, options.base_urls) if lease.rows.context else None

@@ -4,11 +4,16 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Slice
+from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Origin, Slice
 from fhir_bulk_middleware.contract.lease import Lease
+from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsOrganising, SupportsProvenance
-from fhir_bulk_middleware.export.deletion_bundles import deletion_pages
+from fhir_bulk_middleware.export.context.block_context import BlockContext
+from fhir_bulk_middleware.export.context.context_round import BATCH, stored_list
+from fhir_bulk_middleware.export.context.reference_list import batches
+from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
+from fhir_bulk_middleware.export.deletion_bundles import bundle_lines, deletion_pages
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.organising import Portion, gathered
 from fhir_bulk_middleware.export.page_form import PageForm
@@ -28,6 +33,7 @@ class SliceSource:
 
     Attributes:
         resources: the storage adapter.
+        outputs: the output store, which has the lists of context.
         planner: makes the queries.
         lease: held on the slice.
         piece: the slice.
@@ -35,6 +41,7 @@ class SliceSource:
     """
 
     resources: SupportsExport
+    outputs: OutputStore
     planner: Planner
     lease: Lease
     piece: Slice
@@ -48,8 +55,10 @@ class SliceSource:
             FirewallBreach: while iterating; a page holds data that must not be exported.
             MalformedPage: while iterating; a page breaks its protocol.
         """
+        if self.piece.origin is Origin.CONTEXT:
+            return self._context() if self.piece.kind is FileKind.OUTPUT else self._dropped()
         if self.piece.kind is FileKind.OUTPUT and self._job.request.options.organised_by is not None:
-            return gathered(self._organised(), self.together)
+            return gathered(self._blocks(), self.together)
         return self._paged()
 
     @property
@@ -115,17 +124,62 @@ class SliceSource:
         if not isinstance(self.resources, SupportsProvenance):
             raise TypeError(_CHANGED)
         latest = self._job.request.options.associated is Associated.LATEST_PROVENANCE
-        targets = self.planner.targets(self._job, self.lease.rows)
+        targets = self.planner.targets(self._job, self.lease.rows, self.piece.origin)
         return self.resources.provenance(query, targets, self.piece.cursor, latest=latest)
 
-    async def _organised(self) -> AsyncIterator[Portion]:
-        """Portions of organised output; each block must name its own patient (firewall)."""
+    async def _context(self) -> AsyncIterator[Portion]:
+        """Context of one type; cursors are the number of references that were read.
+
+        Raises:
+            FirewallBreach: a resource that the plan found to be context is so no more; the storage changed what it said.
+        """
+        reader = self.planner.reader(self._job, self.lease.rows)
+        if reader is None:
+            raise TypeError(_CHANGED)
+        async with closing(self._listed()) as listed:
+            async for before, ids in listed:
+                async with closing(reader.read(self.piece.type, ids, self.planner.as_of(self._job))) as pages:
+                    async for named in pages:
+                        if named.page.count:
+                            done = before + ids.index(named.last) + 1
+                            yield Portion(named.page.lines, named.page.count, named.page.count, str(done))
+
+    async def _dropped(self) -> AsyncIterator[Portion]:
+        """Bundles that tell what a mirror has to drop."""
+        async with closing(self._listed()) as listed:
+            async for before, references in listed:
+                done = before + len(references)
+                yield Portion(bundle_lines(references), len(references), len(references), str(done))
+
+    async def _listed(self) -> AsyncIterator[tuple[int, list[str]]]:
+        """The rest of the slice's list in batches, each with the number of references before it.
+
+        Batches end at the same places wherever reading begins, so that a slice that is tried again has the same pages (law 5).
+        """
+        done, before = int(self.piece.cursor or 0), 0
+        async with closing(batches(self.outputs, stored_list(self.piece), BATCH)) as lists:
+            async for batch in lists:
+                if before + len(batch) > done:
+                    skipped = max(0, done - before)
+                    yield before + skipped, batch[skipped:]
+                before += len(batch)
+
+    def _blocks(self) -> AsyncIterator[Portion]:
+        """Portions of organised output, with the context of each block."""
+        reader, rows = self.planner.reader(self._job, self.lease.rows), self.lease.rows
+        if reader is None or not rows.context:
+            return self._organised(self.piece.cursor)
+        scan = ReferenceScan(rows.context, self._job.request.options.base_urls)
+        return BlockContext(self._organised, reader, scan, self.planner.as_of(self._job)).portions(self.piece.cursor)
+
+    async def _organised(self, cursor: str | None) -> AsyncIterator[Portion]:
+        """Portions of organised output without context; each block must name its own patient (firewall)."""
         if not isinstance(self.resources, SupportsOrganising):
             raise TypeError(_CHANGED)
         queries = self.planner.queries(self._job, self.lease.rows, self.piece.origin)
-        form = PageForm(f"blocks by {self.piece.type}", queries[0].page_bytes, self.piece.cursor)
+        form = PageForm(f"blocks by {self.piece.type}", queries[0].page_bytes, cursor)
         types = frozenset(query.type for query in queries)
-        async with closing(self.resources.blocks(queries, self.piece.cursor)) as blocks:
+        async with closing(self.resources.blocks(queries, cursor)) as blocks:
             async for block in blocks:
                 form.check_block(block)
                 if block.type not in types:

@@ -50,7 +50,9 @@ class ExportTask:
 
     async def plan(self, lease: Lease) -> Plan:
         """See `Task`."""
-        return await self._planner.plan(lease.job, lease.rows)
+        if lease.job.cut is None:
+            return await self._planner.plan(lease.job, lease.rows)
+        return await self._planner.context_round(lease, self._jobs, self._outputs).plan()
 
     async def run(self, held: HeldLease, piece: Slice) -> None:
         """See `Task`."""

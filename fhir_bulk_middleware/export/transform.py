@@ -69,3 +69,13 @@ class Transform:
         if self.base_url is not None:
             lines = absolute(lines, self.base_url)
         return page if lines is page.lines else replace(page, lines=lines, count=count)
+
+    def passes(self, line: bytes) -> bool:
+        """Whether the resource of one line, without its newline, is exported."""
+        return not self.filters or self.filters.passes(line)
+
+    def exported(self, line: bytes) -> bytes:
+        """One line as it goes into a file."""
+        if self.keep_elements is not None:
+            line = self.keep_elements(line)
+        return line if self.base_url is None else absolute(line, self.base_url)

@@ -28,7 +28,7 @@ async def after_completion(job: Job, now: Instant, *, jobs: JobStore, outputs: O
     """
     standing = await jobs.standing(job.id, job.mount, job.owner)
     try:
-        if standing is not None and standing.parts:
+        if standing is not None:
             await outputs.discard(job.id, keep=[part.key for part in standing.parts])
     except OSError:
         _log.exception("leftovers of job %s could not be removed", job.id)

@@ -138,7 +138,7 @@ class JobKeepingSuite(Suite):
         job = await started(store, 2)
         await store.checkpoint(await claimed(store), [a_part(job, 0, 0)], None, NOW, done=1, finished=True)
         standing = await _standing(store, job)
-        expected = Standing(await found(store, job), (a_part(job, 0, 0),), 1)
+        expected = Standing(await found(store, job), (a_part(job, 0, 0),), 1, 2)
         assert standing == expected, "a standing is the job, its parts and how far its plan is done"
         assert await store.standing(job.id, job.mount, OTHER) is None, "a standing is its owner's alone"
         assert await store.standing(job.id, "/other", job.owner) is None, "a standing answers through its mount only"

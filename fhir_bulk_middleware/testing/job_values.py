@@ -168,6 +168,7 @@ def a_part(job: Job, slice_: int, number: int, *, text: str = "Patient") -> Part
         sealed_at=hour(1),
         continued_in=file_id(job.id, slice_, number + 1),
         references_key=f"{job.id}/{text}.{slice_}-{number}.1.names",
+        references_size=4_711,
     )
 
 

@@ -152,6 +152,7 @@ _parts = st.builds(
     severity=_perhaps(_text),
     continued_in=_perhaps(_text),
     references_key=_perhaps(_text),
+    references_size=_count,
 )
 _principals = st.builds(
     Principal,

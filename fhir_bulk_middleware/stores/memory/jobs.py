@@ -157,7 +157,8 @@ class MemoryJobStore:
             if entry is None or (entry.job.mount, entry.job.owner) != (mount, owner):
                 return None
             parts = tuple(part for _, part in sorted(entry.parts.items()) if file_id is None or part.file_id == file_id)
-            return Standing(entry.job, parts, min((number for number in entry.work if number is not None), default=None))
+            unfinished = min((number for number in entry.work if number is not None), default=None)
+            return Standing(entry.job, parts, unfinished, len(entry.slices) if file_id is None else 0)
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""

@@ -86,6 +86,7 @@ CREATE TABLE part (
     severity TEXT,
     continued_in TEXT,
     references_key TEXT,
+    references_size INTEGER NOT NULL,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;

@@ -160,8 +160,10 @@ class SQLiteJobStore:
             if job is None:
                 return None
             (unfinished,) = reader.execute(_UNFINISHED, (job_id,)).fetchone()
-            read = reader.execute(_PARTS, (job_id,)) if file_id is None else reader.execute(_PART, (job_id, file_id))
-            return Standing(job, tuple(map(_part, read.fetchall())), unfinished)
+            if file_id is not None:
+                return Standing(job, tuple(map(_part, reader.execute(_PART, (job_id, file_id)).fetchall())), unfinished)
+            (slices,) = reader.execute("SELECT count(*) FROM slice WHERE job_id = ?", (job_id,)).fetchone()
+            return Standing(job, tuple(map(_part, reader.execute(_PARTS, (job_id,)).fetchall())), unfinished, slices)
         finally:
             reader.rollback()
 
