@@ -1,4 +1,4 @@
-"""Literal references: parses `Reference.reference` into type and id of a resource of this server."""
+"""Literal references: parses `Reference.reference`, and scans a resource for the resources of this server that it names."""
 
 import re
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Reference:
 
 
 class References:
-    """Parser of literal references for a server with these base URLs.
+    """Parser and scanner of literal references for a server with these base URLs.
 
     Relative references, and absolute ones below one of the base URLs, name resources of this server. Absolute references
     below other URLs, `#contained` and `urn:` references do not. Base URLs are compared as text, without a final slash.
@@ -33,8 +33,18 @@ class References:
         self._match = re.compile(
             f"{prefix}([A-Z][A-Za-z]*)/({RESOURCE_ID_PATTERN})(?:/_history/({RESOURCE_ID_PATTERN}))?"
         ).fullmatch
+        self._find = re.compile(
+            f'"reference":"{prefix}([A-Z][A-Za-z]*/{RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?"'.encode()
+        ).findall
 
     def parse(self, text: str) -> Reference | None:
         """The resource that the text names, or None if it is not a resource of this server."""
         found = self._match(text)
         return None if found is None else Reference(*found.groups())
+
+    def named(self, line: bytes) -> frozenset[bytes]:
+        """The resources that a line of canonical JSON names, such as `Patient/1`, without versions.
+
+        It finds all literal references, also those in contained resources and in extensions, by their bytes: nothing is parsed.
+        """
+        return frozenset(self._find(line))

@@ -237,7 +237,7 @@ TRUTH = (
     Mutant(
         "deletions-of-other-compartments",
         "law 27",
-        "stores/sqlite/resource_reading.py",
+        "stores/sqlite/resource_losses.py",
         "    return any(not owners(text).isdisjoint(selection.references) for _, text in former)",
         "    return bool(former)",
         (_RESOURCES,),

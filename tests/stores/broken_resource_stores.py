@@ -428,8 +428,9 @@ class TellsOnlyTheLastOwner(Broken):
 
     promise = "a deletion is told to each whose the resource was since then"
 
-    def _owners(self, query: Query, version: _Version) -> frozenset[str]:
-        return version.owners if version.stored.deleted else super()._owners(query, version)
+    def _selects(self, query: Query, version: _Version) -> bool:
+        last = self._history[version.stored.type, version.stored.id][-2] if version.stored.deleted else version
+        return super()._selects(query, last)
 
 
 class ReadsMembersAtKickOff(Broken):

@@ -1,4 +1,4 @@
-"""Reads that follow references: Provenance by its targets, and blocks by patient."""
+"""Reads that follow references: Provenance by its targets, blocks by patient, and what names a resource."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.filters import Filters
-from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, ProvenanceTarget, Query
+from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, ProvenanceTarget, Query, Window
 from fhir_bulk_middleware.fhir.provenance import targets as targets_of
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.stores.versioned import Stored
 
-__all__ = ["Chosen", "blocks", "paged", "provenance"]
+__all__ = ["Chosen", "blocks", "naming", "paged", "provenance"]
 
 
 class OwnedVersion(Protocol):
@@ -60,15 +60,33 @@ def provenance(
     selected: set[tuple[str, str]] = set()
     for target in targets:
         type_, filters = target.query.type, Filters(target.filters, target.query.type, base_urls)
-        selected |= {(type_, v.stored.id) for _, v in chosen(target.query) if not filters or filters.passes(v.stored.json)}
+        found = {(type_, v.stored.id) for _, v in chosen(target.query) if not filters or filters.passes(v.stored.json)}
+        selected |= found - _selected_before(chosen, target) if target.entered else found
     whole = replace(query, selection=Everything())
-    found = [(at, v.stored.json, targets_of(json.loads(v.stored.json), parse) & selected) for at, v in chosen(whole)]
-    newest = {target: at for at, _, about in found for target in about}
+    every = [(at, v.stored.json, targets_of(json.loads(v.stored.json), parse) & selected) for at, v in chosen(whole)]
+    newest = {target: at for at, _, about in every for target in about}
     start = -1 if after is None else int(after)
     wanted = (
-        (at, line) for at, line, about in found if at > start and any(not latest or newest[target] == at for target in about)
+        (at, line) for at, line, about in every if at > start and any(not latest or newest[target] == at for target in about)
     )
     return paged(wanted, query.page_bytes)
+
+
+def _selected_before(chosen: Chosen, target: ProvenanceTarget) -> set[tuple[str, str]]:
+    """What lived and lay in the selection of a target when its window began."""
+    since = target.query.window.since
+    if since is None:
+        return set()
+    then = replace(target.query, window=Window(), as_of=since)
+    return {(then.type, version.stored.id) for _, version in chosen(then)}
+
+
+def naming(chosen: Chosen, queries: Sequence[Query], reference: str, base_urls: Collection[str]) -> Iterator[Page]:
+    """See `SupportsNaming`. Looks at each line."""
+    named, text = References(base_urls).named, reference.encode()
+    for query in queries:
+        found = ((at, version.stored.json) for at, version in chosen(query) if text in named(version.stored.json))
+        yield from paged(found, query.page_bytes)
 
 
 def blocks(chosen: Chosen, queries: Sequence[Query], after: str | None) -> Iterator[Block]:

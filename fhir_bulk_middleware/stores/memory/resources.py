@@ -7,7 +7,7 @@ import threading
 import uuid
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,14 @@ from fhir_bulk_middleware.contract.query import (
     Compartments,
     Deletions,
     EveryPatient,
+    Everything,
+    NoPatient,
     Page,
     ProvenanceTarget,
     Query,
     Range,
+    Selection,
+    Window,
 )
 from fhir_bulk_middleware.contract.removal import (
     AlreadyDeleted,
@@ -268,6 +272,24 @@ class MemoryResourceStore:
             some = gone[start : start + _DELETIONS_PER_PAGE]
             yield Deletions(tuple(f"{version.stored.type}/{version.stored.id}" for _, version in some), str(some[-1][0]))
 
+    async def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        """What left the selection of a query; see `SupportsLeft`."""
+        gone = list(self._left(query, after))
+        for start in range(0, len(gone), _DELETIONS_PER_PAGE):
+            some = gone[start : start + _DELETIONS_PER_PAGE]
+            yield Deletions(tuple(f"{query.type}/{id_}" for _, id_ in some), str(some[-1][0]))
+
+    async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        """Resources by their ids; see `SupportsContext`."""
+        found = {version.stored.id: version.stored.json for _, version in self._living(query)}
+        for page in related.paged(enumerate(found[id_] for id_ in ids if id_ in found), query.page_bytes):
+            yield page
+
+    async def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
+        """Resources by what they name; see `SupportsNaming`."""
+        for page in related.naming(self._living, queries, reference, self._base_urls):
+            yield page
+
     async def deletions_known_since(self) -> Instant | None:
         """See `SupportsDeletionHorizon`."""
         return None if self._last.horizon is None else self._last.horizon.since
@@ -490,13 +512,23 @@ class MemoryResourceStore:
         history.append(_Version(self._last.position, stored, owners))
         self._versions.append(history[-1])
 
-    def _owners(self, query: Query, version: _Version) -> frozenset[str]:
-        """The compartments of a version; for a deletion, all that the resource was in after `since` (law 34)."""
-        if not version.stored.deleted:
-            return version.owners
+    def _selects(self, query: Query, version: _Version) -> bool:
+        """Whether a version lies in the selection; of a deletion, whether any version after `since` did (law 34)."""
+        if not version.stored.deleted or isinstance(query.selection, Everything):
+            return _holds(query.selection, version.owners)
         since = query.window.since or Instant(0)
         former = itertools.takewhile(lambda other: other is not version, self._history[version.stored.type, version.stored.id])
-        return frozenset[str]().union(*(other.owners for other in former if other.was_held_after(since)))
+        return any(_holds(query.selection, other.owners) for other in former if other.was_held_after(since))
+
+    def _left(self, query: Query, after: str | None) -> Iterator[tuple[int, str]]:
+        """The positions and ids of what lived and lay in the selection as of `since`, and lives outside of it now."""
+        since = query.window.since
+        if since is None:
+            return
+        then = {v.stored.id for _, v in self._living(replace(query, window=Window(), as_of=since))}
+        for position, version in self._chosen(replace(query, selection=Everything()), after, deleted=False):
+            if version.stored.id in then and not _holds(query.selection, version.owners):
+                yield position, version.stored.id
 
     def _chosen(self, query: Query, after: str | None, *, deleted: bool) -> Iterator[tuple[int, _Version]]:
         """The versions of a query with their positions, in the order of writing."""
@@ -511,7 +543,7 @@ class MemoryResourceStore:
                 and version.held(query.as_of)
                 and (query.window.since is None or stored.last_updated > query.window.since)
                 and (query.window.until is None or stored.last_updated <= query.window.until)
-                and _selected(query, self._owners(query, version))
+                and self._selects(query, version)
             ):
                 yield version.position, version
 
@@ -520,11 +552,14 @@ def _position(version: _Version) -> int:
     return version.position
 
 
-def _selected(query: Query, owners: frozenset[str]) -> bool:
-    match query.selection:
+def _holds(selection: Selection, owners: frozenset[str]) -> bool:
+    """Whether what lies in these compartments lies in the selection."""
+    match selection:
         case Compartments(references):
             return not owners.isdisjoint(references)
         case EveryPatient():
             return any(owner.startswith("Patient/") for owner in owners)
-        case _:
+        case NoPatient():
+            return not any(owner.startswith("Patient/") for owner in owners)
+        case Everything():
             return True

@@ -25,6 +25,6 @@ def remove(connection: sqlite3.Connection, until: Instant) -> int:
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS forgotten (seq INTEGER PRIMARY KEY)")
         connection.execute("DELETE FROM temp.forgotten")
         connection.executemany("INSERT INTO temp.forgotten VALUES (?)", found)
-        for table in ("compartment", "target", "resource"):
+        for table in ("compartment", "target", "naming", "resource"):
             connection.execute(f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM temp.forgotten)")  # noqa: S608 - names of ours
     return len(found)

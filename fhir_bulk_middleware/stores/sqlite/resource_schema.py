@@ -5,9 +5,12 @@ of its key, and `lastUpdated` never goes back (law 4), so each type is one run o
 An export of a type is one scan of that run; a window is a part of it, whose ends are found by bisection; neither needs an index.
 Columns that are read before the text of a version come before it.
 
+The column `owners` is a digest of a version's compartments. `moved` marks a version whose compartments are not those of the
+version before it, so that what left a compartment is found without reading what only changed.
+
 Further tables hold the compartments by owner, so that the cost of an export of some patients depends on their resources alone;
-the targets of each Provenance; and the extents, which count the current versions in each block of neighbouring keys, so that
-slices of about equal size are cut without reading resources.
+the targets of each Provenance; what names a resource that no patient owns (`resource_naming`); and the extents, which count the
+current versions in each block of neighbouring keys, so that slices of about equal size are cut without reading resources.
 """
 
 import sqlite3
@@ -52,6 +55,8 @@ CREATE TABLE resource (
     valid_to INTEGER NOT NULL,
     deleted INTEGER NOT NULL,
     in_patient INTEGER NOT NULL,
+    moved INTEGER NOT NULL,
+    owners INTEGER NOT NULL,
     version INTEGER NOT NULL,
     size INTEGER NOT NULL,
     id TEXT NOT NULL,
@@ -59,6 +64,8 @@ CREATE TABLE resource (
 ) STRICT;
 CREATE INDEX resource_id ON resource (id);
 CREATE INDEX resource_deleted ON resource (seq) WHERE deleted = 1;
+CREATE INDEX resource_outside ON resource (seq) WHERE in_patient = 0 AND deleted = 0;
+CREATE INDEX resource_moved ON resource (seq) WHERE moved = 1;
 CREATE TABLE owner (number INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE compartment (owner INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (owner, seq)) STRICT, WITHOUT ROWID;
 CREATE TABLE target (
@@ -68,6 +75,7 @@ CREATE TABLE target (
     PRIMARY KEY (type, id, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX target_seq ON target (seq);
+CREATE TABLE naming (target INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (target, seq)) STRICT, WITHOUT ROWID;
 CREATE TABLE extent (
     block INTEGER PRIMARY KEY,
     live INTEGER NOT NULL,

@@ -11,6 +11,8 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut
+from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
+from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
@@ -25,15 +27,20 @@ class Draft:
         canonical: its text, except for version and instant.
         owners: its compartments.
         targets: the targets of a Provenance, as type and id.
+        names: the keys of what it names (`NamingIndex`).
     """
 
     canonical: Canonical
     owners: frozenset[str]
     targets: frozenset[tuple[str, str]] = frozenset()
+    names: frozenset[int] = frozenset()
 
 
 def draft(
-    resource: bytes | str | Mapping[str, object], compartments: CompartmentMembership, resource_id: str | None = None
+    resource: bytes | str | Mapping[str, object],
+    compartments: CompartmentMembership,
+    index: NamingIndex,
+    resource_id: str | None = None,
 ) -> Draft:
     """Prepare a resource for writing.
 
@@ -41,7 +48,8 @@ def draft(
         ValueError: as `canonical`.
     """
     form, content = canonical_and_content(resource, resource_id=resource_id)
-    return Draft(form, compartments.of(content, MEMBER_KINDS), targets(content, compartments.parse))
+    names = index.keys(form.text(0, Instant(0)))  # no version and no instant names anything
+    return Draft(form, compartments.of(content, MEMBER_KINDS), targets(content, compartments.parse), names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class _Version:
     last_updated: Instant
     deleted: bool
     in_patient: bool
+    owners: int
     size: int
 
 
@@ -78,6 +87,7 @@ class Writing:
         self._owners: dict[str, int] = {}
         self._lies_in: list[tuple[int, int]] = []
         self._targets: list[tuple[str, str, int]] = []
+        self._names: list[tuple[int, int]] = []
         self._live: Counter[int] = Counter()
         self._in_patient: Counter[int] = Counter()
         self._size: Counter[int] = Counter()
@@ -109,9 +119,11 @@ class Writing:
         text = new.canonical.text(number, self.instant)
         if current is not None:
             self._supersede(current)
-        self._insert(type_, id_, number, text, new.owners, deleted=False)
-        seq = self._next[type_] - 1
+        owners = digest_of_owners(new.owners)
+        moved = current is not None and (current.deleted or current.owners != owners)
+        seq = self._insert(type_, (number, id_, text), new.owners, owners, deleted=False, moved=moved)
         self._targets.extend((about, id_about, seq) for about, id_about in new.targets)
+        self._names.extend((name, seq) for name in new.names)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
@@ -133,13 +145,14 @@ class Writing:
             "SELECT CAST(json AS BLOB) FROM resource WHERE seq = ?", (current.seq,)
         ).fetchone()[0]
         self._supersede(current)
-        self._insert(type_, id_, current.number + 1, b"", frozenset(), deleted=True)
+        self._insert(type_, (current.number + 1, id_, b""), frozenset(), 0, deleted=True, moved=False)
         return Stored(type_, id_, current.number, current.last_updated, text, deleted=False)
 
     def finish(self) -> None:
         """Write the collected rows; must be called before the transaction is committed."""
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
+        self._connection.executemany("INSERT INTO naming VALUES (?, ?)", sorted(self._names))
         self._connection.executemany(
             "INSERT INTO extent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size",
@@ -149,11 +162,11 @@ class Writing:
     def _current(self, type_: str, id_: str) -> _Version | None:
         first = first_of(self._type(type_))
         row = self._connection.execute(
-            "SELECT seq, version, last_updated, deleted, in_patient, size FROM resource"
+            "SELECT seq, version, last_updated, deleted, in_patient, owners, size FROM resource"
             " WHERE id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT 1",
             (id_, first, self._next[type_]),
         ).fetchone()
-        return None if row is None else _Version(row[0], row[1], Instant(row[2]), bool(row[3]), bool(row[4]), row[5])
+        return None if row is None else _Version(row[0], row[1], Instant(row[2]), bool(row[3]), bool(row[4]), row[5], row[6])
 
     def _type(self, type_: str) -> int:
         number = self._types.get(type_)
@@ -169,17 +182,22 @@ class Writing:
         if not version.deleted:
             self._count(version.seq, -1, in_patient=version.in_patient, size=version.size)
 
-    def _insert(self, type_: str, id_: str, number: int, text: bytes, owners: frozenset[str], *, deleted: bool) -> None:
+    def _insert(
+        self, type_: str, new: tuple[int, str, bytes], owners: frozenset[str], digest: int, *, deleted: bool, moved: bool
+    ) -> int:
+        """Write a version's row and its compartments; returns its key."""
+        number, id_, text = new
         seq = self._next[type_]
         self._next[type_] += 1
         in_patient = any(owner.startswith("Patient/") for owner in owners)
         self._connection.execute(
-            "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))",
-            (seq, self.instant, CURRENT, deleted, in_patient, number, len(text), id_, text),
+            "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))",
+            (seq, self.instant, CURRENT, deleted, in_patient, moved, digest, number, len(text), id_, text),
         )
         self._lies_in.extend((self._owner(owner), seq) for owner in owners)
         if not deleted:
             self._count(seq, 1, in_patient=in_patient, size=len(text))
+        return seq
 
     def _owner(self, reference: str) -> int:
         number = self._owners.get(reference)

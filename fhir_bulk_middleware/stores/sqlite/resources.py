@@ -28,11 +28,14 @@ from fhir_bulk_middleware.stores.sqlite import (
     resource_bases,
     resource_blocks,
     resource_forgetting,
+    resource_losses,
+    resource_naming,
     resource_provenance,
     resource_reading,
     resource_removal,
 )
 from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     CURRENT,
@@ -215,7 +218,20 @@ class SQLiteResourceStore:
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
-        return self._stepped(partial(resource_reading.deletions, owners=self._owners), query, after)
+        return self._stepped(partial(resource_losses.deletions, owners=self._owners), query, after)
+
+    def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        """What left the selection of a query; see `SupportsLeft`."""
+        return self._stepped(partial(resource_losses.left, owners=self._owners), query, after)
+
+    def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        """Resources by their ids; see `SupportsContext`."""
+        return self._stepped(lambda connection, _, __: resource_reading.named(connection, query, ids), query, None)
+
+    def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
+        """Resources by what they name; see `SupportsNaming`."""
+        read = partial(resource_naming.naming, reference=reference, index=self._naming_index, owners=self._owners)
+        return self._stepped(lambda connection, asked, _: read(connection, asked), queries, None)
 
     async def deletions_known_since(self) -> Instant | None:
         """See `SupportsDeletionHorizon`."""
@@ -265,7 +281,9 @@ class SQLiteResourceStore:
         self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
     ) -> AsyncIterator[Page]:
         """Provenance by its targets; see `SupportsProvenance`."""
-        read = partial(resource_provenance.provenance, targets=targets, base_urls=self._base_urls, latest=latest)
+        read = partial(
+            resource_provenance.provenance, targets=targets, base_urls=self._base_urls, owners=self._owners, latest=latest
+        )
         return self._stepped(lambda connection, _, cursor: read(connection, query, after=cursor), query, after)
 
     def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
@@ -344,6 +362,10 @@ class SQLiteResourceStore:
     def _compartments(self) -> CompartmentMembership:
         return CompartmentMembership(self._version, self._base_urls)
 
+    @cached_property
+    def _naming_index(self) -> NamingIndex:
+        return NamingIndex(self._version, self._base_urls)
+
     def _owners(self, text: bytes) -> frozenset[str]:
         """The compartments of a resource."""
         return self._compartments.of(json.loads(text), MEMBER_KINDS)
@@ -368,14 +390,14 @@ class SQLiteResourceStore:
         return None if row is None else _stored(type_, row)
 
     def _draft(self, type_: str, resource: bytes | Mapping[str, object], id_: str) -> Draft:
-        new = draft(resource, self._compartments, id_)
+        new = draft(resource, self._compartments, self._naming_index, id_)
         if new.canonical.type != type_:
             raise ValueError(f"resourceType: must be {type_}")
         return new
 
     def _draft_line(self, number: int, line: bytes) -> Draft:
         try:
-            return draft(line, self._compartments)
+            return draft(line, self._compartments, self._naming_index)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
 
