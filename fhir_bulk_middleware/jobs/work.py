@@ -164,7 +164,7 @@ class JobWork:
     async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
         """Release the work after a pause that grows with the attempts, so that a short disturbance does not use all of them."""
         try:
-            if excused or lease.attempt < self._settings.attempts:
+            if excused or lease.tries < self._settings.attempts:
                 pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
                 await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
         finally:
