@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import anyio
+import anyio.lowlevel
 import in_rounds
 import pytest
 from in_rounds import SIZES, InRounds, line, slices_of, work_in_rounds
@@ -19,6 +20,7 @@ from listed import NOW
 from fhir_bulk_middleware.contract.events import Completed, Event, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobState, Part
 from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.export.manifest import published
@@ -92,6 +94,42 @@ async def test_each_slice_of_each_round_is_in_the_result_once(sizes: tuple[int, 
     assert kinds == [Started, Completed], "a job is told to have started once, and to be complete once"
     (completed,) = (event for event in bench.told if isinstance(event, Completed))
     assert completed.resources == sum(sizes)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (0, 0)])
+async def test_a_lease_keeper_that_finds_no_lease_after_a_plan_keeps_no_observer_from_hearing_of_it(
+    sizes: tuple[int, ...],
+) -> None:
+    """Law 37."""
+
+    class Noticed(MemoryJobStore):
+        """Knows when a lease keeper was told that there is no lease."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.noticed = anyio.Event()
+
+        async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
+            renewed = await super().renew(lease, now, lease_seconds=lease_seconds, done=done)
+            if not renewed:
+                self.noticed.set()
+            return renewed
+
+    jobs = Noticed()
+
+    class Slow(Bench):
+        async def observe(self, event: Event) -> None:
+            with anyio.fail_after(100):
+                await jobs.noticed.wait()
+            jobs.noticed = anyio.Event() if isinstance(event, Started) and len(sizes) > 1 else jobs.noticed
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            await super().observe(event)
+
+    bench = Slow(jobs, sizes=sizes)
+    await bench.add()
+    await bench.finish()
+    assert [type(event) for event in bench.told] == [Started, Completed]
 
 
 async def test_what_was_published_stays_as_the_rounds_follow() -> None:

@@ -257,6 +257,14 @@ WORK = (
         (_JOB_ROUNDS,),
     ),
     Mutant(
+        "planning-is-cut-short-by-its-lease-keeper",
+        "law 37",
+        "jobs/work.py",
+        "with anyio.CancelScope(shield=True):\n            if job.cut is None:",
+        "with anyio.CancelScope():\n            if job.cut is None:",
+        (_JOB_ROUNDS,),
+    ),
+    Mutant(
         "attempts-not-capped",
         "law 43",
         "jobs/work.py",

@@ -100,8 +100,9 @@ class InRounds:
         recorded = await self._jobs.checkpoint(lease, [part], "end", now, done=1, finished=True)
         if not recorded:
             raise LeaseLost
-        if recorded is Recorded.COMPLETED:
-            await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
+        with anyio.CancelScope(shield=True):  # finished work has no lease, which the lease keeper may notice
+            if recorded is Recorded.COMPLETED:
+                await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
 
 class NoEffects:
