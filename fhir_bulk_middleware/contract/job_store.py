@@ -130,9 +130,12 @@ class JobStore(Protocol):
         """Write a round of the job's plan, once (law 5); False if the lease is lost or for a slice.
 
         The first round turns a queued job into a running one. With `more`, the planning of the next round becomes free work when
-        all slices are finished: at once if this round has none. Otherwise the job is completed then. Cut and codec are those of
-        the first round; the slices of a later round have numbers above those of the rounds before, and add to the estimate.
-        `rows`, where given, take the place of the job's.
+        all slices are finished: at once if this round has none. Otherwise the job is completed then. The store keeps cut and
+        codec of the first round and ignores those of a later one. The slices of a later round have numbers above those of the
+        rounds before, and add to the estimate. `rows`, where given, take the place of the job's.
+
+        The planning of a later round is work of its own: its tries begin at 1 and it has no cause. Its attempts are numbered
+        above those of the round before, so that no lease on an earlier round's planning is ever current again (law 18).
         """
         ...
 

@@ -20,7 +20,7 @@ class Lease:
         job: the job as it was when the lease was given.
         rows: which rows the job may hold.
         slice: the slice to carry out; None to plan the job.
-        attempt: the fencing token; the first attempt is 1.
+        attempt: the fencing token; the first attempt is 1. In a later round of the plan, the attempts of planning count on.
         worker: the name of the holder.
         tries: how often the work was begun, this time included, since an attempt last recorded a part; attempts whose release
             was excused are not counted.

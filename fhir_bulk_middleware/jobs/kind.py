@@ -25,11 +25,11 @@ __all__ = ["EffectsOfJobs", "Kind", "Plan", "Task", "TaskFailed", "View"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a job.
+    """A round of a job's plan; most plans have one.
 
     Attributes:
-        cut: the manifest's `transactionTime`.
-        slices: its pieces of work, numbered from 0; none if there is nothing to do.
+        cut: the manifest's `transactionTime`; only that of the first round counts.
+        slices: its pieces of work, numbered from 0, in a later round above those before; none if there is nothing to do.
         rows: the rows of the job, with the members of its group; None to keep those it has.
         more: whether another round is planned when all slices are finished.
     """

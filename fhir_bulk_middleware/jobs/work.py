@@ -156,15 +156,17 @@ class JobWork:
             slices=len(plan.slices),
             estimate=estimate,
         )
-        if job.cut is None:  # the first round
-            await self._observers.tell(event)
-        if not plan.slices and not plan.more:
-            await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
+        # A planned round has no lease. The lease keeper may notice that from here on, and cancel this task as if it was lost.
+        with anyio.CancelScope(shield=True):
+            if job.cut is None:  # the first round
+                await self._observers.tell(event)
+            if not plan.slices and not plan.more:
+                await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
     async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:
         """Release the work after a pause that grows with the attempts, so that a short disturbance does not use all of them."""
         try:
-            if excused or lease.attempt < self._settings.attempts:
+            if excused or lease.tries < self._settings.attempts:
                 pause = self._settings.renew_seconds * 2 ** min(lease.attempt - 1, 10)
                 await anyio.sleep(min(pause, self._settings.lease_seconds / 2))
         finally:

@@ -19,6 +19,7 @@ from fhir_bulk_middleware.contract.job import (
     Request,
     Sizes,
     Slice,
+    Standing,
 )
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
@@ -48,10 +49,13 @@ __all__ = [
     "claimed",
     "found",
     "hour",
+    "idle",
     "planned",
     "sealed",
+    "standing",
     "started",
     "together",
+    "writes",
 ]
 
 T = TypeVar("T")
@@ -208,8 +212,31 @@ async def found(store: JobStore, job: Job) -> Job:
 
 async def sealed(store: JobStore, job: Job) -> list[Part]:
     """The sealed parts of a job; none if it is unknown."""
-    standing = await store.standing(job.id, job.mount, job.owner)
-    return [] if standing is None else list(standing.parts)
+    found = await store.standing(job.id, job.mount, job.owner)
+    return [] if found is None else list(found.parts)
+
+
+async def standing(store: JobStore, job: Job) -> Standing:
+    """The job as it stands, which its owner must find."""
+    found = await store.standing(job.id, job.mount, job.owner)
+    assert found is not None, "a job is found as it stands"
+    return found
+
+
+async def idle(store: JobStore, now: Instant = NOW) -> bool:
+    """Whether there is nothing to claim."""
+    return await store.claim("idle", now, lease_seconds=LEASE) is None
+
+
+async def writes(store: JobStore, lease: Lease) -> list[bool]:
+    """The result of each method that writes with a lease."""
+    part = [a_part(lease.job, lease.slice.number, 77)] if lease.slice else []
+    return [
+        await store.renew(lease, hour(1), lease_seconds=LEASE, done=1_000),
+        await store.plan(lease, hour(1), Codec.PLAIN, [a_slice(9)], hour(1)),
+        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=False)),
+        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=True)),
+    ]
 
 
 async def together(count: int, call: Callable[[int], Awaitable[T]]) -> list[T]:

@@ -1,11 +1,11 @@
 """The promises of a `JobStore` to workers, and in spite of them, as tests."""
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Standing
+from fhir_bulk_middleware.contract.job import Codec, Failure, JobState
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Compartments, Membership, Rows
-from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.instant import after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.testing.job_values import (
     CUT,
@@ -23,35 +23,17 @@ from fhir_bulk_middleware.testing.job_values import (
     claimed,
     found,
     hour,
+    idle,
     planned,
     sealed,
+    standing,
     started,
     together,
+    writes,
 )
 from fhir_bulk_middleware.testing.needed import pytest
 
 __all__ = ["WorkQueueSuite"]
-
-
-async def _nothing(store: JobStore, now: Instant = NOW) -> bool:
-    return await store.claim("idle", now, lease_seconds=LEASE) is None
-
-
-async def _standing(store: JobStore, job: Job) -> Standing:
-    standing = await store.standing(job.id, job.mount, job.owner)
-    assert standing is not None, "a job is found as it stands"
-    return standing
-
-
-async def _writes(store: JobStore, lease: Lease) -> list[bool]:
-    """The result of each method that writes with a lease."""
-    part = [a_part(lease.job, lease.slice.number, 77)] if lease.slice else []
-    return [
-        await store.renew(lease, hour(1), lease_seconds=LEASE, done=1_000),
-        await store.plan(lease, hour(1), Codec.PLAIN, [a_slice(9)], hour(1)),
-        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=False)),
-        bool(await store.checkpoint(lease, part, "stolen", hour(1), done=1_000, finished=True)),
-    ]
 
 
 class WorkQueueSuite(Suite):
@@ -59,7 +41,7 @@ class WorkQueueSuite(Suite):
 
     async def test_without_work_there_is_no_lease(self, store: JobStore) -> None:
         """Idle workers ask often."""
-        assert await _nothing(store), "where there is no work nothing is given out"
+        assert await idle(store), "where there is no work nothing is given out"
 
     async def test_work_is_given_out_for_its_own_adapter_only(self, store: JobStore) -> None:
         """Law 32: for planning and slices, whichever owner's turn it is."""
@@ -90,7 +72,7 @@ class WorkQueueSuite(Suite):
         lease = await claimed(store, "worker 'ä'")
         assert (lease.job, lease.slice) == (job, None), "a queued job is given out to be planned"
         assert (lease.attempt, lease.worker) == (1, "worker 'ä'"), "a lease names its holder, and the first attempt is 1"
-        assert await _nothing(store), "work that is held is not given out"
+        assert await idle(store), "work that is held is not given out"
 
     async def test_a_plan_makes_the_job_run(self, store: JobStore) -> None:
         """Law 5: plan and codec are written once."""
@@ -107,7 +89,7 @@ class WorkQueueSuite(Suite):
         leases = [await claimed(store) for _ in slices]
         assert [lease.slice for lease in leases] == slices, "slices are given out as they were planned, first ones first"
         assert all(lease.job == now for lease in leases), "a lease has the job as it is"
-        assert await _nothing(store), "each slice is given out once"
+        assert await idle(store), "each slice is given out once"
 
     @pytest.mark.parametrize("codec", Codec)
     async def test_a_job_keeps_the_codec_of_its_plan(self, store: JobStore, codec: Codec) -> None:
@@ -147,7 +129,7 @@ class WorkQueueSuite(Suite):
         await added(store)
         job = await planned(store, [])
         assert (job.state, job.cut) == (JobState.COMPLETED, CUT), "a plan without slices completes the job"
-        assert await _nothing(store, hour(9)), "a completed job has no work"
+        assert await idle(store, hour(9)), "a completed job has no work"
 
     async def test_each_piece_of_work_is_given_out_once(self, store: JobStore) -> None:
         """However many workers ask."""
@@ -177,18 +159,18 @@ class WorkQueueSuite(Suite):
         assert ended.revision == job.revision + 1, "a job completes once"
         assert ended.done == 32, "the slices' resources add up"
         assert len(await sealed(store, job)) == 8, "a completed job has the parts of all its slices"
-        assert await _nothing(store, hour(9)), "a finished slice is not given out again"
+        assert await idle(store, hour(9)), "a finished slice is not given out again"
 
     async def test_the_first_unfinished_slice_is_known(self, store: JobStore) -> None:
         """Law 20."""
         promise = "unfinished names the first slice that is not finished"
         job = await started(store, 3)
-        assert (await _standing(store, job)).unfinished == 0, promise
+        assert (await standing(store, job)).unfinished == 0, promise
         leases = [await claimed(store) for _ in range(3)]
         by_number = {lease.slice.number: lease for lease in leases if lease.slice is not None}
         for number, first in ((1, 0), (0, 2), (2, None)):
             await store.checkpoint(by_number[number], (), None, NOW, done=0, finished=True)
-            assert (await _standing(store, job)).unfinished == first, promise
+            assert (await standing(store, job)).unfinished == first, promise
 
     async def test_a_slice_goes_on_where_its_checkpoint_was(self, store: JobStore) -> None:
         """A retry does not repeat sealed parts."""
@@ -207,7 +189,7 @@ class WorkQueueSuite(Suite):
         """And no longer."""
         await started(store)
         lease = await claimed(store)
-        assert await _nothing(store, after(NOW, LEASE - 1)), "a lease that has not run out is nobody else's"
+        assert await idle(store, after(NOW, LEASE - 1)), "a lease that has not run out is nobody else's"
         again = await claimed(store, "second", after(NOW, LEASE))
         assert again.slice == lease.slice, "work whose lease has run out is given out again"
         assert again.attempt == 2, "each time that work is given out its attempt is one more"
@@ -219,7 +201,7 @@ class WorkQueueSuite(Suite):
         for beat in range(1, 6):
             now = after(NOW, beat * LEASE / 2)
             assert await store.renew(lease, now, lease_seconds=LEASE, done=beat), "a holder can renew its lease"
-            assert await _nothing(store, after(now, LEASE - 1)), "a renewed lease holds from then on"
+            assert await idle(store, after(now, LEASE - 1)), "a renewed lease holds from then on"
 
     async def test_a_clock_set_back_does_not_hold_work_for_ever(self, store: JobStore) -> None:
         """A lease that ends too far ahead counts as run out."""
@@ -233,7 +215,7 @@ class WorkQueueSuite(Suite):
         """A claimer reads its clock before it waits for its turn to write."""
         await started(store)
         await claimed(store, now=after(NOW, 2))
-        assert await _nothing(store, NOW), "a lease given by a clock a little ahead is no sign of a clock that was set back"
+        assert await idle(store, NOW), "a lease given by a clock a little ahead is no sign of a clock that was set back"
 
     @pytest.mark.parametrize("slices", [0, 1])
     async def test_a_lost_lease_publishes_nothing(self, store: JobStore, slices: int) -> None:
@@ -242,7 +224,7 @@ class WorkQueueSuite(Suite):
         zombie = await claimed(store)
         current = await claimed(store, "second", hour(1))
         before = await found(store, job)
-        assert not any(await _writes(store, zombie)), "a holder whose lease was given on publishes nothing: each write is False"
+        assert not any(await writes(store, zombie)), "a holder whose lease was given on publishes nothing: each write is False"
         await store.release(zombie, "late")
         assert await found(store, job) == before, "a holder whose lease was given on publishes nothing: the job is as it was"
         assert await sealed(store, job) == [], "a holder whose lease was given on publishes nothing: no part"
@@ -255,9 +237,9 @@ class WorkQueueSuite(Suite):
         await started(store)
         zombie = await claimed(store)
         await claimed(store, now=hour(1))
-        assert not any(await _writes(store, zombie)), "the attempt decides whether a lease is current, not the worker's name"
+        assert not any(await writes(store, zombie)), "the attempt decides whether a lease is current, not the worker's name"
         await store.release(zombie, "late")
-        assert await _nothing(store, hour(1)), "the attempt decides whether a lease can be given back, not the worker's name"
+        assert await idle(store, hour(1)), "the attempt decides whether a lease can be given back, not the worker's name"
 
     async def test_a_lease_is_good_for_its_own_work_only(self, store: JobStore) -> None:
         """Law 5: a plan is never changed."""
@@ -276,7 +258,7 @@ class WorkQueueSuite(Suite):
         await started(store)
         lease = await claimed(store)
         await store.release(lease, "stopped")
-        assert not any(await _writes(store, lease)), "a lease that was given back publishes nothing"
+        assert not any(await writes(store, lease)), "a lease that was given back publishes nothing"
         assert (await claimed(store, "second")).attempt == 2, "work that was given back is given out again at once"
 
     async def test_what_a_gone_worker_held_is_free_at_once(self, store: JobStore) -> None:
@@ -285,11 +267,11 @@ class WorkQueueSuite(Suite):
         gone = [await claimed(store, "gone") for _ in range(2)]
         other = await claimed(store, "here")
         await store.release("gone", "worker gone is gone")
-        assert not any([*await _writes(store, gone[0]), *await _writes(store, gone[1])]), "a gone worker's leases are lost"
+        assert not any([*await writes(store, gone[0]), *await writes(store, gone[1])]), "a gone worker's leases are lost"
         assert await store.renew(other, NOW, lease_seconds=LEASE, done=0), "the leases of others are not touched"
         again = [(await claimed(store, "third")).slice for _ in range(2)]
         assert again == [lease.slice for lease in gone], "all that a gone worker held is given out again at once"
-        assert await _nothing(store), "only what the gone worker held is given out again"
+        assert await idle(store), "only what the gone worker held is given out again"
 
     @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.FAILED])
     async def test_after_a_job_has_ended_nobody_writes(self, store: JobStore, state: JobState) -> None:
@@ -300,17 +282,17 @@ class WorkQueueSuite(Suite):
         assert await store.replace(job.cancelled(NOW) if state is JobState.CANCELLED else failed), "a running job can be ended"
         before = await found(store, job)
         for lease in leases:
-            assert not any(await _writes(store, lease)), "after a job has ended no lease on it writes any more"
+            assert not any(await writes(store, lease)), "after a job has ended no lease on it writes any more"
         assert await found(store, job) == before, "after a job has ended no lease on it writes any more"
         assert await sealed(store, job) == [], "after a job has ended no part is recorded"
-        assert await _nothing(store, hour(9)), "a job that has ended has no work"
+        assert await idle(store, hour(9)), "a job that has ended has no work"
 
     async def test_a_cancel_before_the_plan_stops_it(self, store: JobStore) -> None:
         """DL-01."""
         job = await added(store)
         lease = await claimed(store)
         await store.replace(job.cancelled(NOW))
-        assert not any(await _writes(store, lease)), "after a job has ended no lease on it writes any more, nor plans it"
+        assert not any(await writes(store, lease)), "after a job has ended no lease on it writes any more, nor plans it"
         assert (await found(store, job)).state is JobState.CANCELLED, "a cancelled job stays cancelled"
 
     async def test_cancel_and_last_checkpoint_do_not_both_win(self, store: JobStore) -> None:

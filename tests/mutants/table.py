@@ -9,6 +9,7 @@ from .mutation import Mutant
 __all__ = ["MUTANTS"]
 
 _JOB_WORK = "tests/jobs/test_job_work.py"
+_JOB_ROUNDS = "tests/jobs/test_job_rounds.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
@@ -155,8 +156,8 @@ WORK = (
         "plan-stores-plain-always",
         "law 5",
         "stores/sqlite/work_queue.py",
-        "            codec.value,\n",
-        '            "plain",\n',
+        "(now, cut, codec.value, more, lease.attempt,",
+        '(now, cut, "plain", more, lease.attempt,',
         (_JOB_STORES,),
     ),
     Mutant(
@@ -171,9 +172,97 @@ WORK = (
         "completes-with-slices-left",
         "law 18",
         "stores/sqlite/work_queue.py",
-        '"WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",',
-        '"WHERE id = ?",',
+        " WHERE id = ? AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
+        " WHERE id = ?",
         (_JOB_STORES,),
+    ),
+    Mutant(
+        "planned-again-with-slices-left",
+        "law 40",
+        "stores/sqlite/work_queue.py",
+        " WHERE id = ? AND more AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
+        " WHERE id = ? AND more",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "completes-after-the-first-round",
+        "law 40",
+        "stores/sqlite/work_queue.py",
+        " WHERE id = ? AND more AND NOT EXISTS",
+        " WHERE id = ? AND NOT more AND NOT EXISTS",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "planning-of-the-past-counts",
+        "law 18",
+        "stores/sqlite/work_queue.py",
+        "SELECT id, ?, adapter, plannings, plannings FROM job",
+        "SELECT id, ?, adapter, 0, 0 FROM job",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "one-round-uses-up-the-tries-of-the-next",
+        "law 43",
+        "stores/sqlite/work_queue.py",
+        "SELECT id, ?, adapter, plannings, plannings FROM job",
+        "SELECT id, ?, adapter, plannings, 0 FROM job",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "cut-moves-with-a-later-round",
+        "law 1",
+        "stores/sqlite/work_queue.py",
+        "cut = coalesce(cut, ?)",
+        "cut = ?",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "codec-changes-with-a-later-round",
+        "law 5",
+        "stores/sqlite/work_queue.py",
+        "codec = coalesce(codec, ?)",
+        "codec = ?",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "later-round-forgets-the-estimate",
+        "ST-03",
+        "stores/sqlite/work_queue.py",
+        "estimate = estimate + ? WHERE id = ?",
+        "estimate = ? WHERE id = ?",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "rows-of-the-round-before",
+        "law 33",
+        "stores/sqlite/jobs.py",
+        "(job.id, job.revision)\n",
+        "(job.id, 0)\n",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "later-rounds-are-dropped",
+        "law 40",
+        "jobs/work.py",
+        "rows=plan.rows, more=plan.more)",
+        "rows=plan.rows)",
+        (_JOB_ROUNDS,),
+    ),
+    Mutant(
+        "completion-told-between-rounds",
+        "law 37",
+        "jobs/work.py",
+        "if not plan.slices and not plan.more:",
+        "if not plan.slices:",
+        (_JOB_ROUNDS,),
+    ),
+    Mutant(
+        "planning-is-cut-short-by-its-lease-keeper",
+        "law 37",
+        "jobs/work.py",
+        "with anyio.CancelScope(shield=True):\n            if job.cut is None:",
+        "with anyio.CancelScope():\n            if job.cut is None:",
+        (_JOB_ROUNDS,),
     ),
     Mutant(
         "attempts-not-capped",

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
-from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore, _Work
 from fhir_bulk_middleware.testing.job_store import JobStoreSuite
 from fhir_bulk_middleware.testing.job_values import OTHER
 
@@ -653,6 +653,266 @@ class KeepsOneRegistration(Broken):
     async def registry(self) -> Registry:
         registry = await super().registry()
         return replace(registry, registrations=registry.registrations[:1])
+
+
+class CompletesAfterTheFirstRound(Broken):
+    promise = "a round with more to come does not complete the job"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        del more
+        return await super().plan(lease, cut, codec, slices, now, rows=rows)
+
+
+class CompletesWithARoundWithoutSlices(Broken):
+    promise = "a round without slices makes the planning of the next free work at once"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more and bool(slices))
+
+
+class WaitsForSlicesThatAreNotThere(Broken):
+    promise = "a round without slices makes the planning of the next free work at once"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        if planned and not slices:
+            self._entries[lease.job.id].work.clear()
+        return planned
+
+
+class PlansBesideTheSlices(Broken):
+    promise = "the next round is planned when all slices are finished, and not before"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> Recorded:
+        recorded = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
+        entry = self._entries[lease.job.id]
+        if finished and recorded and entry.job.more:
+            entry.work.setdefault(None, _Work(attempt=entry.plannings, excused=entry.plannings))
+        return recorded
+
+
+class PlansForEver(Broken):
+    promise = "a job knows whether another round follows"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        entry = self._entries.get(lease.job.id)
+        more = more or (entry is not None and entry.job.more and bool(slices))
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+
+
+class ForgetsEarlierEstimates(Broken):
+    promise = "the slices of a later round add to the estimate"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        entry = self._entries.get(lease.job.id)
+        if planned and entry and slices:
+            entry.job = replace(entry.job, estimate=sum(piece.estimate for piece in slices))
+        return planned
+
+
+class DropsThePartsOfEarlierRounds(Broken):
+    promise = "a later round leaves the parts before it alone"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        if planned:
+            self._entries[lease.job.id].parts.clear()
+        return planned
+
+
+class MovesTheCut(Broken):
+    promise = "cut and codec are those of the first round"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        entry = self._entries.get(lease.job.id)
+        if planned and entry:
+            entry.job = replace(entry.job, cut=cut)
+        return planned
+
+
+class ChangesTheCodec(Broken):
+    promise = "cut and codec are those of the first round"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        entry = self._entries.get(lease.job.id)
+        if planned and entry:
+            entry.job = replace(entry.job, codec=codec)
+        return planned
+
+
+class ReadsTheRowsOnce(Broken):
+    promise = "rows hold until a round of the plan brings others"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: dict[tuple[str, JobState], Rows] = {}
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
+        lease = await super().claim(worker, now, lease_seconds=lease_seconds, adapter=adapter)
+        return lease and replace(lease, rows=self._read.setdefault((lease.job.id, lease.job.state), lease.rows))
+
+
+class NumbersThePlanningsOfARoundAnew(Broken):
+    promise = "no lease of an earlier round is ever current again"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        if planned:
+            entry = self._entries[lease.job.id]
+            entry.plannings = 0
+            if None in entry.work:
+                entry.work[None] = _Work()
+        return planned
+
+
+class CountsTriesOverRounds(Broken):
+    promise = "the tries of each round's planning begin at 1"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> Recorded:
+        recorded = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
+        planning = self._entries[lease.job.id].work.get(None)
+        if planning is not None:
+            planning.excused = 0
+        return recorded
+
+
+class KeepsTheCauseOverRounds(Broken):
+    promise = "the cause that a planning has is of its own round"
+
+    async def checkpoint(
+        self, lease: Lease, parts: Sequence[Part], cursor: str | None, now: Instant, *, done: int, finished: bool
+    ) -> Recorded:
+        recorded = await super().checkpoint(lease, parts, cursor, now, done=done, finished=finished)
+        planning = self._entries[lease.job.id].work.get(None)
+        if planning is not None and planning.attempt > 1:
+            planning.cause = "broken"
+        return recorded
+
+
+class NamesAnUnfinishedSliceBetweenRounds(Broken):
+    promise = "between rounds no slice is unfinished"
+
+    async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
+        standing = await super().standing(job_id, mount, owner, file_id=file_id)
+        planning = None in self._entries[job_id].work if standing else False
+        return replace(standing, unfinished=-1) if standing and planning else standing
+
+
+class PlansJobsThatHaveEnded(Broken):
+    promise = "a job that ended between two rounds is planned no further"
+
+    async def replace(self, job: Job) -> bool:
+        entry = self._entries.get(job.id)
+        planning = entry.work.get(None) if entry and entry.slices else None
+        replaced = await super().replace(job)
+        if entry and planning is not None:
+            entry.work[None] = planning
+        return replaced
+
+
+class PlansLaterRoundsForAnyAdapter(Broken):
+    promise = "the planning of a later round is its adapter's alone"
+
+    async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
+        whose = [entry.job.adapter for entry in self._entries.values() if entry.slices and None in entry.work]
+        return await super().claim(worker, now, lease_seconds=lease_seconds, adapter=whose[0] if whose else adapter)
 
 
 BROKEN: tuple[type[Broken], ...] = tuple(

@@ -50,7 +50,7 @@ class JobStoresAgree(RuleBasedStateMachine):
         self.now = NOW
         self.jobs: list[Job] = []
         self.leases: list[Lease] = []
-        self.parts = 0
+        self.parts = self.planned = 0
 
     def teardown(self) -> None:
         if hasattr(self, "file"):
@@ -83,16 +83,19 @@ class JobStoresAgree(RuleBasedStateMachine):
             self.leases.append(lease)
 
     @precondition(lambda self: self.leases)
-    @rule(which=_any, slices=st.integers(0, 3), done=_done, finished=st.booleans(), parts=st.integers(0, 2))
-    def go_on(self, which: int, slices: int, done: int, finished: bool, parts: int) -> None:
+    @rule(which=_any, slices=st.integers(0, 3), done=_done, finished=st.booleans(), parts=st.integers(0, 2), more=st.booleans())
+    def go_on(self, *, which: int, slices: int, done: int, finished: bool, parts: int, more: bool) -> None:
         """With any lease that was ever given, current or lost."""
         lease = self.leases[which % len(self.leases)]
         if lease.slice is None:
-            plan = [a_slice(number) for number in range(slices)]
-            self.both(lambda store: store.plan(lease, CUT, Codec.GZIP, plan, self.now))
+            plan = [a_slice(self.planned + number) for number in range(slices)]
+            self.planned += slices
+            cut, codec = (CUT, Codec.GZIP) if more else (self.now, Codec.PLAIN)
+            rows = replace(ROWS, rights=f"ward={self.planned}") if more else None
+            self.both(lambda store: store.plan(lease, cut, codec, plan, self.now, rows=rows, more=more))
             return
         number = lease.slice.number
-        sealed = [a_part(lease.job, number, self.parts + more) for more in range(parts)]
+        sealed = [a_part(lease.job, number, self.parts + extra) for extra in range(parts)]
         self.parts += parts
         self.both(lambda store: store.checkpoint(lease, sealed, f"c{self.parts}", self.now, done=done, finished=finished))
 

@@ -55,6 +55,8 @@ class _Entry:
     work: dict[int | None, _Work] = field(default_factory=lambda: {None: _Work()})
     slices: dict[int, Slice] = field(default_factory=dict)
     parts: dict[tuple[int, int], Part] = field(default_factory=dict)
+    plannings: int = 0
+    """Attempts at planning so far, above which those of the next round are numbered."""
     reclaimed: bool = False
 
     def due_since(self, step: Due) -> Instant | None:
@@ -81,7 +83,7 @@ class _Entry:
         if self.work:
             return False
         if self.job.more:
-            self.work[None] = _Work()
+            self.work[None] = _Work(attempt=self.plannings, excused=self.plannings)
             return False
         self.turn(JobState.COMPLETED, now)
         return True
@@ -244,8 +246,11 @@ class MemoryJobStore:
             entry.slices |= {piece.number: piece for piece in slices}
             entry.rows = rows or entry.rows
             entry.work = {piece.number: _Work() for piece in slices}
+            entry.plannings = lease.attempt
+            if entry.job.cut is None:
+                entry.job = replace(entry.job, cut=cut, codec=codec)
             estimate = entry.job.estimate + sum(piece.estimate for piece in slices)
-            entry.job = replace(entry.job, cut=cut, codec=codec, estimate=estimate, more=more)
+            entry.job = replace(entry.job, estimate=estimate, more=more)
             entry.turn(JobState.RUNNING, now)
             entry.go_on(now)
             return True

@@ -34,6 +34,7 @@ CREATE TABLE job (
     fingerprint TEXT,
     more INTEGER NOT NULL,
     request TEXT NOT NULL,
+    plannings INTEGER NOT NULL DEFAULT 0, -- attempts at planning so far, above which those of the next round are numbered
     reclaimed INTEGER NOT NULL DEFAULT 0
 );
 

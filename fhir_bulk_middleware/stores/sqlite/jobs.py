@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
@@ -94,7 +94,7 @@ class SQLiteJobStore:
         self._database = Database(Path(path), [schema], synchronous="FULL", forgets=True, blocking=blocking)
         self._known: dict[str, Job] = {}
         self._known_characters = 0
-        self._rows: tuple[tuple[str, JobState], Rows] | None = None
+        self._rows: tuple[tuple[str, int], Rows] | None = None
 
     def recipe(self) -> Recipe:
         """The same file, blocking."""
@@ -209,9 +209,9 @@ class SQLiteJobStore:
     async def _rows_of(self, job: Job) -> Rows | None:
         """The rows of a job, None if it was reclaimed. Those of the last one are cached, because it mostly has more slices.
 
-        The key contains the state, because the plan may replace the rows.
+        The key contains the revision, because each round of the plan may replace the rows.
         """
-        remembered, key = self._rows, (job.id, job.state)
+        remembered, key = self._rows, (job.id, job.revision)
         if remembered is not None and remembered[0] == key:
             return remembered[1]
         record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()

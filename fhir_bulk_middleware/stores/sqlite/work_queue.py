@@ -140,9 +140,9 @@ def plan(
         [(job_id, piece.number, lease.job.adapter) for piece in slices],
     )
     connection.execute(
-        "UPDATE job SET state = 'running', revision = revision + 1, changed_at = ?, cut = ?, codec = ?, more = ?,"
-        " estimate = estimate + ? WHERE id = ?",
-        (now, cut, codec.value, more, sum(piece.estimate for piece in slices), job_id),
+        "UPDATE job SET state = 'running', revision = revision + 1, changed_at = ?, cut = coalesce(cut, ?),"
+        " codec = coalesce(codec, ?), more = ?, plannings = ?, estimate = estimate + ? WHERE id = ?",
+        (now, cut, codec.value, more, lease.attempt, sum(piece.estimate for piece in slices), job_id),
     )
     _go_on(connection, job_id, now)
     return True
@@ -183,7 +183,7 @@ def checkpoint(
 def _go_on(connection: sqlite3.Connection, job_id: str, now: Instant) -> bool:
     """If no work is left, queue the planning of the next round, or complete the job; whether the job was completed."""
     connection.execute(
-        "INSERT INTO work (job_id, slice, adapter) SELECT id, ?, adapter FROM job"
+        "INSERT INTO work (job_id, slice, adapter, attempt, excused) SELECT id, ?, adapter, plannings, plannings FROM job"
         " WHERE id = ? AND more AND NOT EXISTS (SELECT 1 FROM work WHERE work.job_id = job.id)",
         (_PLANNING, job_id),
     )
