@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from fhir_bulk_middleware.contract.query import Deletions, Page, Query
+from fhir_bulk_middleware.export.cohort import Cohort
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.streams.closing import closing
@@ -13,8 +14,10 @@ _BEFORE = b'{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"
 _AFTER = b'"}}]}\n'
 
 
-async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], after: str | None) -> AsyncIterator[Page]:
-    """Pages of Bundles, one for each page of deletions.
+async def deletion_pages(
+    query: Query, deletions: AsyncIterator[Deletions], after: str | None, cohort: Cohort
+) -> AsyncIterator[Page]:
+    """Pages of Bundles, one for each page of deletions, of what the cohort may be told (law 41).
 
     Raises:
         FirewallBreach: a deletion is of another type (law 17).
@@ -26,5 +29,5 @@ async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], afte
             form.check_deletions(page)
             if not all(reference.startswith(own) for reference in page.references):
                 raise FirewallBreach(query.type, "a deletion is of another type")
-            lines = b"".join(_BEFORE + reference.encode() + _AFTER for reference in page.references)
-            yield Page(lines, len(page.references), page.cursor)
+            told = tuple(filter(cohort.tells_deletion, page.references))
+            yield Page(b"".join(_BEFORE + reference.encode() + _AFTER for reference in told), len(told), page.cursor)

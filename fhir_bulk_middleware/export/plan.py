@@ -30,6 +30,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.export.sizes import sizes_of
+from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.jobs.kind import Plan
@@ -155,8 +156,8 @@ class Planner:
         )
 
     def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
-        """The queries for all types of a job."""
-        return [self.query(job, rows, type_, origin=origin) for type_ in job.request.types]
+        """The queries for all types of a job that its selection can hold."""
+        return [self.query(job, rows, type_, origin=origin) for type_ in self._selected(job, rows)]
 
     def targets(self, job: Job, rows: Rows) -> list[ProvenanceTarget]:
         """The targets by which Provenance is selected: the exported resources, or all of the compartments."""
@@ -198,9 +199,13 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
+    def _selected(self, job: Job, rows: Rows) -> list[str]:
+        """The types of a job that its selection can hold; the others come as context alone (law 40)."""
+        return sorted(TypeOrigins(job.request.options.version, rows.selection).selected(frozenset(job.request.types)))
+
     async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
-        types, organised_by = sorted(job.request.types), job.request.options.organised_by
+        types, organised_by = self._selected(job, rows), job.request.options.organised_by
         found: list[Slice] = []
         for type_ in types:
             if origin is Origin.ENTERED and type_ == PROVENANCE and _steered(job):

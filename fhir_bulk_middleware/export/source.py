@@ -8,6 +8,7 @@ from fhir_bulk_middleware.contract.job import Associated, FileKind, Job, Slice
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsOrganising, SupportsProvenance
+from fhir_bulk_middleware.export.cohort import Cohort
 from fhir_bulk_middleware.export.deletion_bundles import deletion_pages
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.organising import Portion, gathered
@@ -80,7 +81,7 @@ class SliceSource:
             async for page in source:
                 form.check(page)
                 firewall.check(page)
-                yield await transform.apply(page) if page.count else page, page.count
+                yield await transform.apply(page), page.count
 
     def _ignored(self) -> tuple[Page, int]:
         """The page of an error file that reports the parameters that were set aside (KO-102)."""
@@ -106,7 +107,8 @@ class SliceSource:
         for type_ in types[types.index(begun) :]:
             query = self.planner.query(self._job, self.lease.rows, type_)
             deletions = self.planner.deletions.deletions(query, after)
-            async with closing(deletion_pages(query, deletions, after)) as pages:
+            cohort = Cohort(type_, self.lease.rows)
+            async with closing(deletion_pages(query, deletions, after, cohort)) as pages:
                 async for page in pages:
                     yield replace(page, cursor=json.dumps([type_, page.cursor]))
             after = None
