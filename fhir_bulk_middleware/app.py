@@ -22,6 +22,7 @@ from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.contract.storage import (
     SupportsAudit,
+    SupportsContext,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
@@ -44,7 +45,6 @@ from fhir_bulk_middleware.export.endpoints import ExportEndpoints
 from fhir_bulk_middleware.export.manifest import storage_notes
 from fhir_bulk_middleware.export.service import ExportService
 from fhir_bulk_middleware.export.types import TypeRules
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
@@ -250,7 +250,7 @@ class BulkData:
                 Admission(
                     resources=resources,
                     groups=groups,
-                    type_rules=TypeRules(CompartmentMembership(fhir_version)),
+                    type_rules=TypeRules(fhir_version, context=settings.context and isinstance(resources, SupportsContext)),
                     settings=settings,
                     version=fhir_version,
                     retention=retention,

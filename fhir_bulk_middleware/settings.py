@@ -88,6 +88,23 @@ class Settings(BaseModel):
     """Whether an export of a group with `_since` also holds the older data of members who joined after that instant (GR-01). The
     adapter must know when members joined (`SupportsJoining`)."""
 
+    context: bool = True
+    """Whether Patient and Group exports hold what exported resources refer to and what lies in no patient's compartment, such as
+    Organizations, Practitioners and Locations (law 40). The adapter must be able to read it (`SupportsContext`). If off, such
+    types cannot be asked for at these levels."""
+
+    linked_patients: bool = False
+    """Whether an export of some patients also holds other Patients that lie in their compartments, because `Patient.link` names
+    one of them (law 41)."""
+
+    other_groups: bool = False
+    """Whether an export of some patients also holds other Groups that they are members of, with all members. Otherwise it holds
+    the group that was asked for and those inside it (law 41)."""
+
+    shared_lists: bool = False
+    """Whether an export of some patients also holds a List that lies in their compartments and is not about one of them, or that
+    names another patient (law 41)."""
+
     refuse_forgotten_deletions: bool = False
     """Whether an export is refused if the storage no longer knows all deletions since its `_since` (`SupportsDeletionHorizon`).
     Otherwise the manifest says since when they are complete."""

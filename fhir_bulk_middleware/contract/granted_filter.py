@@ -24,4 +24,4 @@ def granted_filter(version: FhirVersion, type_: str, queries: Iterable[str]) -> 
             continue
     if not alternatives:
         raise Refused(Reason.SCOPE_MISSING, f"The token's scopes on {type_} cannot be applied here.")
-    return Filter(type_, tuple(alternatives))
+    return Filter(type_, tuple(alternatives), granted=True)

@@ -6,6 +6,7 @@ from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.operation_definitions import definition_path
+from fhir_bulk_middleware.export.cohort import opened_types
 from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
 __all__ = ["of_mount", "of_operation"]
@@ -14,6 +15,11 @@ _WHAT = {
     Level.SYSTEM: "Exports everything, tied to a patient or not.",
     Level.PATIENT: "Exports what lies in the compartment of any patient.",
     Level.GROUP: "Exports what lies in the compartments of the group's members.",
+}
+_LEFT_OUT = {
+    "Patient": "other Patients that link to one of them",
+    "Group": "other Groups",
+    "List": "Lists that are not about one of them or name another patient",
 }
 _LISTS = {
     Lists.COMMA: "Several values of a parameter are given by comma or by repetition.",
@@ -52,12 +58,17 @@ def _sentences(offer: Offer) -> Iterator[str]:
         yield "With `_since`, what was deleted is listed."
     else:
         yield "Deleted resources are not listed, or not all."
+    if offer.context:
+        yield "At Patient and Group level an export also holds what exported resources refer to and what lies in no compartment."
     if Level.GROUP in offer.kick_off:
         yield from _of_groups(offer)
     yield "A parameter that cannot be applied is refused; with `Prefer: handling=lenient` it is ignored and reported."
 
 
 def _of_groups(offer: Offer) -> Iterator[str]:
+    opened = opened_types(offer.settings)
+    if closed := [text for type_, text in _LEFT_OUT.items() if type_ not in opened]:
+        yield f"An export of a group, or of some patients, leaves out {' and '.join(closed)}."
     if offer.settings.group_scope:
         yield "An export of a group takes a scope to read Group."
     if offer.older_data_of_new_members:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.contract.storage import (
+    SupportsContext,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
@@ -81,6 +82,11 @@ class Offer:
     def deletions(self) -> bool:
         """Whether manifests list deleted resources (DR-01)."""
         return isinstance(self.resources, SupportsDeletions) and self.dialect.manifest.deleted
+
+    @property
+    def context(self) -> bool:
+        """Whether Patient and Group exports hold what exported resources refer to (law 40)."""
+        return self.settings.context and isinstance(self.resources, SupportsContext)
 
     @property
     def older_data_of_new_members(self) -> bool:

@@ -39,7 +39,9 @@ PARAMETERS = (
     ExportParameter("_outputFormat", "string", "The format of the files; NDJSON under any of its names.", MEDIA_TYPE),
     ExportParameter("_since", "instant", "Only resources that changed after this instant.", "2026-01-31T09:30:00Z"),
     ExportParameter("_until", "instant", "Only resources whose last change is not later than this.", "2026-02-28T00:00:00Z"),
-    ExportParameter("_type", "string", "Only resources of these types.", "Patient", many=True),
+    ExportParameter(
+        "_type", "string", "Only resources of these types. One that cannot occur at the level is refused.", "Patient", many=True
+    ),
     ExportParameter(
         "_elements", "string", "Only these root elements, and those that are mandatory.", "Patient.birthDate", many=True
     ),
@@ -54,7 +56,7 @@ PARAMETERS = (
     ExportParameter(
         "_typeFilter",
         "string",
-        "A search on one type; of several on the same type any suffices.",
+        "A search on one type; of several on the same type any suffices. It does not restrict what others refer to.",
         "Patient?birthdate=lt2010-01-01",
         many=True,
     ),

@@ -26,6 +26,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsProvenance,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.export.cohort import opened_types
 from fhir_bulk_middleware.export.kick_off import KickOff, KickOffParameters
 from fhir_bulk_middleware.export.plan import PROVENANCE
 from fhir_bulk_middleware.export.row_filters import granted_filters, requested_filters
@@ -124,7 +125,15 @@ class Admission:
         membership = self._membership(principal, kick_off)
         if membership is not None:  # the members are read when the cut is fixed; until then nobody is selected
             selection = Compartments(frozenset())
-        return request, Rows(selection, authorisation.rights, filters, membership=membership)
+        return request, Rows(
+            selection,
+            authorisation.rights,
+            filters,
+            membership=membership,
+            context=exported.context,
+            groups=frozenset() if membership is None else frozenset({f"Group/{membership.group_id}"}),
+            opened=opened_types(self._settings),
+        )
 
     async def _selection(self, principal: Principal, kick_off: KickOff) -> Selection:
         patients = kick_off.parameters.patients

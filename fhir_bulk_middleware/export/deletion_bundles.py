@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 
 from fhir_bulk_middleware.contract.query import Deletions, Page, Query
+from fhir_bulk_middleware.export.cohort import Cohort
 from fhir_bulk_middleware.export.firewall import FirewallBreach
 from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.streams.closing import closing
@@ -18,8 +19,10 @@ def bundle_lines(references: Iterable[str]) -> bytes:
     return b"".join(_BEFORE + reference.encode() + _AFTER for reference in references)
 
 
-async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], after: str | None) -> AsyncIterator[Page]:
-    """Pages of Bundles, one for each page of deletions.
+async def deletion_pages(
+    query: Query, deletions: AsyncIterator[Deletions], after: str | None, cohort: Cohort
+) -> AsyncIterator[Page]:
+    """Pages of Bundles, one for each page of deletions, of what the cohort may be told (law 41).
 
     Raises:
         FirewallBreach: a deletion is of another type (law 17).
@@ -31,4 +34,5 @@ async def deletion_pages(query: Query, deletions: AsyncIterator[Deletions], afte
             form.check_deletions(page)
             if not all(reference.startswith(own) for reference in page.references):
                 raise FirewallBreach(query.type, "a deletion is of another type")
-            yield Page(bundle_lines(page.references), len(page.references), page.cursor)
+            told = tuple(filter(cohort.tells_deletion, page.references))
+            yield Page(bundle_lines(told), len(told), page.cursor)

@@ -4,11 +4,10 @@ The adapter decides what is in an export; the firewall stops the export if the a
 only if it needs the resource's own id and `id` does not follow `resourceType`.
 """
 
-import json
-
 from fhir_bulk_middleware.contract.job import Failure
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Page, Selection
 from fhir_bulk_middleware.export.page_form import MalformedPage, line_fault
+from fhir_bulk_middleware.fhir.line import id_of
 from fhir_bulk_middleware.jobs.kind import TaskFailed
 from fhir_bulk_middleware.outcomes import Reason
 
@@ -51,7 +50,6 @@ class Firewall:
     def __init__(self, type: str, selection: Selection) -> None:  # noqa: A002 - FHIR's word for it
         self._type = type
         self._begin = f'{{"resourceType":"{type}",'.encode()
-        self._own = self._begin + b'"id":"'
         self._named = not isinstance(selection, Everything)
         # None: a reference to any patient passes.
         self._references: frozenset[bytes] | None = None
@@ -111,12 +109,5 @@ class Firewall:
 
     def _is_one(self, line: bytes) -> bool:
         """Whether the resource itself is a patient of the job."""
-        if line.startswith(self._own):
-            begin = len(self._own)
-            own = line[begin : line.find(b'"', begin)]
-        else:  # some element stands between type and id; only a parse tells the resource's id from an element's
-            try:
-                own = str(json.loads(line).get("id", "")).encode()
-            except (ValueError, RecursionError):
-                return False
-        return bool(own) and self._wanted(self._type.encode() + b"/" + own)
+        own = id_of(line, self._type)
+        return own is not None and self._wanted(f"{self._type}/{own}".encode())

@@ -42,7 +42,7 @@ from fhir_bulk_middleware.export.context.context_round import ContextRound
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
 from fhir_bulk_middleware.export.sizes import sizes_of
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.settings import Settings
@@ -221,8 +221,12 @@ class Planner:
         )
 
     def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
-        """The queries for all types of a job that its selection can hold."""
+        """The queries for all types that the job's selection can hold."""
         return [self.query(job, rows, type_, origin=origin) for type_ in self._selected(job, rows)]
+
+    def _selected(self, job: Job, rows: Rows) -> list[str]:
+        """The types of a job that its selection can hold, sorted; the others come as context alone (law 40)."""
+        return sorted(TypeOrigins(job.request.options.version, rows.selection).selected(frozenset(job.request.types)))
 
     def targets(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[ProvenanceTarget]:
         """The targets by which Provenance is selected: the exported resources, or all of the compartments.
@@ -235,10 +239,9 @@ class Planner:
             queries = [*(self.query(job, rows, type_) for type_ in types), *older]
             return [ProvenanceTarget(query, tuple(each for each in rows.filters if each.type == query.type)) for query in queries]
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
-        definitions, kinds = CompartmentMembership(job.request.options.version), {"Patient"}
-        if isinstance(rows.selection, Compartments):
-            kinds = {reference.partition("/")[0] for reference in rows.selection.references} & definitions.kinds
-        held = [type_ for type_ in sorted(frozenset[str]().union(*map(definitions.types, sorted(kinds)))) if type_ != PROVENANCE]
+        version = job.request.options.version
+        possible = TypeOrigins(version, rows.selection).selected(definitions(version).resource_types)
+        held = [type_ for type_ in sorted(possible) if type_ != PROVENANCE]
         if origin is Origin.ENTERED:
             moved = [ProvenanceTarget(self.query(job, rows, type_), entered=True) for type_ in held]
             joined = replace(rows, selection=Compartments(rows.joined))
@@ -270,10 +273,6 @@ class Planner:
         if membership.patients is not None:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
-
-    def _selected(self, job: Job, rows: Rows) -> list[str]:
-        """The types of a job that its selection can hold."""
-        return sorted(TypeOrigins(job.request.options.version, rows.selection).selected(frozenset(job.request.types)))
 
     def _never_context(self, job: Job) -> frozenset[str]:
         """Types that are never context: patients are selected, and Provenance comes by its targets."""
@@ -322,7 +321,7 @@ class Planner:
 
     async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
-        types, organised_by = sorted(self._selected(job, rows)), job.request.options.organised_by
+        types, organised_by = self._selected(job, rows), job.request.options.organised_by
         found: list[Slice] = []
         for type_ in types:
             late = type_ == PROVENANCE and by_target(job, self._resources)

@@ -28,12 +28,19 @@ def granted_filters(version: FhirVersion, exported: ExportedTypes) -> Iterable[F
 def requested_filters(
     version: FhirVersion, queries: Iterable[TypeQuery], exported: ExportedTypes, leniency: Leniency
 ) -> Iterable[Filter]:
-    """The filters of `_typeFilter`: a resource must meet any query of its type, if there is one (TF-02, TF-03)."""
+    """The filters of `_typeFilter`: a resource must meet any query of its type, if there is one (TF-02, TF-03).
+
+    They do not apply to context, so a query on a type that comes as context alone cannot be used (law 40, TF-01).
+    """
     alternatives: dict[str, list[Criteria]] = {}
     values = 0
     for query in queries:
         if query.type not in exported.types:
             problem = f"It names {query.type}, which is not among the exported types."
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", problem, query.part)
+            continue
+        if query.type in exported.context_alone:
+            problem = f"At this level {query.type} is exported only if an exported resource refers to it, whatever a filter says."
             leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_typeFilter", problem, query.part)
             continue
         try:

@@ -9,6 +9,7 @@ from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, Query, Rows, Selection
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsOrganising, SupportsProvenance
+from fhir_bulk_middleware.export.cohort import Cohort
 from fhir_bulk_middleware.export.context.block_context import BlockContext
 from fhir_bulk_middleware.export.context.context_round import BATCH, stored_list
 from fhir_bulk_middleware.export.context.reference_list import batches
@@ -89,7 +90,7 @@ class SliceSource:
             async for page in source:
                 form.check(page)
                 firewall.check(page)
-                yield await transform.apply(page) if page.count else page, page.count
+                yield await transform.apply(page), page.count
 
     def _ignored(self) -> tuple[Page, int]:
         """The page of an error file that reports the parameters that were set aside (KO-102)."""
@@ -115,7 +116,8 @@ class SliceSource:
         for type_ in types[types.index(begun) :]:
             query = self.planner.query(self._job, self.lease.rows, type_)
             deletions = self.planner.deletions.deletions(query, after)
-            async with closing(deletion_pages(query, deletions, after)) as pages:
+            cohort = Cohort(type_, self.lease.rows)
+            async with closing(deletion_pages(query, deletions, after, cohort)) as pages:
                 async for page in pages:
                     yield replace(page, cursor=json.dumps([type_, page.cursor]))
             after = None

@@ -1,6 +1,7 @@
-"""Changes pages between the firewall and the file: applies filters and `_elements`, makes attachment URLs absolute.
+"""Changes pages between the firewall and the file.
 
-A `Transform` is made once for each type of a slice. If the request needs none of this, pages pass unparsed and unchanged.
+Leaves out resources of others, applies filters and `_elements`, and makes attachment URLs absolute. A `Transform` is made once
+for each type of a slice. If the request needs none of this, pages pass unparsed and unchanged.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.job import Options
 from fhir_bulk_middleware.contract.query import Page, Rows
 from fhir_bulk_middleware.export.attachments import absolute, may_attach
+from fhir_bulk_middleware.export.cohort import Cohort
 from fhir_bulk_middleware.export.element_selection import KeepElements, keep_elements_of
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.elements import ElementSelection
@@ -27,11 +29,13 @@ class Transform:
     """The changes to resources of one type.
 
     Attributes:
+        cohort: leaves out resources of others (law 41).
         filters: drop resources that do not meet them.
         keep_elements: reduces a line to the elements of `_elements`; None to keep all.
         base_url: relative attachment URLs are made absolute below it; None to leave them.
     """
 
+    cohort: Cohort
     filters: Filters
     keep_elements: KeepElements | None
     base_url: str | None
@@ -44,6 +48,7 @@ class Transform:
         if options.elements and resource_type in definitions(version).resource_types:  # unknown types stay whole (EL-04)
             keys = ElementSelection(version, options.elements).keys(resource_type)
         return cls(
+            cohort=Cohort(resource_type, rows, options.base_urls),
             filters=Filters(rows.filters, resource_type, options.base_urls),
             keep_elements=None if keys is None else keep_elements_of(keys),
             base_url=base if may_attach(resource_type, version) else None,
@@ -55,24 +60,27 @@ class Transform:
         Yields to the event loop within a page, since a filter can make each line costly (law 38).
         """
         lines, count = page.lines, page.count
-        if self.filters or self.keep_elements:
+        if count and (self.cohort or self.filters or self.keep_elements):
             kept: list[bytes] = []
             since = perf_counter()
             for line in self.filters.candidates(lines) if self.filters else lines[:-1].split(b"\n"):
-                if not self.filters or self.filters.passes(line):
+                if (not self.filters or self.filters.passes(line)) and self.cohort.admits(line):
                     kept.append(line if self.keep_elements is None else self.keep_elements(line))
                 if perf_counter() - since > _TURN:
                     await anyio.lowlevel.checkpoint()
                     since = perf_counter()
             count = len(kept)
             lines = b"\n".join((*kept, b""))
+        unreadable = tuple(filter(self.cohort.may_name, page.unreadable))
         if self.base_url is not None:
             lines = absolute(lines, self.base_url)
-        return page if lines is page.lines else replace(page, lines=lines, count=count)
+        if lines is page.lines and unreadable == page.unreadable:
+            return page
+        return replace(page, lines=lines, count=count, unreadable=unreadable)
 
     def passes(self, line: bytes) -> bool:
         """Whether the resource of one line, without its newline, is exported."""
-        return not self.filters or self.filters.passes(line)
+        return self.cohort.admits(line) and (not self.filters or self.filters.passes(line))
 
     def exported(self, line: bytes) -> bytes:
         """One line as it goes into a file."""

@@ -1,12 +1,13 @@
-"""Decides which resource types an export holds: the requested ones that scopes, adapter and compartments allow."""
+"""Decides which resource types an export holds: the requested ones that scopes, adapter and level allow."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fhir_bulk_middleware.contract.job import Request
-from fhir_bulk_middleware.contract.query import Authorisation, Compartments, EveryPatient, Selection
+from fhir_bulk_middleware.contract.query import Authorisation, Selection
 from fhir_bulk_middleware.export.leniency import Leniency
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.export.type_origins import TypeOrigins
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
@@ -23,21 +24,31 @@ class ExportedTypes:
         types: sorted.
         granular: the queries of granular scopes as (type, query), sorted, for types that no other scope covers; of such a type
             only resources that meet a query are exported (SE-09).
+        context: the types whose resources are exported too if exported resources name them (law 40), sorted; empty for an export
+            without context.
+        context_alone: those of `context` that the selection itself never holds.
     """
 
     types: tuple[str, ...]
     granular: tuple[tuple[str, str], ...]
+    context: tuple[str, ...] = ()
+    context_alone: frozenset[str] = frozenset()
 
 
 class TypeRules:
-    """Decides the types of an export. Each must be allowed by scopes, adapter and compartments (KO-96).
+    """Decides the types of an export. Each must be allowed by scopes and adapter, and possible at the level (KO-96, law 40).
+
+    At Patient and Group level a type is possible if it lies in the compartments of the selection. With context it is possible too
+    if references lead to it from such a type.
 
     Args:
-        definitions: HL7's compartment definitions of the storage's FHIR version.
+        version: FHIR version of the resources.
+        context: whether exports have context.
     """
 
-    def __init__(self, definitions: CompartmentMembership) -> None:
-        self._definitions = definitions
+    def __init__(self, version: FhirVersion, *, context: bool) -> None:
+        self._version = version
+        self._context = context
 
     def of(
         self,
@@ -51,8 +62,9 @@ class TypeRules:
     ) -> ExportedTypes:
         """The types to export.
 
-        Without `_type`, all allowed types (SE-11). With `_type`, each type must be one that the storage has and the scopes cover
-        (KO-82, SE-10); types outside the compartments are dropped, unless all are (KO-83).
+        Without `_type`, all possible types that are allowed (SE-11). With `_type`, each type must be one that the storage has,
+        that is possible, and that the scopes cover (KO-82, SE-10). At least one must be in the compartments, since context only
+        comes if something names it (KO-82, KO-83). No type is dropped in silence.
 
         Args:
             scopes: of the token.
@@ -65,26 +77,31 @@ class TypeRules:
         Raises:
             Refused: `PARAMETER_UNSUPPORTED` (unless lenient) or `SCOPE_MISSING`, naming the types.
         """
-        reference_set = self._reference_set(selection, authorisation.types)
+        origins = TypeOrigins(self._version, selection)
+        possible = origins.possible(authorisation.types) if self._context else origins.selected(authorisation.types)
         if asked is None:
-            allowed = scopes.exportable(reference_set)
+            allowed = scopes.exportable(possible)
             if not allowed:
                 raise Refused(Reason.SCOPE_MISSING, "The token's scopes cover nothing that could be exported; system/*.rs would.")
-            return _covered(scopes, allowed)
+            return self._exported(scopes, allowed, origins)
         wanted = frozenset(asked)
         if absent := wanted - authorisation.types:
             problem = f"This server has no type {listed(absent)} to export."
             leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
             wanted -= absent
+        if impossible := wanted - possible:
+            leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", self._impossible(impossible), place)
+            wanted -= impossible
         if forbidden := wanted - scopes.exportable(wanted):
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(forbidden)}.", part=place)
-        if wanted and wanted.isdisjoint(reference_set):
-            problem = f"An export at this level holds what lies in compartments; {listed(wanted)} never does."
+        if wanted and not origins.selected(wanted):
+            problem = _nothing_names(wanted, origins, scopes.exportable(authorisation.types))
             leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", problem, place)
-        return _covered(scopes, wanted & reference_set)
+            wanted = frozenset()
+        return self._exported(scopes, wanted, origins)
 
     def with_type(self, type_: str, exported: ExportedTypes, scopes: Scopes, authorisation: Authorisation) -> ExportedTypes:
-        """`exported` and one more type that the client asked for by another parameter; it needs the same scopes.
+        """`exported` and one more type of the compartments that another parameter asks for; it needs the same scopes.
 
         Raises:
             Refused: `SCOPE_MISSING`, if the scopes do not cover it.
@@ -93,26 +110,41 @@ class TypeRules:
             return exported
         if not scopes.exportable(frozenset({type_})):
             raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {type_}, which was asked for besides.")
-        return _covered(scopes, frozenset({*exported.types, type_}))
+        types = frozenset({*exported.types, type_})
+        return replace(
+            exported,
+            types=tuple(sorted(types)),
+            granular=_granular(scopes, types),
+            context=tuple(sorted(types)) if exported.context else (),
+        )
 
-    def _reference_set(self, selection: Selection, types: frozenset[str]) -> frozenset[str]:
-        """The types that this level can export: at system level all, else those that HL7 puts into the compartments."""
-        match selection:
-            case EveryPatient():
-                owners = {"Patient"}
-            case Compartments(references):
-                owners = {"Patient", *(reference.partition("/")[0] for reference in references)} & self._definitions.kinds
-            case _:
-                return types
-        known = (self._definitions.types(owner) for owner in sorted(owners))
-        return types & frozenset[str]().union(*known)
+    def _exported(self, scopes: Scopes, types: frozenset[str], origins: TypeOrigins) -> ExportedTypes:
+        with_context = self._context and origins.bounded
+        return ExportedTypes(
+            types=tuple(sorted(types)),
+            granular=_granular(scopes, types),
+            context=tuple(sorted(types)) if with_context else (),
+            context_alone=types - origins.selected(types),
+        )
+
+    def _impossible(self, types: frozenset[str]) -> str:
+        ways = "lies in compartments, and what that refers to" if self._context else "lies in compartments"
+        return f"An export at this level holds what {ways}; it never holds {listed(types)}."
 
 
-def _covered(scopes: Scopes, types: frozenset[str]) -> ExportedTypes:
+def _granular(scopes: Scopes, types: frozenset[str]) -> tuple[tuple[str, str], ...]:
     restricted = types - scopes.readable(types)
-    return ExportedTypes(
-        tuple(sorted(types)), tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_)))
-    )
+    return tuple(sorted((type_, query) for type_ in restricted for query in scopes.queries(type_)))
+
+
+def _nothing_names(wanted: frozenset[str], origins: TypeOrigins, types: frozenset[str]) -> str:
+    """Says that these types are exported only if exported resources refer to them, and which of `types` to add (KO-82)."""
+    problem = f"At this level nothing of {listed(wanted)} is exported unless an exported resource refers to it; add "
+    if naming := origins.naming(wanted, types):
+        return f"{problem}a type that does, such as {listed(naming)}."
+    if chain := origins.chain(wanted, types):
+        return f"{problem}{' and '.join(chain)}, from which references lead there."
+    return f"{problem}a type that does; the token's scopes cover none."
 
 
 def check_export_scopes(scopes: Scopes, request: Request) -> None:

@@ -140,7 +140,9 @@ class Cluster:
     def files(self) -> set[str]:
         """What lies in the output store."""
         folder = self.state / "exports"
-        return {str(path.relative_to(folder)) for path in folder.rglob("*/*") if path.is_file()} if folder.exists() else set()
+        # `os.walk` passes over folders that are removed meanwhile.
+        found = (Path(above) / name for above, _, names in os.walk(folder) for name in names)
+        return {str(path.relative_to(folder)) for path in found if path.parent != folder}
 
     def known_files(self) -> set[str]:
         """What the rows of jobs with a result, or with work left, know of."""

@@ -19,6 +19,8 @@ _JOSE = "tests/jose/test_access_tokens.py"
 _OWNERS = "tests/jobs/test_ownership.py"
 _AUDIT = "tests/observers/test_audit_file.py"
 _IF_MATCH = "tests/delete/test_if_match.py"
+_TYPES = "tests/export/test_types.py"
+_COHORT = "tests/export/test_cohort.py"
 
 FILES = (
     Mutant(
@@ -724,4 +726,96 @@ SINCE = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE)
+COHORTS = (
+    Mutant(
+        "forgotten-types-are-nobodys",
+        "law 40",
+        "fhir/compartments.py",
+        "return {**defined, **self._definitions.forgotten_paths} if kind == _FORGOTTEN_IN else defined",
+        "return defined",
+        ("tests/fhir/test_compartments.py",),
+    ),
+    Mutant(
+        "impossible-type-dropped-in-silence",
+        "law 40",
+        "export/types.py",
+        'leniency.unusable(Reason.PARAMETER_UNSUPPORTED, "_type", self._impossible(impossible), place)',
+        "pass",
+        (_TYPES,),
+    ),
+    Mutant(
+        "context-without-a-beginning",
+        "KO-82",
+        "export/types.py",
+        "if wanted and not origins.selected(wanted):",
+        "if False:",
+        (_TYPES,),
+    ),
+    Mutant(
+        "filter-on-context-is-taken",
+        "law 40",
+        "export/row_filters.py",
+        "if query.type in exported.context_alone:",
+        "if False:",
+        (_TYPES,),
+    ),
+    Mutant(
+        "right-taken-for-a-wish",
+        "law 40",
+        "contract/granted_filter.py",
+        "return Filter(type_, tuple(alternatives), granted=True)",
+        "return Filter(type_, tuple(alternatives))",
+        (_TYPES,),
+    ),
+    Mutant(
+        "linked-patient-goes-out",
+        "law 41",
+        "export/cohort.py",
+        "return type_ in self._opened or reference in self._selected\n",
+        "return True\n",
+        (_COHORT,),
+    ),
+    Mutant(
+        "any-group-goes-out",
+        "law 41",
+        "export/cohort.py",
+        "return type_ != _GROUP or type_ in self._opened or reference in self._groups",
+        "return True",
+        (_COHORT,),
+    ),
+    Mutant(
+        "list-names-strangers",
+        "law 41",
+        "export/cohort.py",
+        "return all(self._is_selected(text) for text in _texts(content) if _NAMES_PATIENT.fullmatch(text))",
+        "return True",
+        (_COHORT,),
+    ),
+    Mutant(
+        "list-of-another-subject",
+        "law 41",
+        "export/cohort.py",
+        'if not any(self._is_selected(each.get("reference")) for each in subjects if isinstance(each, dict)):',
+        "if False:",
+        (_COHORT,),
+    ),
+    Mutant("escape-hides-a-stranger", "law 41", "export/cohort.py", 'if b"\\\\" not in line and all(', "if all(", (_COHORT,)),
+    Mutant(
+        "deleted-stranger-is-told",
+        "law 41",
+        "export/cohort.py",
+        "return self._rule is None or self._type != _PATIENT or reference in self._selected",
+        "return True",
+        (_COHORT,),
+    ),
+    Mutant(
+        "report-names-a-stranger",
+        "law 41",
+        "export/transform.py",
+        "unreadable = tuple(filter(self.cohort.may_name, page.unreadable))",
+        "unreadable = page.unreadable",
+        (_COHORT,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS)

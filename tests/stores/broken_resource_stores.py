@@ -135,6 +135,16 @@ class ForgetsAPath(Broken):
         return not everything and content["resourceType"] == "Observation" and "subject" not in content
 
 
+class KnowsHl7sCompartmentsOnly(ForgetsAPath):
+    """Leaves out a device of the patient, since HL7's definition of the compartment does not name the type (law 40)."""
+
+    promise = "each link alone puts a resource into the compartment: Device.patient did not"
+
+    @staticmethod
+    def forgotten(query: Query, content: dict[str, Any]) -> bool:
+        return not isinstance(query.selection, Everything) and content["resourceType"] == "Device"
+
+
 class WritesLocalTime(Rewriting):
     promise = "lastUpdated is the instant of the write"
 

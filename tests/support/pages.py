@@ -17,8 +17,13 @@ import fhir_bulk_middleware
 from fhir_bulk_middleware import testing
 from fhir_bulk_middleware.caps import CAPS
 from fhir_bulk_middleware.contract import deletes, running, storage
-from fhir_bulk_middleware.contract.query import Level
+from fhir_bulk_middleware.contract.query import EveryPatient, Level
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
+from fhir_bulk_middleware.export.type_origins import TypeOrigins
+from fhir_bulk_middleware.export.types import listed
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
 from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.settings import Settings
@@ -135,11 +140,35 @@ _CELLS: dict[str, Callable[[Dialect], str]] = {
     "retention": lambda dialect: "`Settings.retention`" if dialect.retention is None else f"{dialect.retention:,} s",
 }
 
+
+def group_types() -> str:
+    """Every type that an export of a group of patients can hold, and how it gets there."""
+    shown = [_ways(FhirVersion.R4), _ways(FhirVersion.R5)]
+    types = sorted(shown[0].keys() | shown[1].keys())
+    return table(["Type", "R4", "R5"], [[type_, *(ways.get(type_, "not exported") for ways in shown)] for type_ in types])
+
+
+def _ways(version: FhirVersion) -> dict[str, str]:
+    known, origins = definitions(version), TypeOrigins(version, EveryPatient())
+    paths, forgotten = CompartmentMembership(version).paths("Patient"), known.forgotten_paths
+    ways = {}
+    for type_ in origins.possible(known.resource_types):
+        if type_ == "Patient":
+            ways[type_] = "selected"
+        elif type_ in paths:
+            ways[type_] = f"{'its patient' if type_ in forgotten else 'compartment'}: {_listed(paths[type_])}"
+        else:
+            naming = [other for other in origins.possible(known.resource_types) if type_ in known.reference_targets(other)]
+            ways[type_] = f"context, named by {listed(set(naming) - {type_} or naming)}"
+    return ways
+
+
 TABLES: dict[str, Callable[[], str]] = {
     ".github/caps.md": caps,
     "examples/adapters.md": protocols,
     "examples/conformance-kit.md": suites,
     "examples/dialects.md": dialects,
+    "examples/group-exports.md": group_types,
     "examples/settings.md": settings,
 }
 """By page, the function that makes its table; the function's name is the table's."""
