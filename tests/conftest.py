@@ -13,8 +13,8 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
-# Laws are about results; how long an example takes on a busy machine is for the benchmarks.
-hypothesis.settings.register_profile("laws", deadline=None)
+# Laws are about results; how long an example takes, or takes to be made, on a busy machine is for the benchmarks.
+hypothesis.settings.register_profile("laws", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("laws")
 
 

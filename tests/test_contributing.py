@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from house import KICK_OFF, House, populate
 from starlette.applications import Starlette
+from waiting import PATIENCE
 
 import fhir_bulk_middleware
 from fhir_bulk_middleware.workers.runner import LoopRunner
@@ -81,7 +82,7 @@ async def test_a_byte_passes_through_the_modules_that_the_guide_names(make_house
         http = attached(house)
         with entered() as way:
             kicked_off = await http.post("/fhir/$export?_type=Patient", headers=KICK_OFF)
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE):
                 while (poll := await http.get(kicked_off.headers["Content-Location"])).status_code == 202:  # noqa: ASYNC110 - as clients do
                     await anyio.sleep(0.01)
             part = await http.get(poll.json()["output"][0]["url"], headers={"Range": "bytes=0-9"})

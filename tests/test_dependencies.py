@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 NEVER_LOADED = ("ecdsa", "rsa", "pyasn1")
@@ -42,7 +43,7 @@ print(json.dumps({"verified": len(verified), "modules": sorted({name.partition("
 
 def test_what_python_jose_brings_beside_cryptography_is_never_loaded() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", LOAD_EVERYTHING], capture_output=True, text=True, timeout=110, check=True, cwd=ROOT / "tests"
+        [sys.executable, "-c", LOAD_EVERYTHING], capture_output=True, text=True, timeout=PATIENCE, check=True, cwd=ROOT / "tests"
     )
     found = json.loads(ran.stdout)
 
@@ -77,7 +78,7 @@ def test_floors_exclude_releases_with_known_faults(name: str, first_good: tuple[
 
 
 def test_each_requirement_of_the_package_has_a_floor() -> None:
-    printed = subprocess.run([ROOT / ".ci" / "floors"], capture_output=True, text=True, timeout=60, check=True).stdout
+    printed = subprocess.run([ROOT / ".ci" / "floors"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
     pins = printed.splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", pin) for pin in pins)
@@ -89,7 +90,7 @@ def test_each_requirement_of_the_package_has_a_floor() -> None:
 )
 def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
     bill = tmp_path / "sbom.json"
-    subprocess.run([ROOT / ".ci" / "sbom", sys.executable, bill], timeout=110, check=True, env={"PATH": "/usr/bin:/bin"})
+    subprocess.run([ROOT / ".ci" / "sbom", sys.executable, bill], timeout=PATIENCE, check=True, env={"PATH": "/usr/bin:/bin"})
     found = json.loads(bill.read_text())
 
     assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")

@@ -13,6 +13,7 @@ import pytest
 from house import KICK_OFF, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.dialects import STANDARD
 
@@ -133,7 +134,7 @@ async def straight(  # noqa: PLR0917 - a request has that many parts
         "query_string": query.encode("latin-1", "ignore"),
         "headers": raw,
     }
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         await house.bulk.app(scope, receive, send)
     return sent
 
@@ -143,7 +144,7 @@ async def straight(  # noqa: PLR0917 - a request has that many parts
 async def test_whatever_is_asked_is_answered_and_leaves_nothing_unless_accepted(make_house: Any) -> None:
     cases: list[Any] = []
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
     @given(st.tuples(METHODS, PATHS, PAIRS, st.one_of(st.just(KICK_OFF), HEADERS), BODIES, st.text(max_size=20)))
     def collect(case: Any) -> None:
         cases.append(case)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from .bench import Bench
 from .figures import GOALS, Figure, Goal, Skipped, ratio, table
@@ -105,7 +106,7 @@ def test_one_command_measures_and_prints_the_table(tmp_path: Path) -> None:
         [sys.executable, "-m", f"{__package__}", "--quick", "--only", "host", "--only", "kick-off", "--work", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE,
         check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path), "PYTHONWARNINGS": ""},
     )

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from exporting import polled
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.complaint import Complaint
@@ -29,7 +30,7 @@ ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "", "COLUMNS": "120"}
 
 def fhir_bulk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, check=False, env=ENVIRONMENT
     )
 
 
@@ -99,7 +100,7 @@ def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Pat
             assert load.stdin is not None
             load.stdin.write("now\n")
             load.stdin.flush()
-        said = [load.communicate(timeout=60) for load in loads]
+        said = [load.communicate(timeout=PATIENCE) for load in loads]
         assert [load.returncode for load in loads] == [0, 0, 0], said
         assert state.loaded(f"the files of {data}")
         with closing(sqlite3.connect(state.store)) as store:
@@ -140,7 +141,7 @@ def test_a_demo_that_keeps_serving_ends_with_its_server(tmp_path: Path) -> None:
         url = next(found[1] for line in demo.stdout if (found := re.search(r"runs on at (\S+)", line)))
         assert httpx2.get(f"{url}/metadata").status_code == 200
         demo.send_signal(signal.SIGINT)
-        demo.communicate(timeout=30)
+        demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0  # all had matched, and the server was only kept
     with pytest.raises(httpx2.ConnectError):
@@ -198,7 +199,7 @@ def test_a_token_opens_the_server_and_only_what_its_scope_says(tmp_path: Path) -
     state = State(tmp_path / "state")
     few = fhir_bulk("token", "--dir", state.folder, "--scope", "system/Patient.rs", "--subject", "me").stdout.strip()
 
-    with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(timeout=30) as http:
+    with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(timeout=PATIENCE) as http:
         statuses = {
             (type_, token != ""): http.get(
                 f"{server.url}/{type_}", headers={"authorization": f"Bearer {token}"} if token else {}
@@ -240,7 +241,7 @@ def test_a_server_that_is_asked_to_stop_stops_well(tmp_path: Path, how: signal.S
             if "Uvicorn running on" in line:
                 break
         server.send_signal(how)
-        _, rest = server.communicate(timeout=30)
+        _, rest = server.communicate(timeout=PATIENCE)
 
     assert server.returncode == 0
     assert "Traceback" not in rest
@@ -252,10 +253,10 @@ def test_an_export_goes_on_where_another_server_left_it(tmp_path: Path) -> None:
     headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}"}
 
     # Without workers of its own, and stopped at once: whatever is left of the export is left to the next server.
-    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=PATIENCE) as http:
         kicked_off = http.get(f"{server.url}/$export", headers={"prefer": "respond-async"})
         path = kicked_off.headers["content-location"].removeprefix(server.url)
-    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+    with server_process(state, 0, ["--workers", "1"]) as server, httpx2.Client(headers=headers, timeout=PATIENCE) as http:
         answer = polled(http.get, server.url + path)
 
     assert answer.status_code == 200
@@ -274,7 +275,7 @@ def test_references_below_the_public_base_url_are_the_server_s_own(tmp_path: Pat
     state.load("four resources", (json.dumps(resource).encode() for resource in resources), lambda _: None)
     headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
     options = ["--workers", "1", "--public-base-url", base]
-    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=30) as http:
+    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=PATIENCE) as http:
         for path in ("/Group/g/$export", "/Patient/$export", "/$export?_typeFilter=Observation%3Fsubject%3DPatient%2Fp"):
             location = http.get(f"{server.url}{path}").headers["content-location"].replace(base, server.url)
             answer = polled(http.get, location)
@@ -294,7 +295,7 @@ def test_a_worker_helps_until_it_is_told_to_stop(demo: tuple[State, subprocess.C
         assert worker.stdout is not None
         assert "Working on the exports of" in worker.stdout.readline()
         worker.send_signal(signal.SIGINT)
-        _, errors = worker.communicate(timeout=30)
+        _, errors = worker.communicate(timeout=PATIENCE)
 
     assert (worker.returncode, errors) == (0, "")
 
@@ -373,7 +374,7 @@ def test_a_setting_on_the_command_line_holds(tmp_path: Path, options: list[str],
     ]
     state.load("a test", (json.dumps(line).encode() for line in lines), lambda _: None)
     headers = {"authorization": f"Bearer {state.mint().token('me', 'system/Patient.rs')}", "prefer": "respond-async"}
-    with server_process(state, 0, ["--workers", "0", *options]) as server, httpx2.Client(timeout=30) as http:
+    with server_process(state, 0, ["--workers", "0", *options]) as server, httpx2.Client(timeout=PATIENCE) as http:
         assert http.get(f"{server.url}/Group/g/$export", headers=headers).status_code == status
 
 
@@ -391,7 +392,11 @@ def test_a_missing_extra_is_named(tmp_path: Path, module: str) -> None:
     hide = f"import sys; sys.modules[{module!r}] = None; from fhir_bulk_middleware.cli import main; sys.exit(main(sys.argv[1:]))"
 
     ran = subprocess.run(
-        [sys.executable, "-c", hide, "demo", "--dir", tmp_path / "state"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", hide, "demo", "--dir", tmp_path / "state"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
     assert ran.returncode == 2
@@ -405,6 +410,6 @@ def test_the_package_needs_no_extra_to_be_imported() -> None:
         "print(*sorted({'uvicorn', 'rich', 'httpx2', 'isal', 'msgspec'} & set(sys.modules)))"
     )
 
-    ran = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=30, check=True)
+    ran = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=PATIENCE, check=True)
 
     assert ran.stdout.strip() == ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
@@ -35,7 +36,7 @@ def test_a_server_beyond_loopback_says_what_is_unsafe(tmp_path: Path, arguments:
     keys.chmod(0o644)
     command = [sys.executable, "-m", "fhir_bulk_middleware.cli", "serve", "--dir", str(tmp_path / "state"), "--port", "1"]
     filled = [argument.format(keys=keys) for argument in arguments]
-    ran = subprocess.run([*command, "--workers", "0", *filled], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([*command, "--workers", "0", *filled], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     for said in (PLAIN, DEVELOPMENT):
         assert (said in ran.stdout.replace("\n", " ")) == (said in expected), ran.stdout

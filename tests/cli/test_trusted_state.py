@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.state import State
@@ -148,7 +149,7 @@ def test_of_many_who_make_a_key_at_once_one_does_and_all_have_it(tmp_path: Path,
         state, together, made = State(tmp_path / str(round_)), threading.Barrier(6), list[object]()
 
         def meet(state: State = state, together: threading.Barrier = together, made: list[object] = made) -> None:
-            together.wait(60)
+            together.wait(PATIENCE)
             made.append(make(state))
 
         threads = [threading.Thread(target=meet) for _ in range(6)]
@@ -165,7 +166,7 @@ def test_processes_that_start_at_once_on_a_new_folder_have_one_key(tmp_path: Pat
     state = State(tmp_path / "state")
     command = [*COMMAND, "token", "--dir", str(state.folder)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    tokens = [process.communicate(timeout=60)[0].strip() for process in started]
+    tokens = [process.communicate(timeout=PATIENCE)[0].strip() for process in started]
 
     import anyio
 

@@ -7,6 +7,8 @@ import pytest
 from broken_deletes import BROKEN
 from kit_failures import assert_named, failures_of
 
+pytestmark = pytest.mark.timeout(1800)  # the first test runs the suites of all broken ones
+
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from house import ISSUER, job_of
+from waiting import PATIENCE
 
 from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.contract.recipes import as_json
@@ -46,7 +47,7 @@ async def killed_half_way(recipe: str, jobs: SQLiteJobStore, job_id: str, mount:
     """Start a worker and kill it once it is well under way; how many resources it had counted."""
     worker = subprocess.Popen([sys.executable, "-c", WORKER, recipe])  # noqa: ASYNC220 - it must be killed, not awaited
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             job = await jobs.find(job_id, mount, Owner(ISSUER, "alice"))
             assert job is not None

@@ -364,14 +364,12 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 }
 
 
-@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
 @pytest.mark.parametrize("store", STORES)
 def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
     lived: Counter[str] = Counter()
     machine = type("Machine", (ChainMachine,), {"make": staticmethod(STORES[store]), "lived": lived})
-    profile = settings(
-        max_examples=EXAMPLES, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-    )
+    profile = settings(max_examples=EXAMPLES, stateful_step_count=15, suppress_health_check=list(HealthCheck), print_blob=True)
     run_state_machine_as_test(machine, settings=profile)
     assert lived["histories"] >= EXAMPLES
     assert lived["exports"] > lived["histories"]
@@ -417,7 +415,7 @@ class Recording(Chain):
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("dialect", [STANDARD, SOARIAN, STU2], ids=lambda dialect: dialect.name)
 async def test_writers_in_other_processes_lose_nothing_between_two_exports(tmp_path: Path, dialect: Dialect) -> None:
     path = tmp_path / "store.db"

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.fhir.canonical import DEPTH, canonical, canonical_and_content
@@ -192,7 +192,6 @@ def written(value: object, ascii_only: bool) -> str:
             return json.dumps(value, ensure_ascii=ascii_only).replace("/", "\\/" if ascii_only else "/")
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text of a run waits for the table of characters
 @given(rest=st.dictionaries(NAMES, VALUES, max_size=6), at=st.integers(0, 6), ascii_only=st.booleans())
 def test_the_canonical_text_says_what_the_author_said(rest: dict[str, Any], at: int, ascii_only: bool) -> None:
     members = list(rest.items())

@@ -122,7 +122,7 @@ async def test_any_range_of_either_form_is_exactly_those_bytes(file: File) -> No
     cases: list[tuple[int, int]] = []
 
     @given(bounds)
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], database=None)
     def collect(pair: tuple[int, int]) -> None:
         cases.append(pair)
 

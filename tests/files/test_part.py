@@ -67,7 +67,7 @@ PLACES = st.lists(st.one_of(st.integers(0, len(TEXT)), st.sampled_from([FLUSH_IN
 
 
 @pytest.mark.anyio
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), codec=st.sampled_from(Codec), places=PLACES, size=st.integers(1, len(TEXT)))
 async def test_any_range_of_any_pages_reads_back_exactly(data: st.DataObject, codec: Codec, places: list[int], size: int) -> None:
     text = TEXT[:size]
@@ -80,7 +80,7 @@ async def test_any_range_of_any_pages_reads_back_exactly(data: st.DataObject, co
 
 
 @pytest.mark.anyio
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(codec=st.sampled_from(Codec), places=PLACES)
 async def test_what_a_part_is_does_not_depend_on_how_its_pages_were_cut(codec: Codec, places: list[int]) -> None:
     outputs = MemoryOutputStore()

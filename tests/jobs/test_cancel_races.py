@@ -148,7 +148,7 @@ RACES: dict[str, tuple[int, bool, Callable[[Arena], Coroutine[None, None, None]]
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("race", RACES)
 async def test_after_a_cancel_was_answered_nothing_is_seen_again(race: str, opponent: ThreadPoolExecutor) -> None:
     times, complete, act = RACES[race]

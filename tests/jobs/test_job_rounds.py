@@ -16,9 +16,11 @@ import pytest
 from in_rounds import SIZES, InRounds, line, slices_of, work_in_rounds
 from jobs_of import EVERYTHING, job
 from listed import NOW
+from waiting import PATIENCE
 
+from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.events import Completed, Event, Started
-from fhir_bulk_middleware.contract.job import Failure, Job, JobState, Part
+from fhir_bulk_middleware.contract.job import Failure, Job, JobState, Part, Standing
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
@@ -115,11 +117,16 @@ async def test_a_lease_keeper_that_finds_no_lease_after_a_plan_keeps_no_observer
                 self.noticed.set()
             return renewed
 
+        async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
+            for _ in range(10):  # as a store does whose storage takes a moment
+                await anyio.lowlevel.checkpoint()
+            return await super().standing(job_id, mount, owner, file_id=file_id)
+
     jobs = Noticed()
 
     class Slow(Bench):
         async def observe(self, event: Event) -> None:
-            with anyio.fail_after(100):
+            with anyio.fail_after(PATIENCE):
                 await jobs.noticed.wait()
             jobs.noticed = anyio.Event() if isinstance(event, Started) and len(sizes) > 1 else jobs.noticed
             for _ in range(10):
@@ -243,7 +250,7 @@ async def test_a_worker_process_that_is_killed_between_or_within_rounds_loses_no
     made = await on_disk.add()
     command = [sys.executable, in_rounds.__file__, str(tmp_path), death]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = await anyio.to_thread.run_sync(lambda: subprocess.run(command, env=environment, check=False, timeout=240))
+    killed = await anyio.to_thread.run_sync(lambda: subprocess.run(command, env=environment, check=False, timeout=PATIENCE))
     assert killed.returncode == -signal.SIGKILL
     assert (await on_disk.found(made)).state.working
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Complete, Listed, observation, patient
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.events import Event
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, JobState, Part
@@ -224,7 +225,7 @@ class Failing(Listed):
 
 
 @pytest.mark.anyio
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(places=st.lists(st.integers(0, 90), max_size=3), sizes=st.lists(st.integers(100, 3000), min_size=1, max_size=90))
 async def test_a_slice_that_was_tried_again_has_the_same_bytes(places: list[int], sizes: list[int]) -> None:
     lines = {"Observation": [observation(number, size=size) for number, size in enumerate(sizes)]}
@@ -438,7 +439,7 @@ async def test_a_job_that_was_cancelled_is_not_read_any_further() -> None:
             else:
                 await anyio.sleep_forever()  # the heartbeat ends this
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         await bench.run(bench.work(Cancelling({"Observation": [observation(number) for number in range(99)]})))
     assert len(reached) == 2
     assert [job_id async for job_id in bench.outputs.jobs()] == []
@@ -472,7 +473,7 @@ async def test_a_hung_adapter_is_not_kept_alive_beyond_the_deadline() -> None:
 
     bench = WorkBench(Hung({"Observation": [observation(1)]}))
     await bench.add("Observation")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         await bench.work().step("worker")
         await bench.work().step("worker")
 
@@ -487,7 +488,7 @@ async def test_progress_is_told_while_a_slice_is_read() -> None:
 
     bench = WorkBench(Watched({"Observation": [observation(number) for number in range(30)]}))
     made = await bench.add("Observation")
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         await bench.run()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.access import Owner, Principal, TokenRejected
 from fhir_bulk_middleware.instant import Instant, after
@@ -61,7 +62,7 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.fetches += 1
                 issuer.asked.set()
-                issuer.may_answer.wait(30)
+                issuer.may_answer.wait(PATIENCE)
                 self.send_response(issuer.status if self.path == "/jwks" else 200)
                 for name, value in issuer.headers.items():
                     self.send_header(name, value)

@@ -273,7 +273,7 @@ class SQLiteHistories(Histories):
 
 
 TestMemory = Histories.TestCase
-TestMemory.settings = settings(max_examples=150, stateful_step_count=20, deadline=None)
+TestMemory.settings = settings(max_examples=150, stateful_step_count=20)
 TestSQLite = SQLiteHistories.TestCase
-TestSQLite.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestSQLite.settings = settings(max_examples=40, stateful_step_count=20)
 pytestmark = pytest.mark.timeout(600)

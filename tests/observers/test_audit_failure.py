@@ -13,6 +13,7 @@ from exporting import polled
 from house import BASE, KICK_OFF, House, populate
 from listening import Listener
 from stopped_lock import locked_by_a_stopped_process
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
@@ -272,7 +273,7 @@ def test_a_real_server_refuses_while_a_stopped_process_holds_its_audit(tmp_path:
     state = State(tmp_path)
     state.load("a population of 1 patients", population(patients=1), lambda _: None)
     headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.cruds')}", "prefer": "respond-async"}
-    with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(headers=headers, timeout=60) as http:
+    with server_process(state, 0, ["--workers", "0"]) as server, httpx2.Client(headers=headers, timeout=PATIENCE) as http:
         location = http.get(f"{server.url}/$export?_type=Patient").headers["content-location"]
         answer = polled(http.get, location)
         url = answer.json()["output"][0]["url"]

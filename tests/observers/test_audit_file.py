@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.contract.access import Caller, Owner
@@ -94,7 +95,7 @@ def test_several_processes_make_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}  # noqa: PTH109
     crowd = [subprocess.Popen([sys.executable, "-c", _CROWD, str(path), str(who)], env=environment) for who in range(3)]
-    assert [process.wait(60) for process in crowd] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in crowd] == [0, 0, 0]
 
     found = verify(path)
 

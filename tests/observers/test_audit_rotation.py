@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.instant import Instant, parse
@@ -39,7 +40,7 @@ for number in range(200):
 def test_three_processes_write_one_chain_of_many_files(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     crowd = [subprocess.Popen([sys.executable, "-c", _CROWD, str(path), str(who)], env=ENVIRONMENT) for who in range(3)]
-    assert [process.wait(100) for process in crowd] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in crowd] == [0, 0, 0]
 
     found = verify(path)
 

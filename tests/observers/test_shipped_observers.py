@@ -16,6 +16,7 @@ from fhir.resources.auditevent import AuditEvent as R5AuditEvent
 from fhir.resources.R4B.auditevent import AuditEvent as R4AuditEvent
 from house import AUDIENCE, ISSUER, KICK_OFF, people
 from listening import Writer, keeps_audit
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli import main
@@ -169,7 +170,7 @@ for _ in range(50):
 def test_counts_of_several_processes_add_up(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
     crowd = [subprocess.Popen([sys.executable, "-c", _COUNT, str(tmp_path)], env=environment) for _ in range(2)]
-    assert [process.wait(60) for process in crowd] == [0, 0]
+    assert [process.wait(PATIENCE) for process in crowd] == [0, 0]
 
     assert b'fhir_bulk_refusals_total{mount="m",operation="file",reason="busy"} 100.0' in Metrics(tmp_path).text()[0]
 
@@ -203,7 +204,10 @@ def test_a_server_keeps_an_audit_file_unless_told_not_to(tmp_path: Path) -> None
         state = State(tmp_path / option)
         state.load("a population of 1 patients", population(patients=1), lambda _: None)
         headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
-        with server_process(state, 0, ["--workers", "1", option]) as server, httpx2.Client(headers=headers, timeout=30) as http:
+        with (
+            server_process(state, 0, ["--workers", "1", option]) as server,
+            httpx2.Client(headers=headers, timeout=PATIENCE) as http,
+        ):
             location = http.get(f"{server.url}/$export?_type=Patient").headers["content-location"]
             answer = polled(http.get, location)
             http.get(answer.json()["output"][0]["url"])

@@ -231,7 +231,7 @@ def test_a_chain_made_by_somebody_with_another_key_is_found_by_the_key_that_is_k
     assert isinstance(verify(path, key="env:AUDIT_SECRET"), Broken)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_byte_that_is_changed_is_found_for_ever(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
@@ -247,7 +247,7 @@ def test_any_byte_that_is_changed_is_found_for_ever(tmp_path_factory: pytest.Tem
     assert isinstance(verify(path), Broken)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_other_choice_or_order_of_lines_is_found_for_ever(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

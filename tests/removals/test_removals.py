@@ -17,6 +17,7 @@ import pytest
 from house import House
 from mortal import Mortal
 from removal_rounds import ROUNDS, Round, begun, workers
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.observers.audit_file import AuditFile
@@ -24,7 +25,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 DELETES_AND_DIES = """
 import sys, anyio
@@ -73,7 +74,7 @@ async def test_a_server_tells_at_its_start_what_another_left(tmp_path: Path, min
             victim.wait()
         assert (scene.gone().total(), scene.told().total()) == (200, 100)
         async with another_server(scene) as server, server.bulk.running():
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 while scene.told() != scene.gone():  # noqa: ASYNC110 - it is told in a file
                     await anyio.sleep(0.01)
         scene.balanced(200)

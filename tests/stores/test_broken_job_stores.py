@@ -6,6 +6,8 @@ import pytest
 from broken_job_stores import BROKEN, Broken
 from kit_failures import assert_named, failures_of
 
+pytestmark = pytest.mark.timeout(1800)  # the first test runs the suites of all broken ones
+
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
@@ -15,3 +17,38 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_store_fails_the_kit_by_the_name_of_its_promise(failures: dict[str, list[str]], broken: type[Broken]) -> None:
     assert_named(failures, broken.__name__, broken.promise)
+
+
+CUT = """
+from typing import ClassVar
+
+import pytest
+
+
+class Broken:
+    promise = "a promise"
+
+
+class TestBroken:
+    broken: ClassVar[type[Broken]] = Broken
+
+    def test_first(self) -> None:
+        raise AssertionError("a promise")
+
+    def test_second(self) -> None:
+        {end}
+
+    def test_third(self) -> None:
+        raise AssertionError("a promise")
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["raise KeyboardInterrupt", "pytest.exit('enough')", "pytest.fail('Timeout (>1.0s) from pytest-timeout.')"]
+)
+def test_a_run_that_was_cut_is_an_error_and_no_verdict(tmp_path: Path, end: str) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(CUT.format(end=f"{end}  # a promise"))
+
+    with pytest.raises(AssertionError, match="was cut"):
+        failures_of(broken, tmp_path / "scratch")

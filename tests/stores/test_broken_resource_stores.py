@@ -6,6 +6,8 @@ import pytest
 from broken_resource_stores import BROKEN, Broken
 from kit_failures import assert_named, failures_of
 
+pytestmark = pytest.mark.timeout(1800)  # the first test runs the suites of all broken ones
+
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
@@ -217,7 +217,7 @@ async def live(events: list[Put | Delete | Step | Cut]) -> None:
             await history.again()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(EVENTS)
 def test_exports_in_turn_give_the_store_at_each_cut(events: list[Put | Delete | Step | Cut]) -> None:
     asyncio.run(live(events))

@@ -155,6 +155,4 @@ class JobStoresAgree(RuleBasedStateMachine):
 
 
 def test_memory_and_file_answer_alike_whatever_happens() -> None:
-    run_state_machine_as_test(
-        JobStoresAgree, settings=settings(max_examples=25, stateful_step_count=40, deadline=None, database=None)
-    )
+    run_state_machine_as_test(JobStoresAgree, settings=settings(max_examples=25, stateful_step_count=40, database=None))

@@ -47,6 +47,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return failures_of(Path(__file__).with_name("broken_clinics.py"), tmp_path_factory.mktemp("clinics"))
 
 
+@pytest.mark.timeout(1800)  # the first runs the suites of all mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_mutant_of_it_is_caught_by_the_name_of_the_promise(failures: dict[str, list[str]], mutant: type[Mutant]) -> None:
     assert_named(failures, mutant.__name__, mutant.promise)

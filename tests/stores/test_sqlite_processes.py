@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from waiting import PATIENCE
 from writing import SCHEMA, insert
 
 from fhir_bulk_middleware.stores.sqlite import checkpoints
@@ -46,7 +47,7 @@ def test_a_process_that_forks_after_its_stores_were_used_goes_on_in_parent_and_c
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     for file, query in (
@@ -120,7 +121,7 @@ def test_a_checkpoint_is_made_by_whoever_holds_the_write_lock_and_by_nobody_else
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_several_processes_that_write_and_checkpoint_lose_nothing(database: Database) -> None:
     command = python("writing.py", str(database.path), str(LINES))
     async with anyio.create_task_group() as group:

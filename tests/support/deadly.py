@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 from listed import Listed, observation, patient
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation, Page, Query
@@ -85,7 +86,7 @@ class Blocking(Deadly):
         self.let_go = threading.Event()
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        assert self.let_go.wait(60), "nobody noticed"
+        assert self.let_go.wait(PATIENCE), "nobody noticed"
         async for page in Listed.pages(self, query, after):
             yield page
 

@@ -18,6 +18,7 @@ class _Failures:
 
     def __init__(self) -> None:
         self.messages: defaultdict[str, list[str]] = defaultdict(list)
+        self.unfinished: set[str] = set()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         """A promise that stands in a test needs only that test; one in the kit's helpers needs all."""
@@ -26,9 +27,12 @@ class _Failures:
             if item.cls.broken.promise in _source(item.function):
                 named[item.cls].add(item.function)
         items[:] = [item for item in items if item.function in named.get(item.cls, {item.function})]
+        self.unfinished = {item.nodeid for item in items}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember a failure."""
+        """Remember a failure, and which tests came to their end."""
+        if report.when == "teardown":
+            self.unfinished.discard(report.nodeid)
         if report.failed:
             self.messages[report.nodeid.split("::")[1]].append(report.longreprtext)
 
@@ -36,10 +40,15 @@ class _Failures:
 def failures_of(file: Path, scratch: Path) -> dict[str, list[str]]:
     """Run the suites of a file of broken implementations, in a session of their own; by class, what failed.
 
-    Each class in it has the broken implementation as `broken`, which has its `promise`.
+    Each class in it has the broken implementation as `broken`, which has its `promise`. A run that did not come to its end says
+    nothing of any of them, and is an error.
     """
     seen = _Failures()
-    pytest.main([str(file), *_QUIET, f"--basetemp={scratch}"], plugins=[seen])
+    ended = pytest.main([str(file), *_QUIET, f"--basetemp={scratch}"], plugins=[seen])
+    assert ended == pytest.ExitCode.TESTS_FAILED, f"the run of {file.name} was cut: pytest ended with {ended!r}"
+    assert not seen.unfinished, f"the run of {file.name} was cut: {len(seen.unfinished)} tests did not come to their end"
+    cut = [name for name, messages in seen.messages.items() if any("from pytest-timeout" in message for message in messages)]
+    assert not cut, f"the run of {file.name} was cut by a time limit, in {cut}"
     return seen.messages
 
 

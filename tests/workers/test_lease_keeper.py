@@ -5,6 +5,7 @@ import anyio.lowlevel
 import pytest
 from jobs_of import EVERYTHING, MOUNT, OWNER, job
 from listed import NOW, Listed, observation
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.job import Job, JobState
 from fhir_bulk_middleware.contract.lease import Lease
@@ -35,7 +36,7 @@ class Bench:
         assert await self.jobs.add(self.job, Rows(EVERYTHING), working_at_most=1)
         clock = lambda: self.now  # noqa: E731 - read when it is called
         work = job_work(resources, jobs or self.jobs, self.outputs, SETTINGS, clock, keep_lease=self._keep_lease)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             while await work.step("worker"):
                 pass
 
@@ -51,7 +52,7 @@ async def test_a_thread_beats_on_while_an_adapter_blocks_the_loop() -> None:
 
     class Blocking(Listed):
         async def before_page(self, number: int) -> None:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while number >= 20 and bench.jobs._entries[bench.job.id].job.done < 10:
                 assert time.monotonic() < deadline, "nobody told of the progress"
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.demo.population import population
@@ -27,7 +28,7 @@ class Servers:
 
     def ask(self, method: str, path: str, **headers: str) -> httpx2.Response:
         """On a connection of its own, so that the kernel chooses who answers."""
-        with httpx2.Client(headers={"Authorization": f"Bearer {self.token}", **headers}, timeout=60) as http:
+        with httpx2.Client(headers={"Authorization": f"Bearer {self.token}", **headers}, timeout=PATIENCE) as http:
             return http.request(method, f"{self.url}{path}")
 
     def pools(self) -> dict[int, int]:
@@ -81,13 +82,13 @@ def servers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Servers]
         yield found
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def _all(servers: Servers) -> None:
     """Wait until all processes answer."""
     seen: set[str] = set()
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while len(seen) < PROCESSES:
         assert time.monotonic() < end, f"{PROCESSES} processes did not come up"
         try:
@@ -97,14 +98,14 @@ def _all(servers: Servers) -> None:
 
 
 def _until_complete(servers: Servers, location: str) -> httpx2.Response:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while (answer := servers.ask("GET", location)).status_code in {202, 429}:
         assert time.monotonic() < end, "the export did not end"
         time.sleep(0.05)
     return answer
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_several_server_processes_are_one_service(servers: Servers) -> None:
     locations = [urlsplit(servers.ask("GET", "/fhir/$export", **KICK_OFF).headers["Content-Location"]).path for _ in range(3)]
     refused = [servers.ask("GET", "/fhir/$export", **KICK_OFF).status_code for _ in range(6)]

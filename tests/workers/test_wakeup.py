@@ -4,6 +4,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.workers.wakeup import WakeUps
 
@@ -11,7 +12,7 @@ from fhir_bulk_middleware.workers.wakeup import WakeUps
 @pytest.mark.anyio
 async def test_a_ring_wakes_everybody_at_once(tmp_path: Path) -> None:
     wake_ups = WakeUps(tmp_path / "pipes")
-    with wake_ups.subscribed("one") as one, wake_ups.subscribed("two") as two, anyio.fail_after(10):
+    with wake_ups.subscribed("one") as one, wake_ups.subscribed("two") as two, anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for pipe in (one, two):
                 group.start_soon(pipe.wait, 3600)
@@ -25,7 +26,7 @@ async def test_a_ring_before_the_wait_counts_once(tmp_path: Path) -> None:
     with wake_ups.subscribed("one") as pipe:
         for _ in range(100_000):
             wake_ups.notify()  # more than a pipe holds: it never blocks
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await pipe.wait(3600)
         with anyio.move_on_after(0.01) as scope:
             await pipe.wait(3600)

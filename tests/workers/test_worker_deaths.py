@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from deadly import WAYS, Blocking, Deadly, Waiting
 from house import AUDIENCE, ISSUER, KICK_OFF
+from waiting import PATIENCE
 
 from fhir_bulk_middleware import BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.contract.running import JobRunner
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.anyio
 SETTINGS = Settings(attempts=3, lease_seconds=3, renew_seconds=0.2, worker_processes=2, polls_per_second=1_000, poll_burst=1_000)
 FAILED = "The export could not be finished: one of its steps failed each time that it was tried."
 NO_WORKER = "The export could not be begun: this server's workers cannot start; its operator is told why."
-PATIENCE = 90.0
 
 
 class Client:

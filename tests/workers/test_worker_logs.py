@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.workers.process import Assignment
@@ -31,7 +32,7 @@ def test_a_worker_logs_ours_from_the_assigned_level_on_and_of_others_warnings(
         [sys.executable, "-P", "-m", "fhir_bulk_middleware.workers.process"],
         input=assignment.line(),
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
