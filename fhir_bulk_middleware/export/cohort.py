@@ -9,6 +9,7 @@ follows HL7's compartments.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from fhir_bulk_middleware.contract.query import Compartments, Rows
@@ -17,7 +18,7 @@ from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Cohort", "opened_types"]
+__all__ = ["Cohort", "enters_by_content", "opened_types"]
 
 _PATIENT, _GROUP, _LIST, _PROVENANCE = "Patient", "Group", "List", "Provenance"
 
@@ -31,6 +32,11 @@ def opened_types(settings: Settings) -> frozenset[str]:
     """The types whose resources are exported although they are those of others, for `Rows.opened`."""
     opened = {_PATIENT: settings.linked_patients, _GROUP: settings.other_groups, _LIST: settings.shared_lists}
     return frozenset(type_ for type_, is_open in opened.items() if is_open)
+
+
+def enters_by_content(type_: str, rows: Rows) -> bool:
+    """Whether older resources of the type can enter an export because of what they hold, when a member joins (`of_entered`)."""
+    return type_ == _LIST and type_ not in rows.opened
 
 
 class Cohort:
@@ -61,6 +67,19 @@ class Cohort:
             self._selected = rows.selection.references
             rules = {_PATIENT: self._own, _GROUP: self._own, _LIST: self._about_selected, _PROVENANCE: self._of_exported}
             self._rule = rules.get(type)
+
+    @classmethod
+    def of_entered(cls, type_: str, rows: Rows, base_urls: Iterable[str] = ()) -> "Cohort":
+        """Of the older resources, tells which go out because of members who joined: not those that went out before.
+
+        A List goes out when the last patient it names has joined, although it lay in a member's compartment all along.
+        """
+        cohort = cls(type_, rows, base_urls)
+        if type_ == _LIST and cohort and isinstance(rows.selection, Compartments):
+            former = replace(rows, selection=Compartments(rows.selection.references - rows.joined))
+            admits, admitted = cls(type_, rows, base_urls).admits, cls(type_, former, base_urls).admits
+            cohort._rule = lambda line: admits(line) and not admitted(line)
+        return cohort
 
     def __bool__(self) -> bool:
         """Whether some lines of the type are left out."""

@@ -36,6 +36,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSlices,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.export.cohort import enters_by_content
 from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
 from fhir_bulk_middleware.export.context.context_reader import ContextReader
 from fhir_bulk_middleware.export.context.context_round import ContextRound
@@ -207,7 +208,9 @@ class Planner:
             as_of = job.cut
             window = Window(window.since, job.cut if window.until is None else min(window.until, job.cut))
         if origin is Origin.ENTERED:
-            window, rows = Window(None, window.since), replace(rows, selection=Compartments(rows.joined))
+            window = Window(None, window.since)
+            if not enters_by_content(resource_type, rows):
+                rows = replace(rows, selection=Compartments(rows.joined))
         if resource_type == PROVENANCE and by_target(job, self._resources) and _steered(job):
             window = Window(None, as_of)  # of any age: its targets have changed
         return Query(

@@ -198,5 +198,7 @@ class SliceSource:
 
     def _transform(self, resource_type: str) -> Transform:
         if resource_type not in self._transforms:
-            self._transforms[resource_type] = Transform.of(resource_type, self.lease.rows, self._job.request.options)
+            self._transforms[resource_type] = Transform.of(
+                resource_type, self.lease.rows, self._job.request.options, self.piece.origin
+            )
         return self._transforms[resource_type]

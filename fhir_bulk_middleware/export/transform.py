@@ -10,7 +10,7 @@ from time import perf_counter
 import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.filters import Filters
-from fhir_bulk_middleware.contract.job import Options
+from fhir_bulk_middleware.contract.job import Options, Origin
 from fhir_bulk_middleware.contract.query import Page, Rows
 from fhir_bulk_middleware.export.attachments import absolute, may_attach
 from fhir_bulk_middleware.export.cohort import Cohort
@@ -41,14 +41,14 @@ class Transform:
     base_url: str | None
 
     @classmethod
-    def of(cls, resource_type: str, rows: Rows, options: Options) -> "Transform":
+    def of(cls, resource_type: str, rows: Rows, options: Options, origin: Origin = Origin.SELECTED) -> "Transform":
         """The transform for one type of a job."""
         base, version = options.base_url, options.version
         keys = None
         if options.elements and resource_type in definitions(version).resource_types:  # unknown types stay whole (EL-04)
             keys = ElementSelection(version, options.elements).keys(resource_type)
         return cls(
-            cohort=Cohort(resource_type, rows, options.base_urls),
+            cohort=(Cohort.of_entered if origin is Origin.ENTERED else Cohort)(resource_type, rows, options.base_urls),
             filters=Filters(rows.filters, resource_type, options.base_urls),
             keep_elements=None if keys is None else keep_elements_of(keys),
             base_url=base if may_attach(resource_type, version) else None,
