@@ -238,7 +238,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Deletions:
-    """Some resources that were deleted (DR-01).
+    """Some resources that were deleted (DR-01), or that left a selection (law 34).
 
     Attributes:
         references: `Type/id` of each; at most 10,000, none twice.

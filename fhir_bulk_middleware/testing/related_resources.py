@@ -32,15 +32,9 @@ from fhir_bulk_middleware.testing.resource_values import (
     patient,
     put,
 )
+from fhir_bulk_middleware.testing.samples import provenance
 
 __all__ = ["JoiningSuite", "OrganisingSuite", "PatientsSuite", "ProvenanceSuite"]
-
-
-def provenance(id_: str, *about: str) -> str:
-    """A Provenance of these resources."""
-    agent = [{"who": {"display": "somebody"}}]
-    content = {"target": [{"reference": text} for text in about], "recorded": "2026-01-01T00:00:00Z", "agent": agent}
-    return json.dumps({"resourceType": "Provenance", "id": id_, **content})
 
 
 class ProvenanceSuite(StorageSuite):

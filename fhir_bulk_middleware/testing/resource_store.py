@@ -36,6 +36,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
+from fhir_bulk_middleware.testing.cohort import ContextSuite, EnteredSuite, LeftSuite, NamingSuite
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
 from fhir_bulk_middleware.testing.needed import pytest
@@ -620,5 +621,9 @@ class ResourceStoreSuite(
     PatientsSuite,
     ProvenanceSuite,
     OrganisingSuite,
+    ContextSuite,
+    NamingSuite,
+    LeftSuite,
+    EnteredSuite,
 ):
     """The promises of all protocols of exports that the adapter implements."""

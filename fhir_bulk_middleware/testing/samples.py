@@ -8,7 +8,7 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 
-__all__ = ["Samples", "condition", "observation", "organization", "patient"]
+__all__ = ["Samples", "condition", "observation", "organization", "patient", "provenance"]
 
 
 def patient(id_: str, text: str = "") -> str:
@@ -30,6 +30,13 @@ def condition(id_: str, subject: str) -> str:
 def organization(id_: str) -> str:
     """An organization, which is in no Patient compartment."""
     return json.dumps({"resourceType": "Organization", "id": id_, "name": f"of {id_}"})
+
+
+def provenance(id_: str, *about: str) -> str:
+    """A Provenance of these resources."""
+    agent = [{"who": {"display": "somebody"}}]
+    content = {"target": [{"reference": text} for text in about], "recorded": "2026-01-01T00:00:00Z", "agent": agent}
+    return json.dumps({"resourceType": "Provenance", "id": id_, **content})
 
 
 class Samples:
@@ -66,6 +73,10 @@ class Samples:
     def outside(self, id_: str) -> str | None:
         """A resource of `outside_type`."""
         return organization(id_)
+
+    def naming(self, id_: str, patient: str, outside: str) -> str | None:
+        """A resource of `record_type` in the compartment of this patient that names the resource `outside` of `outside_type`."""
+        return observation(id_, patient, performer=[{"reference": f"Organization/{outside}"}])
 
     def linked(self, type_: str, id_: str, path: str, reference: str) -> str | None:
         """A resource whose only link to a patient is a reference at this path; None if the storage has no such element.

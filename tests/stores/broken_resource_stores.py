@@ -19,6 +19,7 @@ from fhir_bulk_middleware.contract.query import (
     Deletions,
     EveryPatient,
     Everything,
+    NoPatient,
     Page,
     ProvenanceTarget,
     Query,
@@ -617,6 +618,106 @@ class MakesBlocksOfEverybody(Unsorted):
     async def in_order(self, queries: Sequence[Query]) -> list[Block]:
         everyone = [replace(query, selection=EveryPatient()) for query in queries]
         return [block async for block in MemoryResourceStore.blocks(self, everyone, None)]
+
+
+class NamesInAnotherOrder(Broken):
+    promise = "those of the ids that live come, in the order of the ids"
+
+    async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        async for page in super().named(query, ids[::-1]):
+            yield page
+
+
+class NamesWhatIsThereNow(Broken):
+    promise = "named resources are read as of the instant"
+
+    async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        async for page in super().named(replace(query, as_of=None), ids):
+            yield page
+
+
+class Naming(Broken):
+    """Looks elsewhere for what names a resource."""
+
+    def looked_at(self, query: Query) -> Query:
+        raise AssertionError(query)
+
+    async def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
+        async for page in super().naming([self.looked_at(query) for query in queries], reference):
+            yield page
+
+
+class FindsNamesOfEverybody(Naming):
+    promise = "only resources of the selection are found"
+
+    def looked_at(self, query: Query) -> Query:
+        return replace(query, selection=Everything())
+
+
+class FindsNamesOfNow(Naming):
+    promise = "what names a resource is read as of the instant"
+
+    def looked_at(self, query: Query) -> Query:
+        return replace(query, as_of=None)
+
+
+class FindsNoNames(Naming):
+    promise = "each resource that names the reference is found"
+
+    def looked_at(self, query: Query) -> Query:
+        return replace(query, selection=Compartments(frozenset()))
+
+
+class TakesNoPatientForAll(Asking):
+    promise = "no patient's is what no patient owns"
+
+    def asked(self, query: Query, after: str | None) -> Query:  # noqa: ARG002
+        return replace(query, selection=Everything()) if query.selection == NoPatient() else query
+
+
+class TellsNoPatientOfAllDeletions(Broken):
+    promise = "a deletion is no patient's if the resource ever was"
+
+    def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        return super().deletions(replace(query, selection=Everything()) if query.selection == NoPatient() else query, after)
+
+
+class TellsNothingThatLeft(Broken):
+    promise = "all that lived in the selection and lives outside of it has left"
+
+    async def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        async for page in super().left(replace(query, window=Window()), after):
+            yield page
+
+
+class TellsAllThatChangedOutside(Broken):
+    """Forgets to ask where a resource was before."""
+
+    promise = "only what lived in the selection and lives outside of it has left"
+
+    async def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        inside = {version.stored.id for _, version in self._living(replace(query, window=Window()))}
+        changed = {version.stored.id for _, version in self._living(replace(query, selection=Everything()))}
+        outside = sorted(changed - inside)
+        if outside and after is None:
+            yield Deletions(tuple(f"{query.type}/{id_}" for id_ in outside), "end")
+
+
+class TellsEachTimeThatItLeft(Broken):
+    promise = "what left is told once"
+
+    async def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        async for page in super().left(query, after):
+            yield replace(page, references=page.references * 2)
+
+
+class TakesAllThatChangedForEntered(ChangesProvenance):
+    promise = "old Provenance comes with what entered the selection, alone"
+
+    def changed(
+        self, query: Query, targets: Sequence[ProvenanceTarget], latest: bool
+    ) -> tuple[Query, Sequence[ProvenanceTarget], bool]:
+        return query, [replace(target, entered=False) for target in targets], latest
 
 
 def _all(kind: type[Broken]) -> Iterator[type[Broken]]:

@@ -189,6 +189,11 @@ class ClinicSamples(Samples):
         del id_
         return None
 
+    def naming(self, id_: str, patient: str, outside: str) -> str | None:
+        """There is nothing else to name."""
+        del id_, patient, outside
+        return None
+
     def linked(self, type_: str, id_: str, path: str, reference: str) -> str | None:
         """By either link."""
         del type_

@@ -46,6 +46,36 @@ async def about(store: SQLiteResourceStore) -> list[str]:
     return [json.loads(line)["id"] async for page in pages for line in page.lines.splitlines()]
 
 
+async def naming(store: SQLiteResourceStore, as_of: Instant) -> list[str]:
+    query = Query(type="Observation", selection=EveryPatient(), window=Window(), as_of=as_of)
+    pages = store.naming([query], "Organization/x")
+    return [json.loads(line)["id"] async for page in pages for line in page.lines.splitlines()]
+
+
+async def left(store: SQLiteResourceStore, since: Instant, as_of: Instant) -> list[str]:
+    mine = Compartments(frozenset({"Patient/p"}))
+    query = Query(type="Observation", selection=mine, window=Window(since), as_of=as_of)
+    return [reference async for page in store.left(query, None) for reference in page.references]
+
+
+async def test_a_new_base_url_finds_what_is_named_and_what_left(tmp_path: Path) -> None:
+    store = SQLiteResourceStore(tmp_path / "resources.db")
+    cuts = []
+    for patient in ("p", "q", "q"):
+        subject, performer = f"{NEW}/Patient/{patient}", f"{NEW}/Organization/x/_history/1"
+        content = {"resourceType": "Observation", "subject": {"reference": subject}, "performer": [{"reference": performer}]}
+        await store.update("Observation", "o", content)
+        cuts.append(await store.cut(Precision.MICROSECONDS))
+    assert await naming(store, cuts[1]) == await left(store, cuts[0], cuts[1]) == []
+    store.close()
+    store = SQLiteResourceStore(tmp_path / "resources.db", base_urls=[NEW])
+    store.open()
+    assert await naming(store, cuts[0]) == await naming(store, cuts[1]) == ["o"]
+    assert await left(store, cuts[0], cuts[1]) == await left(store, cuts[0], cuts[2]) == ["Observation/o"]
+    assert await left(store, cuts[1], cuts[2]) == []
+    store.close()
+
+
 async def test_a_new_base_url_is_indexed_and_an_old_one_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "resources.db"
     mine = Compartments(frozenset({"Patient/p"}))

@@ -46,10 +46,13 @@ class NamingIndex:
     Args:
         version: the FHIR release of the resources.
         base_urls: the base URLs under which absolute references lead to this store.
+
+    Attributes:
+        named: what a line names (`References.named`).
     """
 
     def __init__(self, version: FhirVersion, base_urls: Collection[str]) -> None:
-        self._named = References(base_urls).named
+        self.named = References(base_urls).named
         self._owned = frozenset(type_.encode() for type_ in CompartmentMembership(version).types("Patient"))
 
     def covers(self, reference: bytes) -> bool:
@@ -58,7 +61,7 @@ class NamingIndex:
 
     def keys(self, line: bytes) -> frozenset[int]:
         """The keys of a version by its text."""
-        return frozenset(digest(reference) for reference in self._named(line) if self.covers(reference))
+        return frozenset(digest(reference) for reference in self.named(line) if self.covers(reference))
 
 
 def naming(
@@ -80,17 +83,17 @@ def naming(
     text = reference.encode()
     for query in queries:
         if not index.covers(text):
-            yield from _scanned(connection, query, text)
+            yield from _scanned(connection, query, text, index)
         elif (span := span_of(connection, query, None)) is not None:
             yield from _Lookup(connection, query, span, digest(text)).pages(owners)
 
 
-def _scanned(connection: sqlite3.Connection, query: Query, reference: bytes) -> Iterator[Page]:
-    marks = (reference + b'"', reference + b"/_history/")
+def _scanned(connection: sqlite3.Connection, query: Query, reference: bytes, index: NamingIndex) -> Iterator[Page]:
     for page in pages(connection, query, None):
-        if any(mark in page.lines for mark in marks):
-            lines = [line for line in page.lines.split(b"\n") if any(mark in line for mark in marks)]
-            yield Page(b"\n".join((*lines, b"")), len(lines), page.cursor)
+        if reference in page.lines:  # most pages have nothing
+            lines = [line for line in page.lines.splitlines() if reference in line and reference in index.named(line)]
+            if lines:
+                yield Page(b"\n".join((*lines, b"")), len(lines), page.cursor)
 
 
 class _Lookup:

@@ -102,7 +102,7 @@ def named(connection: sqlite3.Connection, query: Query, ids: Sequence[str]) -> G
     outside = "AND in_patient = 0 " if isinstance(query.selection, NoPatient) else ""
     select = (
         "SELECT asked.key, resource.json FROM json_each(?2) AS asked"  # noqa: S608 - numbers and our own words only
-        f" CROSS JOIN resource ON resource.id = asked.value AND seq BETWEEN {span.first} AND {span.last}"
+        f" CROSS JOIN resource ON resource.id = asked.value AND resource.seq BETWEEN {span.first} AND {span.last}"
         f" WHERE asked.key > ?1 AND valid_to > {span.as_of} AND deleted = 0 {outside}ORDER BY asked.key"
     )
     yield from read_pages(connection, select, -1, query.page_bytes, json.dumps([*ids]))
