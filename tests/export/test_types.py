@@ -1,7 +1,6 @@
 """Which types an export can hold, which come as context alone, and that no type of `_type` is dropped in silence (law 40)."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -11,35 +10,16 @@ from house import ISSUER, KICK_OFF, House, job_of, populate
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Request
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Page, Query, Rows, Selection
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Rows, Selection
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
 pytestmark = pytest.mark.anyio
 
 LENIENT = {**KICK_OFF, "Prefer": "respond-async, handling=lenient"}
 VERSIONS = pytest.mark.parametrize("version", FhirVersion, ids=lambda version: version.name)
-
-
-class WithContext(MemoryResourceStore):
-    """A store that can read named resources."""
-
-    async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
-        for id_ in ids:
-            found = await self.current(query.type, id_)
-            if found is not None and found.json:
-                yield Page(found.json + b"\n", 1, "")
-
-
-@pytest.fixture
-async def house(make_house: Any) -> AsyncIterator[House]:
-    """A house with context that holds a few people's data."""
-    async with make_house(store=WithContext) as house:
-        await populate(house)
-        yield house
 
 
 async def accepted(house: House, path: str, **more: Any) -> tuple[Request, Rows]:
@@ -132,7 +112,7 @@ async def test_an_adapter_that_cannot_read_named_resources_has_no_context(make_h
 
 async def test_an_operator_can_turn_context_off(make_house: Any) -> None:
     """Law 40."""
-    async with make_house(store=WithContext, context=False) as house:
+    async with make_house(context=False) as house:
         await populate(house)
         request, rows = await accepted(house, "/Group/both/$export")
         assert not {"Organization", "Practitioner", "Location"} & set(request.types)
