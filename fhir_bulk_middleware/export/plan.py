@@ -38,6 +38,7 @@ from fhir_bulk_middleware.contract.storage import (
 )
 from fhir_bulk_middleware.export.cohort import enters_by_content
 from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
+from fhir_bulk_middleware.export.context.cohort_losses import CohortLosses
 from fhir_bulk_middleware.export.context.context_reader import ContextReader
 from fhir_bulk_middleware.export.context.context_round import ContextRound
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
@@ -144,10 +145,11 @@ class Planner:
     def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
         """The last round of an export whose first round went on."""
         job, rows, resources = lease.job, lease.rows, self._resources
-        sizes, reader, history = self.sizes(job), self.reader(job, rows), None
+        sizes, reader, history, losses = self.sizes(job), self.reader(job, rows), None, None
+        since, as_of = job.request.window.since, self.as_of(job)
         if (
             reader is not None
-            and job.request.window.since is not None
+            and since is not None
             and isinstance(resources, SupportsContext)
             and isinstance(resources, SupportsNaming)
             and isinstance(resources, SupportsSnapshot)
@@ -160,15 +162,26 @@ class Planner:
                 context_types=[type_ for type_ in job.request.types if type_ not in self._never_context(job)],
                 by_target=by_target(job, resources),
             )
+        if since is not None:
+            losses = CohortLosses(
+                resources=resources,
+                deletions=self.deletions,
+                history=history,
+                job=job,
+                rows=rows,
+                since=since,
+                as_of=as_of,
+                target_types=self._target_types(job, rows),
+            )
         return ContextRound(
             resources=resources,
-            deletions=self.deletions,
             jobs=jobs,
             outputs=outputs,
             lease=lease,
             reader=reader,
             history=history,
-            as_of=self.as_of(job),
+            losses=losses,
+            as_of=as_of,
             slice_bytes=sizes.slice,
         )
 
@@ -242,14 +255,18 @@ class Planner:
             queries = [*(self.query(job, rows, type_) for type_ in types), *older]
             return [ProvenanceTarget(query, tuple(each for each in rows.filters if each.type == query.type)) for query in queries]
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
-        version = job.request.options.version
-        possible = TypeOrigins(version, rows.selection).selected(definitions(version).resource_types)
-        held = [type_ for type_ in sorted(possible) if type_ != PROVENANCE]
+        held = self._target_types(job, rows)
         if origin is Origin.ENTERED:
             moved = [ProvenanceTarget(self.query(job, rows, type_), entered=True) for type_ in held]
             joined = replace(rows, selection=Compartments(rows.joined))
             return moved + [ProvenanceTarget(self.query(whole, joined, type_)) for type_ in held if rows.joined]
         return [ProvenanceTarget(self.query(whole, rows, type_)) for type_ in held]
+
+    def _target_types(self, job: Job, rows: Rows) -> list[str]:
+        """The types of the compartments, whose Provenance is exported (KO-86)."""
+        version = job.request.options.version
+        possible = TypeOrigins(version, rows.selection).selected(definitions(version).resource_types)
+        return [type_ for type_ in sorted(possible) if type_ != PROVENANCE]
 
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision

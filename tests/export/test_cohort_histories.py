@@ -301,7 +301,10 @@ class Mirror:
             must = {key for key in dead if key in before}
             may = {key for key in dead if key[0] != "Patient" or f"Patient/{key[1]}" in members}
             assert must <= gone <= may, "deletions are told to those who had the resource"
-            moved = {key for key in before.keys() - whole.keys() if key in living and living[key].at > since}
+            lost = {key for key in before.keys() - whole.keys() if key in living}
+            untold = {key for key in lost if living[key].at <= since and key[0] != "Provenance"}
+            assert not any(account.owners(key, living[key]) for key in untold), "context that nobody names any more is not told"
+            moved = lost - untold
             unnamed = account.context(cut, members, {f"{type_}/{id_}" for type_, id_ in moved}).keys()
             assert moved - unnamed - {GROUP} <= left <= moved, "what lives and has left is told to those who had it"
             cohort, former = account.cohort(cut, members), account.cohort(since, members)

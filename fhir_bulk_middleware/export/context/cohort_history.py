@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fhir_bulk_middleware.contract.query import Everything, NoPatient, Query, Selection, Window
+from fhir_bulk_middleware.contract.query import Everything, NoPatient, Page, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsContext, SupportsNaming
 from fhir_bulk_middleware.export.context.context_reader import ContextReader, named_lines
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
@@ -51,6 +51,52 @@ class CohortHistory:
                 for id_ in page.ids:
                     if await self.is_named(f"{type_}/{id_}", instant):
                         yield f"{type_}/{id_}"
+
+    async def provenance_at(self, ids: Sequence[str], instant: Instant) -> AsyncIterator[str]:
+        """Those Provenance resources, as references, that belonged to the cohort by their targets at an instant.
+
+        Args:
+            ids: in ascending order, at most 1,000.
+            instant: the instant.
+        """
+        async with closing(self.resources.named(self._query(_PROVENANCE, Everything(), instant), ids)) as pages:
+            async for page in pages:
+                for line, resource in named_lines(page, _PROVENANCE):
+                    if self._transform(_PROVENANCE).passes(line) and await self._about_cohort(resource, instant):
+                        yield f"{_PROVENANCE}/{resource['id']}"
+
+    async def provenance_of(self, reference: str, instant: Instant) -> frozenset[str]:
+        """The ids of all Provenance that names a resource at an instant."""
+        found = set[str]()
+        async with closing(self.naming.naming([self._query(_PROVENANCE, Everything(), instant)], reference)) as pages:
+            async for page in pages:
+                found.update(resource["id"] for _, resource in named_lines(page, _PROVENANCE))
+        return frozenset(found)
+
+    async def selected_at(self, type_: str, ids: Sequence[str], instant: Instant) -> AsyncIterator[str]:
+        """Those of the resources, as references, that the cohort held at an instant because they lay in the selection.
+
+        Args:
+            type_: their type.
+            ids: in ascending order, at most 1,000.
+            instant: the instant.
+        """
+        async with closing(self.resources.named(self._query(type_, Everything(), instant), ids)) as pages:
+            async for page in pages:
+                for line, resource in named_lines(page, type_):
+                    if self.reader.belonging.is_selected(resource) and self._transform(type_).passes(line):
+                        yield f"{type_}/{resource['id']}"
+
+    def refused(self, page: Page, type_: str) -> list[str]:
+        """The resources of a page, as references, that are not exported although they lie in the selection."""
+        transform = self._transform(type_)
+        return [f"{type_}/{resource['id']}" for line, resource in named_lines(page, type_) if not transform.passes(line)]
+
+    async def lives(self, reference: str, instant: Instant) -> bool:
+        """Whether the resource exists at an instant."""
+        type_, _, id_ = reference.partition("/")
+        async with closing(self.resources.named(self._query(type_, Everything(), instant), [id_])) as pages:
+            return any([page.count async for page in pages])
 
     async def is_selected(self, reference: str, instant: Instant) -> bool:
         """Whether the resource lay in the selection at an instant."""

@@ -4,7 +4,7 @@ It begins when all other output is written, since only exported lines name conte
 the parts, and its slices read those lists, so that a slice that is tried again gives the same bytes (law 5).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
@@ -13,14 +13,14 @@ from fhir_bulk_middleware.contract.job import FileKind, Job, Origin, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
-from fhir_bulk_middleware.contract.query import Deletions, Everything, NoPatient, Page, Query, Rows, Selection, Window
-from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsLeft
+from fhir_bulk_middleware.contract.query import NoPatient, Rows
+from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.context.closure import Closure
 from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
+from fhir_bulk_middleware.export.context.cohort_losses import BATCH, CohortLosses, changes, window_query
 from fhir_bulk_middleware.export.context.context_reader import ContextReader, named_lines
 from fhir_bulk_middleware.export.context.reference_list import ListWriter, StoredList, batches
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
-from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.streams.closing import closing
@@ -28,11 +28,6 @@ from fhir_bulk_middleware.workers.lease_keeper import LeaseLost
 
 __all__ = ["BATCH", "ContextRound", "follow", "stored_list"]
 
-BATCH = 500
-"""References that are read at once."""
-
-_PATIENT = "Patient"
-_LIST = "List"
 _STORED = TypeAdapter(StoredList)
 
 
@@ -59,23 +54,23 @@ class ContextRound:
 
     Attributes:
         resources: the storage adapter.
-        deletions: the source of deletions, None without one.
         jobs: the job store.
         outputs: the output store.
         lease: on the planning of the round.
         reader: reads context; None if the export has none.
         history: what the cohort held at other instants; None if the storage cannot tell, or without `_since`.
+        losses: finds what a mirror has to drop; None without `_since`.
         as_of: the instant of context; None for a storage without snapshots.
         slice_bytes: the wanted size of a slice.
     """
 
     resources: SupportsExport
-    deletions: SupportsDeletions | None
     jobs: JobStore
     outputs: OutputStore
     lease: Lease
     reader: ContextReader | None
     history: CohortHistory | None
+    losses: CohortLosses | None
     as_of: Instant | None
     slice_bytes: int
 
@@ -88,9 +83,9 @@ class ContextRound:
         with Closure() as context, Closure() as gone, Closure() as left:
             if self.reader is not None:
                 await self._collect(context, self.reader)
-            if self._since is not None:
-                await self._find_gone(gone)
-                await self._find_left(context, left)
+            if self.losses is not None:
+                await self.losses.find_deleted(gone)
+                await self.losses.find_left(context, left)
             standing = await self.jobs.standing(self._job.id, self._job.mount, self._job.owner)
             if standing is None:
                 raise LeaseLost
@@ -116,12 +111,6 @@ class ContextRound:
     def _cut(self) -> Instant:
         return self._job.cut or self._job.created_at
 
-    @property
-    def _since(self) -> Instant | None:
-        return self._job.request.window.since
-
-    # --- Context -----------------------------------------------------------------------------------------------------
-
     async def _collect(self, context: Closure, reader: ContextReader) -> None:
         """The context of the export: what exported lines name, what changed and is named by other lines, and what those name."""
         scan = ReferenceScan(self._rows.context, self._job.request.options.base_urls)
@@ -135,101 +124,12 @@ class ContextRound:
                             context.add(batch)
         if self.history is not None:
             for type_ in self._rows.context:
-                async with closing(self._changed(type_, NoPatient())) as pages:
-                    async for page in pages:
-                        for line, resource in named_lines(page, type_):
-                            reference = f"{type_}/{resource['id']}"
-                            if reader.admits(line, resource) and await self.history.is_named(reference, self.as_of or self._cut):
-                                context.add([reference])
+                async for page in changes(self.resources, window_query(self._job, self._rows, type_, NoPatient(), self.as_of)):
+                    for line, resource in named_lines(page, type_):
+                        reference = f"{type_}/{resource['id']}"
+                        if reader.admits(line, resource) and await self.history.is_named(reference, self.as_of or self._cut):
+                            context.add([reference])
         await follow(context, reader, scan, self.as_of)
-
-    async def _changed(self, type_: str, selection: Selection) -> AsyncIterator[Page]:
-        """Resources that changed in the window."""
-        query = self._query(type_, selection)
-        form = PageForm(type_, query.page_bytes, None)
-        async with closing(self.resources.pages(query, None)) as pages:
-            async for page in pages:
-                form.check(page)
-                yield page
-
-    # --- What a mirror has to drop -----------------------------------------------------------------------------------
-
-    async def _find_gone(self, gone: Closure) -> None:
-        """Deleted context (law 40). What the cohort's own deletions tell already is not told twice."""
-        if self.history is None or self.deletions is None:
-            return
-        for type_ in self._told_types():
-            found = False
-            async for references in self._references(type_, self.deletions.deletions(self._query(type_, NoPatient()), None)):
-                async for reference in self._were_context(type_, references):
-                    gone.keep(reference)
-                    found = True
-            if found:
-                query = self._query(type_, self._rows.selection)
-                async for references in self._references(type_, self.deletions.deletions(query, None)):
-                    for reference in references:
-                        gone.drop(reference)
-
-    async def _find_left(self, context: Closure, left: Closure) -> None:
-        """What lives but left the cohort or its context (law 34)."""
-        if not isinstance(self.resources, SupportsLeft):
-            return
-        for type_ in self._told_types():
-            query = self._query(type_, self._rows.selection)
-            async for references in self._references(type_, self.resources.left(query, None)):
-                for reference in references:
-                    if not context.holds(reference):
-                        left.keep(reference)
-            if self.history is not None:
-                async for references in self._no_context_now(type_, self.history, self.resources):
-                    async for reference in self._were_context(type_, references):
-                        left.keep(reference)
-
-    async def _no_context_now(self, type_: str, history: CohortHistory, resources: SupportsLeft) -> AsyncIterator[Sequence[str]]:
-        """Resources that lay in nobody's compartment, changed in the window, and now belong to a stranger or name one."""
-        async for references in self._references(type_, resources.left(self._query(type_, NoPatient()), None)):
-            yield [reference for reference in references if not await history.is_selected(reference, self._cut)]
-        async with closing(self._changed(type_, NoPatient())) as pages:
-            async for page in pages:
-                lines = named_lines(page, type_)
-                yield [f"{type_}/{resource['id']}" for line, resource in lines if not history.reader.admits(line, resource)]
-
-    async def _were_context(self, type_: str, references: Sequence[str]) -> AsyncIterator[str]:
-        """Those of the resources that were context of the cohort when the window began."""
-        if self.history is None or self._since is None:
-            return
-        ids = sorted(reference.partition("/")[2] for reference in references)
-        for start in range(0, len(ids), BATCH):
-            async with closing(self.history.context_at(type_, ids[start : start + BATCH], self._since)) as found:
-                async for reference in found:
-                    yield reference
-
-    async def _references(self, type_: str, pages: AsyncIterator[Deletions]) -> AsyncIterator[Sequence[str]]:
-        form = PageForm(type_, self._query(type_, Everything()).page_bytes, None)
-        async with closing(pages) as source:
-            async for page in source:
-                form.check_deletions(page)
-                yield page.references
-
-    def _told_types(self) -> list[str]:
-        """The types whose losses are told: not those under a granular scope, since the content that decides is gone (law 27).
-
-        A Patient is selected by its own id, which does not change (law 41).
-        """
-        restricted = {type_ for type_, _ in self._job.request.granular}
-        return [type_ for type_ in self._job.request.types if type_ not in restricted and type_ != _PATIENT]
-
-    def _query(self, type_: str, selection: Selection) -> Query:
-        return Query(
-            type=type_,
-            selection=selection,
-            rights=self._rows.rights,
-            window=Window(self._since, self.as_of or self._job.request.window.until),
-            as_of=None if self.as_of is None else self._cut,
-            page_bytes=256 * 1024,
-        )
-
-    # --- Slices ------------------------------------------------------------------------------------------------------
 
     async def _output(self, context: Closure, writer: ListWriter) -> AsyncIterator[Slice]:
         """Slices of the context by type. Organised output has it in its blocks already, apart from what changed on its own."""

@@ -1,8 +1,8 @@
 """Reads resources in SQLite that name a given one (law 40).
 
 An index, written with each version, has what it names of the types that are never in a Patient compartment, such as Organization:
-these are few, and named often. What names a resource of another type, such as an Observation about a Location, is found by a scan
-of the lines; few of those lie in no compartment, and only these are asked for.
+these are few, and named often. Of a Provenance it has everything. What else names a resource of another type, such as an
+Observation about a Location, is found by a scan of the lines; few of those lie in no compartment, and only these are asked for.
 
 A key of the index is a digest, so it may also lead to a line that names something else; the caller looks at each line.
 """
@@ -21,6 +21,9 @@ from fhir_bulk_middleware.stores.sqlite.resource_reading import MEMBERS, pages, 
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
 __all__ = ["NamingIndex", "naming"]
+
+_PROVENANCE = "Provenance"
+_IS_PROVENANCE = b'{"resourceType":"Provenance",'
 
 _FIRST_PAGE = 4_096
 """Bytes; each page is four times as large as the one before, since most readers stop at the first line."""
@@ -55,13 +58,14 @@ class NamingIndex:
         self.named = References(base_urls).named
         self._owned = frozenset(type_.encode() for type_ in CompartmentMembership(version).types("Patient"))
 
-    def covers(self, reference: bytes) -> bool:
-        """Whether the index has the resources that name this one."""
-        return reference.partition(b"/")[0] not in self._owned
+    def covers(self, reference: bytes, namer: str) -> bool:
+        """Whether the index has the resources of a type that name this one."""
+        return namer == _PROVENANCE or reference.partition(b"/")[0] not in self._owned
 
     def keys(self, line: bytes) -> frozenset[int]:
         """The keys of a version by its text."""
-        return frozenset(digest(reference) for reference in self.named(line) if self.covers(reference))
+        namer = _PROVENANCE if line.startswith(_IS_PROVENANCE) else ""
+        return frozenset(digest(reference) for reference in self.named(line) if self.covers(reference, namer))
 
 
 def naming(
@@ -82,7 +86,7 @@ def naming(
     """
     text = reference.encode()
     for query in queries:
-        if not index.covers(text):
+        if not index.covers(text, query.type):
             yield from _scanned(connection, query, text, index)
         elif (span := span_of(connection, query, None)) is not None:
             yield from _Lookup(connection, query, span, digest(text)).pages(owners)
