@@ -36,7 +36,7 @@ Store = MemoryResourceStore | SQLiteResourceStore
 Key = tuple[str, str]
 References = dict[str, list[str]]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "120"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "40"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(
     public_base_url=BASE,
@@ -397,6 +397,16 @@ class CohortMachine(RuleBasedStateMachine):
         for key, named in some:
             self.mirror.clock.advance(0.01)
             self._loop.run(self.mirror.put(key, named))
+
+    @rule(
+        key=st.sampled_from(["0", "1"]).map(lambda id_: ("Encounter", id_)),
+        owners=st.permutations(["", *(f"Patient/{n}" for n in "012")]),
+    )
+    def move(self, key: Key, owners: list[str]) -> None:
+        """From one patient, or from nobody, to another; the client sees both."""
+        for owner in owners[:2]:
+            self._loop.run(self.mirror.put(key, {"subject": [owner]} if owner else {}))
+            self.export()
 
     @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=2))
     def delete(self, keys: list[Key]) -> None:
