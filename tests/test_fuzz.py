@@ -98,12 +98,13 @@ HEADERS = st.fixed_dictionaries(
         "X-Request-Id": HEADER,
     },
 )
-KICK_OFFS = st.sampled_from(["/$export", "/Patient/$export", "/Group/both/$export"])
+KICK_OFFS = st.sampled_from(["/$export", "/Patient/$export", "/Group/both/$export", "/Patient/p1/$export"])
 PATHS = st.one_of(
     KICK_OFFS,
     KICK_OFFS,
     KICK_OFFS,
     st.text(max_size=20).map(lambda text: f"/Group/{text}/$export"),
+    st.text(max_size=20).map(lambda text: f"/Patient/{text}/$export"),
     st.text(max_size=40).map(lambda text: f"/$export-status/{text}"),
     st.text(max_size=40).map(lambda text: f"/$export-file/{text}"),
 )

@@ -106,6 +106,7 @@ class Dialect:
     Attributes:
         name: for settings and logs only.
         kick_off: the methods of a kick-off at each level; a missing level is not offered (KO-01 to KO-07).
+        one_patient: whether one patient can be exported at `Patient/{id}/$export`, by the methods of the Patient level.
         required_headers: headers that a kick-off must carry.
         status_requires: headers that a poll and a cancel must carry; the IG requires none (DL-12).
         status_accept: if a poll or a cancel has an `Accept` header, it must accept one of these media types; empty for any
@@ -141,6 +142,7 @@ class Dialect:
     answers: Mapping[Reason, Answer]
     exceptions: Mapping[tuple[Operation, Reason], Answer] = field(default_factory=lambda: MappingProxyType({}))
     kick_off: Mapping[Level, tuple[str, ...]]
+    one_patient: bool = False
     required_headers: frozenset[RequiredHeader] = frozenset({RequiredHeader.PREFER})
     status_requires: frozenset[RequiredHeader] = frozenset()
     status_accept: frozenset[str] = frozenset()

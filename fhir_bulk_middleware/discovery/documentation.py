@@ -26,7 +26,9 @@ def of_operation(offer: Offer, level: Level) -> str:
     methods = " or ".join(offer.kick_off[level])
     names = ", ".join(f"`{parameter.name}`" for parameter in offer.parameters(level))
     reference = definition_path(level).removeprefix("/")
-    return f"{_WHAT[level]} {methods}. Parameters: {names}; see {reference}."
+    instance = " At `Patient/[id]/$export` it exports one patient, without `patient`."
+    one = instance if level is Level.PATIENT and offer.one_patient else ""
+    return f"{_WHAT[level]} {methods}.{one} Parameters: {names}; see {reference}."
 
 
 def of_mount(offer: Offer) -> str:

@@ -6,7 +6,7 @@ A test derives the same sets from the source, by following the calls of each end
 from collections.abc import Iterator, Mapping
 
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH, Row
 from fhir_bulk_middleware.outcomes import Operation, Reason
 
 __all__ = ["reasons"]
@@ -73,6 +73,8 @@ def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
         yield from _BODY
     if row.path in KICK_OFF_PATHS.values() and "{group}" in row.path:
         yield Reason.GROUP_UNKNOWN
+    if row.path == ONE_PATIENT_PATH:
+        yield Reason.PATIENT_OF_PATH_UNKNOWN
     if row.shared:
         yield Reason.PATH_UNKNOWN  # where no host stands behind the mount
     else:

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists, RequiredHeader
 from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import ONE_PATIENT_PATH, Row, level_of
 from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN, RESOURCE_ID_PATTERN
 from fhir_bulk_middleware.outcomes import Operation
 
@@ -33,18 +32,20 @@ def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
 
 def body(offer: Offer, row: Row) -> dict[str, Any] | None:
     """The optional body of a kick-off by POST; None for other rows (KO-08)."""
-    level = _level(row)
-    if level is None or row.method != "POST":
+    if level_of(row.path) is None or row.method != "POST":
         return None
-    schema = schemas.parameters(offer.parameters(level, ["POST"]), offer.dialect)
+    schema = schemas.parameters(_taken(offer, row), offer.dialect)
     example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
     content = {"application/fhir+json": {"schema": schema, "example": example}}
     return {"required": False, "content": content}
 
 
-def _level(row: Row) -> Level | None:
-    """The level of an export that the row kicks off; None if it does not."""
-    return next((level for level, path in KICK_OFF_PATHS.items() if path == row.path), None)
+def _taken(offer: Offer, row: Row) -> Iterator[ExportParameter]:
+    """The parameters of a kick-off row; none for other rows. Where the path names the patient, there is no `patient`."""
+    level = level_of(row.path)
+    for parameter in () if level is None else offer.parameters(level, [row.method]):
+        if parameter.name != "patient" or row.path != ONE_PATIENT_PATH:
+            yield parameter
 
 
 def _places(row: Row) -> Iterator[dict[str, Any]]:
@@ -62,9 +63,8 @@ def _id(placeholder: str) -> dict[str, Any]:
 
 
 def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
-    level = _level(row)
-    if level is not None and row.method == "GET":
-        for parameter in offer.parameters(level, ["GET"]):
+    if row.method == "GET":
+        for parameter in _taken(offer, row):
             if parameter.name not in offer.dialect.post_only:
                 schema = _schema(parameter, offer.dialect.lists)
                 yield _parameter("query", parameter.name, schema, description=parameter.meaning) | _example(parameter)

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.caps import CAPS
 from fhir_bulk_middleware.contract import deletes, running, storage
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH
 from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.settings import Settings
 
@@ -119,6 +119,9 @@ def _listed(names: Iterator[str] | Sequence[str]) -> str:
 _CELLS: dict[str, Callable[[Dialect], str]] = {
     "name on the command line": lambda dialect: f"`{dialect.name}`",
     **{f"kick-off at `{path}`": _kick_off(level) for level, path in KICK_OFF_PATHS.items()},
+    f"kick-off at `{ONE_PATIENT_PATH}`": lambda dialect: (
+        _kick_off(Level.PATIENT)(dialect) if dialect.one_patient else "not offered"
+    ),
     "headers that a kick-off needs": lambda dialect: _listed([header.value for header in dialect.required_headers]),
     "parameters beyond those of STU2": lambda dialect: _listed([*(dialect.parameters - DIALECTS["stu2"].parameters)]),
     "several values of a parameter": lambda dialect: f"by {dialect.lists.name.lower()}",
