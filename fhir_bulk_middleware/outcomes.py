@@ -20,6 +20,8 @@ class Operation(Enum):
 
     KICK_OFF = auto()
     STATUS = auto()
+    JOBS = auto()
+    """Lists the caller's own jobs."""
     CANCEL = auto()
     FILE = auto()
     DELETE = auto()

@@ -18,7 +18,9 @@ from fhir_bulk_middleware.dialects import STANDARD
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1500"))
 
-NAMES = st.sampled_from([*sorted(STANDARD.parameters), "_minimumFileSize", "foo", "", "_typefilter", "_sort", "%00"])
+NAMES = st.sampled_from(
+    [*sorted(STANDARD.parameters), "_minimumFileSize", "foo", "", "_typefilter", "_sort", "_count", "_cursor", "%00"]
+)
 WORDS = st.sampled_from(
     [
         "Patient",
@@ -107,6 +109,7 @@ PATHS = st.one_of(
     st.text(max_size=20).map(lambda text: f"/Patient/{text}/$export"),
     st.text(max_size=40).map(lambda text: f"/$export-status/{text}"),
     st.text(max_size=40).map(lambda text: f"/$export-file/{text}"),
+    st.just("/$export-status"),
 )
 METHODS = st.sampled_from(["GET"] * 6 + ["POST"] * 6 + ["DELETE", "HEAD", "PUT", "OPTIONS", "PATCH"])
 

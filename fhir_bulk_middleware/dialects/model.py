@@ -117,6 +117,7 @@ class Dialect:
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
         status_path: the polling location below the mount, with `{job}`, possibly in a query string (AS-06).
+        jobs_path: the path of the list of the caller's own jobs; None if there is none.
         page_path: the path of further pages of a partial manifest, with `{job}` and `{page}` (ST-44).
         file_path: the path of a file, with `{file}`.
         file_methods: the methods that fetch a file.
@@ -152,6 +153,7 @@ class Dialect:
     lists: Lists = Lists.COMMA
     separate_export_status: bool = False
     status_path: str = "/$export-status/{job}"
+    jobs_path: str | None = None
     page_path: str = "/$export-status/{job}/page/{page}"
     file_path: str = "/$export-file/{file}"
     file_methods: tuple[str, ...] = ("GET",)

@@ -20,6 +20,7 @@ STANDARD = Dialect(
         {Level.SYSTEM: ("GET", "POST"), Level.PATIENT: ("GET", "POST"), Level.GROUP: ("GET", "POST")},
     ),
     one_patient=True,
+    jobs_path="/$export-status",
     parameters=_STU3_PARAMETERS,
     separate_export_status=True,
     answers=MappingProxyType(

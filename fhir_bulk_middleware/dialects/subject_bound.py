@@ -20,6 +20,7 @@ SUBJECT_BOUND = replace(
     name="subject-bound",
     kick_off=MappingProxyType({Level.GROUP: ("GET",)}),
     one_patient=False,
+    jobs_path=None,
     required_headers=frozenset(),
     separate_export_status=False,
     manifest=ManifestShape(deleted=False),

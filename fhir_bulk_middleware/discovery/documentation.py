@@ -46,6 +46,8 @@ def _sentences(offer: Offer) -> Iterator[str]:
     yield f"A file is ended at about {settings.part_bytes:,} bytes and goes on in the next."
     yield f"Finished exports are kept for {offer.retention / 3600:,.0f} hours."
     yield f"A client may have {settings.jobs_per_owner} exports at work at once."
+    if dialect.jobs_path is not None:
+        yield f"`{dialect.jobs_path.removeprefix('/')}` without an id lists the client's own exports as Tasks."
     if offer.snapshots:
         yield "An export shows the data as of its `transactionTime`."
     else:

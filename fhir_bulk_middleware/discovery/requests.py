@@ -11,6 +11,7 @@ from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
 from fhir_bulk_middleware.http.routes import ONE_PATIENT_PATH, Row, level_of
 from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN, RESOURCE_ID_PATTERN
+from fhir_bulk_middleware.jobs.list_request import COUNT, CURSOR
 from fhir_bulk_middleware.outcomes import Operation
 
 __all__ = ["body", "parameters"]
@@ -68,6 +69,10 @@ def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
             if parameter.name not in offer.dialect.post_only:
                 schema = _schema(parameter, offer.dialect.lists)
                 yield _parameter("query", parameter.name, schema, description=parameter.meaning) | _example(parameter)
+    if row.operation is Operation.JOBS:
+        yield _parameter("query", COUNT, {"type": "integer", "minimum": 1, "maximum": 999_999_999}) | {"example": 50}
+        cursor = _parameter("query", CURSOR, {"type": "string"}, description="From a `next` link.")
+        yield cursor
     if row.operation in {Operation.DELETE, Operation.CONDITIONAL_DELETE} and offer.deletes is not None:
         for name in filter(None, (offer.deletes.no_content_parameter, offer.deletes.dry_run_parameter)):
             yield _parameter("query", name, {"type": "boolean"})
@@ -104,7 +109,7 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
             if row.operation is Operation.CONDITIONAL_DELETE and offer.deletes and offer.deletes.remove_all_header:
                 name, value = offer.deletes.remove_all_header
                 yield _parameter("header", name, {"type": "string", "enum": [value]})
-        case Operation.STATUS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
+        case Operation.STATUS | Operation.JOBS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
             yield _prefer(required=True)
         case Operation.FILE:
             for name in ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"):

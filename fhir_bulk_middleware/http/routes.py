@@ -69,8 +69,8 @@ def level_of(path: str) -> Level | None:
 def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[Route]:
     """Starlette routes for the rows, one for each path.
 
-    Polls come first, then files, since they are the most frequent. Shared paths come last, so that none of our own paths is
-    taken for that of a resource.
+    Polls come first, with the list of jobs before them, then files, since they are the most frequent. Shared paths come last, so
+    that none of our own paths is taken for that of a resource.
 
     Args:
         rows: the table.
@@ -93,16 +93,20 @@ def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
 class _Turn(IntEnum):
     """The order in which routes are tried."""
 
-    POLLS = 0
-    FILES = 1
-    OTHERS = 2
-    SHARED = 3
+    LISTS = 0
+    """Before the polls, whose path without an id it is."""
+    POLLS = 1
+    FILES = 2
+    OTHERS = 3
+    SHARED = 4
 
     @classmethod
     def of(cls, route: "PathRoute") -> "_Turn":
         if route.shared:
             return cls.SHARED
         operations = {row.operation for row in route.rows.values()}
+        if Operation.JOBS in operations:
+            return cls.LISTS
         if Operation.STATUS in operations:
             return cls.POLLS
         return cls.FILES if Operation.FILE in operations else cls.OTHERS

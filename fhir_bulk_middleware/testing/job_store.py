@@ -11,11 +11,12 @@ Each test is a promise; its failure names it.
 """
 
 from fhir_bulk_middleware.testing.job_keeping import JobKeepingSuite
+from fhir_bulk_middleware.testing.job_lists import JobListsSuite
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
 from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
 
 __all__ = ["JobStoreSuite"]
 
 
-class JobStoreSuite(JobKeepingSuite, WorkQueueSuite, JobRetentionSuite):
+class JobStoreSuite(JobKeepingSuite, JobListsSuite, WorkQueueSuite, JobRetentionSuite):
     """All promises of a `JobStore`."""

@@ -127,6 +127,7 @@ _CELLS: dict[str, Callable[[Dialect], str]] = {
     "several values of a parameter": lambda dialect: f"by {dialect.lists.name.lower()}",
     "`Prefer: separate-export-status`": lambda dialect: "honoured" if dialect.separate_export_status else "ignored",
     "polling location": lambda dialect: f"`{dialect.status_path}`",
+    "list of one's own jobs": lambda dialect: "not offered" if dialect.jobs_path is None else f"`{dialect.jobs_path}`",
     "file": lambda dialect: f"{', '.join(dialect.file_methods)} `{dialect.file_path}`",
     "poll of a running job": lambda dialect: str(dialect.in_progress),
     "`X-Progress`": lambda dialect: dialect.progress.name.lower(),
