@@ -108,7 +108,7 @@ class JobStore(Protocol):
         """At most `limit` live jobs that this mount made for this owner (laws 7 and 10), newest first (`ListPlace`).
 
         Listed are queued, running, completed and failed jobs. With `after`, which need not be the place of a job that is still
-        there, only those behind it. The cost depends on `limit`, not on the number of jobs (law 38).
+        there, only those behind it. A client may ask often, so a database reads it from an index (law 38).
         """
         ...
 

@@ -102,13 +102,16 @@ async def test_patients_who_are_unknown_gone_hidden_or_malformed_are_answered_al
         await house.resources.delete("Patient", "p3")
         house.clock.advance(1)
         method = dialect.kick_off[Level.PATIENT][0]
-        answers = []
-        for id_ in ("never", "p3", "p2", *MALFORMED):
-            answer = await house.ask(method, f"/Patient/{id_}/$export", headers=KICK_OFF)
-            answers.append((answer.status_code, answer.content))
+        for verb in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "POST", method):
+            for token in (None, house.token(scope="")):
+                answers = []
+                for id_ in ("never", "p3", "p2", *MALFORMED):
+                    answer = await house.ask(verb, f"/Patient/{id_}/$export", headers=KICK_OFF, token=token)
+                    headers = [item for item in answer.headers.multi_items() if item[0] != "x-request-id"]
+                    answers.append((answer.status_code, headers, answer.content))
 
-        assert answers == [answers[0]] * len(answers)
-        status, content = answers[0]
+                assert answers == [answers[0]] * len(answers), verb
+        status, _, content = answers[0]
         group = await house.ask(method, "/Group/never/$export", headers=KICK_OFF)
         told, of_group = json.loads(content), group.json()
         assert status == group.status_code == 404
