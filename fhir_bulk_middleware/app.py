@@ -58,6 +58,7 @@ from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
+from fhir_bulk_middleware.jobs.operator import JobOperator
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.service import JobService
 from fhir_bulk_middleware.kinds import job_work, kinds_of
@@ -208,6 +209,8 @@ class BulkData:
             jobs, outputs, settings, clock, told, effects=runs, forgetting=sources.forgetting, adapter=identity.name
         )
         """The sweep of expired jobs and their files."""
+        self.operator = JobOperator(jobs, outputs, settings, clock, told, effects=runs, adapter=identity.name)
+        """The jobs of all owners and mounts of the adapter, for commands of the operator."""
         self.registration = registration_of(
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
         )
@@ -266,10 +269,17 @@ class BulkData:
             addresses=addresses,
             settings=settings,
         )
-        levels = (Level.SYSTEM, Level.PATIENT, *([Level.GROUP] if groups is not None else []))
         rows = [
-            *exports.rows(levels),
-            *JobEndpoints(service=service, kinds=kinds, dialect=dialect, delivery=Delivery(outputs)).rows(),
+            *exports.rows([*Level] if groups is not None else [Level.SYSTEM, Level.PATIENT]),
+            *JobEndpoints(
+                service=service,
+                kinds=kinds,
+                dialect=dialect,
+                delivery=Delivery(outputs),
+                replies=self._replies,
+                addresses=addresses,
+                version=fhir_version,
+            ).rows(),
         ]
         removal = None
         if deletes is not None and sources.one is not None:

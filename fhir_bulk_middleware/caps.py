@@ -28,6 +28,8 @@ GRANULAR_SCOPES: Final = 100
 GRANULAR_QUERIES: Final = 1_000
 GRANULAR_CHARACTERS: Final = 64 * 1024
 REPORTS: Final = 50
+LISTED: Final = 200
+LOOKED_AT: Final = 1_000
 IDEMPOTENCY_KEY: Final = 255
 REQUEST_ID: Final = 128
 RANGES: Final = 16
@@ -107,6 +109,8 @@ CAPS: Final[tuple[Cap, ...]] = (
     Cap("Their text", GRANULAR_CHARACTERS, "characters", Reason.TOO_MUCH),
     Cap("What a refusal says, and the part of the request that it names", LONGEST_DETAIL, "characters", beyond="it is cut"),
     Cap("Jobs of one owner that are queued or running", "jobs_per_owner", "jobs", Reason.JOBS_TOO_MANY),
+    Cap("Jobs on a page of the list of one's jobs (`_count`)", LISTED, "jobs", beyond="the `next` link leads on"),
+    Cap("Jobs that are looked at for such a page", LOOKED_AT, "jobs", beyond="the `next` link leads on"),
     Cap("Kick-offs of one owner", "kick_offs_per_minute", "a minute", Reason.REQUESTS_TOO_MANY),
     Cap("Refusals of one owner", "refusals_per_minute", "a minute", Reason.REQUESTS_TOO_MANY),
     Cap(

@@ -14,7 +14,7 @@ from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.removal_sources import sources_of
-from fhir_bulk_middleware.delete.rights import check_covered
+from fhir_bulk_middleware.delete.rights import removal_uncovered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.delete.task import RemovalTask
@@ -22,7 +22,7 @@ from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.status import ExportStatus
 from fhir_bulk_middleware.export.task import ExportTask
-from fhir_bulk_middleware.export.types import check_export_scopes
+from fhir_bulk_middleware.export.types import export_uncovered
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
@@ -73,9 +73,9 @@ def kinds_of(
         clock=clock,
     )
     return (
-        Kind(JobKind.EXPORT, exports, check_export_scopes, has_files=True),
+        Kind(JobKind.EXPORT, exports, export_uncovered, has_files=True),
         # The parts of a remove-all are records for its result, not files.
-        Kind(JobKind.REMOVE_ALL, removals, check_covered, has_files=False),
+        Kind(JobKind.REMOVE_ALL, removals, removal_uncovered, has_files=False),
     )
 
 

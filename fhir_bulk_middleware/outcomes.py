@@ -20,6 +20,8 @@ class Operation(Enum):
 
     KICK_OFF = auto()
     STATUS = auto()
+    JOBS = auto()
+    """Lists the caller's own jobs."""
     CANCEL = auto()
     FILE = auto()
     DELETE = auto()
@@ -69,6 +71,8 @@ class Reason(Enum):
     GROUP_UNKNOWN = auto()
     PATIENT_UNKNOWN = auto()
     """A patient that the caller may not see, or who is not a member of the group (PT-04)."""
+    PATIENT_OF_PATH_UNKNOWN = auto()
+    """The patient in the path of a kick-off is unknown or gone, or the caller may not see it."""
 
     # Deletes
     CRITERIA_MISSING = auto()

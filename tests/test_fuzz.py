@@ -19,7 +19,9 @@ from fhir_bulk_middleware.dialects import STANDARD
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1500"))
 
-NAMES = st.sampled_from([*sorted(STANDARD.parameters), "_minimumFileSize", "foo", "", "_typefilter", "_sort", "%00"])
+NAMES = st.sampled_from(
+    [*sorted(STANDARD.parameters), "_minimumFileSize", "foo", "", "_typefilter", "_sort", "_count", "_cursor", "%00"]
+)
 WORDS = st.sampled_from(
     [
         "Patient",
@@ -99,14 +101,16 @@ HEADERS = st.fixed_dictionaries(
         "X-Request-Id": HEADER,
     },
 )
-KICK_OFFS = st.sampled_from(["/$export", "/Patient/$export", "/Group/both/$export"])
+KICK_OFFS = st.sampled_from(["/$export", "/Patient/$export", "/Group/both/$export", "/Patient/p1/$export"])
 PATHS = st.one_of(
     KICK_OFFS,
     KICK_OFFS,
     KICK_OFFS,
     st.text(max_size=20).map(lambda text: f"/Group/{text}/$export"),
+    st.text(max_size=20).map(lambda text: f"/Patient/{text}/$export"),
     st.text(max_size=40).map(lambda text: f"/$export-status/{text}"),
     st.text(max_size=40).map(lambda text: f"/$export-file/{text}"),
+    st.just("/$export-status"),
 )
 METHODS = st.sampled_from(["GET"] * 6 + ["POST"] * 6 + ["DELETE", "HEAD", "PUT", "OPTIONS", "PATCH"])
 

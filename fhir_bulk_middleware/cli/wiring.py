@@ -17,6 +17,7 @@ from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.jobs.operator import JobOperator
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.kinds import job_work
@@ -29,7 +30,7 @@ from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
-__all__ = ["Stores", "application", "audit_file", "audit_of", "retention", "settings_of", "work_of"]
+__all__ = ["Stores", "application", "audit_file", "audit_of", "operator", "retention", "settings_of", "work_of"]
 
 _ADAPTER = "state"
 """The adapter's identity; constant, so that a STATE folder can be moved."""
@@ -111,6 +112,12 @@ def retention(stores: Stores, settings: Settings, observers: Observers) -> Reten
         forgetting=[stores.resources],
         adapter=_ADAPTER,
     )
+
+
+def operator(stores: Stores, settings: Settings, observers: Observers) -> JobOperator:
+    """The jobs of the folder, for the operator."""
+    effects = work_of(stores, settings, observers).effects
+    return JobOperator(stores.jobs, stores.outputs, settings, system_clock, observers, effects=effects, adapter=_ADAPTER)
 
 
 async def settings_of(stores: Stores, given: Settings) -> Settings:

@@ -173,7 +173,13 @@ class Failed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(JobEvent):
-    """The owner cancelled a job, or deleted a finished one."""
+    """The owner or the operator cancelled a job, or deleted a finished one.
+
+    Attributes:
+        operator: who cancelled somebody's job by a command on the server's machine; None for its owner, who is `owner` always.
+    """
+
+    operator: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """The job store: where jobs, their rows, slices and parts are kept, and the queue of the work that they leave."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
@@ -11,7 +12,7 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["Due", "JobStore"]
+__all__ = ["Due", "JobStore", "ListPlace"]
 
 
 class Due(StrEnum):
@@ -27,6 +28,26 @@ class Due(StrEnum):
     """Cancelled and expired jobs whose state changed before the instant and that were reclaimed."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ListPlace:
+    """The place of a job in a list: lists begin with the greatest place, so with the newest job.
+
+    It does not change while the job exists, and says where a list goes on after the job is gone.
+
+    Attributes:
+        created_at: `Job.created_at`.
+        job_id: `Job.id`, which orders jobs of the same instant by their characters.
+    """
+
+    created_at: Instant
+    job_id: str
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """The place of a job."""
+        return cls(job.created_at, job.id)
+
+
 class JobStore(Protocol):
     """Keeps jobs, and is the queue of their work.
 
@@ -36,11 +57,12 @@ class JobStore(Protocol):
     **Guarantees.** Each method is one atomic step across all processes on the store, and a write that has returned is durable
     (law 30). Instants are passed in; a store never reads a clock.
 
-    **Processes.** Server processes call `registry`, `register`, `add`, `find`, `standing` and `replace` in an event loop that no
-    method may block. Where work runs (a worker process, whose loop may be blocked, or the server with `LoopRunner`), `claim`,
-    `renew`, `plan`, `checkpoint` and `release` are called, and `find`, `standing` and `replace` for the job that is worked on;
-    `renew` may come from a second thread with an event loop of its own. `due`, `keeps_files`, `reclaimed` and `remove` are called
-    by sweeps, which run in every server process and may overlap.
+    **Processes.** Server processes call `registry`, `register`, `add`, `find`, `standing`, `owned` and `replace` in an event loop
+    that no method may block. Where work runs (a worker process, whose loop may be blocked, or the server with `LoopRunner`),
+    `claim`, `renew`, `plan`, `checkpoint` and `release` are called, and `find`, `standing` and `replace` for the job that is
+    worked on; `renew` may come from a second thread with an event loop of its own. `due`, `keeps_files`, `reclaimed` and `remove`
+    are called by sweeps, which run in every server process and may overlap. Commands of the operator call `kept`, `replace` and
+    `reclaimed`.
 
     **Errors.** A method that cannot get at the storage for the moment (locked, overloaded, full, no connection) raises
     `Refused(Reason.BUSY)`: a request is then answered 503 with `Retry-After`, a worker tries again, and nothing was written. Any
@@ -79,6 +101,21 @@ class JobStore(Protocol):
         """The job as `find` gives it, with its sealed parts and the progress of its plan, all as of one instant (law 35).
 
         With `file_id` only the part of that id is read; `Standing.parts` is empty if the job has none.
+        """
+        ...
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        """At most `limit` live jobs that this mount made for this owner (laws 7 and 10), newest first (`ListPlace`).
+
+        Listed are queued, running, completed and failed jobs. With `after`, which need not be the place of a job that is still
+        there, only those behind it. A client may ask often, so a database reads it from an index (law 38).
+        """
+        ...
+
+    async def kept(self, *, after: ListPlace | None, limit: int, job_id: str | None = None, adapter: str = "") -> Sequence[Job]:
+        """At most `limit` jobs of the adapter in any state, of all owners and mounts, newest first; `after` as in `owned`.
+
+        For the operator only: no request of a client may lead here. With `job_id` only the job of that id.
         """
         ...
 

@@ -9,7 +9,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["DeleteRights", "check_covered"]
+__all__ = ["DeleteRights", "removal_uncovered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,12 @@ class DeleteRights:
         return cls(tuple(dict.fromkeys(granted)), tuple(sorted((type_, query) for query in needed)), shows_content)
 
 
-def check_covered(scopes: Scopes, request: Request) -> None:
-    """Refuse a poll of a remove-all if the token's rights to delete are less than those of the kick-off (SE-03).
-
-    Raises:
-        Refused: `SCOPE_MISSING`.
-    """
+def removal_uncovered(scopes: Scopes, request: Request) -> str | None:
+    """What a token's rights to delete lack of those that a remove-all was kicked off with (SE-03); None if they cover it."""
     for type_ in request.types:
         restrictions = [scopes.restrictions(type_, letter) for letter in "ds"]
         queries = {query for restricted_to in restrictions for query in restricted_to or ()}
         kept = {query for of, query in request.granular if of == type_}
         if () in restrictions or (queries and not (kept and kept <= queries)):
-            raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover deletes of {type_} as they did.")
+            return f"The token's scopes do not cover deletes of {type_} as they did."
+    return None

@@ -78,10 +78,14 @@ class RemovalStatus:
         if number:
             raise Refused(Reason.FILE_UNKNOWN)
         headers = {
-            "X-Progress": progress(self._dialect, job, queued=_PROGRESS, running=_PROGRESS),
+            "X-Progress": self.progress(job),
             "Retry-After": self._replies.retry_after(pause(job, self._clock(), self._settings)),
         }
         return self._replies.empty(self._dialect.in_progress, headers)
+
+    def progress(self, job: Job) -> str:
+        """See `View.progress`."""
+        return progress(self._dialect, job, queued=_PROGRESS, running=_PROGRESS)
 
     async def _ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
         """The result of a completed job: a batch-response Bundle, or counts if the caller may not read what was removed.

@@ -15,6 +15,8 @@ HEALTH_CONNECT_AU = replace(
     STANDARD,
     name="health-connect-au",
     kick_off=MappingProxyType({Level.SYSTEM: ("GET", "POST")}),
+    one_patient=False,
+    jobs_path=None,
     required_headers=frozenset(),
     separate_export_status=False,
     status_path="/$export-poll-status?_jobId={job}",

@@ -106,6 +106,7 @@ class Dialect:
     Attributes:
         name: for settings and logs only.
         kick_off: the methods of a kick-off at each level; a missing level is not offered (KO-01 to KO-07).
+        one_patient: whether one patient can be exported at `Patient/{id}/$export`, by the methods of the Patient level.
         required_headers: headers that a kick-off must carry.
         status_requires: headers that a poll and a cancel must carry; the IG requires none (DL-12).
         status_accept: if a poll or a cancel has an `Accept` header, it must accept one of these media types; empty for any
@@ -116,6 +117,7 @@ class Dialect:
         lists: how several values of one parameter are given.
         separate_export_status: whether a job's status can go into `X-Export-Status` (KO-45).
         status_path: the polling location below the mount, with `{job}`, possibly in a query string (AS-06).
+        jobs_path: the path of the list of the caller's own jobs; None if there is none.
         page_path: the path of further pages of a partial manifest, with `{job}` and `{page}` (ST-44).
         file_path: the path of a file, with `{file}`.
         file_methods: the methods that fetch a file.
@@ -141,6 +143,7 @@ class Dialect:
     answers: Mapping[Reason, Answer]
     exceptions: Mapping[tuple[Operation, Reason], Answer] = field(default_factory=lambda: MappingProxyType({}))
     kick_off: Mapping[Level, tuple[str, ...]]
+    one_patient: bool = False
     required_headers: frozenset[RequiredHeader] = frozenset({RequiredHeader.PREFER})
     status_requires: frozenset[RequiredHeader] = frozenset()
     status_accept: frozenset[str] = frozenset()
@@ -150,6 +153,7 @@ class Dialect:
     lists: Lists = Lists.COMMA
     separate_export_status: bool = False
     status_path: str = "/$export-status/{job}"
+    jobs_path: str | None = None
     page_path: str = "/$export-status/{job}/page/{page}"
     file_path: str = "/$export-file/{file}"
     file_methods: tuple[str, ...] = ("GET",)

@@ -18,6 +18,8 @@ SOARIAN = replace(
     STANDARD,
     name="soarian",
     kick_off=MappingProxyType({Level.PATIENT: ("GET",), Level.GROUP: ("GET",)}),
+    one_patient=False,
+    jobs_path=None,
     separate_export_status=False,
     status_path="/bulk-api/request/{job}",
     file_path="/bulk-api/file/{file}",

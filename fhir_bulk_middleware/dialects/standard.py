@@ -19,6 +19,8 @@ STANDARD = Dialect(
     kick_off=MappingProxyType(
         {Level.SYSTEM: ("GET", "POST"), Level.PATIENT: ("GET", "POST"), Level.GROUP: ("GET", "POST")},
     ),
+    one_patient=True,
+    jobs_path="/$export-status",
     parameters=_STU3_PARAMETERS,
     separate_export_status=True,
     answers=MappingProxyType(
@@ -47,6 +49,7 @@ STANDARD = Dialect(
             Reason.FORMAT_UNSUPPORTED: Answer(400, "not-supported"),
             Reason.PATIENT_UNKNOWN: Answer(400, "not-found"),
             Reason.GROUP_UNKNOWN: Answer(404, "not-found", "There is no such group."),
+            Reason.PATIENT_OF_PATH_UNKNOWN: Answer(404, "not-found", "There is no such patient."),
             Reason.CRITERIA_MISSING: Answer(400, "required"),
             Reason.TYPE_KEPT: Answer(405, "not-supported"),
             Reason.JOB_ID_MISSING: Answer(400, "required"),

@@ -19,6 +19,8 @@ SUBJECT_BOUND = replace(
     STANDARD,
     name="subject-bound",
     kick_off=MappingProxyType({Level.GROUP: ("GET",)}),
+    one_patient=False,
+    jobs_path=None,
     required_headers=frozenset(),
     separate_export_status=False,
     manifest=ManifestShape(deleted=False),

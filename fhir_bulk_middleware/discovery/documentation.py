@@ -32,7 +32,9 @@ def of_operation(offer: Offer, level: Level) -> str:
     methods = " or ".join(offer.kick_off[level])
     names = ", ".join(f"`{parameter.name}`" for parameter in offer.parameters(level))
     reference = definition_path(level).removeprefix("/")
-    return f"{_WHAT[level]} {methods}. Parameters: {names}; see {reference}."
+    instance = " At `Patient/[id]/$export` it exports one patient, without `patient`."
+    one = instance if level is Level.PATIENT and offer.one_patient else ""
+    return f"{_WHAT[level]} {methods}.{one} Parameters: {names}; see {reference}."
 
 
 def of_mount(offer: Offer) -> str:
@@ -50,6 +52,8 @@ def _sentences(offer: Offer) -> Iterator[str]:
     yield f"A file is ended at about {settings.part_bytes:,} bytes and goes on in the next."
     yield f"Finished exports are kept for {offer.retention / 3600:,.0f} hours."
     yield f"A client may have {settings.jobs_per_owner} exports at work at once."
+    if dialect.jobs_path is not None:
+        yield f"`{dialect.jobs_path.removeprefix('/')}` without an id lists the client's own exports as Tasks."
     if offer.snapshots:
         yield "An export shows the data as of its `transactionTime`."
     else:

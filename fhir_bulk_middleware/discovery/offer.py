@@ -20,7 +20,7 @@ from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.discovery.openapi_parameters import PARAMETERS, ExportParameter
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH, Row
 from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.settings import Settings
 
@@ -61,6 +61,11 @@ class Offer:
             for level, path in KICK_OFF_PATHS.items()
         }
         return {level: methods for level, methods in found.items() if methods}
+
+    @property
+    def one_patient(self) -> bool:
+        """Whether one patient can be exported at a path of its own."""
+        return any(row.path == ONE_PATIENT_PATH for row in self.rows)
 
     @cached_property
     def types(self) -> frozenset[str]:

@@ -24,6 +24,7 @@ _FHIR_JSON = "application/fhir+json"
 _SUMMARIES: Mapping[Operation, str] = {
     Operation.KICK_OFF: "Begin an export",
     Operation.STATUS: "Ask how an export stands, and for its manifest",
+    Operation.JOBS: "List one's own jobs, newest first",
     Operation.CANCEL: "Cancel an export, or say that its files are no longer needed",
     Operation.FILE: "Fetch a file",
     Operation.DELETE: "Delete a resource",
@@ -122,7 +123,9 @@ def _successes(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
             yield dialect.accepted, {"description": "accepted", "headers": location}
         case Operation.STATUS:
             yield from _status(offer)
-        case Operation.CANCEL:
+        case Operation.JOBS:
+            yield HTTPStatus.OK, {"description": "a Bundle of Tasks", "content": {_FHIR_JSON: {"schema": schemas.TASK_BUNDLE}}}
+        case Operation.CANCEL if row.path != dialect.jobs_path:
             yield _cancelled(offer)
         case Operation.DELETE | Operation.CONDITIONAL_DELETE:
             yield from _deleted(offer, row)

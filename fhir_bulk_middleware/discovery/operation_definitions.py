@@ -39,6 +39,7 @@ def definition(offer: Offer, level: Level, base_url: str) -> dict[str, Any]:
     `affectsState` is true only where POST is the only method, because an operation with GET must not affect state (CS-09).
     """
     id_ = definition_id(level)
+    of_instances = {"instance": True} if level is Level.PATIENT and offer.one_patient else {}
     return {
         "resourceType": "OperationDefinition",
         "id": id_,
@@ -51,6 +52,7 @@ def definition(offer: Offer, level: Level, base_url: str) -> dict[str, Any]:
         "code": "export",
         "base": CANONICAL[level],
         **_PLACES[level],
+        **of_instances,
         "parameter": [_parameter(offer, parameter) for parameter in offer.parameters(level)],
     }
 

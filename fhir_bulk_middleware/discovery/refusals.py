@@ -6,7 +6,7 @@ A test derives the same sets from the source, by following the calls of each end
 from collections.abc import Iterator, Mapping
 
 from fhir_bulk_middleware.discovery.offer import Offer
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH, Row
 from fhir_bulk_middleware.outcomes import Operation, Reason
 
 __all__ = ["reasons"]
@@ -52,6 +52,16 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
     | _HEADERS
     | _JOB
     | {Reason.HOST_INVALID, Reason.SCOPE_MISSING, Reason.JOB_FAILED, Reason.POLLED_TOO_OFTEN},
+    Operation.JOBS: _DOOR
+    | _HEADERS
+    | {
+        Reason.HOST_INVALID,
+        Reason.PARAMETER_UNKNOWN,
+        Reason.PARAMETER_REPEATED,
+        Reason.VALUE_MALFORMED,
+        Reason.TOO_MUCH,
+        Reason.POLLED_TOO_OFTEN,
+    },
     Operation.CANCEL: _DOOR | _HEADERS | _JOB,
     Operation.FILE: _DOOR
     | _JOB
@@ -64,7 +74,8 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
 
 def reasons(offer: Offer, row: Row) -> frozenset[Reason]:
     """The reasons for which a request on this row can be refused."""
-    return _ALWAYS | _OF[row.operation] | frozenset(_of_row(offer, row))
+    without_job = _JOB if row.path == offer.dialect.jobs_path else frozenset[Reason]()  # a cancel there has no job id
+    return _ALWAYS | (_OF[row.operation] - without_job) | frozenset(_of_row(offer, row))
 
 
 def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
@@ -73,6 +84,8 @@ def _of_row(offer: Offer, row: Row) -> Iterator[Reason]:
         yield from _BODY
     if row.path in KICK_OFF_PATHS.values() and "{group}" in row.path:
         yield Reason.GROUP_UNKNOWN
+    if row.path == ONE_PATIENT_PATH:
+        yield Reason.PATIENT_OF_PATH_UNKNOWN
     if row.shared:
         yield Reason.PATH_UNKNOWN  # where no host stands behind the mount
     else:

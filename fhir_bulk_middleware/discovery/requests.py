@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.dialects.model import Lists, RequiredHeader
 from fhir_bulk_middleware.discovery import schemas
 from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.openapi_parameters import ExportParameter
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import ONE_PATIENT_PATH, Row, level_of
 from fhir_bulk_middleware.identifiers import FILE_ID_PATTERN, JOB_ID_PATTERN, RESOURCE_ID_PATTERN
+from fhir_bulk_middleware.jobs.list_request import COUNT, CURSOR
 from fhir_bulk_middleware.outcomes import Operation
 
 __all__ = ["body", "parameters"]
@@ -33,18 +33,20 @@ def parameters(offer: Offer, row: Row) -> list[dict[str, Any]]:
 
 def body(offer: Offer, row: Row) -> dict[str, Any] | None:
     """The optional body of a kick-off by POST; None for other rows (KO-08)."""
-    level = _level(row)
-    if level is None or row.method != "POST":
+    if level_of(row.path) is None or row.method != "POST":
         return None
-    schema = schemas.parameters(offer.parameters(level, ["POST"]), offer.dialect)
+    schema = schemas.parameters(_taken(offer, row), offer.dialect)
     example = {"resourceType": "Parameters", "parameter": [{"name": "_type", "valueString": "Patient"}]}
     content = {"application/fhir+json": {"schema": schema, "example": example}}
     return {"required": False, "content": content}
 
 
-def _level(row: Row) -> Level | None:
-    """The level of an export that the row kicks off; None if it does not."""
-    return next((level for level, path in KICK_OFF_PATHS.items() if path == row.path), None)
+def _taken(offer: Offer, row: Row) -> Iterator[ExportParameter]:
+    """The parameters of a kick-off row; none for other rows. Where the path names the patient, there is no `patient`."""
+    level = level_of(row.path)
+    for parameter in () if level is None else offer.parameters(level, [row.method]):
+        if parameter.name != "patient" or row.path != ONE_PATIENT_PATH:
+            yield parameter
 
 
 def _places(row: Row) -> Iterator[dict[str, Any]]:
@@ -62,12 +64,15 @@ def _id(placeholder: str) -> dict[str, Any]:
 
 
 def _query(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
-    level = _level(row)
-    if level is not None and row.method == "GET":
-        for parameter in offer.parameters(level, ["GET"]):
+    if row.method == "GET":
+        for parameter in _taken(offer, row):
             if parameter.name not in offer.dialect.post_only:
                 schema = _schema(parameter, offer.dialect.lists)
                 yield _parameter("query", parameter.name, schema, description=parameter.meaning) | _example(parameter)
+    if row.operation is Operation.JOBS:
+        yield _parameter("query", COUNT, {"type": "integer", "minimum": 1, "maximum": 999_999_999}) | {"example": 50}
+        cursor = _parameter("query", CURSOR, {"type": "string"}, description="From a `next` link.")
+        yield cursor
     if row.operation in {Operation.DELETE, Operation.CONDITIONAL_DELETE} and offer.deletes is not None:
         for name in filter(None, (offer.deletes.no_content_parameter, offer.deletes.dry_run_parameter)):
             yield _parameter("query", name, {"type": "boolean"})
@@ -104,7 +109,7 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
             if row.operation is Operation.CONDITIONAL_DELETE and offer.deletes and offer.deletes.remove_all_header:
                 name, value = offer.deletes.remove_all_header
                 yield _parameter("header", name, {"type": "string", "enum": [value]})
-        case Operation.STATUS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
+        case Operation.STATUS | Operation.JOBS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
             yield _prefer(required=True)
         case Operation.FILE:
             for name in ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"):

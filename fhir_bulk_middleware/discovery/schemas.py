@@ -10,7 +10,7 @@ from fhir_bulk_middleware.export.parameter_reading import SHAPES
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.files.format import FORMAT_NAMES, MEDIA_TYPE
 
-__all__ = ["VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
+__all__ = ["TASK_BUNDLE", "VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
 _WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMAT_NAMES)}  # not those that a lenient kick-off ignores (law 21)
@@ -24,6 +24,18 @@ VALUES: dict[str, dict[str, Any]] = {
     "Coding": {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}},
 }
 """JSON schemas of FHIR types; `code` is missing and treated as `string`."""
+
+TASK_BUNDLE: dict[str, Any] = {
+    "type": "object",
+    "required": ["resourceType", "type", "link"],
+    "properties": {
+        "resourceType": {"const": "Bundle"},
+        "type": {"const": "searchset"},
+        "link": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "object", "required": ["relation", "url"]}},
+        "entry": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["fullUrl", "resource", "search"]}},
+    },
+}
+"""The schema of the list of one's jobs. HL7's definitions describe the Tasks in it."""
 
 
 def reference(name: str) -> dict[str, str]:

@@ -151,6 +151,8 @@ class Admission:
             if patients is None:
                 return Compartments(members)
             known = patients & members
+        elif kick_off.patient_id is not None:
+            return await self._one_patient(principal, kick_off, kick_off.patient_id)
         elif patients is None:
             return EveryPatient()
         elif isinstance(self._resources, SupportsPatients):
@@ -165,6 +167,23 @@ class Admission:
                 part=kick_off.parameters.place("patient"),
             )
         return Compartments(known)
+
+    async def _one_patient(self, principal: Principal, kick_off: KickOff, patient_id: str) -> Selection:
+        """The compartment of the patient in the path. One who is unknown, gone or not to be seen is answered alike (law 7)."""
+        if kick_off.parameters.patients is not None:
+            # Refused even if lenient: the client may expect that it widens the export (PT-02).
+            raise Refused(
+                Reason.PARAMETER_UNSUPPORTED,
+                "patient has no meaning here, since the path names the patient.",
+                part=kick_off.parameters.place("patient"),
+            )
+        asked = frozenset({f"Patient/{patient_id}"})
+        known = asked if is_resource_id(patient_id) else frozenset[str]()
+        if known and isinstance(self._resources, SupportsPatients):
+            known = asked & references(await self._resources.patients(asked, principal), "patients")
+        if known != asked:
+            raise Refused(Reason.PATIENT_OF_PATH_UNKNOWN)
+        return Compartments(asked)
 
     async def _members(self, principal: Principal, group_id: str | None) -> frozenset[str]:
         members = None

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.http.idempotency import idempotency_key
 from fhir_bulk_middleware.http.negotiation import Negotiation, media_type
 from fhir_bulk_middleware.http.parameters import Parameter
 from fhir_bulk_middleware.http.replies import Replies
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, Row
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH, Row
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 
@@ -58,9 +58,12 @@ class ExportEndpoints:
             levels: the levels that the adapter supports.
         """
         kick_offs = {Level.SYSTEM: self.system, Level.PATIENT: self.patient, Level.GROUP: self.group}
+        paths = [(level, KICK_OFF_PATHS[level], kick_offs[level]) for level in levels]
+        if self._dialect.one_patient:
+            paths.append((Level.PATIENT, ONE_PATIENT_PATH, self.one_patient))
         return tuple(
-            Row(method, KICK_OFF_PATHS[level], Operation.KICK_OFF, kick_offs[level])
-            for level in levels
+            Row(method, path, Operation.KICK_OFF, kick_off)
+            for level, path, kick_off in paths
             for method in self._dialect.kick_off.get(level, ())
         )
 
@@ -72,11 +75,17 @@ class ExportEndpoints:
         """Kick off at Patient level (KO-02)."""
         return await self._kick_off(request, principal, Level.PATIENT, None)
 
+    async def one_patient(self, request: Request, principal: Principal) -> Response:
+        """Kick off at Patient level with exactly the patient of the path."""
+        return await self._kick_off(request, principal, Level.PATIENT, None, request.path_params["patient"])
+
     async def group(self, request: Request, principal: Principal) -> Response:
         """Kick off at Group level (KO-03)."""
         return await self._kick_off(request, principal, Level.GROUP, request.path_params["group"])
 
-    async def _kick_off(self, request: Request, principal: Principal, level: Level, group_id: str | None) -> Response:
+    async def _kick_off(
+        self, request: Request, principal: Principal, level: Level, group_id: str | None, patient_id: str | None = None
+    ) -> Response:
         self._service.pace(principal)
         base = self._addresses.base(request)
         host = self._settings.fhir_base_url or base
@@ -97,6 +106,7 @@ class ExportEndpoints:
             base_urls=own,
             separate_status=separate,
             idempotency_key=idempotency_key(request),
+            patient_id=patient_id,
         )
         job = await self._service.begin(principal, kick_off)
         headers = {"Content-Location": self._addresses.status(base, job.id)}

@@ -70,6 +70,7 @@ class KickOff:
     Attributes:
         level: system, Patient or Group.
         group_id: for `Level.GROUP`.
+        patient_id: the one patient of the path, for `Level.PATIENT`; None without one.
         parameters: its parameters.
         leniency: refuses or sets aside parameters that cannot be used.
         url: of the request, which the manifest repeats.
@@ -88,3 +89,11 @@ class KickOff:
     base_urls: tuple[str, ...] = ()
     separate_status: bool = False
     idempotency_key: str | None = None
+    patient_id: str | None = None
+
+    @property
+    def named_patients(self) -> frozenset[str]:
+        """The patients that the request names, as `Patient/id`: in its path or by `patient`."""
+        if self.patient_id is not None:
+            return frozenset({f"Patient/{self.patient_id}"})
+        return self.parameters.patients or frozenset()

@@ -42,8 +42,8 @@ class ExportService:
             Refused: no job was stored.
         """
         request, rows = await self._admission.decide(principal, kick_off)
-        parameters = KickOffDetail(kick_off.group_id, kick_off.parameters.patients or frozenset(), tuple(_criteria(rows)))
-        return await self._jobs.accept(principal, request, rows, kick_off.idempotency_key, parameters)
+        asked = KickOffDetail(kick_off.group_id, kick_off.named_patients, tuple(_criteria(rows)))
+        return await self._jobs.accept(principal, request, rows, kick_off.idempotency_key, asked)
 
 
 def _criteria(rows: Rows) -> Iterator[Criteria]:

@@ -61,6 +61,10 @@ class ExportStatus:
             response = await self._standing(request, standing, number)
         return self._replies.separated(response) if job.request.options.separate_status else response
 
+    def progress(self, job: Job) -> str:
+        """See `View.progress`."""
+        return export_progress(self._dialect, job)
+
     async def cancelled(self, job: Job) -> Response:
         """The answer to a cancel that was carried out."""
         answer = self._dialect.cancelled_answer
@@ -87,7 +91,7 @@ class ExportStatus:
         if complete:
             headers["Expires"] = instant.http_date(job.expires_at)
         else:
-            headers["X-Progress"] = export_progress(self._dialect, job)
+            headers["X-Progress"] = self.progress(job)
             headers["Retry-After"] = self._replies.retry_after(pause(job, self._clock(), self._settings))
         status = self._dialect.completed if complete else self._dialect.in_progress
         if page is None:

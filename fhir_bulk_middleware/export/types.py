@@ -11,7 +11,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 
-__all__ = ["ExportedTypes", "TypeRules", "check_export_scopes", "listed"]
+__all__ = ["ExportedTypes", "TypeRules", "export_uncovered", "listed"]
 
 _SHOWN = 5
 
@@ -147,22 +147,15 @@ def _nothing_names(wanted: frozenset[str], origins: TypeOrigins, types: frozense
     return f"{problem}a type that does; the token's scopes cover none."
 
 
-def check_export_scopes(scopes: Scopes, request: Request) -> None:
-    """Refuse a token whose scopes no longer cover the types of an export (SE-03, FR-04).
-
-    Raises:
-        Refused: `SCOPE_MISSING`.
-    """
+def export_uncovered(scopes: Scopes, request: Request) -> str | None:
+    """What a token's scopes lack of the types of an export (SE-03, FR-04); None if they cover it."""
     types = frozenset(request.types)
     missing = types - scopes.readable(types)
-    if not missing:
-        return
     restricted: dict[str, set[str]] = {}
     for type_, query in request.granular:
         restricted.setdefault(type_, set()).add(query)
     missing -= {type_ for type_, queries in restricted.items() if queries <= set(scopes.queries(type_))}
-    if missing:
-        raise Refused(Reason.SCOPE_MISSING, f"The token's scopes do not cover {listed(missing)}, which this export holds.")
+    return f"The token's scopes do not cover {listed(missing)}, which this export holds." if missing else None
 
 
 def listed(types: Collection[str]) -> str:

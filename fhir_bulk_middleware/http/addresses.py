@@ -53,6 +53,10 @@ class Addresses:
         """The polling location of a job."""
         return base + self._dialect.status_path.format(job=job_id)
 
+    def jobs(self, base: str, query: str) -> str:
+        """The URL of a page of the list of the caller's jobs, in a dialect that has one."""
+        return f"{base}{self._dialect.jobs_path}{query and '?'}{query}"
+
     def page(self, base: str, job_id: str, page: int) -> str:
         """The URL of a further page of a job's manifest."""
         return base + self._dialect.page_path.format(job=job_id, page=page)

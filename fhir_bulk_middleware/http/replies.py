@@ -72,7 +72,7 @@ class Replies:
         return StreamingResponse(resource, status, {"Cache-Control": "no-store", "Content-Type": _FHIR_JSON, **headers})
 
     def document(self, document: Mapping[str, Any], media_type: str) -> Response:
-        """A discovery document, which is the same for all callers."""
+        """A JSON document: of discovery, or the list of the caller's jobs."""
         return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
     def told(self, answer: Answer, text: str) -> Response:

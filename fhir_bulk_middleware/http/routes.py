@@ -21,7 +21,7 @@ from fhir_bulk_middleware.http.guard import Endpoint, Guard, Open
 from fhir_bulk_middleware.identifiers import is_file_id, is_job_id, is_resource_id
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
-__all__ = ["KICK_OFF_PATHS", "PathRoute", "Row", "has_head", "routes", "whole"]
+__all__ = ["KICK_OFF_PATHS", "ONE_PATIENT_PATH", "PathRoute", "Row", "has_head", "level_of", "routes", "whole"]
 
 _LONGEST_METHOD = 20
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -55,12 +55,22 @@ KICK_OFF_PATHS: Mapping[Level, str] = {
 }
 """The kick-off paths below the mount; the same in every dialect (KO-01 to KO-03)."""
 
+ONE_PATIENT_PATH = "/Patient/{patient}/$export"
+"""The kick-off path of the Patient level with exactly one patient."""
+
+
+def level_of(path: str) -> Level | None:
+    """The level that a kick-off path begins an export at; None for other paths."""
+    if path == ONE_PATIENT_PATH:
+        return Level.PATIENT
+    return next((level for level, kick_off in KICK_OFF_PATHS.items() if kick_off == path), None)
+
 
 def routes(rows: Iterable[Row], guard: Guard, types: frozenset[str] = frozenset()) -> list[Route]:
     """Starlette routes for the rows, one for each path.
 
-    Polls come first, then files, since they are the most frequent. Shared paths come last, so that none of our own paths is
-    taken for that of a resource.
+    Polls come first, with the list of jobs before them, then files, since they are the most frequent. Shared paths come last, so
+    that none of our own paths is taken for that of a resource.
 
     Args:
         rows: the table.
@@ -83,16 +93,20 @@ def whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
 class _Turn(IntEnum):
     """The order in which routes are tried."""
 
-    POLLS = 0
-    FILES = 1
-    OTHERS = 2
-    SHARED = 3
+    LISTS = 0
+    """Before the polls, whose path without an id it is."""
+    POLLS = 1
+    FILES = 2
+    OTHERS = 3
+    SHARED = 4
 
     @classmethod
     def of(cls, route: "PathRoute") -> "_Turn":
         if route.shared:
             return cls.SHARED
         operations = {row.operation for row in route.rows.values()}
+        if Operation.JOBS in operations:
+            return cls.LISTS
         if Operation.STATUS in operations:
             return cls.POLLS
         return cls.FILES if Operation.FILE in operations else cls.OTHERS
@@ -141,10 +155,14 @@ class PathRoute(Route):
         return match, {**child, "path_params": {name: "" if value is None else value for name, value in places.items()}}
 
     def _pattern(self) -> re.Pattern[str]:
-        """Matches the path; also every path below it, if it has a `$` and its placeholder is last or in the query string."""
+        """Matches the path; also every path below it, if it has a `$` and its placeholder is last or in the query string.
+
+        A patient's id may also be empty or hold slashes, which clients send percent-encoded: such an id is as an unknown one.
+        """
         exact = whole(self.path_regex)
         if "$" not in self.path:
             return exact
+        exact = re.compile(exact.pattern.replace("(?P<patient>[^/]+)", "(?P<patient>.*)"), re.DOTALL)
         if last := _LAST.search(exact.pattern):
             return re.compile(f"{exact.pattern[: last.start()]}(?:/(?P<{last[1]}>.*))?\\Z", re.DOTALL)
         return re.compile(exact.pattern.removesuffix(r"\Z") + r"(?:/.*)?\Z", re.DOTALL) if self._query else exact

@@ -1,4 +1,4 @@
-"""The HTTP endpoints of jobs of any kind: poll, manifest page, cancel, file."""
+"""The HTTP endpoints of jobs of any kind: poll, list, manifest page, cancel, file."""
 
 import re
 from collections.abc import Iterable
@@ -8,12 +8,16 @@ from starlette.responses import Response
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
+from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.negotiation import Negotiation
-from fhir_bulk_middleware.http.replies import FileStatus
+from fhir_bulk_middleware.http.replies import FileStatus, Replies
 from fhir_bulk_middleware.http.routes import Row
 from fhir_bulk_middleware.jobs.kind import Kind
+from fhir_bulk_middleware.jobs.list_request import ListRequest
 from fhir_bulk_middleware.jobs.service import JobService
+from fhir_bulk_middleware.jobs.task_bundle import TaskBundle
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["JobEndpoints"]
@@ -29,20 +33,43 @@ class JobEndpoints:
         kinds: render each kind of job.
         dialect: the paths and the rules for headers.
         delivery: makes the responses with files.
+        replies: makes the other responses.
+        addresses: builds URLs.
+        version: FHIR version of the Tasks in the list of jobs.
     """
 
-    def __init__(self, *, service: JobService, kinds: Iterable[Kind], dialect: Dialect, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        *,
+        service: JobService,
+        kinds: Iterable[Kind],
+        dialect: Dialect,
+        delivery: Delivery,
+        replies: Replies,
+        addresses: Addresses,
+        version: FhirVersion,
+    ) -> None:
         self._service = service
         self._views = {kind.name: kind.view for kind in kinds}
         self._dialect = dialect
         self._delivery = delivery
+        self._replies = replies
+        self._addresses = addresses
+        self._version = version
         self._negotiation = Negotiation(dialect)
 
     def rows(self) -> tuple[Row, ...]:
         """The routes of jobs in this dialect."""
         dialect = self._dialect
         pages = [Row("GET", dialect.page_path, Operation.STATUS, self.page)]
+        listed = dialect.jobs_path
         return (
+            # A DELETE on the path of the list is a cancel without an id (law 14).
+            *(
+                [Row("GET", listed, Operation.JOBS, self.listed), Row("DELETE", listed, Operation.CANCEL, self.cancel)]
+                if listed is not None
+                else []
+            ),
             Row("GET", dialect.status_path, Operation.STATUS, self.status),
             *(pages if "allowPartialManifests" in dialect.parameters else ()),
             Row("DELETE", dialect.status_path, Operation.CANCEL, self.cancel),
@@ -54,6 +81,22 @@ class JobEndpoints:
         self._negotiation.check_status(request)
         standing = await self._service.look(principal, _job_id(request))
         return await self._views[standing.job.request.kind].polled(request, principal, standing, 0)
+
+    async def listed(self, request: Request, principal: Principal) -> Response:
+        """Answer with a page of the caller's own jobs, as a Bundle of Tasks."""
+        self._negotiation.check_status(request)
+        asked = ListRequest.read(request.scope["query_string"])
+        base = self._addresses.base(request)
+        found = await self._service.listed(principal, asked.after, asked.count)
+        tasks = TaskBundle(
+            version=self._version,
+            progress=lambda job: self._views[job.request.kind].progress(job),
+            polling_url=lambda job: self._addresses.status(base, job.id),
+        )
+        following = None if found.more is None else self._addresses.jobs(base, asked.going_on(found.more).query)
+        return self._replies.document(
+            tasks.of(found.jobs, own=self._addresses.jobs(base, asked.query), following=following), "application/fhir+json"
+        )
 
     async def page(self, request: Request, principal: Principal) -> Response:
         """Answer a request for a further page of a manifest, which is a status request too (SE-03, ST-46, ST-47)."""

@@ -96,6 +96,10 @@ class View(Protocol):
         """
         ...
 
+    def progress(self, job: Job) -> str:
+        """The progress of a job that is not complete, as `X-Progress` tells it."""
+        ...
+
     async def cancelled(self, job: Job) -> Response:
         """The answer to a cancel."""
         ...
@@ -112,11 +116,11 @@ class Kind:
     Attributes:
         name: the kind.
         view: renders its jobs over HTTP.
-        check_scopes: raises `Refused` unless a token's scopes cover the job (SE-03, FR-04).
+        uncovered: what a token's scopes lack to cover the job (SE-03, FR-04), as a text for the owner; None if they cover it.
         has_files: whether its parts are files for the owner.
     """
 
     name: JobKind
     view: View
-    check_scopes: Callable[[Scopes, JobRequest], None]
+    uncovered: Callable[[Scopes, JobRequest], str | None]
     has_files: bool

@@ -6,25 +6,28 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from fhir_bulk_middleware.caps import LOOKED_AT
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.events import Cancelled, FileServed, KickedOff
+from fhir_bulk_middleware.contract.events import FileServed, KickedOff
 from fhir_bulk_middleware.contract.job import Idempotency, Job, JobState, Part, Request, Standing
-from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.job_store import JobStore, ListPlace
 from fhir_bulk_middleware.contract.query import Compartments, Rows
 from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.http.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.jobs.cancelling import Cancelling, check_live
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Kind
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["JobService", "KickOffDetail"]
+__all__ = ["JobList", "JobService", "KickOffDetail"]
 
 _CANCEL_TRIES = 20
+_LOOKED_AT_ONCE = 100
 _KICK_OFFS_AT_ONCE = 10
 _SCOPES_REMEMBERED = 200
 """The maximum number of scopes of a token that is cached: one for each type is usual (law 38)."""
@@ -43,6 +46,19 @@ class KickOffDetail:
     group_id: str | None = None
     patients: frozenset[str] = frozenset()
     criteria: tuple[Criteria, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobList:
+    """A page of the list of an owner's jobs.
+
+    Attributes:
+        jobs: the jobs, newest first.
+        more: where the next page begins; None if this is the last.
+    """
+
+    jobs: tuple[Job, ...]
+    more: ListPlace | None
 
 
 class JobService:
@@ -84,7 +100,7 @@ class JobService:
         self._clock = clock
         self._new_job_id = new_job_id
         self._observers = observers or Observers()
-        self._effects = effects
+        self._cancelling = Cancelling(jobs, effects, self._observers, settings, clock)
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
         most = settings.kick_offs_per_minute
         self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
@@ -187,26 +203,41 @@ class JobService:
         self._check_live(None if standing is None else standing.job)
         return standing or Standing(job)
 
+    async def listed(self, principal: Principal, after: ListPlace | None, count: int) -> JobList:
+        """The caller's own live jobs of this mount that its scopes cover, newest first (laws 7 and 10).
+
+        No audit event tells of a list: it holds nothing but what the caller itself sent, and nothing of a resource.
+
+        Args:
+            principal: the caller.
+            after: where the list goes on; None for its beginning.
+            count: the largest number of jobs.
+
+        Raises:
+            Refused: the caller lists its jobs too often.
+        """
+        if wait := self._throttle.wait(principal.owner):
+            raise Refused(Reason.POLLED_TOO_OFTEN, f"List your jobs again in {wait} seconds.", retry_after=wait)
+        found: list[Job] = []
+        for _ in range(0, LOOKED_AT, _LOOKED_AT_ONCE):
+            jobs = await self._jobs.owned(self._mount, principal.owner, after=after, limit=_LOOKED_AT_ONCE)
+            for job in jobs:
+                if self._shown(principal, job):
+                    if len(found) == count:
+                        return JobList(tuple(found), after)
+                    found.append(job)
+                after = ListPlace.of(job)
+            if len(jobs) < _LOOKED_AT_ONCE:
+                return JobList(tuple(found), None)
+        return JobList(tuple(found), after)
+
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel the job: its work stops, and nothing of it is served again (DL-01 to DL-11). No scopes are needed (law 7).
 
         Raises:
             Refused: it is unknown to this caller, or was cancelled or had expired before.
         """
-        ended = False
-        for _ in range(_CANCEL_TRIES):
-            job = await self._known(principal, job_id)
-            if ended and job.state is JobState.CANCELLED:  # a worker that saw the end of the run was faster
-                return job
-            self._check_live(job)
-            ended = await self._end_run(job)
-            cancelled = job.cancelled(self._clock())
-            if await self._jobs.replace(cancelled):
-                await self._observers.tell(
-                    Cancelled(at=cancelled.changed_at, mount=job.mount, owner=job.owner, caller=principal.caller, job_id=job.id)
-                )
-                return cancelled
-        raise Refused(Reason.BUSY, "The export is changing too quickly; try again.", retry_after=self._settings.retry_after)
+        return await self._cancelling.cancel(lambda: self._known(principal, job_id), principal.caller)
 
     async def cancelled_before(self, principal: Principal, job_id: str) -> Job | None:
         """The job if its owner cancelled it before: a repeated cancel gets the answer of the first."""
@@ -265,21 +296,20 @@ class JobService:
             raise Refused(Reason.JOB_UNKNOWN)
         return job
 
-    async def _end_run(self, job: Job) -> bool:
-        """Stop the effects of the job, before its state changes (law 36); whether it had any."""
-        return self._effects is not None and await self._effects.end(job, cancelled=True) is not None
-
     def _check_live(self, job: Job | None) -> None:
-        if job is None:
-            raise Refused(Reason.JOB_UNKNOWN)
-        if job.state is JobState.CANCELLED:
-            raise Refused(Reason.JOB_CANCELLED)
-        if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= self._clock()):
-            raise Refused(Reason.JOB_EXPIRED)
+        check_live(job, self._clock())
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Require the scopes that the kick-off needed (SE-03, FR-04)."""
-        self._kinds[job.request.kind].check_scopes(_scopes(principal.scopes), job.request)
+        if missing := self._uncovered(principal, job):
+            raise Refused(Reason.SCOPE_MISSING, missing)
+
+    def _uncovered(self, principal: Principal, job: Job) -> str | None:
+        return self._kinds[job.request.kind].uncovered(_scopes(principal.scopes), job.request)
+
+    def _shown(self, principal: Principal, job: Job) -> bool:
+        """Whether a list shows the job: it has not expired, swept or not, and the token's scopes cover it."""
+        return (job.state.working or job.expires_at > self._clock()) and self._uncovered(principal, job) is None
 
 
 def _scopes(scopes: tuple[str, ...]) -> Scopes:

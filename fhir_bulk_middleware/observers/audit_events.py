@@ -10,6 +10,7 @@ from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.access import Caller, Owner
 from fhir_bulk_middleware.contract.events import (
     AuditGap,
+    Cancelled,
     Completed,
     Deleted,
     DeleteIntended,
@@ -138,6 +139,10 @@ def _action(event: Event) -> str:
 def _agents(event: Event, *, r5: bool) -> list[dict[str, Any]]:
     """The requestor with address and client id; in R5 an agent has no element for the client id."""
     caller = event.caller or Caller()
+    operator = event.operator if isinstance(event, Cancelled) else None
+    if operator is not None:  # the owner of the job took no part
+        who = {"identifier": {"system": f"{_OWN}operator", "value": operator}}
+        return [{"who": who, "requestor": True}, {"who": _who(event.owner), "requestor": False}]
     agent = {"who": _who(event.owner), "requestor": True}
     if caller.address is not None:
         agent |= {"networkString": caller.address} if r5 else {"network": {"address": caller.address, "type": _IP_ADDRESS}}

@@ -8,6 +8,8 @@ class TestMyDialect(DialectSuite):
 ```
 """
 
+from dataclasses import replace
+
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Job, JobState, Request
 from fhir_bulk_middleware.contract.query import Level, Window
@@ -93,6 +95,15 @@ class DialectSuite:
             assert dialect.answer(operation, Reason.GROUP_UNKNOWN).text, "an unknown group is told in a fixed text"
             assert dialect.answer(operation, Reason.FAULT).text, "a fault is told in a fixed text"
 
+    def test_an_unknown_patient_of_a_path_is_answered_like_an_unknown_group(self, dialect: Dialect) -> None:
+        """Law 7: whether a patient exists is told to nobody who may not see it."""
+        patient, group = (
+            dialect.answer(Operation.KICK_OFF, reason) for reason in (Reason.PATIENT_OF_PATH_UNKNOWN, Reason.GROUP_UNKNOWN)
+        )
+        assert patient.text, "an unknown patient of a path is told in a fixed text"
+        promise = "an unknown patient of a path is answered like an unknown group"
+        assert replace(patient, text="") == replace(group, text=""), promise
+
     def test_a_missing_or_bad_token_is_401_in_a_fixed_text(self, dialect: Dialect) -> None:
         """SE-13."""
         for operation in Operation:
@@ -124,6 +135,7 @@ class DialectSuite:
     def test_job_and_file_have_paths_of_their_own(self, dialect: Dialect) -> None:
         """AS-06, AS-08."""
         assert dialect.status_path != dialect.file_path, "a job's path is not a file's"
+        assert dialect.jobs_path not in {dialect.status_path, dialect.file_path}, "the list of jobs has a path of its own"
         assert "DELETE" not in dialect.file_methods, "a file is not deleted on its own"
 
     def test_every_level_is_kicked_off_by_get_or_post(self, dialect: Dialect) -> None:

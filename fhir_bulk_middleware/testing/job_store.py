@@ -11,6 +11,7 @@ Each test is a promise; its failure names it.
 """
 
 from fhir_bulk_middleware.testing.job_keeping import JobKeepingSuite
+from fhir_bulk_middleware.testing.job_lists import JobListsSuite
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
 from fhir_bulk_middleware.testing.plan_rounds import PlanRoundsSuite
 from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
@@ -18,5 +19,5 @@ from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
 __all__ = ["JobStoreSuite"]
 
 
-class JobStoreSuite(JobKeepingSuite, WorkQueueSuite, PlanRoundsSuite, JobRetentionSuite):
+class JobStoreSuite(JobKeepingSuite, JobListsSuite, WorkQueueSuite, PlanRoundsSuite, JobRetentionSuite):
     """All promises of a `JobStore`."""

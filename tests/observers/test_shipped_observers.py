@@ -81,6 +81,7 @@ EVENTS: list[Event] = [
     Completed(**JOB, resources=3, seconds=7),
     Failed(**JOB, reason=Reason.FAULT, cause="OSError"),
     Cancelled(**JOB, caller=CALLER),
+    Cancelled(**JOB, operator="root"),
     Expired(**JOB),
     FileServed(**ASKED, job_id="j", file_id="f", type="Patient", size=7),
     RequestRefused(at=AT, mount="m", owner=None, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
@@ -190,6 +191,14 @@ def test_an_audit_event_is_a_resource_with_what_its_release_requires(event: Even
     if event.caller is not None:
         said = json.dumps(resource)
         assert all(str(value) in said for value in (CALLER.client_id, CALLER.address, CALLER.request_id))
+
+
+@pytest.mark.parametrize("version", FhirVersion)
+def test_the_requestor_of_an_operators_cancel_is_the_operator(version: FhirVersion) -> None:
+    """Law 37: the owner of the job is named, and not as who did it."""
+    agents = audit_event(Cancelled(**JOB, operator="root"), version)["agent"]
+
+    assert [(agent["who"]["identifier"]["value"], agent["requestor"]) for agent in agents] == [("root", True), ("alice", False)]
 
 
 def test_every_event_that_an_adapter_is_given_is_among_those_that_were_tried() -> None:

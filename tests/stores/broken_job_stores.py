@@ -13,7 +13,7 @@ import pytest
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
-from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
@@ -913,6 +913,77 @@ class PlansLaterRoundsForAnyAdapter(Broken):
     async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
         whose = [entry.job.adapter for entry in self._entries.values() if entry.slices and None in entry.work]
         return await super().claim(worker, now, lease_seconds=lease_seconds, adapter=whose[0] if whose else adapter)
+
+
+class ListsForAnybody(Broken):
+    promise = "an owner's list has the owner's jobs alone"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:  # noqa: ARG002
+        return [job for job in await self.kept(after=after, limit=limit) if job.mount == mount and job.state.live]
+
+
+class ListsForAnyClient(Broken):
+    promise = "an owner's list has the owner's jobs alone"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        jobs = await self.kept(after=after, limit=limit)
+        return [job for job in jobs if job.mount == mount and job.state.live and replace(job.owner, client=owner.client) == owner]
+
+
+class ListsThroughAnyMount(Broken):
+    promise = "an owner's list has the jobs of its mount alone"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:  # noqa: ARG002
+        return [job for job in await self.kept(after=after, limit=limit) if job.owner == owner and job.state.live]
+
+
+class ListsTheEnded(Broken):
+    promise = "an owner's list has queued, running, completed and failed jobs"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        return [job for job in await self.kept(after=after, limit=limit) if (job.mount, job.owner) == (mount, owner)]
+
+
+class ListsTheOldestFirst(Broken):
+    promise = "a list begins with the newest job"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        return (await super().owned(mount, owner, after=after, limit=limit))[::-1]
+
+
+class ListsInTheOrderOfArrival(Broken):
+    promise = "a list begins with the newest job"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        jobs = {job.id for job in await super().owned(mount, owner, after=after, limit=1_000)}
+        return [job for job in self._jobs() if job.id in jobs][::-1][:limit]
+
+
+class GoesOnBehindTheInstant(Broken):
+    """And so leaves out the other jobs of that instant."""
+
+    promise = "a list goes on behind the last job"
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        behind = None if after is None else ListPlace(after.created_at, "")
+        return await super().owned(mount, owner, after=behind, limit=limit)
+
+
+class ListsJobsOfOtherAdapters(Broken):
+    promise = "the operator's list has the jobs of all owners and mounts of one adapter"
+
+    async def kept(
+        self,
+        *,
+        after: ListPlace | None,
+        limit: int,
+        job_id: str | None = None,
+        adapter: str = "",  # noqa: ARG002
+    ) -> Sequence[Job]:
+        found: list[Job] = []
+        for each in ("", "a", "b"):
+            found += await super().kept(after=after, limit=limit, job_id=job_id, adapter=each)
+        return found
 
 
 BROKEN: tuple[type[Broken], ...] = tuple(

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState
-from fhir_bulk_middleware.contract.job_store import Due, JobStore
+from fhir_bulk_middleware.contract.job_store import Due, JobStore, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
@@ -21,6 +21,7 @@ from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import (
     CUT,
     LEASE,
+    MOUNT,
     NOW,
     OTHER,
     OWNER,
@@ -152,6 +153,16 @@ class JobStoresAgree(RuleBasedStateMachine):
         for step in Due:
             self.both(lambda store, step=step: store.due(step, self.now, 2))  # type: ignore[misc]
         self.both(lambda store: store.keeps_files(ids))
+        for place in (None, *(ListPlace.of(job) for job in self.jobs[-2:])):
+            for owner in (OWNER, OTHER):
+                self.both(lambda store, owner=owner, place=place: _list(store.owned(MOUNT, owner, after=place, limit=2)))  # type: ignore[misc]
+            self.both(lambda store, place=place: _list(store.kept(after=place, limit=2)))  # type: ignore[misc]
+        for job in self.jobs[-2:]:
+            self.both(lambda store, job=job: _list(store.kept(after=None, limit=2, job_id=job.id)))  # type: ignore[misc]
+
+
+async def _list(listed: Awaitable[Sequence[Job]]) -> list[Job]:
+    return list(await listed)
 
 
 def test_memory_and_file_answer_alike_whatever_happens() -> None:

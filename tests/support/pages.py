@@ -24,7 +24,7 @@ from fhir_bulk_middleware.export.types import listed
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS
+from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH
 from fhir_bulk_middleware.outcomes import Operation
 from fhir_bulk_middleware.settings import Settings
 
@@ -124,11 +124,15 @@ def _listed(names: Iterator[str] | Sequence[str]) -> str:
 _CELLS: dict[str, Callable[[Dialect], str]] = {
     "name on the command line": lambda dialect: f"`{dialect.name}`",
     **{f"kick-off at `{path}`": _kick_off(level) for level, path in KICK_OFF_PATHS.items()},
+    f"kick-off at `{ONE_PATIENT_PATH}`": lambda dialect: (
+        _kick_off(Level.PATIENT)(dialect) if dialect.one_patient else "not offered"
+    ),
     "headers that a kick-off needs": lambda dialect: _listed([header.value for header in dialect.required_headers]),
     "parameters beyond those of STU2": lambda dialect: _listed([*(dialect.parameters - DIALECTS["stu2"].parameters)]),
     "several values of a parameter": lambda dialect: f"by {dialect.lists.name.lower()}",
     "`Prefer: separate-export-status`": lambda dialect: "honoured" if dialect.separate_export_status else "ignored",
     "polling location": lambda dialect: f"`{dialect.status_path}`",
+    "list of one's own jobs": lambda dialect: "not offered" if dialect.jobs_path is None else f"`{dialect.jobs_path}`",
     "file": lambda dialect: f"{', '.join(dialect.file_methods)} `{dialect.file_path}`",
     "poll of a running job": lambda dialect: str(dialect.in_progress),
     "`X-Progress`": lambda dialect: dialect.progress.name.lower(),

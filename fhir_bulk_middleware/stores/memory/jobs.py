@@ -2,12 +2,12 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
-from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.contract.query import Compartments, Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
@@ -162,6 +162,18 @@ class MemoryJobStore:
             unfinished = min((number for number in entry.work if number is not None), default=None)
             return Standing(entry.job, parts, unfinished, len(entry.slices) if file_id is None else 0)
 
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        """See `JobStore.owned`."""
+        with self._lock:
+            jobs = [job for job in self._jobs() if (job.mount, job.owner) == (mount, owner) and job.state.live]
+        return _newest(jobs, after)[:limit]
+
+    async def kept(self, *, after: ListPlace | None, limit: int, job_id: str | None = None, adapter: str = "") -> Sequence[Job]:
+        """See `JobStore.kept`."""
+        with self._lock:
+            jobs = [job for job in self._jobs() if job.adapter == adapter and job_id in {None, job.id}]
+        return _newest(jobs, after)[:limit]
+
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""
         with self._lock:
@@ -312,6 +324,11 @@ class MemoryJobStore:
         if entry is None or work is None or (work.worker, work.attempt) != (lease.worker, lease.attempt):
             return None
         return entry, work
+
+
+def _newest(jobs: Iterable[Job], after: ListPlace | None) -> list[Job]:
+    """The jobs behind a place, newest first."""
+    return sorted((job for job in jobs if after is None or ListPlace.of(job) < after), key=ListPlace.of, reverse=True)
 
 
 def _advance(entry: _Entry, work: _Work, done: int) -> None:

@@ -40,6 +40,12 @@ CREATE TABLE job (
 
 CREATE INDEX job_owner ON job (issuer, subject, client, state, adapter);
 
+-- The lists of one owner's jobs, and of all jobs, newest first; what is listed is read from the table.
+CREATE INDEX job_owned ON job (issuer, subject, client, mount, created_at, id)
+    WHERE state IN ('queued', 'running', 'completed', 'failed');
+
+CREATE INDEX job_kept ON job (adapter, created_at, id);
+
 -- A client's key counts as long as its job can be polled (law 12).
 CREATE UNIQUE INDEX job_idempotency ON job (issuer, subject, client, mount, idempotency_key)
     WHERE idempotency_key IS NOT NULL AND state NOT IN ('cancelled', 'expired');

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -14,6 +14,7 @@ from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
+    Scalar,
     job_from_record,
     job_record,
     owner_record,
@@ -23,7 +24,7 @@ from fhir_bulk_middleware.contract.job_record import (
     rows_content,
     rows_from_content,
 )
-from fhir_bulk_middleware.contract.job_store import Due
+from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
@@ -39,6 +40,9 @@ _KNOWN = 512
 
 _KNOWN_CHARACTERS = 8 * 1024 * 1024
 """The maximum number of characters of all cached jobs, so that jobs which clients made large do not fill memory."""
+
+_LATEST = 2**63 - 1
+"""Later than every instant."""
 
 _COLUMNS = ", ".join(JOB_FIELDS)
 _OWNED = "issuer = :issuer AND subject = :subject AND client = :client"
@@ -72,6 +76,13 @@ _DUE = {
         "ORDER BY changed_at",
     }.items()
 }
+_NEWEST = "(created_at, id) < (:after_at, :after_id) ORDER BY created_at DESC, id DESC LIMIT :limit"
+_LISTED = f"""
+    SELECT {_COLUMNS} FROM job INDEXED BY job_owned
+    WHERE {_OWNED} AND mount = :mount AND state IN ('queued', 'running', 'completed', 'failed') AND {_NEWEST}
+"""  # noqa: S608
+_KEPT = f"SELECT {_COLUMNS} FROM job INDEXED BY job_kept WHERE adapter = :adapter AND {_NEWEST}"  # noqa: S608
+_KEPT_ONE = f"SELECT {_COLUMNS} FROM job WHERE id = :job_id AND +adapter = :adapter AND {_NEWEST}"  # noqa: S608
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
         AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
@@ -166,6 +177,19 @@ class SQLiteJobStore:
             return Standing(job, tuple(map(_part, reader.execute(_PARTS, (job_id,)).fetchall())), unfinished, slices)
         finally:
             reader.rollback()
+
+    async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
+        """See `JobStore.owned`. Requests can be long, so they are not parsed in the event loop."""
+        return await self._listed(_LISTED, owner_record(owner) | {"mount": mount}, after, limit)
+
+    async def kept(self, *, after: ListPlace | None, limit: int, job_id: str | None = None, adapter: str = "") -> Sequence[Job]:
+        """See `JobStore.kept`."""
+        read = _KEPT if job_id is None else _KEPT_ONE
+        return await self._listed(read, {"adapter": adapter, "job_id": job_id}, after, limit)
+
+    async def _listed(self, read: str, of: Mapping[str, Scalar], after: ListPlace | None, limit: int) -> Sequence[Job]:
+        values = {**of, **_behind(after), "limit": limit}
+        return await self._database.aside(lambda: [_job(record) for record in self._database.reader.execute(read, values)])
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""
@@ -268,6 +292,13 @@ def _register(
 def _registrations(connection: sqlite3.Connection) -> list[Registration]:
     records = connection.execute("SELECT content FROM registration ORDER BY mount").fetchall()
     return [registration_from_content(content) for (content,) in records]
+
+
+def _behind(after: ListPlace | None) -> dict[str, Scalar]:
+    """The place after which a list goes on; without one, a place before all."""
+    if after is None:
+        return {"after_at": _LATEST, "after_id": ""}
+    return {"after_at": after.created_at, "after_id": after.job_id}
 
 
 def _job(record: tuple[Any, ...]) -> Job:

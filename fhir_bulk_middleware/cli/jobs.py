@@ -1,0 +1,161 @@
+"""`fhir-bulk jobs`: the operator's list of all jobs, of one job, a cancel, and a live view."""
+
+import argparse
+import os
+import pwd
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.compact_json import compact_json
+from fhir_bulk_middleware.contract.job import Job
+from fhir_bulk_middleware.contract.recipes import make
+from fhir_bulk_middleware.contract.running import Recipe
+from fhir_bulk_middleware.identifiers import is_job_id
+from fhir_bulk_middleware.outcomes import Reason, Refused
+from fhir_bulk_middleware.settings import Settings
+
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.jobs.operator import JobOperator
+
+__all__ = ["add_to"]
+
+# Imports of the server are in the functions, so that other commands start faster.
+
+_ACTIONS = {"list": False, "show": True, "cancel": True, "watch": False}
+"""The actions, and whether they need the id of a job."""
+
+_REFUSALS = {
+    Reason.JOB_UNKNOWN: "there is no job {id}; `fhir-bulk jobs list` prints the ids",
+    Reason.JOB_CANCELLED: "the job {id} is cancelled already",
+    Reason.JOB_EXPIRED: "the job {id} has expired already",
+}
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("jobs", help="list, show, cancel or watch the jobs of all owners, as the operator")
+    parser.add_argument(
+        "action", nargs="?", choices=_ACTIONS, default="list", metavar="ACTION", help="list (default), show, cancel, watch"
+    )
+    parser.add_argument("id", nargs="?", metavar="ID", help="the id of the job, for show and cancel")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
+    where.add_argument("--app", metavar="MODULE:FACTORY", help="returns your host's BulkData when called")
+    parser.add_argument(
+        "--limit", type=int, default=50, metavar="N", help="list and watch the newest N jobs (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; watch prints a line for each change")
+    parser.add_argument("--until-idle", action="store_true", help="end watch when no job is queued or running")
+    add_log_level(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    if _ACTIONS[given.action] != (given.id is not None):
+        raise Complaint(f"jobs {given.action}: {'the ID of a job is required' if given.id is None else 'no ID belongs here'}")
+    if given.limit < 1:
+        raise Complaint("--limit: a positive number is required")
+    with logging_to_stderr(given.log_level):
+        try:
+            anyio.run(_act, given)
+        except KeyboardInterrupt:
+            if given.action != "watch":
+                raise
+    return 0
+
+
+async def _act(given: argparse.Namespace) -> None:
+    from fhir_bulk_middleware.cli import jobs_report  # noqa: PLC0415
+    from fhir_bulk_middleware.cli.jobs_watch import watch  # noqa: PLC0415
+
+    async with _of_dir(State(given.dir)) if given.dir is not None else _of_app(given.app) as operator:
+        match given.action:
+            case "watch":
+                await watch(operator, given.limit, as_json=given.json, until_idle=given.until_idle)
+            case "list":
+                found = await operator.listed(given.limit)
+                text = compact_json([jobs_report.document(job) for job in found]) if given.json else jobs_report.table(found)
+                sys.stdout.write(f"{text}\n")
+            case _:
+                job = await _one(given, operator)
+                text = compact_json(jobs_report.document(job)) if given.json else jobs_report.lines(job)
+                sys.stdout.write(f"{text}\n")
+
+
+async def _one(given: argparse.Namespace, operator: "JobOperator") -> Job:
+    """The job that was named, cancelled if that was asked for."""
+    try:
+        if not is_job_id(given.id):
+            raise Refused(Reason.JOB_UNKNOWN)
+        return await (operator.cancel(given.id, _user()) if given.action == "cancel" else operator.job(given.id))
+    except Refused as refused:
+        told = _REFUSALS.get(refused.reason)
+        raise Complaint(
+            refused.detail or refused.reason.name if told is None else told.format(id=repr(given.id)[1:-1])
+        ) from refused
+
+
+@asynccontextmanager
+async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
+    """The jobs of a STATE folder.
+
+    Raises:
+        Complaint: the folder holds no jobs, or of another version of this package.
+    """
+    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, operator, settings_of  # noqa: PLC0415
+
+    if not state.jobs.is_file():
+        raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
+    stores = Stores.of(state)
+    try:
+        try:
+            settings = await settings_of(stores, Settings.model_validate(audit_settings()))
+        except (sqlite3.DatabaseError, RuntimeError) as error:
+            raise Complaint(f"{state.jobs} cannot be read: {error}") from error
+        found = operator(stores, settings, audit_of(state, settings))
+        try:
+            yield found
+        finally:
+            await found.close()
+    finally:
+        stores.close()
+
+
+@asynccontextmanager
+async def _of_app(app: str) -> AsyncIterator["JobOperator"]:
+    """The jobs of a host's own BulkData.
+
+    Raises:
+        Complaint: the factory cannot be called, or returns something else.
+    """
+    from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
+
+    sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that a host need not be installed
+    try:
+        made = make(Recipe(app, {}))
+    except (ValueError, ImportError, TypeError) as error:
+        raise Complaint(f"--app: {error}") from error
+    if not isinstance(made, BulkData):
+        raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData")
+    try:
+        yield made.operator
+    finally:
+        await made.operator.close()
+
+
+def _user() -> str:
+    """The user of this process, as the audit names the operator."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
