@@ -57,6 +57,7 @@ from fhir_bulk_middleware.http.routes import Row, routes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.service import JobService
@@ -157,11 +158,13 @@ class BulkData:
         if groups is not None and settings.older_data_of_new_members:
             check(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
+        endings = Endings.of(jobs)
         told = Observers(
             [*observers, *own],
             on_audit_failure=settings.on_audit_failure,
             detail=_detail(observers, settings),
             clock=clock,
+            listener=endings.tell,
         )
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None:
@@ -216,7 +219,7 @@ class BulkData:
             runner,
             work,
             admitted=Place(identity, self.registration, jobs, outputs, log).taken,
-            beside=[self.retention.keep_sweeping, told.keep_summing],
+            beside=[endings.keep_listening, self.retention.keep_sweeping, told.keep_summing],
             closing=told.close,
         )
         """Runs the workers and the sweep beside the requests."""
@@ -244,6 +247,7 @@ class BulkData:
             observers=told,
             effects=runs,
             adapter=identity.name,
+            endings=endings,
         )
         exports = ExportEndpoints(
             service=ExportService(

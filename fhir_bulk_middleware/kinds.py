@@ -27,6 +27,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.kind import Kind
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.observing import Observers
@@ -110,7 +111,7 @@ def job_work(
         observers: receive the events of jobs.
         adapter: the identity of the adapter whose work is claimed (law 32).
     """
-    told = observers or Observers()
+    told = Observers() if observers is None else observers
     if runs is None:
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         # A worker without observers leaves the reports of deletes to processes that have some.
@@ -169,15 +170,16 @@ def in_worker(
 ) -> JobWork:
     """The work from the recipes of its parts, in a worker process. A thread renews leases, because parts may block."""
     limits = Settings.model_validate(settings)
+    store = cast("JobStore", make(from_json(jobs)))
     return job_work(
         cast("SupportsExport", make(from_json(resources))),
-        cast("JobStore", make(from_json(jobs))),
+        store,
         cast("OutputStore", make(from_json(outputs))),
         limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
         keep_lease=ThreadLeaseKeeper(),
-        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure, listener=Endings.of(store).tell),
         adapter=adapter,
     )

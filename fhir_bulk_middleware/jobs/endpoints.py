@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +10,8 @@ from starlette.responses import Response
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.files.delivery import Delivery
-from fhir_bulk_middleware.http.negotiation import Negotiation
+from fhir_bulk_middleware.http.disconnecting import disconnected
+from fhir_bulk_middleware.http.negotiation import Negotiation, wait
 from fhir_bulk_middleware.http.replies import FileStatus
 from fhir_bulk_middleware.http.routes import Row
 from fhir_bulk_middleware.jobs.kind import Kind
@@ -50,10 +52,13 @@ class JobEndpoints:
         )
 
     async def status(self, request: Request, principal: Principal) -> Response:
-        """Answer a poll (section 2 of the requirements)."""
+        """Answer a poll (section 2 of the requirements), perhaps not at once."""
         self._negotiation.check_status(request)
-        standing = await self._service.look(principal, _job_id(request))
-        return await self._views[standing.job.request.kind].polled(request, principal, standing, 0)
+        polled = await self._service.poll(principal, _job_id(request), wait(request), partial(disconnected, request))
+        response = await self._views[polled.standing.job.request.kind].polled(request, principal, polled.standing, 0)
+        if polled.waited is not None:
+            response.headers["Preference-Applied"] = f"wait={polled.waited}"
+        return response
 
     async def page(self, request: Request, principal: Principal) -> Response:
         """Answer a request for a further page of a manifest, which is a status request too (SE-03, ST-46, ST-47)."""
