@@ -28,7 +28,7 @@ __all__ = ["Endings"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
-_LISTENING = 3600.0
+_SILENCE = 3600.0
 
 
 class Endings:
@@ -87,21 +87,23 @@ class Endings:
     async def _listen(self) -> None:
         while self.folder is not None and self._pipes is not None:
             try:
-                self._pipes.prepare()
-                self._pipes.take_dead_down()
-                with self._pipes.subscribed(f"{os.getpid()}-{secrets.token_hex(4)}") as pipe:
-                    while True:
-                        for job_id in (await pipe.wait(_LISTENING)).decode(errors="replace").split():
-                            self._wake(job_id)
-            except FileNotFoundError:  # another server, the last one until now, removed the folder meanwhile
-                continue
+                await self._receive(self._pipes)
             except OSError:
                 _log.exception("%s cannot be used, so polls notice the end of a job up to a second later", self.folder)
-                break
+                await anyio.sleep(_SILENCE)
             finally:
                 with suppress(OSError):  # others listen
                     self.folder.rmdir()
         await anyio.sleep_forever()
+
+    async def _receive(self, pipes: WakeUps) -> None:
+        """Wake polls until there is a long silence: the pipe may have been removed, as temporary files are, so make another."""
+        pipes.prepare()
+        pipes.take_dead_down()
+        with pipes.subscribed(f"{os.getpid()}-{secrets.token_hex(4)}") as pipe:
+            while messages := await pipe.wait(_SILENCE):
+                for job_id in messages.decode(errors="replace").split():
+                    self._wake(job_id)
 
     def _wake(self, job_id: str) -> None:
         for woken in self._awaited.get(job_id, ()):

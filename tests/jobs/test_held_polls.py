@@ -1,7 +1,7 @@
 """Polls that are held open until their job ends (law 19): for whom, for how long, and what ends them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,10 +31,16 @@ class Counting(MemoryJobStore):
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """What happens after the next read, before the poll learns what was read."""
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
         self.reads += 1
-        return await super().find(job_id, mount, owner)
+        found = await super().find(job_id, mount, owner)
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            await meanwhile()
+        return found
 
 
 @pytest.fixture
@@ -102,6 +108,14 @@ async def test_a_held_poll_reads_once_for_each_end_of_its_own_job(make: Any, job
         await house.runner.finish()
         assert (await poll).status_code == 200
         assert jobs.reads == reads + 1
+
+
+async def test_an_end_between_the_read_and_the_wait_is_not_missed(make: Any, jobs: Counting) -> None:
+    async with make() as house:
+        location = await house.kick_off()
+        jobs.meanwhile = house.runner.finish
+
+        assert (await house.ask("GET", location)).status_code == 200
 
 
 async def test_only_the_first_poll_is_held_by_default(make: Any) -> None:
