@@ -61,7 +61,7 @@ from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.service import JobService
-from fhir_bulk_middleware.kinds import job_work, kinds_of
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_chain import Key, read_key
@@ -72,6 +72,7 @@ from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
+from fhir_bulk_middleware.views import kinds_of
 from fhir_bulk_middleware.workers.engine import Engine
 
 __all__ = ["BulkData"]

@@ -1,4 +1,4 @@
-"""The wiring of all kinds of job. No other module knows them all."""
+"""The wiring of the work of all kinds of job. `fhir_bulk_middleware.views` wires what the server shows of them."""
 
 from typing import cast
 
@@ -12,72 +12,20 @@ from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
-from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.removal_sources import sources_of
-from fhir_bulk_middleware.delete.rights import check_covered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.delete.task import RemovalTask
-from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.plan import Planner
-from fhir_bulk_middleware.export.status import ExportStatus
 from fhir_bulk_middleware.export.task import ExportTask
-from fhir_bulk_middleware.export.types import check_export_scopes
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.http.addresses import Addresses
-from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.jobs.endings import Endings
-from fhir_bulk_middleware.jobs.kind import Kind
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import LeaseKeeper, ThreadLeaseKeeper, keep_in_task
 
-__all__ = ["in_worker", "job_work", "kinds_of"]
-
-
-def kinds_of(
-    *,
-    runs: RemovalRuns,
-    outputs: OutputStore,
-    policy: DeletePolicy,
-    dialect: Dialect,
-    replies: Replies,
-    addresses: Addresses,
-    settings: Settings,
-    clock: Clock,
-    notes: dict[str, bool],
-) -> tuple[Kind, ...]:
-    """The kinds of job in the server.
-
-    Args:
-        runs: the results of remove-alls.
-        outputs: the output store.
-        policy: how deletes are answered.
-        dialect: how jobs are answered.
-        replies: makes responses.
-        addresses: builds URLs.
-        settings: limits and times.
-        clock: the current time.
-        notes: the promises of the storage, for manifests (law 6).
-    """
-    exports = ExportStatus(dialect=dialect, replies=replies, addresses=addresses, settings=settings, notes=notes, clock=clock)
-    removals = RemovalStatus(
-        outputs=outputs,
-        runs=runs,
-        policy=policy,
-        dialect=dialect,
-        replies=replies,
-        addresses=addresses,
-        settings=settings,
-        clock=clock,
-    )
-    return (
-        Kind(JobKind.EXPORT, exports, check_export_scopes, has_files=True),
-        # The parts of a remove-all are records for its result, not files.
-        Kind(JobKind.REMOVE_ALL, removals, check_covered, has_files=False),
-    )
+__all__ = ["in_worker", "job_work"]
 
 
 def job_work(

@@ -14,8 +14,8 @@ from fhir_bulk_middleware.http.disconnecting import disconnected
 from fhir_bulk_middleware.http.negotiation import Negotiation, wait
 from fhir_bulk_middleware.http.replies import FileStatus
 from fhir_bulk_middleware.http.routes import Row
-from fhir_bulk_middleware.jobs.kind import Kind
 from fhir_bulk_middleware.jobs.service import JobService
+from fhir_bulk_middleware.jobs.view import Kind
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["JobEndpoints"]

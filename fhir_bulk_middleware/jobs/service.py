@@ -19,7 +19,8 @@ from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
 from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.held_polls import HeldPolls
-from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Kind
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
+from fhir_bulk_middleware.jobs.view import Kind
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
