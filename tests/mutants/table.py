@@ -679,6 +679,14 @@ HELD = (
         (_HELD,),
     ),
     Mutant(
+        "slices-as-small-as-two-files",
+        "law 44",
+        "export/sizes.py",
+        "max(_SMALLEST_SLICE, 2 * sizes.floor)",
+        "2 * sizes.floor",
+        ("tests/export/test_plan.py",),
+    ),
+    Mutant(
         "one-owner-holds-all-polls",
         "law 38",
         "jobs/held_polls.py",
