@@ -64,13 +64,19 @@ class HeldPolls:
         """
         end = anyio.current_time() + seconds
         client = asyncio.ensure_future(gone())
-        client.add_done_callback(lambda _: woken.set())
+
+        def left(done: asyncio.Future[None]) -> None:
+            if not done.cancelled():
+                done.exception()  # a server that raises here has lost its client too
+            woken.set()
+
+        client.add_done_callback(left)
 
         async def again() -> bool:
-            left = end - anyio.current_time()
-            if left <= 0 or self._over(client):
+            remaining = end - anyio.current_time()
+            if remaining <= 0 or self._over(client):
                 return False
-            with anyio.move_on_after(min(left, LOOK_SECONDS)):
+            with anyio.move_on_after(min(remaining, LOOK_SECONDS)):
                 await woken.wait()
             woken.clear()  # before the job is read: an announcement that comes meanwhile counts for the next time
             return not self._over(client)
