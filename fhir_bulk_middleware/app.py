@@ -57,11 +57,12 @@ from fhir_bulk_middleware.http.routes import Row, routes
 from fhir_bulk_middleware.identifiers import NewJobId, new_job_id
 from fhir_bulk_middleware.identity import Place, identity_of, registration_of
 from fhir_bulk_middleware.instant import Clock, system_clock
+from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.endpoints import JobEndpoints
 from fhir_bulk_middleware.jobs.operator import JobOperator
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.service import JobService
-from fhir_bulk_middleware.kinds import job_work, kinds_of
+from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.loopback import plain_beyond_loopback
 from fhir_bulk_middleware.mount import AllowedHere, SelectiveMount, SubApplication
 from fhir_bulk_middleware.observers.audit_chain import Key, read_key
@@ -72,6 +73,7 @@ from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
+from fhir_bulk_middleware.views import kinds_of
 from fhir_bulk_middleware.workers.engine import Engine
 
 __all__ = ["BulkData"]
@@ -158,11 +160,13 @@ class BulkData:
         if groups is not None and settings.older_data_of_new_members:
             check(groups, SupportsJoining, "groups")
         own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
+        endings = Endings.of(jobs)
         told = Observers(
             [*observers, *own],
             on_audit_failure=settings.on_audit_failure,
             detail=_detail(observers, settings),
             clock=clock,
+            listener=endings.tell,
         )
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None:
@@ -219,7 +223,7 @@ class BulkData:
             runner,
             work,
             admitted=Place(identity, self.registration, jobs, outputs, log).taken,
-            beside=[self.retention.keep_sweeping, told.keep_summing],
+            beside=[endings.keep_listening, self.retention.keep_sweeping, told.keep_summing],
             closing=told.close,
         )
         """Runs the workers and the sweep beside the requests."""
@@ -247,6 +251,7 @@ class BulkData:
             observers=told,
             effects=runs,
             adapter=identity.name,
+            endings=endings,
         )
         exports = ExportEndpoints(
             service=ExportService(
@@ -281,9 +286,10 @@ class BulkData:
                 version=fhir_version,
             ).rows(),
         ]
-        removal = None
-        if deletes is not None and sources.one is not None:
-            removal = DeleteEndpoints(
+        removal = (
+            None
+            if deletes is None or sources.one is None
+            else DeleteEndpoints(
                 service=DeleteService(
                     one=sources.one,
                     several=sources.several,
@@ -305,6 +311,8 @@ class BulkData:
                 version=fhir_version,
                 body_seconds=settings.body_seconds,
             )
+        )
+        if removal is not None:
             rows.extend(removal.rows(conditional=sources.several is not None))
         self.offer = Offer(
             rows=tuple(rows),

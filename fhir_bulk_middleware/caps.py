@@ -40,6 +40,9 @@ TOKENS_BYTES: Final = 2 * 1024 * 1024
 STATEMENT_BYTES: Final = 3 * 1024 * 1024
 STATEMENTS_BYTES: Final = 8 * 1024 * 1024
 STATEMENTS_WAITING: Final = 16
+HELD_POLLS: Final = 200
+HELD_POLLS_OF_OWNER: Final = 10
+HOLD_SECONDS: Final = 30
 
 _SHORT: Final = 1_024
 _TAGS: Final = 4 * 1024
@@ -120,6 +123,11 @@ CAPS: Final[tuple[Cap, ...]] = (
         Reason.REQUESTS_TOO_MANY,
     ),
     Cap("Polls of one job", "polls_per_second", "a second", Reason.POLLED_TOO_OFTEN),
+    Cap("Time that a poll is held open (`Prefer: wait`)", HOLD_SECONDS, "seconds", beyond="it is answered then"),
+    Cap(
+        "Polls of one owner that are held open at once", HELD_POLLS_OF_OWNER, "polls", beyond="further ones are answered at once"
+    ),
+    Cap("Polls of one mount that are held open at once", HELD_POLLS, "polls", beyond="further ones are answered at once"),
     Cap("Resources that one conditional delete removes", "removals_at_most", "resources", beyond="nothing is removed"),
     Cap("The same as a job", "removals_at_most_async", "resources", beyond="nothing is removed"),
     Cap("Host's CapabilityStatement, unpacked", STATEMENT_BYTES, "bytes", beyond="it goes out as it is, and the log says so"),

@@ -1,4 +1,4 @@
-"""The wiring of all kinds of job. No other module knows them all."""
+"""The wiring of the work of all kinds of job. `fhir_bulk_middleware.views` wires what the server shows of them."""
 
 from typing import cast
 
@@ -12,71 +12,20 @@ from fhir_bulk_middleware.contract.recipes import from_json, make, recipes_of
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
-from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.delete.removal_sources import sources_of
-from fhir_bulk_middleware.delete.rights import removal_uncovered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
-from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.delete.task import RemovalTask
-from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.export.plan import Planner
-from fhir_bulk_middleware.export.status import ExportStatus
 from fhir_bulk_middleware.export.task import ExportTask
-from fhir_bulk_middleware.export.types import export_uncovered
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.http.addresses import Addresses
-from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock, system_clock
-from fhir_bulk_middleware.jobs.kind import Kind
+from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import LeaseKeeper, ThreadLeaseKeeper, keep_in_task
 
-__all__ = ["in_worker", "job_work", "kinds_of"]
-
-
-def kinds_of(
-    *,
-    runs: RemovalRuns,
-    outputs: OutputStore,
-    policy: DeletePolicy,
-    dialect: Dialect,
-    replies: Replies,
-    addresses: Addresses,
-    settings: Settings,
-    clock: Clock,
-    notes: dict[str, bool],
-) -> tuple[Kind, ...]:
-    """The kinds of job in the server.
-
-    Args:
-        runs: the results of remove-alls.
-        outputs: the output store.
-        policy: how deletes are answered.
-        dialect: how jobs are answered.
-        replies: makes responses.
-        addresses: builds URLs.
-        settings: limits and times.
-        clock: the current time.
-        notes: the promises of the storage, for manifests (law 6).
-    """
-    exports = ExportStatus(dialect=dialect, replies=replies, addresses=addresses, settings=settings, notes=notes, clock=clock)
-    removals = RemovalStatus(
-        outputs=outputs,
-        runs=runs,
-        policy=policy,
-        dialect=dialect,
-        replies=replies,
-        addresses=addresses,
-        settings=settings,
-        clock=clock,
-    )
-    return (
-        Kind(JobKind.EXPORT, exports, export_uncovered, has_files=True),
-        # The parts of a remove-all are records for its result, not files.
-        Kind(JobKind.REMOVE_ALL, removals, removal_uncovered, has_files=False),
-    )
+__all__ = ["in_worker", "job_work"]
 
 
 def job_work(
@@ -110,7 +59,7 @@ def job_work(
         observers: receive the events of jobs.
         adapter: the identity of the adapter whose work is claimed (law 32).
     """
-    told = observers or Observers()
+    told = Observers() if observers is None else observers
     if runs is None:
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         # A worker without observers leaves the reports of deletes to processes that have some.
@@ -170,15 +119,16 @@ def in_worker(
 ) -> JobWork:
     """The work from the recipes of its parts, in a worker process. A thread renews leases, because parts may block."""
     limits = Settings.model_validate(settings)
+    store = cast("JobStore", make(from_json(jobs)))
     return job_work(
         cast("SupportsExport", make(from_json(resources))),
-        cast("JobStore", make(from_json(jobs))),
+        store,
         cast("OutputStore", make(from_json(outputs))),
         limits,
         log=None if log is None else cast("DeletionLog", make(from_json(log))),
         groups=None if groups is None else cast("SupportsGroups", make(from_json(groups))),
         fhir_version=FhirVersion(fhir_version),
         keep_lease=ThreadLeaseKeeper(),
-        observers=Observers.from_recipes(observers or [], limits.on_audit_failure),
+        observers=Observers.from_recipes(observers or [], limits.on_audit_failure, listener=Endings.of(store).tell),
         adapter=adapter,
     )

@@ -150,6 +150,10 @@ class Settings(BaseModel):
     polls_per_second: Annotated[float, Field(gt=0)] = 2
     """How many polls of one job per second are answered; more are refused (ST-05)."""
 
+    first_poll_wait: Annotated[float, Field(ge=0, le=30)] = 1
+    """How long the first poll of a job is held open if the job has not ended (law 19), so that the client of a short export gets
+    the manifest with it. A client can ask for another time, for any poll, with `Prefer: wait=N`. With 0, only those are held."""
+
     settle: Annotated[float, Field(ge=0)] = 5
     """For adapters without snapshots: how long before the start of the export the cut lies, so that transactions that were open
     then are in the next export."""

@@ -76,7 +76,7 @@ async def test_a_kick_off_passes_through_the_modules_that_the_guide_names(house:
 
 
 async def test_a_byte_passes_through_the_modules_that_the_guide_names(make_house: Any) -> None:
-    async with make_house(parts={"runner": LoopRunner()}, poll_burst=10_000) as house:
+    async with make_house(parts={"runner": LoopRunner()}, poll_burst=10_000, first_poll_wait=1) as house:
         await populate(house)
         house.clock.advance(1)
         http = attached(house)

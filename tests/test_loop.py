@@ -160,7 +160,7 @@ async def test_an_export_in_the_loop_leaves_others_their_turn_within_a_page(tmp_
     store = MemoryResourceStore()
     for number in range(3_000):
         await store.create("Observation", observation(number), f"o{number}")
-    bulk, jobs = idle(tmp_path, mint, store, settle=0, poll_burst=1_000_000)
+    bulk, jobs = idle(tmp_path, mint, store, settle=0, poll_burst=1_000_000, first_poll_wait=0)
     app = host(map(statement, count()))
     bulk.install(app)
     body = post(text("_typeFilter", DATES), text("_type", "Observation"))

@@ -4,6 +4,8 @@ So export and delete do not know each other; workers, jobs and files know neithe
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ FLOORS = (
     "delete export",
     "demo smart testing",
     "discovery",
-    "kinds host_routes mount default_runner",
+    "kinds views host_routes mount default_runner",
     "app",
     "middleware",
     "cli",
@@ -59,6 +61,15 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 def test_every_module_stands_in_a_room() -> None:
     assert {room(module) for module in modules()} == set(FLOOR_OF)
+
+
+def test_a_worker_process_starts_without_what_only_a_server_needs() -> None:
+    """So that it starts sooner."""
+    parts = ("workers.process", "kinds", "stores.sqlite.jobs", "stores.sqlite.resources", "stores.filesystem")
+    program = f"import sys, {', '.join(f'{PACKAGE.name}.{part}' for part in parts)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    servers = {"starlette", *(f"{PACKAGE.name}.{name}" for name in ("http", "dialects", "jose", "discovery", "app"))}
+    assert servers.isdisjoint(loaded)
 
 
 def test_a_room_imports_from_floors_below_its_own() -> None:

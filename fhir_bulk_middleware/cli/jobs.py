@@ -122,7 +122,7 @@ async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
             settings = await settings_of(stores, Settings.model_validate(audit_settings()))
         except (sqlite3.DatabaseError, RuntimeError) as error:
             raise Complaint(f"{state.jobs} cannot be read: {error}") from error
-        found = operator(stores, settings, audit_of(state, settings))
+        found = operator(stores, settings, audit_of(state, stores, settings))
         try:
             yield found
         finally:

@@ -40,7 +40,7 @@ async def _sweep(state: State, given: Settings) -> None:
     stores = Stores.of(state)
     try:
         settings = await settings_of(stores, given)
-        observers = audit_of(state, settings)
+        observers = audit_of(state, stores, settings)
         try:
             await retention(stores, settings, observers).sweep()
         finally:

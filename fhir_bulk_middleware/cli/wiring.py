@@ -17,6 +17,7 @@ from fhir_bulk_middleware.demo.host import fhir_host
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.identity import TellsAudiences
 from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.jobs.operator import JobOperator
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.jobs.work import JobWork
@@ -138,7 +139,8 @@ def audit_file(state: State, settings: Settings) -> AuditFile:
     return AuditFile(state.audit, key=settings.audit_key)
 
 
-def audit_of(state: State, settings: Settings) -> Observers:
-    """The observers of a process besides the server: its audit file, if there is one."""
+def audit_of(state: State, stores: Stores, settings: Settings) -> Observers:
+    """The observers of a process besides the server: its audit file, if there is one. Servers hear of the jobs that it ends."""
     file = audit_file(state, settings)
-    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure)
+    listener = Endings.of(stores.jobs).tell
+    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure, listener=listener)

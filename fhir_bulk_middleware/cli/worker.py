@@ -42,7 +42,7 @@ async def _work(state: State, given: Settings) -> None:
     stores = Stores.of(state)
     try:
         settings = await settings_of(stores, given)
-        observers = audit_of(state, settings)
+        observers = audit_of(state, stores, settings)
         work = work_of(stores, settings, observers)
         # It works itself, and keeps the worker pool running if no server does.
         pool = ProcessRunner(state.runner, settings)

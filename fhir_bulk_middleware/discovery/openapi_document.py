@@ -163,10 +163,11 @@ def _status(offer: Offer) -> Iterator[tuple[int, dict[str, Any]]]:
     separate: dict[str, Any] = {"X-Export-Status": _TEXT} if dialect.separate_export_status else {}
     shown = {"application/json": {"schema": schemas.reference("Manifest")}}
     partial = {"content": shown} if "allowPartialManifests" in dialect.parameters else {}
-    yield dialect.in_progress, {"description": "in progress", "headers": dict(paced), **partial}
+    waited = {"Preference-Applied": _TEXT}
+    yield dialect.in_progress, {"description": "in progress", "headers": {**paced, **waited}, **partial}
     if separate or offer.remove_alls:
         shown = {**shown, _FHIR_JSON: {"schema": schemas.reference("OperationOutcome")}}
-    headers = {"Expires": _TEXT, **separate, **(paced if separate else {})}
+    headers = {"Expires": _TEXT, **waited, **separate, **(paced if separate else {})}
     yield dialect.completed, {"description": "complete", "headers": headers, "content": shown}
 
 

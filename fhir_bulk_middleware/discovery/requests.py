@@ -111,6 +111,8 @@ def _headers(offer: Offer, row: Row) -> Iterator[dict[str, Any]]:
                 yield _parameter("header", name, {"type": "string", "enum": [value]})
         case Operation.STATUS | Operation.JOBS | Operation.CANCEL if RequiredHeader.PREFER in dialect.status_requires:
             yield _prefer(required=True)
+        case Operation.STATUS:
+            yield _parameter("header", "Prefer", {"type": "string"}) | {"example": "wait=20"}
         case Operation.FILE:
             for name in ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"):
                 yield _parameter("header", name, {"type": "string"})

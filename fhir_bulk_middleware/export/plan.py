@@ -42,7 +42,7 @@ from fhir_bulk_middleware.export.context.cohort_losses import CohortLosses
 from fhir_bulk_middleware.export.context.context_reader import ContextReader
 from fhir_bulk_middleware.export.context.context_round import ContextRound
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
-from fhir_bulk_middleware.export.sizes import sizes_of
+from fhir_bulk_middleware.export.sizes import share, sizes_of, smallest_slice
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
@@ -343,11 +343,15 @@ class Planner:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
         types, organised_by = self._selected(job, rows), job.request.options.organised_by
         found: list[Slice] = []
+        by_type: dict[str, Sequence[Range]] = {}
         for type_ in types:
             late = type_ == PROVENANCE and by_target(job, self._resources)
             if origin is Origin.ENTERED and (_steered(job) if late else not rows.joined):
                 continue  # steered Provenance is of any age; other types have older data of new members only
-            ranges = await self._ranges(job, rows, type_, origin)
+            by_type[type_] = await self._ranges(job, rows, type_, origin)
+        total = sum(each.estimate for ranges in by_type.values() for each in ranges)
+        for type_, usual in by_type.items():
+            ranges = await self._divided(job, self.query(job, rows, type_, origin=origin), usual, total)
             found.extend(replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges)
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
             return []  # no targets
@@ -389,10 +393,21 @@ class Planner:
             return whole if await self._parts(job, anything) else []
         return await self._parts(job, query)
 
-    async def _parts(self, job: Job, query: Query) -> Sequence[Range]:
-        """The ranges of a query; none with `_since` if nothing has changed."""
+    async def _divided(self, job: Job, query: Query, usual: Sequence[Range], total: int) -> Sequence[Range]:
+        """Ranges of at most a worker's share of the export, so that a type alone keeps all workers busy; the usual ones if small.
+
+        How large a type is shows in the number of its smallest ranges.
+        """
+        pieces, smallest = share(usual, total, self._settings.worker_processes), smallest_slice(self.sizes(job))
+        if pieces == 1 or job.request.options.organised_by is not None or smallest == self.sizes(job).slice:
+            return usual
+        found = len(await self._parts(job, query, smallest))
+        return usual if found == len(usual) else await self._parts(job, query, max(smallest, found * smallest // pieces))
+
+    async def _parts(self, job: Job, query: Query, target_bytes: int | None = None) -> Sequence[Range]:
+        """The ranges of a query, of the job's size by default; none with `_since` if nothing has changed."""
         if isinstance(self._resources, SupportsSlices):
-            ranges = await self._resources.slices(query, self.sizes(job).slice)
+            ranges = await self._resources.slices(query, target_bytes or self.sizes(job).slice)
             return [answered(each, Range, "slices (an entry)") for each in ranges]
         if job.request.window.since is not None and not await _any(self._resources.pages(query, None)):
             return []

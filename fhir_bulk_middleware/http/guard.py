@@ -70,7 +70,7 @@ class Guard:
         self._pace = pace or Pace(Settings(), clock)
         self._replies = replies
         self._mount = mount
-        self._observers = observers or Observers()
+        self._observers = Observers() if observers is None else observers
         self._clock = clock
 
     async def respond(self, request: Request, operation: Operation, endpoint: Endpoint | Open, send: Send) -> None:

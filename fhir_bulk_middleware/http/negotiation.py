@@ -8,7 +8,7 @@ from fhir_bulk_middleware.dialects.model import Dialect, RequiredHeader
 from fhir_bulk_middleware.http.preferences import Preferences
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["Negotiation", "media_type"]
+__all__ = ["Negotiation", "media_type", "wait"]
 
 _ANYTHING = frozenset({"application/*", "*/*"})
 _JSON = frozenset({"application/fhir+json", "application/json"}) | _ANYTHING
@@ -39,7 +39,7 @@ class Negotiation:
         return preferences
 
     def check_status(self, request: Request) -> None:
-        """Check a poll or a cancel.
+        """Check a poll or a cancel. Only required headers can make it invalid.
 
         Raises:
             Refused: as `kick_off`.
@@ -47,6 +47,14 @@ class Negotiation:
         _check_accept(request, self._status_requires, self._status_accept)
         if RequiredHeader.PREFER in self._status_requires and not _preferences(request).respond_async:
             raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
+
+
+def wait(request: Request) -> int | None:
+    """How many seconds a poll may be held open (ST-09); None unless the client says so.
+
+    A `Prefer` header that a kick-off would refuse is ignored, since polls need none (DL-12).
+    """
+    return _wait(tuple(value for name, value in request.scope["headers"] if name == b"prefer"))
 
 
 def media_type(item: str) -> str:
@@ -68,6 +76,15 @@ def _check_accept(request: Request, required: frozenset[RequiredHeader], accepta
         raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
     if acceptable and accept and acceptable.isdisjoint(_accepted(accept)):
         raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+
+
+@lru_cache(maxsize=64)
+def _wait(lines: tuple[bytes, ...]) -> int | None:
+    """The preference in `Prefer` headers. Cached, as `_accepted`."""
+    try:
+        return Preferences.parse(line.decode("latin-1") for line in lines).wait
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ __all__ = ["Preferences"]
 # the header.
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^",]++|,')
 _PREFERENCE = re.compile(r'\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+("(?:[^"\\]|\\.)*+"|[^\s";,]*+))?')
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Preferences:
         handling: whether to refuse unusable parameters (`strict`) or to ignore them; None means `strict`.
         separate_export_status: the client wants the job's status in `X-Export-Status` (KO-45).
         returns: the preferred answer to a delete, in lower case: `minimal`, `representation`, `operationoutcome` (RD-18).
+        wait: how many seconds the client gives the server for its answer to a poll; None without a valid value.
     """
 
     respond_async: bool = False
     handling: Literal["strict", "lenient"] | None = None
     separate_export_status: bool = False
     returns: str | None = None
+    wait: int | None = None
 
     @classmethod
     def parse(cls, headers: Iterable[str]) -> "Preferences":
@@ -59,6 +62,7 @@ class Preferences:
             handling=handling,
             separate_export_status="separate-export-status" in found,
             returns=found.get("return"),
+            wait=int(found["wait"]) if _SECONDS.fullmatch(found.get("wait", "")) else None,
         )
 
 

@@ -36,6 +36,10 @@ class Throttle:
             self._buckets.popitem(last=False)  # the least recently used bucket, which is full again by now
         return self._seconds(left)
 
+    def knows(self, key: Hashable) -> bool:
+        """Whether a token was taken for this key, as far as it is remembered."""
+        return key in self._buckets
+
     def look(self, key: Hashable) -> int:
         """What `wait` would return, without taking a token."""
         return self._seconds(self._left(key, self._clock())) if key in self._buckets else 0

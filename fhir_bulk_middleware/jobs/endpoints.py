@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,13 +12,14 @@ from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
 from fhir_bulk_middleware.http.addresses import Addresses
-from fhir_bulk_middleware.http.negotiation import Negotiation
+from fhir_bulk_middleware.http.disconnecting import disconnected
+from fhir_bulk_middleware.http.negotiation import Negotiation, wait
 from fhir_bulk_middleware.http.replies import FileStatus, Replies
 from fhir_bulk_middleware.http.routes import Row
-from fhir_bulk_middleware.jobs.kind import Kind
 from fhir_bulk_middleware.jobs.list_request import ListRequest
 from fhir_bulk_middleware.jobs.service import JobService
 from fhir_bulk_middleware.jobs.task_bundle import TaskBundle
+from fhir_bulk_middleware.jobs.view import Kind
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 
 __all__ = ["JobEndpoints"]
@@ -77,10 +79,13 @@ class JobEndpoints:
         )
 
     async def status(self, request: Request, principal: Principal) -> Response:
-        """Answer a poll (section 2 of the requirements)."""
+        """Answer a poll (section 2 of the requirements), perhaps not at once."""
         self._negotiation.check_status(request)
-        standing = await self._service.look(principal, _job_id(request))
-        return await self._views[standing.job.request.kind].polled(request, principal, standing, 0)
+        polled = await self._service.poll(principal, _job_id(request), wait(request), partial(disconnected, request))
+        response = await self._views[polled.standing.job.request.kind].polled(request, principal, polled.standing, 0)
+        if polled.waited is not None:
+            response.headers["Preference-Applied"] = f"wait={polled.waited}"
+        return response
 
     async def listed(self, request: Request, principal: Principal) -> Response:
         """Answer with a page of the caller's own jobs, as a Bundle of Tasks."""

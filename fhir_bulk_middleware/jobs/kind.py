@@ -1,26 +1,19 @@
 """The interfaces between jobs in general and one kind of job, such as exports.
 
 This room claims, leases, polls, cancels, sweeps and serves jobs without knowing their kinds. Each kind supplies a `Task`, for the
-process where work runs, and a `Kind`, for the server.
+process where work runs, and a `Kind` (`fhir_bulk_middleware.jobs.view`), for the server.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from starlette.requests import Request
-from starlette.responses import Response
-
-from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.job import Failure, Job, JobKind, Slice, Standing
-from fhir_bulk_middleware.contract.job import Request as JobRequest
+from fhir_bulk_middleware.contract.job import Failure, Job, Slice
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.instant import Instant
-from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease
 
-__all__ = ["EffectsOfJobs", "Kind", "Plan", "Task", "TaskFailed", "View"]
+__all__ = ["EffectsOfJobs", "Plan", "Task", "TaskFailed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,47 +73,3 @@ class EffectsOfJobs(Protocol):
     async def sweep(self) -> None:
         """Complete what processes that died have left undone."""
         ...
-
-
-class View(Protocol):
-    """Renders the jobs of one kind over HTTP."""
-
-    async def polled(self, request: Request, principal: Principal, standing: Standing, number: int) -> Response:
-        """The answer to a poll or to a request for a page of the manifest.
-
-        Args:
-            request: the poll.
-            principal: the client.
-            standing: the job, with its parts if the answer needs them.
-            number: the number of the page, from 0.
-        """
-        ...
-
-    def progress(self, job: Job) -> str:
-        """The progress of a job that is not complete, as `X-Progress` tells it."""
-        ...
-
-    async def cancelled(self, job: Job) -> Response:
-        """The answer to a cancel."""
-        ...
-
-    async def cancelled_before(self, job: Job) -> Response | None:
-        """The answer to a repeated cancel; None for the dialect's answer for cancelled jobs."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of job in the server.
-
-    Attributes:
-        name: the kind.
-        view: renders its jobs over HTTP.
-        uncovered: what a token's scopes lack to cover the job (SE-03, FR-04), as a text for the owner; None if they cover it.
-        has_files: whether its parts are files for the owner.
-    """
-
-    name: JobKind
-    view: View
-    uncovered: Callable[[Scopes, JobRequest], str | None]
-    has_files: bool

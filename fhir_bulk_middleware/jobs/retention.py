@@ -62,7 +62,7 @@ class Retention:
         self._outputs = outputs
         self._settings = settings
         self._clock = clock
-        self._observers = observers or Observers()
+        self._observers = Observers() if observers is None else observers
         self._effects = effects
         self._forgetting = tuple(forgetting)
         self._adapter = adapter

@@ -1,12 +1,12 @@
 """Jobs on behalf of a client: accept, look, cancel, fetch. It raises `Refused` with reasons and knows no HTTP."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from fhir_bulk_middleware.caps import LOOKED_AT
+from fhir_bulk_middleware.caps import HOLD_SECONDS, LOOKED_AT
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.events import FileServed, KickedOff
 from fhir_bulk_middleware.contract.job import Idempotency, Job, JobState, Part, Request, Standing
@@ -16,15 +16,18 @@ from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.http.throttle import Throttle
 from fhir_bulk_middleware.identifiers import NewJobId, is_job_id, job_of_file
-from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.instant import Clock, seconds_between
 from fhir_bulk_middleware.jobs.cancelling import Cancelling, check_live
-from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Kind
+from fhir_bulk_middleware.jobs.endings import Endings
+from fhir_bulk_middleware.jobs.held_polls import HeldPolls
+from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
+from fhir_bulk_middleware.jobs.view import Kind
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["JobList", "JobService", "KickOffDetail"]
+__all__ = ["JobList", "JobService", "KickOffDetail", "Polled"]
 
 _CANCEL_TRIES = 20
 _LOOKED_AT_ONCE = 100
@@ -61,6 +64,19 @@ class JobList:
     more: ListPlace | None
 
 
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a poll found.
+
+    Attributes:
+        standing: the job, as `JobService.look` gives it.
+        waited: for how many seconds at most the client's `wait` was honoured; None without one, or if no more polls can be held.
+    """
+
+    standing: Standing
+    waited: int | None
+
+
 class JobService:
     """The jobs of one mount, for their owners.
 
@@ -75,6 +91,7 @@ class JobService:
         observers: receive the events of jobs.
         effects: stops effects of jobs other than files; None if they have none.
         adapter: the identity of the adapter of new jobs (law 32).
+        endings: announces ended jobs to polls that are held open.
     """
 
     def __init__(
@@ -90,6 +107,7 @@ class JobService:
         observers: Observers | None = None,
         effects: EffectsOfJobs | None = None,
         adapter: str = "",
+        endings: Endings | None = None,
     ) -> None:
         self._kinds = {kind.name: kind for kind in kinds}
         self._jobs = jobs
@@ -99,8 +117,9 @@ class JobService:
         self._settings = settings
         self._clock = clock
         self._new_job_id = new_job_id
-        self._observers = observers or Observers()
+        self._observers = Observers() if observers is None else observers
         self._cancelling = Cancelling(jobs, effects, self._observers, settings, clock)
+        self._held = HeldPolls(endings or Endings())
         self._throttle = Throttle(settings.poll_burst, settings.polls_per_second, clock)
         most = settings.kick_offs_per_minute
         self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
@@ -183,6 +202,39 @@ class JobService:
             if job is None or not job.state.live or await self._jobs.replace(job.cancelled(self._clock())):
                 return
 
+    async def poll(self, principal: Principal, job_id: str, wait: int | None, gone: Callable[[], Awaitable[None]]) -> Polled:
+        """`look`, held open while the job has not ended and has no file to list (law 19).
+
+        The first poll of a job is held for `Settings.first_poll_wait`, any poll for the `wait` of its client; never longer than
+        its token is valid. It counts as one poll. A poll of an unknown job is never held (law 7).
+
+        Args:
+            principal: the client.
+            job_id: the job.
+            wait: how many seconds the client is willing to wait; None if it does not say.
+            gone: returns when the client has disconnected.
+
+        Raises:
+            Refused: as `look`; also if the job is cancelled meanwhile.
+        """
+        honoured = None if wait is None else min(wait, HOLD_SECONDS)
+        first = self._settings.first_poll_wait
+        seconds = (0 if self._throttle.knows(job_id) else first) if honoured is None else honoured
+        seconds = min(seconds, seconds_between(self._clock(), principal.expires_at)) if seconds else 0
+        if seconds <= 0:
+            return Polled(await self.look(principal, job_id), honoured)
+        with self._held.awaiting(job_id) as woken:
+            standing = await self.look(principal, job_id)
+            if _tells(standing):
+                return Polled(standing, honoured)
+            with self._held.place(principal.owner) as free:
+                if not free:
+                    return Polled(standing, None)
+                async with self._held.held(woken, seconds, gone) as again:
+                    while not _tells(standing) and await again():
+                        standing = await self._standing(principal, await self._own(principal, job_id))
+        return Polled(standing, honoured)
+
     async def look(self, principal: Principal, job_id: str) -> Standing:
         """The job for a poll (section 2), with its parts if the answer lists them, all as of one instant (law 35).
 
@@ -196,10 +248,14 @@ class JobService:
         self._check_scopes(principal, job)
         if wait := self._throttle.wait(job.id):
             raise Refused(Reason.POLLED_TOO_OFTEN, f"Poll again in {wait} seconds; the export goes on.", retry_after=wait)
+        return await self._standing(principal, job)
+
+    async def _standing(self, principal: Principal, job: Job) -> Standing:
+        """The job with its parts, if the answer lists them."""
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
         if job.state is not JobState.COMPLETED and not early:
             return Standing(job)
-        standing = await self._jobs.standing(job_id, self._mount, principal.owner)
+        standing = await self._jobs.standing(job.id, self._mount, principal.owner)
         self._check_live(None if standing is None else standing.job)
         return standing or Standing(job)
 
@@ -310,6 +366,11 @@ class JobService:
     def _shown(self, principal: Principal, job: Job) -> bool:
         """Whether a list shows the job: it has not expired, swept or not, and the token's scopes cover it."""
         return (job.state.working or job.expires_at > self._clock()) and self._uncovered(principal, job) is None
+
+
+def _tells(standing: Standing) -> bool:
+    """Whether a poll has more to tell than that the job goes on: it has ended, or its partial manifest may have a page."""
+    return not standing.job.state.working or bool(standing.parts)
 
 
 def _scopes(scopes: tuple[str, ...]) -> Scopes:

@@ -75,7 +75,7 @@ class JobWork:
         self._settings = settings
         self._clock = clock
         self._keep_lease = keep_lease
-        self._observers = observers or Observers()
+        self._observers = Observers() if observers is None else observers
         self._recipe = recipe
 
     def recipe(self) -> Recipe | None:

@@ -1,7 +1,7 @@
 """Delivers events to observers. A failing observer has no effect on the operation, but a failing audit can prevent it."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Literal, cast
 
@@ -48,6 +48,8 @@ class Observers:
         detail: encodes patients and criteria for events.
         interval: seconds between two summaries of refusals.
         clock: returns the current time.
+        listener: called with each event that `tell` delivers, before any observer; must not block or raise. It is no observer, so
+            with a listener alone there still is nobody to report to.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Observers:
         detail: AuditDetail | None = None,
         interval: float = _INTERVAL,
         clock: Clock = system_clock,
+        listener: Callable[[Event], None] | None = None,
     ) -> None:
+        self._listener = listener
         self._observers = tuple(observers)
         self._audits = tuple(AuditTeller(each, patience, clock) for each in self._observers if isinstance(each, Audit))
         self._others = tuple(each for each in self._observers if not isinstance(each, Audit))
@@ -80,6 +84,8 @@ class Observers:
 
         Cancellation does not interrupt the delivery, because the event has already happened.
         """
+        if self._listener is not None:
+            self._listener(event)
         if self._audits:
             if self._refusals.due:
                 await self._sum_up()
@@ -156,8 +162,15 @@ class Observers:
         return [as_json(observer.recipe()) for observer in self._observers if isinstance(observer, SupportsWorkerProcess)]
 
     @classmethod
-    def from_recipes(cls, recipes: JsonValue, on_audit_failure: OnAuditFailure = "go_on") -> "Observers":
+    def from_recipes(
+        cls,
+        recipes: JsonValue,
+        on_audit_failure: OnAuditFailure = "go_on",
+        *,
+        listener: Callable[[Event], None] | None = None,
+    ) -> "Observers":
         """Make the observers from `recipes`."""
         if not isinstance(recipes, list):
             raise ValueError("not a list of recipes")  # noqa: TRY004 - malformed input, as in from_json
-        return cls((cast("Observer", make(from_json(recipe))) for recipe in recipes), on_audit_failure=on_audit_failure)
+        observers = (cast("Observer", make(from_json(recipe))) for recipe in recipes)
+        return cls(observers, on_audit_failure=on_audit_failure, listener=listener)

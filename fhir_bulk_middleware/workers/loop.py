@@ -16,7 +16,7 @@ _PAUSE_SHORTEST = 0.05
 _PAUSE_LONGEST = 30.0
 
 
-async def keep_working(work: Work, worker: str, wait: Callable[[float], Awaitable[None]], wake: Callable[[], None]) -> None:
+async def keep_working(work: Work, worker: str, wait: Callable[[float], Awaitable[object]], wake: Callable[[], None]) -> None:
     """Work until cancelled. An exception is logged, and the work tried again after a pause that grows.
 
     Args:

@@ -1,7 +1,9 @@
-"""Wake-up pipes, by which any process on the machine tells the workers of a folder that there may be work.
+"""Wake-up pipes, by which any process on the machine tells others that something may have happened.
 
-Each worker makes a named pipe in the folder, and `notify` writes a byte into each. A lost wake-up only delays work until the
-worker looks by itself, so nothing here needs to be reliable.
+Each listener makes a named pipe in a folder, and `notify` writes a short message into each. Two kinds of folder exist: one whose
+listeners are workers, told that there may be work, and one whose listeners are servers, told which job has ended
+(`fhir_bulk_middleware.jobs.endings`). A lost message only delays a listener until it looks by itself, so nothing here needs to be
+reliable.
 """
 
 import asyncio
@@ -15,6 +17,9 @@ from pathlib import Path
 import anyio
 
 __all__ = ["WakeUp", "WakeUps"]
+
+_PIPE_BYTES = 64 * 1024
+"""What a pipe holds on Linux."""
 
 
 class WakeUps:
@@ -31,21 +36,30 @@ class WakeUps:
         """
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._check()
+
+    def _check(self) -> None:
         found, us = self._folder.lstat(), os.geteuid()
         ours = stat.S_ISDIR(found.st_mode) and us in {0, found.st_uid} and not found.st_mode & stat.S_IWOTH
         if not ours:
             raise PermissionError(f"{self._folder} must be a folder that belongs to this user and that not everybody can write")
 
-    def notify(self) -> None:
-        """Wake every worker. Never blocks or raises."""
-        with suppress(OSError), os.scandir(self._folder) as pipes:
-            for pipe in pipes:
-                with suppress(OSError):  # full: a wake-up is pending; no reader: its worker has ended
-                    _touch(pipe.path)
+    def notify(self, message: bytes = b"!") -> None:
+        """Send a message to every listener. Never blocks or raises.
+
+        Args:
+            message: at most `PIPE_BUF` bytes, so that messages of several processes do not mix.
+        """
+        with suppress(OSError):
+            self._check()
+            with os.scandir(self._folder) as pipes:
+                for pipe in pipes:
+                    with suppress(OSError):  # full: it is awake anyway; no reader: its process has ended
+                        _write(pipe.path, message)
 
     @contextmanager
     def subscribed(self, name: str) -> Generator["WakeUp"]:
-        """This worker's wake-up pipe, removed on exit."""
+        """A wake-up pipe of this process, removed on exit."""
         self.prepare()
         path = self._folder / name
         os.mkfifo(path, 0o600)
@@ -60,31 +74,31 @@ class WakeUps:
             path.unlink(missing_ok=True)
 
     def take_down(self, name: str) -> None:
-        """Remove the pipe of a worker that has ended."""
+        """Remove the pipe of a process that has ended."""
         pipe = self._folder / name
         with suppress(OSError):
             if stat.S_ISFIFO(pipe.lstat().st_mode):  # not a pipe, so not ours to remove
                 pipe.unlink()
 
     def take_dead_down(self) -> None:
-        """Remove pipes without a reader, left by workers of an earlier pool."""
+        """Remove pipes without a reader, left by processes that were killed."""
         with suppress(OSError):
             for pipe in list(self._folder.iterdir()):
                 try:
-                    _touch(str(pipe))
+                    _write(str(pipe), b"")
                 except OSError as error:
                     if error.errno == errno.ENXIO:
                         self.take_down(pipe.name)
 
 
 class WakeUp:
-    """One worker's wake-up pipe, read by its event loop."""
+    """One wake-up pipe, read by the event loop of its process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a wake-up, at most so long. One that came before counts."""
+    async def wait(self, seconds: float) -> bytes:
+        """Wait for a message, at most so long, and return all that came, also before; empty if none did."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._descriptor, woken.set)
         try:
@@ -92,18 +106,20 @@ class WakeUp:
                 await woken.wait()
         finally:
             loop.remove_reader(self._descriptor)
-        self._drain()
+        return self._drain()
 
-    def _drain(self) -> None:
-        with suppress(BlockingIOError):
-            while os.read(self._descriptor, 4096):
-                pass
+    def _drain(self) -> bytes:
+        """What the pipe holds, read once: it holds no more, and a process that writes without end must not keep this one here."""
+        try:
+            return os.read(self._descriptor, _PIPE_BYTES)
+        except BlockingIOError:
+            return b""
 
 
-def _touch(path: str) -> None:
+def _write(path: str, message: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # not a pipe, so not written to
-            os.write(descriptor, b"!")
+            os.write(descriptor, message)
     finally:
         os.close(descriptor)

@@ -16,7 +16,7 @@ from .downloads import downloads
 from .figures import Figure, Skipped, table
 from .files import files, identical
 from .filters import filters, firewall, shapes
-from .lifecycle import large, lifecycle, scaling
+from .lifecycle import large, lifecycle, one_type, scaling, small
 from .postgres import postgres
 from .starting import starting
 from .traffic import host, kick_off, polls
@@ -37,6 +37,8 @@ SCENARIOS: dict[str, Scenario] = {
     "kick-off": kick_off,
     "downloads": downloads,
     "lifecycle": lifecycle,
+    "small": small,
+    "one-type": one_type,
     "starting": starting,
     "worst": worst,
 }

@@ -50,7 +50,10 @@ GOALS: Mapping[str, Goal] = {
     "12": Goal(0.95, 0.85, more=True),
     "13 p50 ms": Goal(5, 25),
     "13 read ms": Goal(25, 250),
+    "13b warm s": Goal(0.15, 0.5),
+    "13b cold s": Goal(0.6, 1.5),
     "16": Goal(0, 0),
+    "18": Goal(0.6, 0.9),
 }
 """By row of the table of goals; a row of two figures has two."""
 

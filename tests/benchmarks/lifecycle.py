@@ -9,15 +9,17 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from fhir_bulk_middleware.settings import Settings
+
 from .bench import Bench
 from .exports import Pool, Wanted
 from .figures import Figure
 from .rounds import Series, interleave
 from .server import Server, memory, serve
 
-__all__ = ["large", "lifecycle", "scaling"]
+__all__ = ["large", "lifecycle", "one_type", "scaling", "small"]
 
-_SMALL, _LARGE = 1_000, 2_000_000
+_SMALL, _FEW_PATIENTS, _LARGE = 1_000, 8_225, 2_000_000
 _BLOCK = 1 << 20
 
 
@@ -25,6 +27,45 @@ def lifecycle(bench: Bench) -> Iterator[Figure]:
     """Kick-off to the last byte over two connections, small and middle."""
     for size in (_SMALL, max(bench.resources // 2, _SMALL)):
         yield from _lifecycle(bench, size, bench.rounds)
+
+
+def small(bench: Bench) -> Iterator[Figure]:
+    """Row 13b: an export of a few patients by a client that polls as it is told, with ready workers and with new ones."""
+    data = bench.data_of(min(_FEW_PATIENTS, bench.resources))
+    preferences = {"": "respond-async", ", `Prefer: wait=30`": "wait=30"}
+    with serve(data, bench.folder / "small", workers=2) as server:
+        warm = interleave({name: partial(_home, server, prefer) for name, prefer in preferences.items()}, 2 * bench.rounds)
+    for name, series in warm.items():
+        yield Figure("13b warm s", f"{data.count:,} resources, kick-off to the last byte{name}, s", series.median, series.best)
+    cold = []
+    for number in range(bench.rounds):
+        with serve(data, bench.folder / f"cold-{number}", workers=2, ready=False) as server:
+            cold.append(_home(server, preferences[""]))
+    series = Series(tuple(cold))
+    note = f"from the first answer of a new server; the slowest {max(cold):.2f} s"
+    yield Figure("13b cold s", "the same, of a server that has just started, s", series.median, series.best, note)
+
+
+def one_type(bench: Bench) -> Iterator[Figure]:
+    """Row 18: whether the largest type alone keeps all workers busy."""
+    wanted, seconds = Wanted(types=("Observation",)), {}
+    for workers in (1, 2):
+        settings = Settings(worker_processes=workers)
+        with bench.exports(bench.data, settings=settings) as exports, exports.pool() as pool:
+            seconds[workers] = interleave({"": partial(_seconds, pool, wanted)}, bench.rounds)[""]
+    note = f"{seconds[2].median * 1000:,.0f} ms / {seconds[1].median * 1000:,.0f} ms"
+    ratio = seconds[2].median / seconds[1].median, seconds[2].best / seconds[1].best
+    yield Figure("18", "one type alone, two workers / one", *ratio, note)
+
+
+def _home(server: Server, prefer: str) -> float:
+    """Seconds from kick-off until all bytes are here."""
+    begun = time.perf_counter()
+    path = server.kick_off()
+    _take_home(server, server.wait_as_told(path, prefer)["output"])
+    taken = time.perf_counter() - begun
+    server.ask("DELETE", path)
+    return taken
 
 
 def large(bench: Bench) -> Iterator[Figure]:
@@ -87,8 +128,8 @@ def _scaling(bench: Bench, few: int, many: int) -> Iterator[Figure]:
     yield Figure("5 MB", f"peak RSS of a worker at {bench.data_of(many).count:,}, MB", peak, peak)
 
 
-def _seconds(pool: Pool) -> float:
-    return pool.export(Wanted()).seconds
+def _seconds(pool: Pool, wanted: Wanted | None = None) -> float:
+    return pool.export(wanted or Wanted()).seconds
 
 
 def _take_home(server: Server, files: Sequence[dict[str, Any]]) -> None:

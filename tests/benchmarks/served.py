@@ -63,6 +63,7 @@ def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
     settings = Settings(
         worker_processes=workers,
         retry_after=1,
+        first_poll_wait=1 if workers else 0,  # where nothing works, a held poll is only slow
         poll_burst=10**9,
         polls_per_second=1e6,
         requests_per_owner=10**9,

@@ -48,9 +48,9 @@ class Server:
     def __post_init__(self) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port)
 
-    def ask(self, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    def ask(self, method: str, path: str, prefer: str = "respond-async") -> tuple[int, dict[str, str], bytes]:
         """One request on the connection that is kept."""
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/fhir+json", "Prefer": "respond-async"}
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/fhir+json", "Prefer": prefer}
         self._connection.request(method, path, headers=headers)
         response = self._connection.getresponse()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
@@ -72,6 +72,16 @@ class Server:
                 raise RuntimeError(f"the poll was answered with {status}: {body!r}")
             time.sleep(_POLL)
 
+    def wait_as_told(self, path: str, prefer: str) -> dict[str, Any]:
+        """Poll no sooner than `Retry-After` says until the export is complete; its manifest."""
+        while True:
+            status, headers, body = self.ask("GET", path, prefer)
+            if status == 200:
+                return dict(json.loads(body))
+            if status != 202:
+                raise RuntimeError(f"the poll was answered with {status}: {body!r}")
+            time.sleep(int(headers["retry-after"]))
+
     def load(self, path: str, *, token: bool, connections: int = 32, seconds: float = 2, core: int | None = None) -> Load:
         """Load from another process."""
         command = [sys.executable, "-m", f"{__package__}.load", str(self.port), path, self.token if token else ""]
@@ -92,8 +102,8 @@ class Server:
 
 
 @contextmanager
-def serve(data: Data, folder: Path, *, workers: int) -> Generator[Server]:
-    """Serve a store while the context is open."""
+def serve(data: Data, folder: Path, *, workers: int, ready: bool = True) -> Generator[Server]:
+    """Serve a store while the context is open; from when its workers are ready, or else from when it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     mint = TokenMint(ISSUER, AUDIENCE)
     (folder / "jwks.json").write_text(json.dumps(mint.jwks))
@@ -111,7 +121,7 @@ def serve(data: Data, folder: Path, *, workers: int) -> Generator[Server]:
     server = Server(port, folder, token, process, tuple(others))
     try:
         server.ask("GET", "/bare")
-        while workers and len(list((folder / "runner" / "workers").glob("*"))) < workers:
+        while ready and workers and len(list((folder / "runner" / "workers").glob("*"))) < workers:
             time.sleep(0.01)
         yield server
     finally:

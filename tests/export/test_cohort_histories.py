@@ -79,7 +79,7 @@ KEYS = [(type_, id_) for type_ in LINKS for id_ in IDS.get(type_, "0")]
 
 def naming(type_: str) -> st.SearchStrategy[References]:
     """What a resource of a type names by each element, and mostly names something."""
-    elements = {}
+    elements: dict[str, st.SearchStrategy[list[str]]] = {}
     for element, targets in LINKS[type_].items():
         known = [f"{target}/{each}" for target in targets for each in IDS.get(target, "0")]
         some = st.lists(st.sampled_from(known), min_size=1, max_size=2 if element in LISTS else 1, unique=True)
@@ -166,11 +166,9 @@ class Account:
             if key[0] == "List" and not self.shared(version, members):
                 continue
             found[key] = version
-        for key, version in living.items():
-            if key[0] == "Provenance" and {f"{type_}/{id_}" for type_, id_ in selected} & set(
-                (version.named or {}).get("target", ())
-            ):
-                found[key] = version
+        names = {f"{type_}/{id_}" for type_, id_ in selected}
+        provenance = ((key, version) for key, version in living.items() if key[0] == "Provenance")
+        found |= {key: version for key, version in provenance if names & set((version.named or {}).get("target", ()))}
         return found
 
     @staticmethod

@@ -1,4 +1,7 @@
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from jobs_of import EVERYTHING, job
@@ -8,8 +11,9 @@ from fhir_bulk_middleware.contract.job import FileKind, Job
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Rows, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletions
 from fhir_bulk_middleware.export.plan import Planner
-from fhir_bulk_middleware.instant import Instant, Precision, after, floor
+from fhir_bulk_middleware.instant import Instant, Precision, after, floor, system_clock
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 LINES = {"Patient": ["p"] * 2, "Observation": ["o"] * 7, "Encounter": []}
 ROWS = Rows(EVERYTHING)
@@ -58,6 +62,55 @@ async def test_an_adapter_that_cannot_slice_has_one_slice_per_type() -> None:
         (1, "Observation", ""),
         (2, "Patient", ""),
     ]
+
+
+def observations(count: int, size: int) -> Iterator[bytes]:
+    """Lines of about this many bytes."""
+    words = "x" * size
+    for number in range(count):
+        observation = {"resourceType": "Observation", "id": str(number), "status": "final", "code": {"text": words}}
+        yield json.dumps(observation).encode()
+
+
+async def shares(store: SQLiteResourceStore, workers: int) -> list[int]:
+    """The estimates of the slices of an export of one type."""
+    settings = Settings(worker_processes=workers)
+    asked = job("Observation", "Patient", created_at=NOW, precision=Precision.MICROSECONDS)
+    plan = await Planner(store, settings, system_clock, store).plan(asked, ROWS)
+    return [piece.estimate for piece in plan.slices if piece.type == "Observation"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("workers", "slices"), [(0, 1), (1, 1), (2, 2), (3, 3), (64, 4)])
+async def test_a_type_alone_is_shared_among_the_workers(tmp_path: Path, workers: int, slices: int) -> None:
+    """Law 15: no slice is smaller than 4 MiB for that."""
+    store = SQLiteResourceStore(tmp_path / "store.db")
+    store.load(observations(1_500, 11_000))
+    estimates = await shares(store, workers)
+    store.close()
+
+    assert len(estimates) == slices
+    assert sum(estimates) == pytest.approx(1_500, abs=slices)
+    assert max(estimates) - min(estimates) <= 0.1 * max(estimates), "of equal cost"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("count", "size"), [(900, 11_000), (3_000, 100)])
+async def test_what_is_small_is_not_divided(tmp_path: Path, count: int, size: int) -> None:
+    """Law 44."""
+    store = SQLiteResourceStore(tmp_path / "store.db")
+    store.load(observations(count, size))
+    assert len(await shares(store, 2)) == 1
+    store.close()
+
+
+@pytest.mark.anyio
+async def test_a_type_that_is_no_more_than_a_workers_share_is_not_divided(tmp_path: Path) -> None:
+    store = SQLiteResourceStore(tmp_path / "store.db")
+    store.load(observations(1_500, 11_000))
+    store.load(json.dumps({"resourceType": "Patient", "id": str(number)}).encode() for number in range(1_600))
+    assert len(await shares(store, 2)) == 1
+    store.close()
 
 
 @pytest.mark.anyio

@@ -21,6 +21,8 @@ _AUDIT = "tests/observers/test_audit_file.py"
 _IF_MATCH = "tests/delete/test_if_match.py"
 _TYPES = "tests/export/test_types.py"
 _COHORT = "tests/export/test_cohort.py"
+_HELD = "tests/jobs/test_held_polls.py"
+_HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
     Mutant(
@@ -890,4 +892,63 @@ COHORTS = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS)
+HELD = (
+    Mutant(
+        "end-between-the-read-and-the-wait-is-missed",
+        "law 19",
+        "jobs/held_polls.py",
+        "                await woken.wait()\n            woken.clear()",
+        "                woken.clear()\n                await woken.wait()\n            woken.clear()",
+        (_HELD,),
+    ),
+    Mutant(
+        "worker-does-not-announce",
+        "law 19",
+        "kinds.py",
+        ", listener=Endings.of(store).tell)",
+        ")",
+        (_HELD_ACROSS,),
+    ),
+    Mutant(
+        "stop-waits-for-held-polls",
+        "ST-09",
+        "workers/stop_signals.py",
+        "            loop.call_soon_threadsafe(tell)",
+        "            pass",
+        (_HELD_ACROSS,),
+    ),
+    Mutant(
+        "held-poll-outlives-its-token",
+        "law 7",
+        "jobs/service.py",
+        "min(seconds, seconds_between(self._clock(), principal.expires_at)) if seconds else 0",
+        "seconds",
+        (_HELD,),
+    ),
+    Mutant(
+        "held-poll-is-throttled-as-several",
+        "law 19",
+        "jobs/service.py",
+        "standing = await self._standing(principal, await self._own(principal, job_id))",
+        "standing = await self.look(principal, job_id)",
+        (_HELD,),
+    ),
+    Mutant(
+        "slices-as-small-as-two-files",
+        "law 44",
+        "export/sizes.py",
+        "max(_SMALLEST_SLICE, 2 * sizes.floor)",
+        "2 * sizes.floor",
+        ("tests/export/test_plan.py",),
+    ),
+    Mutant(
+        "one-owner-holds-all-polls",
+        "law 38",
+        "jobs/held_polls.py",
+        "self._all >= HELD_POLLS or count >= HELD_POLLS_OF_OWNER",
+        "self._all >= HELD_POLLS",
+        (_HELD,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD)
