@@ -34,7 +34,7 @@ from fhir_bulk_middleware.smart.grants import granted, spelled
 from fhir_bulk_middleware.smart.oauth_replies import OAuthError, OAuthRefused
 from fhir_bulk_middleware.smart.replay import ReplayLog
 
-__all__ = ["TOKEN_LIFETIME", "LONGEST_TOKEN_LIFETIME", "AuthorizationServer"]
+__all__ = ["ASSERTION_TYPE", "LONGEST_TOKEN_LIFETIME", "TOKEN_LIFETIME", "AuthorizationServer"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -49,7 +49,8 @@ _BODY_SECONDS: Final = 30.0
 _MOST_FIELDS: Final = 20
 _LONGEST_SCOPE: Final = 4096
 _FORM: Final = "application/x-www-form-urlencoded"
-_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""The only `client_assertion_type` (RFC 7523)."""
 
 
 class AuthorizationServer:
@@ -75,8 +76,8 @@ class AuthorizationServer:
         clock: returns the current time.
 
     Raises:
-        ValueError: the lifetime is out of bounds, the URL is not absolute, two clients have the same id, or a scope names an unknown
-        resource type.
+        ValueError: the lifetime is out of bounds, the URL is not absolute, two clients have the same id, or a scope names an
+        unknown resource type.
         TypeError: there is no replay log.
     """
 
@@ -168,8 +169,8 @@ class AuthorizationServer:
         }
 
     async def _client(self, form: Mapping[str, str]) -> Client:
-        if form.get("client_assertion_type") != _ASSERTION_TYPE:
-            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"client_assertion_type must be {_ASSERTION_TYPE}.")
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"client_assertion_type must be {ASSERTION_TYPE}.")
         if "client_assertion" not in form:
             raise OAuthRefused(OAuthError.INVALID_REQUEST, "client_assertion is missing.")
         try:
