@@ -62,7 +62,7 @@ def authorization_server(state: State, base_url: str, given: argparse.Namespace)
     if not given.client:
         alone = [option for name, option in _NEED_CLIENT.items() if getattr(given, name) is not None]
         if alone:
-            raise Complaint(f"{' and '.join(alone)} need --client: they are about the tokens of registered clients")
+            raise Complaint(f"{' and '.join(alone)}: only with --client, whose tokens this is about")
         yield None
         return
     scopes = EVERYTHING if given.client_scope is None else given.client_scope

@@ -19,7 +19,6 @@ from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
 from fhir_bulk_middleware.cli.listener import listening, port_of
-from fhir_bulk_middleware.cli.load_stop import LoadStopped, stopping_at_sigterm
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State, audit_settings
 from fhir_bulk_middleware.cli.token import EVERYTHING
@@ -99,12 +98,14 @@ def add_to(commands: Commands) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     need("serve", "uvicorn")
-    with logging_to_stderr(given.log_level):
-        try:
+    before = signal.signal(signal.SIGTERM, _asked_to_stop)
+    try:
+        with logging_to_stderr(given.log_level):
             return _started(given, State(given.dir))
-        except LoadStopped as stopped:
-            screen().say(str(stopped))
-            return 0
+    except _Stopped:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _started(given: argparse.Namespace, state: State) -> int:
@@ -115,8 +116,11 @@ def _started(given: argparse.Namespace, state: State) -> int:
         if authorization is not None:
             settings = settings.model_copy(update={"smart": authorization.configuration})
         if given.data is not None:
-            with stopping_at_sigterm(state):
+            try:
                 load_folder(state, given.data, out, keep_last_updated=given.keep_last_updated)
+            except _Stopped:
+                out.say(f"Stopped. {state.loaded_so_far():,} resources are loaded; the same command continues after them.")
+                raise
         elif given.keep_last_updated:
             raise Complaint("--keep-last-updated needs --data: it is about resources that are loaded")
         TokenSource.note(state, _token_source(given, _url(given, listener)))
@@ -271,7 +275,6 @@ def _serve(
 
     from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - so that other commands start faster
 
-    signal.signal(signal.SIGTERM, _asked_to_stop)
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     stores = Stores.of(state, settings.base_urls)
@@ -304,7 +307,7 @@ def _serve(
 
 
 class _Stopped(BaseException):
-    """Raised by SIGTERM."""
+    """Raised by SIGTERM. Not an `Exception`, so that no handler of errors takes it for one."""
 
 
 def _asked_to_stop(_number: int, _frame: FrameType | None) -> None:

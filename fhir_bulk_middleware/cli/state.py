@@ -178,8 +178,7 @@ class State:
 
     def loaded_so_far(self) -> int:
         """The number of resources that a load has committed, whether it is complete or not."""
-        file = self._partial if self._partial.exists() else self.store
-        return _count(file) if file.exists() else 0
+        return _count(self._partial if self._partial.exists() else self.store)
 
     def _load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> int:
         begun = self._begun(lines)
@@ -215,11 +214,11 @@ class State:
 
 def _count(file: Path) -> int:
     """The number of versions in a store: one for each line that was loaded."""
-    with closing(sqlite3.connect(file)) as connection:
-        try:
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             return int(connection.execute("SELECT count(*) FROM resource").fetchone()[0])
-        except sqlite3.OperationalError:  # it was interrupted before the schema was there
-            return 0
+    except sqlite3.OperationalError:  # there is no schema yet, or no file any more
+        return 0
 
 
 def _spare_cores() -> int:

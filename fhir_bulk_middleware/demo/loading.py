@@ -175,7 +175,7 @@ def load(
         helpers: the number of processes that parse lines.
 
     Raises:
-        LoadError: a line is not a resource; the message has its position if the lines come from files.
+        LoadError: a line is not a resource; the message has its position if the lines come from files. Or a helper was killed.
     """
     rest, keep = itertools.islice(lines, skip, None), isinstance(lines, ByLastUpdated)
     try:
@@ -184,6 +184,8 @@ def load(
         if isinstance(lines, NdjsonFolder | ByLastUpdated):
             raise LoadError(f"{lines.position_of(skip + error.number)}: {error.problem}") from error
         raise LoadError(str(error)) from error
+    except ChildProcessError as error:
+        raise LoadError(f"{error}; the resources before are kept") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         position = f"{lines.position}: " if isinstance(lines, NdjsonFolder | ByLastUpdated) else ""
         raise LoadError(f"{position}{error}") from error

@@ -13,13 +13,14 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from fhir_bulk_middleware.fhir.canonical import Canonical
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.sqlite.resource_writing import Draft, draft
 
-__all__ = ["Drafted", "Line", "MalformedLine", "drafted", "drafts_of"]
+__all__ = ["Drafted", "Line", "MalformedLine", "Packed", "drafted", "drafts_of", "packed"]
 
 _PROCESS = "fhir_bulk_middleware.stores.sqlite.drafting_process"
 
@@ -28,6 +29,9 @@ Line = tuple[int, bytes]
 
 Drafted = list[tuple[int, Draft]]
 """The drafts of a batch of lines, with the numbers of the lines."""
+
+Packed = list[tuple[int, tuple[str, str, bytes, bytes], tuple[Any, ...]]]
+"""As `Drafted`, in plain values."""
 
 
 class MalformedLine(ValueError):  # noqa: N818 - the line is wrong, not the program
@@ -103,6 +107,11 @@ def drafts_of(batch: Sequence[Line], compartments: CompartmentMembership) -> Dra
     return found
 
 
+def packed(drafts: Drafted) -> Packed:
+    """The drafts for the way to another process: pickling plain values takes a third of the time."""
+    return [(number, new.canonical.parts, new[1:]) for number, new in drafts]
+
+
 class _Helper:
     """A helper process. It has one task at a time: with two, both ends could wait for the other to read."""
 
@@ -139,12 +148,12 @@ class _Helper:
         if self._process.stdout is None:
             raise AssertionError("a helper has pipes")
         try:
-            found: Drafted | MalformedLine = pickle.load(self._process.stdout)  # noqa: S301 - from a process of ours
-        except EOFError:
+            found: Packed | MalformedLine = pickle.load(self._process.stdout)  # noqa: S301 - from a process of ours
+        except (EOFError, pickle.UnpicklingError):
             raise ChildProcessError(f"a process that parses lines ended with status {self._process.wait()}") from None
         if isinstance(found, MalformedLine):
             raise found
-        return found
+        return [(number, Draft(Canonical(*parts), *rest)) for number, parts, rest in found]
 
     def _send(self, task: object) -> None:
         if self._process.stdin is None:

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.stores.sqlite.drafting import Drafted, Line, MalformedLine, drafts_of
+from fhir_bulk_middleware.stores.sqlite.drafting import Line, MalformedLine, Packed, drafts_of, packed
 
 __all__ = ["main"]
 
@@ -24,7 +24,7 @@ def main() -> None:
         while True:
             batch: list[Line] = pickle.load(tasks)  # noqa: S301 - as above
             try:
-                answer: Drafted | MalformedLine = drafts_of(batch, compartments)
+                answer: Packed | MalformedLine = packed(drafts_of(batch, compartments))
             except MalformedLine as error:
                 answer = error
             pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)

@@ -19,7 +19,7 @@ __all__ = ["Draft", "Writing", "cut", "draft"]
 
 
 class Draft(NamedTuple):
-    """A resource with everything that can be computed before the transaction begins; a tuple, which is cheap to pickle.
+    """A resource with everything that can be computed before the transaction begins.
 
     Attributes:
         canonical: its text, except for version and instant.
