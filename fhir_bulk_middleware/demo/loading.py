@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class NdjsonFolder:
         path, line = self._runs[run]
         return f"{path}, line {line + ordinal - self._first[run]}"
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Generator[bytes]:
         self._done, ordinal = 0, 0
         self._first.clear()
         self._runs.clear()
@@ -133,12 +133,12 @@ class ByLastUpdated:
         """As `NdjsonFolder.position_of`."""
         return self._files.position_of(self._ordinals[ordinal - 1])
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Generator[bytes]:
         del self._ordinals[:]
-        with closing(sqlite3.connect("", isolation_level=None)) as stage:
+        with closing(iter(self._files)) as texts, closing(sqlite3.connect("", isolation_level=None)) as stage:
             stage.execute(_STAGE)
             stage.execute("BEGIN")
-            staged = ((number, self._instant(number, text), text) for number, text in enumerate(self._files, 1))
+            staged = ((number, self._instant(number, text), text) for number, text in enumerate(texts, 1))
             total = stage.executemany("INSERT INTO line VALUES (?, ?, ?)", staged).rowcount
             for ordinal, text in stage.execute("SELECT ordinal, text FROM line ORDER BY instant, ordinal"):
                 self._ordinals.append(ordinal)
@@ -177,9 +177,9 @@ def load(
     Raises:
         LoadError: a line is not a resource; the message has its position if the lines come from files. Or a helper was killed.
     """
-    rest, keep = itertools.islice(lines, skip, None), isinstance(lines, ByLastUpdated)
+    given, keep = iter(lines), isinstance(lines, ByLastUpdated)
     try:
-        return store.load(rest, progress=seen, helpers=helpers, keep_last_updated=keep)
+        return store.load(itertools.islice(given, skip, None), progress=seen, helpers=helpers, keep_last_updated=keep)
     except MalformedLine as error:
         if isinstance(lines, NdjsonFolder | ByLastUpdated):
             raise LoadError(f"{lines.position_of(skip + error.number)}: {error.problem}") from error
@@ -189,6 +189,9 @@ def load(
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         position = f"{lines.position}: " if isinstance(lines, NdjsonFolder | ByLastUpdated) else ""
         raise LoadError(f"{position}{error}") from error
+    finally:
+        if isinstance(given, Generator):
+            given.close()  # the file that it reads
 
 
 def _lines(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:

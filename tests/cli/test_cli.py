@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def test_a_load_of_files_that_changed_meanwhile_begins_anew(tmp_path: Path) -> N
     state, data = State(tmp_path / "state"), many_patients(tmp_path, 3_000)
 
     class Interrupted(NdjsonFolder):
-        def __iter__(self) -> Iterator[bytes]:
+        def __iter__(self) -> Generator[bytes]:
             for number, line in enumerate(super().__iter__()):
                 if number == 2_500:
                     raise KeyboardInterrupt
@@ -161,6 +161,33 @@ def test_a_load_of_files_that_changed_meanwhile_begins_anew(tmp_path: Path) -> N
 
     assert state.load("somewhere", NdjsonFolder(data), lambda _: None) == 1
     assert state.loaded_so_far() == 1
+
+
+def test_since_covers_a_history_that_was_kept(tmp_path: Path) -> None:
+    state, data = State(tmp_path / "state"), tmp_path / "patients.ndjson"
+    versions = [("a", 2019), ("b", 2021), ("a", 2018), ("c", 2020)]
+    resources = [
+        {"resourceType": "Patient", "id": id_, "meta": {"lastUpdated": f"{year}-05-06T07:08:09.123Z"}} for id_, year in versions
+    ]
+    data.write_text("".join(f"{json.dumps(resource)}\n" for resource in resources))
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
+    options = ["--workers", "1", "--data", str(data), "--keep-last-updated"]
+    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=60) as http:
+        exported = {}
+        for since in ("2018-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "2021-05-06T07:08:09.123Z"):
+            location = http.get(f"{server.url}/$export", params={"_since": since}).headers["content-location"]
+            answer = polled(http.get, location)
+            lines = [line for item in answer.json()["output"] for line in http.get(item["url"]).text.splitlines()]
+            found = map(json.loads, lines)
+            exported[since[:4]] = {resource["id"]: resource["meta"]["lastUpdated"][:4] for resource in found}
+
+    assert exported == {
+        "2018": {"a": "2019", "b": "2021", "c": "2020"},
+        "2020": {"b": "2021", "c": "2020"},
+        "2021": {},
+    }
+    with pytest.raises(Complaint, match="with their own lastUpdated, not the files of"):
+        state.loaded(f"the files of {data}")
 
 
 def test_a_load_takes_no_running_servers_store_away(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -48,6 +48,30 @@ def keys(tmp_path: Path) -> Path:
     """The public keys of a client, whose private key lies beside them."""
     assert main(["keys", "make", "--private", str(tmp_path / "private.json"), "--public", str(tmp_path / "public.json")]) == 0
     return tmp_path / "public.json"
+
+
+@pytest.mark.parametrize("nice", [0, 4])
+def test_workers_have_the_niceness_that_was_asked_for(tmp_path: Path, nice: int) -> None:
+    command = [*COMMAND, "serve", "--dir", str(tmp_path / "state"), "--port", "0", "--workers", "1", "--nice", str(nice)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        wanted = os.getpriority(os.PRIO_PROCESS, server.pid) + nice
+        while wanted not in (found := [os.getpriority(os.PRIO_PROCESS, worker) for worker in workers_of(server.pid)]):
+            assert server.poll() is None
+            assert all(each <= wanted for each in found), "a worker only becomes nicer"
+        server.terminate()
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a server."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            child = int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid
+            if child and b"workers.process" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
