@@ -162,7 +162,8 @@ class Settings(BaseModel):
     """How many worker processes the embedded runner keeps on a machine. With 0, exports run in the server's event loop."""
 
     worker_niceness: Annotated[int, Field(ge=0, le=19)] = 10
-    """The `nice` value of worker processes, which gives precedence to the server. It costs nothing on an idle core."""
+    """The `nice` value of worker processes, which gives precedence to the server. It costs nothing on an idle core. Beside
+    another busy process a worker at 10 gets about a tenth of the core; set 0 where exports matter as much as the others."""
 
     on_audit_failure: Literal["refuse", "go_on"] = "go_on"
     """What to do with a kick-off, a file or a delete that an audit (`AuditFile`, `AuditEvents`) cannot record. `refuse` answers

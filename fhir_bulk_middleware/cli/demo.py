@@ -16,6 +16,7 @@ from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.demo.show import Screen, screen
+from fhir_bulk_middleware.smart.server import LONGEST_TOKEN_LIFETIME, TOKEN_LIFETIME
 
 __all__ = ["add_to"]
 
@@ -23,7 +24,6 @@ _PER_PATIENT: Final = 70.6
 """Resources per patient of the population, for the bar."""
 
 _SUBJECT: Final = "demo"
-_DAY: Final = 86_400
 
 
 def add_to(commands: Commands) -> None:
@@ -38,12 +38,21 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="an empty folder for the files (default: STATE/downloads)")
     parser.add_argument("--port", type=int, default=0, help="port on loopback (default: any free port)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="export processes (default: %(default)s)")
+    parser.add_argument(
+        "--token-seconds",
+        type=int,
+        metavar="N",
+        help=f"lifetime of the access tokens, 1 to {LONGEST_TOKEN_LIFETIME} (default: {TOKEN_LIFETIME}, and"
+        f" {LONGEST_TOKEN_LIFETIME} for the one that --keep-serving prints)",
+    )
     parser.add_argument("--keep-serving", action="store_true", help="keep the server running and print how to use it")
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     need("demo", "uvicorn", "httpx2")
+    if given.token_seconds is not None and not 1 <= given.token_seconds <= LONGEST_TOKEN_LIFETIME:
+        raise Complaint(f"--token-seconds: a number from 1 to {LONGEST_TOKEN_LIFETIME} is required")
     out = screen()
     state = State(given.dir)
     folder = _empty_folder(given.out, state)
@@ -53,9 +62,9 @@ def _run(given: argparse.Namespace) -> int:
     else:
         loaded = _load_population(state, given.patients, out)
     with server_process(state, given.port, ["--workers", str(given.workers)]) as server:
-        good = _export(state, server, folder, loaded, out)
+        good = _export(state, server, folder, loaded, out, token_seconds=given.token_seconds or TOKEN_LIFETIME)
         if given.keep_serving:
-            out.say(_how_to(state, server.url))
+            out.say(_how_to(state, server.url, given.token_seconds or LONGEST_TOKEN_LIFETIME))
             with contextlib.suppress(KeyboardInterrupt):  # the demo itself has ended
                 server.wait()
     return 0 if good else 1
@@ -83,7 +92,7 @@ def _load_population(state: State, patients: int, out: Screen) -> int | None:
         return state.load(source, population(patients), advance, lambda: out.say(waits(state)))
 
 
-def _export(state: State, server: Server, folder: Path, loaded: int | None, out: Screen) -> bool:
+def _export(state: State, server: Server, folder: Path, loaded: int | None, out: Screen, *, token_seconds: int) -> bool:
     """Export and download everything; whether all files match the manifest."""
     import httpx2  # noqa: PLC0415 - an extra
 
@@ -92,7 +101,9 @@ def _export(state: State, server: Server, folder: Path, loaded: int | None, out:
 
     mint = state.mint()
     try:
-        journey = anyio.run(take_home, server.url, lambda: mint.token(_SUBJECT, EVERYTHING), folder, out)
+        journey = anyio.run(
+            take_home, server.url, lambda: mint.token(_SUBJECT, EVERYTHING, expires_in=token_seconds), folder, out
+        )
     except (Unexpected, httpx2.HTTPError) as error:
         out.say(f"The export failed: {error or type(error).__name__}\n\nThe last lines of {server.log}:")
         out.say(server.last_words())
@@ -109,13 +120,13 @@ def _export(state: State, server: Server, folder: Path, loaded: int | None, out:
     return not problems
 
 
-def _how_to(state: State, url: str) -> str:
+def _how_to(state: State, url: str, token_seconds: int) -> str:
     """The steps of the demo as command lines to copy."""
-    token = state.mint().token(_SUBJECT, "system/*.cruds", expires_in=_DAY)
+    token = state.mint().token(_SUBJECT, "system/*.cruds", expires_in=token_seconds)
     return f"""
 The server runs on at {url} (Ctrl-C ends it). The steps by hand:
 
-# A token that is valid for a day
+# A token that is valid for {token_seconds} seconds
 TOKEN={token}
 
 # The CapabilityStatement, without a token

@@ -4,7 +4,6 @@ A process and not a thread, so that the measured server does not share an interp
 """
 
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.listener import listening, port_of
 from fhir_bulk_middleware.cli.state import State
 
 __all__ = ["Server", "server_process"]
@@ -58,14 +57,8 @@ def server_process(state: State, port: int, arguments: Sequence[str] = ()) -> It
     Raises:
         Complaint: the port is in use.
     """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise Complaint(f"port {port} cannot be used: {error.strerror}") from error
-        listener.listen(128)
-        port = listener.getsockname()[1]
+    with listening("127.0.0.1", port) as listener:
+        port = port_of(listener)
         process = _start(state, listener.fileno(), arguments)
     try:
         yield Server(f"http://127.0.0.1:{port}/fhir", state.server_log, process)

@@ -2,14 +2,15 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.exclusive import exclusive
-from fhir_bulk_middleware.demo.loading import load
+from fhir_bulk_middleware.demo.loading import ByLastUpdated, NdjsonFolder, load
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
@@ -87,12 +88,27 @@ class State:
         return self.folder / "assertions.db"
 
     @property
+    def token_source(self) -> Path:
+        """Where the tokens of the last server come from, unless they are development tokens (`TokenSource`)."""
+        return self.folder / "token-source.json"
+
+    @property
     def _signing_key(self) -> Path:
         return self.folder / "authorization-key.json"
 
     @property
     def _source(self) -> Path:
         return self.folder / "source.json"
+
+    @property
+    def _partial(self) -> Path:
+        """The database of resources while it is loaded."""
+        return self.folder / "loading.db"
+
+    @property
+    def _partial_source(self) -> Path:
+        """The fingerprint of the files that a load began with."""
+        return self.folder / "loading.json"
 
     def mint(self) -> TokenMint:
         """The issuer of development tokens; the first call in any process generates its key.
@@ -143,12 +159,12 @@ class State:
     ) -> int | None:
         """Load the store and return the number of resources; None if another process loaded it from the same source meanwhile.
 
-        The store gets its name when it is complete, so an interrupted load leaves nothing behind. One process loads at a time;
-        others wait for it.
+        The store gets its name when it is complete, so no server uses half a store. A load that was interrupted is continued if
+        the lines have a fingerprint and it is the same; else it starts anew. One process loads at a time; others wait for it.
 
         Args:
             source: a description of the source of the lines.
-            lines: the resources.
+            lines: the resources; those of `NdjsonFolder` and `ByLastUpdated` have a fingerprint.
             seen: called periodically with the number of resources so far.
             waiting: called once if another process is loading.
 
@@ -160,25 +176,54 @@ class State:
         with exclusive(self.folder / "loading.lock", waiting):
             return None if self.loaded(source) else self._load(source, lines, seen)
 
+    def loaded_so_far(self) -> int:
+        """The number of resources that a load has committed, whether it is complete or not."""
+        return _count(self._partial if self._partial.exists() else self.store)
+
     def _load(self, source: str, lines: Iterable[bytes], seen: Callable[[int], None]) -> int:
-        part = self.store.with_name("loading.db")
-        for left in self.folder.glob("loading.db*"):
-            left.unlink()
-        store = SQLiteResourceStore(part)
+        begun = self._begun(lines)
+        store = SQLiteResourceStore(self._partial)
         try:
-            count = load(store, lines, seen)
+            count = begun + load(store, lines, seen, skip=begun, helpers=_spare_cores())
         finally:
             store.close()
         self._source.write_text(json.dumps({"source": source}))
         try:
-            self.store.hardlink_to(part)  # unlike a rename it does not replace a file
+            self.store.hardlink_to(self._partial)  # unlike a rename it does not replace a file
         except FileExistsError:
             raise Complaint(
                 f"a server was started on {self.folder} while it was loaded; stop it and remove {self.store}"
             ) from None
         finally:
-            part.unlink()
+            self._partial.unlink()
+            self._partial_source.unlink(missing_ok=True)
         return count
+
+    def _begun(self, lines: Iterable[bytes]) -> int:
+        """How many of the lines an interrupted load has committed; removes what it left behind if it loaded other lines."""
+        fingerprint = lines.fingerprint if isinstance(lines, NdjsonFolder | ByLastUpdated) else None
+        begun = self._partial.exists() and self._partial_source.exists()
+        if begun and self._partial_source.read_text() == fingerprint:
+            return _count(self._partial)
+        for left in self.folder.glob("loading.db*"):
+            left.unlink()
+        if fingerprint is not None:
+            self._partial_source.write_text(fingerprint)
+        return 0
+
+
+def _count(file: Path) -> int:
+    """The number of versions in a store: one for each line that was loaded."""
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM resource").fetchone()[0])
+    except sqlite3.OperationalError:  # there is no schema yet, or no file any more
+        return 0
+
+
+def _spare_cores() -> int:
+    """The number of cores besides the one that writes."""
+    return len(os.sched_getaffinity(0)) - 1
 
 
 @contextmanager

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.cli.token_source import TokenSource
 
 __all__ = ["EVERYTHING", "add_to"]
 
@@ -25,7 +27,13 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    mint = State(given.dir).mint()
+    state = State(given.dir)
+    source = TokenSource.of(state)
+    if source is not None:
+        raise Complaint(
+            f"the server of {state.folder} does not accept tokens of the development key: {source.reason}. {source.remedy}"
+        )
+    mint = state.mint()
     token = mint.token(given.subject, given.scope, client_id=given.client_id, expires_in=given.expires_in)
     sys.stdout.write(f"{token}\n")
     return 0

@@ -10,10 +10,10 @@ A resource is made canonical once, when it is written (law 17):
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 from fhir_bulk_middleware.fhir.nesting import deeper_than
@@ -36,6 +36,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _FIRST = ("resourceType", "id", "meta")
 _OURS = ("versionId", "lastUpdated")
 
+_Encode = Callable[[Mapping[str, Any]], bytes]
+_Parsed = tuple[dict[str, Any], _Encode]
+
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
@@ -50,17 +53,22 @@ class Canonical:
 
     type: str
     id: str
-    _head: str = field(repr=False)
-    _tail: str = field(repr=False)
+    _head: bytes = field(repr=False)
+    _tail: bytes = field(repr=False)
+
+    @property
+    def parts(self) -> tuple[str, str, bytes, bytes]:
+        """The arguments that make an equal value, as plain values that are cheap to send to another process."""
+        return self.type, self.id, self._head, self._tail
 
     def text(self, version: int, last_updated: Instant) -> bytes:
         """The canonical line as UTF-8, without a final newline; `lastUpdated` has microseconds (law 1)."""
-        return f'{self._head}"versionId":"{version}","lastUpdated":"{_rendered(last_updated)}"{self._tail}'.encode()
+        return b'%b"versionId":"%d","lastUpdated":"%b"%b' % (self._head, version, _rendered(last_updated), self._tail)
 
 
 @lru_cache(maxsize=1)  # a transaction writes many resources at one instant
-def _rendered(instant: Instant) -> str:
-    return render(instant, Precision.MICROSECONDS)
+def _rendered(instant: Instant) -> bytes:
+    return render(instant, Precision.MICROSECONDS).encode()
 
 
 def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None) -> Canonical:
@@ -80,13 +88,17 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
 
 
 def canonical_and_content(
-    resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None
+    resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None, fast: bool = True
 ) -> tuple[Canonical, Mapping[str, Any]]:
-    """As `canonical`, with the parsed resource, in which references can be found. Numbers in it are marked text."""
-    author = _text(resource)
-    content = _parsed(author)
-    meta, rest = content.get("meta", {}), _unmarked(_members(content, without=_FIRST))
-    _refuse_duplicates(author, content, rest)
+    """As `canonical`, with the parsed resource, in which references can be found. Numbers in it are placeholders.
+
+    Args:
+        resource: as in `canonical`.
+        resource_id: as in `canonical`.
+        fast: use msgspec if it is installed; it takes a fifth of the time for text that has the canonical form already.
+    """
+    content, encode = (fast and isinstance(resource, bytes) and _compact(resource)) or _checked(resource)
+    meta, rest = content.get("meta", {}), _members(content, _FIRST, encode)
     if resource_id is not None:
         content["id"] = resource_id
     type_, id_ = content.get("resourceType"), content.get("id")
@@ -99,10 +111,49 @@ def canonical_and_content(
     form = Canonical(
         type=type_,
         id=id_,
-        _head=f'{{"resourceType":"{type_}","id":"{id_}","meta":{{',
-        _tail=f"{_unmarked(_members(meta, without=_OURS))}}}{rest}}}",
+        _head=f'{{"resourceType":"{type_}","id":"{id_}","meta":{{'.encode(),
+        _tail=b"%b}%b}" % (_members(meta, _OURS, encode), rest),
     )
     return form, content
+
+
+def _compact(text: bytes) -> _Parsed | None:
+    """The content of a text that msgspec encodes to the same bytes again; None for any other text.
+
+    The same bytes prove that no name is duplicated, and that there is no white space and no escape that JSON does not require.
+    """
+    codec = _msgspec()
+    if codec is None or deeper_than(text, DEPTH):
+        return None
+    decode, encode = codec
+    try:
+        content = decode(text)
+        same = isinstance(content, dict) and encode(content) == text.rstrip(b"\n")
+    except (ValueError, OverflowError):
+        return None
+    return (content, encode) if same else None
+
+
+@cache
+def _msgspec() -> tuple[Callable[[bytes], Any], _Encode] | None:
+    """The decoder and encoder of msgspec, with which floats keep their digits; None if it is not installed."""
+    try:
+        import msgspec  # noqa: PLC0415 - an optional extra
+    except ImportError:
+        return None
+    return msgspec.json.Decoder(float_hook=msgspec.Raw).decode, msgspec.json.Encoder().encode
+
+
+def _checked(resource: bytes | str | Mapping[str, Any]) -> _Parsed:
+    """The content of any sound resource; numbers are marked text."""
+    author = _text(resource)
+    content = _parsed(author)
+    _refuse_duplicates(author, content)
+    return content, _encoded
+
+
+def _encoded(content: Mapping[str, Any]) -> bytes:
+    return _unmarked(_encode(content)).encode()
 
 
 def _text(resource: bytes | str | Mapping[str, Any]) -> str:
@@ -151,14 +202,13 @@ def _unmarked(text: str) -> str:
     return "".join(_MARKED.split(text)) if _MARK in text else text
 
 
-def _refuse_duplicates(author: str, content: dict[str, Any], rest: str) -> None:
+def _refuse_duplicates(author: str, content: dict[str, Any]) -> None:
     """Refuse an object with a duplicate name.
 
     The parser drops one of two duplicates, so the re-encoded text is shorter than the author's. White space in the author's text
     has the same effect. Only if the text became shorter is it parsed again with a check of each object.
     """
-    first = sum(len(name) + 4 + len(_unmarked(_encode(content[name]))) for name in _FIRST if name in content)
-    if first + len(rest) + 1 < len(author.rstrip("\n")):
+    if len(_unmarked(_encode(content))) < len(author.rstrip("\n")):
         _decode_strictly(author)
 
 
@@ -196,10 +246,10 @@ def _refuse_escaped_half_pairs(text: str) -> None:
     _refuse_half_pairs(json.dumps(parsed, ensure_ascii=False))
 
 
-def _members(content: Mapping[str, Any], *, without: tuple[str, ...]) -> str:
+def _members(content: Mapping[str, Any], without: tuple[str, ...], encode: _Encode) -> bytes:
     """The other members as JSON, without the braces, with a leading comma."""
     rest = {name: value for name, value in content.items() if name not in without}
-    return "," + _encode(rest)[1:-1] if rest else ""
+    return b"," + encode(rest)[1:-1] if rest else b""
 
 
 _decode = json.JSONDecoder(parse_float=_mark, parse_int=_mark, parse_constant=_refuse_constant).decode

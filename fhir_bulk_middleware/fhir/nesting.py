@@ -1,26 +1,37 @@
 """Checks the nesting depth of JSON before it is parsed, since the limits of parsers and Python releases differ."""
 
 import re
+from itertools import accumulate
 
 __all__ = ["deeper_than"]
 
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
+_BRACKETS = b"{}[]"
+_OTHERS = bytes(set(range(256)) - {*_BRACKETS, *b'"'})
+_STEPS = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 
 
-def deeper_than(json_text: str, depth: int) -> bool:
+def deeper_than(json_text: str | bytes, depth: int) -> bool:
     """Whether objects and arrays are nested deeper than `depth`, in time linear in the text.
 
     For text that is not JSON the result is arbitrary; the parser that runs next refuses it.
     """
-    if json_text.count("{") + json_text.count("[") <= depth:
+    data = json_text.encode(errors="replace") if isinstance(json_text, str) else json_text
+    if data.count(b"{") + data.count(b"[") <= depth:
         return False
-    level = 0
-    for match in _TOKEN.finditer(json_text):
-        mark = match[0]
-        if mark in {"{", "["}:
-            level += 1
-            if level > depth:
-                return True
-        elif mark in {"}", "]"}:
-            level -= 1
-    return False
+    brackets = _brackets(data)
+    if brackets is None:
+        brackets = b"".join(match[0] for match in _TOKEN.finditer(data) if match[0] in _BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth
+
+
+def _brackets(data: bytes) -> bytes | None:
+    """The brackets outside of strings; None if a string has a bracket in it, which costs a look at each string.
+
+    Without escapes and all characters but brackets, a string is two neighbouring quotes. A bracket in a string keeps its quotes
+    apart, and at least one stays.
+    """
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    marks = data.translate(None, _OTHERS).replace(b'""', b"")
+    return None if b'"' in marks else marks

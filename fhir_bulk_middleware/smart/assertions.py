@@ -22,13 +22,15 @@ from fhir_bulk_middleware.jose.sources import FixedKeys
 from fhir_bulk_middleware.smart.clients import Client
 from fhir_bulk_middleware.smart.replay import ReplayLog
 
-__all__ = ["ALGORITHMS", "Assertions"]
+__all__ = ["ALGORITHMS", "ASSERTION_LIFETIME", "Assertions"]
 
 ALGORITHMS: Final = ("RS384", "ES384")
 """The signature algorithms that SMART allows for assertions."""
 
 _TYPES: Final = frozenset({"jwt", "client-authentication+jwt"})  # an access token has another `typ` and is not an assertion
-_LIFETIME: Final = 300
+ASSERTION_LIFETIME: Final = 300
+"""Seconds from now that the `exp` of an assertion may lie ahead (SE-23)."""
+
 _LEEWAY: Final = 60
 _RSA_BITS: Final = 2048
 
@@ -107,8 +109,8 @@ class Assertions:
         until = after(expires_at, _LEEWAY)
         if now >= until:
             raise TokenRejected("it has expired")
-        if expires_at > after(now, _LIFETIME + _LEEWAY):
-            raise TokenRejected(f"its exp lies more than {_LIFETIME} seconds ahead")
+        if expires_at > after(now, ASSERTION_LIFETIME + _LEEWAY):
+            raise TokenRejected(f"its exp lies more than {ASSERTION_LIFETIME} seconds ahead")
         for name in ("nbf", "iat"):
             begin = moment(claims, name)
             if begin is not None and now < after(begin, -_LEEWAY):

@@ -34,17 +34,23 @@ from fhir_bulk_middleware.smart.grants import granted, spelled
 from fhir_bulk_middleware.smart.oauth_replies import OAuthError, OAuthRefused
 from fhir_bulk_middleware.smart.replay import ReplayLog
 
-__all__ = ["AuthorizationServer"]
+__all__ = ["ASSERTION_TYPE", "LONGEST_TOKEN_LIFETIME", "TOKEN_LIFETIME", "AuthorizationServer"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
-_LONGEST_LIFE: Final = 300
+TOKEN_LIFETIME: Final = 300
+"""Default lifetime of an access token in seconds, the longest that SMART recommends (SE-05)."""
+
+LONGEST_TOKEN_LIFETIME: Final = 86_400
+"""Upper bound of the lifetime, in seconds. Law 9 has no cap for access tokens; the five minutes of SE-23 are for assertions."""
+
 _BODY_BYTES: Final = 64 * 1024
 _BODY_SECONDS: Final = 30.0
 _MOST_FIELDS: Final = 20
 _LONGEST_SCOPE: Final = 4096
 _FORM: Final = "application/x-www-form-urlencoded"
-_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""The only `client_assertion_type` (RFC 7523)."""
 
 
 class AuthorizationServer:
@@ -64,14 +70,14 @@ class AuthorizationServer:
         key: signs the tokens.
         replay: the log of used assertions. All processes that serve the same clients must share it: a `SQLiteReplayLog` on one
         machine, a `MemoryReplayLog` for a single process.
-        lifetime: seconds that a token is valid, at most 300 (SE-05).
+        lifetime: seconds that an access token is valid, 1 to 86,400. SMART recommends at most 300 (SE-05).
         body_seconds: time limit for the body of a token request to arrive (law 38).
         version: FHIR version of the resource types in scopes.
         clock: returns the current time.
 
     Raises:
-        ValueError: the lifetime is too long, the URL is not absolute, two clients have the same id, or a scope names an unknown
-        resource type.
+        ValueError: the lifetime is out of bounds, the URL is not absolute, two clients have the same id, or a scope names an
+        unknown resource type.
         TypeError: there is no replay log.
     """
 
@@ -83,14 +89,14 @@ class AuthorizationServer:
         *,
         key: SigningKey,
         replay: ReplayLog,
-        lifetime: int = _LONGEST_LIFE,
+        lifetime: int = TOKEN_LIFETIME,
         body_seconds: float = _BODY_SECONDS,
         version: FhirVersion = FhirVersion.R4,
         clock: Clock = system_clock,
     ) -> None:
         clients = tuple(clients)
-        if not 0 < lifetime <= _LONGEST_LIFE:
-            raise ValueError(f"a token lives from 1 to {_LONGEST_LIFE} seconds")
+        if not 0 < lifetime <= LONGEST_TOKEN_LIFETIME:
+            raise ValueError(f"an access token lives from 1 to {LONGEST_TOKEN_LIFETIME:,} seconds")
         if len({client.id for client in clients}) != len(clients):
             raise ValueError("two clients have the same id")
         if not callable(getattr(replay, "first_use", None)):
@@ -163,8 +169,8 @@ class AuthorizationServer:
         }
 
     async def _client(self, form: Mapping[str, str]) -> Client:
-        if form.get("client_assertion_type") != _ASSERTION_TYPE:
-            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"client_assertion_type must be {_ASSERTION_TYPE}.")
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise OAuthRefused(OAuthError.INVALID_REQUEST, f"client_assertion_type must be {ASSERTION_TYPE}.")
         if "client_assertion" not in form:
             raise OAuthRefused(OAuthError.INVALID_REQUEST, "client_assertion is missing.")
         try:

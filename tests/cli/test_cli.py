@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.demo.loading import NdjsonFolder
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.settings import Settings
 
@@ -109,6 +110,87 @@ def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Pat
         assert {path.name for path in state.folder.iterdir()} == {"store.db", "source.json", "loading.lock"}
 
 
+def many_patients(folder: Path, count: int = 60_000) -> Path:
+    """A file that takes some seconds to load."""
+    file = folder / "patients.ndjson"
+    file.write_text("".join(f'{{"resourceType":"Patient","id":"p{number}"}}\n' for number in range(count)))
+    return file
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_load_that_was_stopped_continues_where_it_stopped(tmp_path: Path, how: signal.Signals) -> None:
+    state, data = State(tmp_path / "state"), many_patients(tmp_path)
+    command = [*COMMAND, "serve", "--dir", str(state.folder), "--port", "0", "--workers", "0", "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        while state.loaded_so_far() < 3_000:
+            assert server.poll() is None
+        server.send_signal(how)
+        said, complained = server.communicate(timeout=60)
+    assert server.returncode == {signal.SIGTERM: 0, signal.SIGKILL: -9, signal.SIGINT: 130}[how], complained
+    assert not state.store.exists(), "no server uses half a store"
+    kept = state.loaded_so_far()
+    assert 3_000 <= kept < 60_000
+    if how is signal.SIGTERM:
+        assert f"Stopped. {kept:,} resources are loaded; the same command continues after them." in said
+        assert complained == ""
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT) as server:
+        assert server.stdout is not None
+        assert any("bulk data at" in line for line in server.stdout)
+        server.terminate()
+        assert server.wait(60) == 0
+    with closing(sqlite3.connect(state.store)) as store:
+        rows = store.execute("SELECT count(*), count(DISTINCT id), max(version) FROM resource").fetchone()
+    assert rows == (60_000, 60_000, 1), "each resource is there, and once"
+    assert sorted(path.name for path in state.folder.glob("loading.*")) == ["loading.lock"]
+
+
+def test_a_load_of_files_that_changed_meanwhile_begins_anew(tmp_path: Path) -> None:
+    state, data = State(tmp_path / "state"), many_patients(tmp_path, 3_000)
+
+    class Interrupted(NdjsonFolder):
+        def __iter__(self) -> Generator[bytes]:
+            for number, line in enumerate(super().__iter__()):
+                if number == 2_500:
+                    raise KeyboardInterrupt
+                yield line
+
+    with pytest.raises(KeyboardInterrupt):
+        state.load("somewhere", Interrupted(data), lambda _: None)
+    assert state.loaded_so_far() in {1_000, 2_000}, "helpers read ahead"
+    data.write_text('{"resourceType":"Patient","id":"other"}\n')
+
+    assert state.load("somewhere", NdjsonFolder(data), lambda _: None) == 1
+    assert state.loaded_so_far() == 1
+
+
+def test_since_covers_a_history_that_was_kept(tmp_path: Path) -> None:
+    state, data = State(tmp_path / "state"), tmp_path / "patients.ndjson"
+    versions = [("a", 2019), ("b", 2021), ("a", 2018), ("c", 2020)]
+    resources = [
+        {"resourceType": "Patient", "id": id_, "meta": {"lastUpdated": f"{year}-05-06T07:08:09.123Z"}} for id_, year in versions
+    ]
+    data.write_text("".join(f"{json.dumps(resource)}\n" for resource in resources))
+    headers = {"authorization": f"Bearer {state.mint().token('me', 'system/*.rs')}", "prefer": "respond-async"}
+    options = ["--workers", "1", "--data", str(data), "--keep-last-updated"]
+    with server_process(state, 0, options) as server, httpx2.Client(headers=headers, timeout=60) as http:
+        exported = {}
+        for since in ("2018-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "2021-05-06T07:08:09.123Z"):
+            location = http.get(f"{server.url}/$export", params={"_since": since}).headers["content-location"]
+            answer = polled(http.get, location)
+            lines = [line for item in answer.json()["output"] for line in http.get(item["url"]).text.splitlines()]
+            found = map(json.loads, lines)
+            exported[since[:4]] = {resource["id"]: resource["meta"]["lastUpdated"][:4] for resource in found}
+
+    assert exported == {
+        "2018": {"a": "2019", "b": "2021", "c": "2020"},
+        "2020": {"b": "2021", "c": "2020"},
+        "2021": {},
+    }
+    with pytest.raises(Complaint, match="with their own lastUpdated, not the files of"):
+        state.loaded(f"the files of {data}")
+
+
 def test_a_load_takes_no_running_servers_store_away(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
 
@@ -188,7 +270,7 @@ def test_a_folder_that_is_not_empty_gets_no_downloads(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_and_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "data.ndjson").write_bytes(b'{"resourceType":"Patient","id":"a"}\nnonsense\n')
 
-    ran = fhir_bulk("serve", "--data", tmp_path / "data.ndjson", "--dir", tmp_path / "state")
+    ran = fhir_bulk("serve", "--port", "0", "--data", tmp_path / "data.ndjson", "--dir", tmp_path / "state")
 
     assert ran.returncode == 2
     assert f"{tmp_path / 'data.ndjson'}, line 2: " in ran.stderr
@@ -238,7 +320,7 @@ def test_a_server_that_is_asked_to_stop_stops_well(tmp_path: Path, how: signal.S
     ) as server:
         assert server.stderr is not None
         for line in server.stderr:
-            if "Uvicorn running on" in line:
+            if "Application startup complete" in line:
                 break
         server.send_signal(how)
         _, rest = server.communicate(timeout=PATIENCE)
@@ -314,15 +396,15 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
     ("arguments", "says"),
     [
         (["serve", "--base", "fhir"], "--base: the path must begin with /"),
-        (["serve", "--issuer", "x"], "--issuer and --audience need --jwks"),
-        (["serve", "--jwks", "https://auth.example/keys"], "--jwks needs --issuer and --audience"),
+        (["serve", "--port", "0", "--issuer", "x"], "--issuer and --audience need --jwks"),
+        (["serve", "--port", "0", "--jwks", "https://auth.example/keys"], "--jwks needs --issuer and --audience"),
         (
-            ["serve", "--jwks", "no-such-file.json", "--issuer", "x", "--audience", "y"],
+            ["serve", "--port", "0", "--jwks", "no-such-file.json", "--issuer", "x", "--audience", "y"],
             "the file no-such-file.json does not exist",
         ),
         (["serve", "--public-base-url", "nowhere"], "--public-base-url: "),
         (["serve", "--workers", "1000"], "--workers: "),
-        (["serve", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
+        (["serve", "--port", "0", "--data", "no-such-folder"], "no-such-folder: there is no such folder"),
         (["serve", "--set", "group_scope"], "--set group_scope: NAME=VALUE is required"),
         (["serve", "--set", "group_scop=true"], "--set group_scop: unknown setting; the settings are "),
         (["serve", "--set", "smart=x"], "--set smart: unknown setting"),
@@ -330,6 +412,13 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
         (["serve", "--set", "retry_after=5", "--set", "retry_after=6"], "--set retry_after: give it once"),
         (["serve", "--set", "lease_seconds=2"], "--set: lease_seconds must be at least three times renew_seconds"),
         (["serve", "--set", "worker_processes=2"], "--set worker_processes: use --workers"),
+        (["serve", "--nice", "20"], "--nice: "),
+        (["serve", "--port", "65536"], "--port 65536: a port is a number from 0 to 65535"),
+        (["serve", "--host", "no-such-host.invalid"], "--host no-such-host.invalid: "),
+        (["serve", "--port", "0", "--token-seconds", "900"], "--token-seconds: only with --client"),
+        (["serve", "--port", "0", "--client-scope", "system/*.rs"], "--client-scope: only with --client"),
+        (["serve", "--port", "0", "--keep-last-updated"], "--keep-last-updated needs --data"),
+        (["demo", "--token-seconds", "0"], "--token-seconds: "),
         (["demo", "--patients", "-1"], "--patients: "),
         (["sweep"], "holds no jobs"),
         (["worker"], "holds no jobs"),
@@ -351,7 +440,7 @@ def test_the_help_describes_every_setting_that_text_can_say(capsys: pytest.Captu
         main([command, "--help"])
 
     told = capsys.readouterr().out
-    own = {"public_base_url", "worker_processes"} if command == "serve" else set[str]()
+    own = {"public_base_url", "worker_processes", "worker_niceness"} if command == "serve" else set[str]()
     for name, field in Settings.model_fields.items():
         assert field.description, f"{name} has no description"
         assert (f"\n  {name}\n" in told) == (name not in {*own, "smart"})
@@ -384,7 +473,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert left.value.code == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["demo", "serve", "token", "sweep", "worker", "audit", "openapi", "bench"]
+    assert commands == ["demo", "serve", "token", "keys", "sweep", "worker", "audit", "openapi", "bench"]
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "httpx2"])

@@ -15,15 +15,15 @@ from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.jose.signing import SigningKey
 
 PLAIN, DEVELOPMENT = "Plain HTTP at", "signed with the development key"
-NOWHERE = "192.0.2.1"  # an address of nobody (RFC 5737): a server greets, and then cannot listen there
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what such a server says is the test
 TLS, CLEAR = "https://ehr.example/fhir", "http://ehr.example/fhir"
 
 STARTS: dict[str, tuple[list[str], set[str]]] = {
-    "every address": (["--host", NOWHERE], {PLAIN, DEVELOPMENT}),
-    "a proxy with TLS": (["--host", NOWHERE, "--public-base-url", TLS], {DEVELOPMENT}),
-    "a proxy without": (["--host", NOWHERE, "--public-base-url", CLEAR], {PLAIN, DEVELOPMENT}),
-    "keys of an issuer, no TLS": (["--host", NOWHERE, "--jwks", "{keys}", "--issuer", "i", "--audience", "a"], {PLAIN}),
-    "clients with keys, TLS": (["--host", NOWHERE, "--client", "me={keys}", "--public-base-url", TLS], set()),
+    "every address": (["--host", EVERYWHERE], {PLAIN, DEVELOPMENT}),
+    "a proxy with TLS": (["--host", EVERYWHERE, "--public-base-url", TLS], {DEVELOPMENT}),
+    "a proxy without": (["--host", EVERYWHERE, "--public-base-url", CLEAR], {PLAIN, DEVELOPMENT}),
+    "keys of an issuer, no TLS": (["--host", EVERYWHERE, "--jwks", "{keys}", "--issuer", "i", "--audience", "a"], {PLAIN}),
+    "clients with keys, TLS": (["--host", EVERYWHERE, "--client", "me={keys}", "--public-base-url", TLS], set()),
 }
 
 
@@ -34,14 +34,23 @@ def test_a_server_beyond_loopback_says_what_is_unsafe(tmp_path: Path, arguments:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps(SigningKey().jwks))
     keys.chmod(0o644)
-    command = [sys.executable, "-m", "fhir_bulk_middleware.cli", "serve", "--dir", str(tmp_path / "state"), "--port", "1"]
+    command = [sys.executable, "-m", "fhir_bulk_middleware.cli", "serve", "--dir", str(tmp_path / "state"), "--port", "0"]
     filled = [argument.format(keys=keys) for argument in arguments]
-    ran = subprocess.run([*command, "--workers", "0", *filled], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--workers", "0", *filled], stdout=pipe, stderr=pipe, text=True) as server:
+        assert server.stderr is not None
+        log = ""
+        while "Application startup complete" not in log:
+            line = server.stderr.readline()
+            assert line, log
+            log += line
+        server.terminate()
+        greeting, _ = server.communicate(timeout=PATIENCE)
 
     for said in (PLAIN, DEVELOPMENT):
-        assert (said in ran.stdout.replace("\n", " ")) == (said in expected), ran.stdout
-        assert (said in ran.stderr) == (said in expected), ran.stderr
-    assert ran.stdout.count("WARNING: ") == len(expected)
+        assert (said in greeting.replace("\n", " ")) == (said in expected), greeting
+        assert (said in log) == (said in expected), log
+    assert greeting.count("WARNING: ") == len(expected)
 
 
 @pytest.mark.parametrize(

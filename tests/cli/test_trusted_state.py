@@ -112,7 +112,7 @@ def test_a_key_of_the_authorization_server_in_other_hands_is_refused(
     "command",
     [
         ["token"],
-        ["serve", "--jwks", "https://issuer.example/jwks", "--issuer", "i", "--audience", "a"],
+        ["serve", "--port", "0", "--jwks", "https://issuer.example/jwks", "--issuer", "i", "--audience", "a"],
         ["demo", "--patients", "1"],
         ["worker"],
         ["sweep"],

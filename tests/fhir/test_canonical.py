@@ -192,6 +192,32 @@ def written(value: object, ascii_only: bool) -> str:
             return json.dumps(value, ensure_ascii=ascii_only).replace("/", "\\/" if ascii_only else "/")
 
 
+@given(rest=st.dictionaries(NAMES, VALUES, max_size=6), compact=st.booleans())
+def test_with_and_without_msgspec_the_text_is_the_same(rest: dict[str, Any], compact: bool) -> None:
+    members = {"resourceType": "Observation", "id": "o-1", "meta": {"versionId": "7", "tag": []}} | rest
+    author = written(members, False)
+    if compact:
+        author = canonical(author).text(1, NOON).decode()
+
+    fast, slow = (canonical_and_content(author.encode(), fast=fast)[0].text(3, NOON) for fast in (True, False))
+
+    assert fast == slow
+    assert fast.startswith(HEAD.encode())
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\u0041"', '"\\/"', '"\\u001F"', "-0", "1E400", "9" * 30, "7" * 5000, '{"a":1,"a":2}', '{"a" :1}']
+)
+def test_msgspec_s_reading_of_text_that_is_not_compact_is_not_used(text: str) -> None:
+    outcomes = []
+    for fast in (True, False):
+        try:
+            outcomes.append(canonical_and_content(observation(f',"v":{text}').encode(), fast=fast)[0].text(3, NOON).decode())
+        except ValueError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
 @given(rest=st.dictionaries(NAMES, VALUES, max_size=6), at=st.integers(0, 6), ascii_only=st.booleans())
 def test_the_canonical_text_says_what_the_author_said(rest: dict[str, Any], at: int, ascii_only: bool) -> None:
     members = list(rest.items())

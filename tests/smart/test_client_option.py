@@ -19,6 +19,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "twice the same": (["--client", "me={file}", "--client", "me={file}"], "same id"),
     "a scope that is none": (["--client", "me={file}", "--client-scope", "everything"], "system/ scopes"),
     "a scope on no type": (["--client", "me={file}", "--client-scope", "system/*.rs system/Patinet.rs"], "has no such type"),
+    "a life of no length": (["--client", "me={file}", "--token-seconds", "0"], "from 1 to 86,400 seconds"),
+    "a life of more than a day": (["--client", "me={file}", "--token-seconds", "86401"], "from 1 to 86,400 seconds"),
     "with the keys of another server": (["--client", "me={file}", "--jwks", "{file}"], "exclude each other"),
     "every address": (["--client", "me={file}", "--host", "0.0.0.0"], "--public-base-url"),  # noqa: S104 - it must be refused
 }
@@ -34,7 +36,7 @@ def test_a_client_that_cannot_be_registered_is_named(
     (tmp_path / "weak.json").write_text(json.dumps(SigningKey("ES256").jwks))
     filled = [argument.format(file=file, folder=tmp_path) for argument in arguments]
 
-    assert main(["serve", "--dir", str(tmp_path / "state"), *filled]) == 2
+    assert main(["serve", "--port", "0", "--dir", str(tmp_path / "state"), *filled]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -342,9 +342,31 @@ async def test_a_client_that_makes_no_sense_is_not_registered(client_id: str, sc
         Client.registered(client_id, OTHER.jwks, scopes)
 
 
-@pytest.mark.parametrize("lifetime", [0, 301])
-async def test_a_token_lives_five_minutes_at_most(lifetime: int) -> None:
-    with pytest.raises(ValueError, match="300"):
+@pytest.mark.parametrize("lifetime", [None, 1, 86_400])
+async def test_a_token_lives_five_minutes_or_as_long_as_is_asked_for(lifetime: int | None) -> None:
+    """SE-05, law 9: the limit of five minutes is for assertions."""
+    endpoint = Endpoint()
+    chosen: dict[str, Any] = {} if lifetime is None else {"lifetime": lifetime}
+    endpoint.server = AuthorizationServer(
+        URL,
+        AUDIENCE,
+        [Client.registered("backend", KEYS["ES384"].jwks)],
+        key=SERVER,
+        replay=MemoryReplayLog(),
+        clock=endpoint.clock,
+        **chosen,
+    )
+
+    answer = (await endpoint.post(form())).json()
+
+    assert answer["expires_in"] == (lifetime or 300)
+    principal = await endpoint.server.verifier().verify(answer["access_token"])
+    assert principal.expires_at == (SECONDS + (lifetime or 300)) * 1_000_000
+
+
+@pytest.mark.parametrize("lifetime", [0, 86_401])
+async def test_a_token_lives_a_day_at_most(lifetime: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 86,400 seconds"):
         AuthorizationServer(URL, AUDIENCE, [], key=SERVER, replay=MemoryReplayLog(), lifetime=lifetime)
 
 

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
-from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut
+from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, render
 from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
 from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
@@ -19,8 +20,7 @@ from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 __all__ = ["Draft", "Writing", "cut", "draft"]
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A resource with everything that can be computed before the transaction begins.
 
     Attributes:
@@ -28,12 +28,14 @@ class Draft:
         owners: its compartments.
         targets: the targets of a Provenance, as type and id.
         names: the keys of what it names (`NamingIndex`).
+        last_updated: the author's `meta.lastUpdated`, unchecked; None if it is missing.
     """
 
     canonical: Canonical
     owners: frozenset[str]
     targets: frozenset[tuple[str, str]] = frozenset()
     names: frozenset[int] = frozenset()
+    last_updated: str | None = None
 
 
 def draft(
@@ -48,8 +50,14 @@ def draft(
         ValueError: as `canonical`.
     """
     form, content = canonical_and_content(resource, resource_id=resource_id)
-    names = index.keys(form.text(0, Instant(0)))  # no version and no instant names anything
-    return Draft(form, compartments.of(content, MEMBER_KINDS), targets(content, compartments.parse), names)
+    last_updated = content["meta"].get("lastUpdated") if "meta" in content else None
+    return Draft(
+        form,
+        compartments.of(content, MEMBER_KINDS),
+        targets(content, compartments.parse),
+        index.keys(form.text(0, Instant(0))),  # no version and no instant names anything
+        last_updated if isinstance(last_updated, str) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,24 @@ class Writing:
         found = Instant(max(self._clock(), clock_row(self._connection) + 1))
         self._connection.execute("UPDATE clock SET last = ?", (found,))
         return found
+
+    def continue_at(self, instant: Instant) -> None:
+        """Write the next versions at an instant of the past, for a load that keeps `meta.lastUpdated`.
+
+        Raises:
+            ValueError: the instant is in the future, or the store has a later one.
+        """
+        if instant > self._clock():
+            raise ValueError("meta.lastUpdated: lies in the future")
+        last = clock_row(self._connection)
+        if instant <= last:
+            latest = render(last, Precision.MICROSECONDS)
+            raise ValueError(
+                f"meta.lastUpdated: is not later than {latest}, the store's latest instant; load history in order, and before"
+                " anything else"
+            )
+        self._connection.execute("UPDATE clock SET last = ?", (instant,))
+        self.instant = instant
 
     def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
         """Write the next version of a resource, the first one if there is none.

@@ -35,6 +35,8 @@ from fhir_bulk_middleware.stores.sqlite import (
     resource_removal,
 )
 from fhir_bulk_middleware.stores.sqlite.database import Database
+from fhir_bulk_middleware.stores.sqlite.drafting import drafted
+from fhir_bulk_middleware.stores.sqlite.resource_loading import load_history, load_now
 from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
@@ -163,7 +165,15 @@ class SQLiteResourceStore:
         """The types of which there is or was a resource."""
         return frozenset(name for (name,) in self._database.reader.execute("SELECT name FROM type"))
 
-    def load(self, lines: Iterable[bytes], *, batch: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
+    def load(
+        self,
+        lines: Iterable[bytes],
+        *,
+        batch: int = 1_000,
+        progress: Callable[[int], None] = lambda _: None,
+        helpers: int = 0,
+        keep_last_updated: bool = False,
+    ) -> int:
         """Store the resources of NDJSON lines under their own ids. Blocks, so call it in a thread or a process of its own.
 
         Each batch is a transaction, so that others can write in between; batches before an error stay.
@@ -172,22 +182,22 @@ class SQLiteResourceStore:
             lines: one resource each; empty lines are skipped.
             batch: the number of lines in a transaction.
             progress: called after each batch with the number of resources stored so far.
+            helpers: the number of processes that parse lines, while this one writes.
+            keep_last_updated: whether resources keep their `meta.lastUpdated`, to the microsecond. Then the lines must be in its
+                order, and the store must have no later instant (law 4). Resources of one instant are in one transaction.
 
         Returns:
             How many resources were stored.
 
         Raises:
-            ValueError: a line is malformed; the message has its number.
+            MalformedLine: a line is malformed, or cannot keep its `meta.lastUpdated`.
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
-        kept = 0
-        while drafts := [self._draft_line(number, line) for number, line in itertools.islice(numbered, batch)]:
-            drafts.sort(key=_type)  # a type's rows are neighbours; within a transaction all have one instant
-            self._put_all(drafts)
-            kept += len(drafts)
-            if progress is not None:
-                progress(kept)
-        return kept
+        batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
+        with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
+            if keep_last_updated:
+                return load_history(self._database, self._clock, found, batch, progress)
+            return load_now(self._database, self._clock, found, progress)
 
     def open(self) -> None:
         """Open the file and index base URLs that are new to it, which otherwise the first use does. Blocks."""
@@ -395,12 +405,6 @@ class SQLiteResourceStore:
             raise ValueError(f"resourceType: must be {type_}")
         return new
 
-    def _draft_line(self, number: int, line: bytes) -> Draft:
-        try:
-            return draft(line, self._compartments, self._naming_index)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-
     async def _write(self, change: Callable[[Writing], T]) -> T:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
@@ -425,13 +429,6 @@ class SQLiteResourceStore:
         result = change(writing)
         writing.finish()
         return result
-
-    def _put_all(self, drafts: Sequence[Draft]) -> None:
-        def change(writing: Writing) -> None:
-            for new in drafts:
-                writing.put(new)
-
-        self._database.write_here(lambda connection: self._at_one_instant(connection, change))
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -463,10 +460,6 @@ def _close(idle: list[sqlite3.Connection]) -> None:
 def resource_store(path: str, version: str, base_urls: Sequence[str]) -> SQLiteResourceStore:
     """Open a store from the arguments of its recipe."""
     return SQLiteResourceStore(Path(path), version=FhirVersion(version), base_urls=base_urls)
-
-
-def _type(new: Draft) -> str:
-    return new.canonical.type
 
 
 def _stored(type_: str, row: tuple[int, int, bytes, int, int, str]) -> Stored:
