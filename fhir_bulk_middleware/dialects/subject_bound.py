@@ -21,7 +21,7 @@ SUBJECT_BOUND = replace(
     kick_off=MappingProxyType({Level.GROUP: ("GET",)}),
     required_headers=frozenset(),
     separate_export_status=False,
-    manifest=ManifestShape(deleted=False),
+    manifest=ManifestShape(deleted=False, signed_urls=False),
     precision=Precision.SECONDS,
     progress=Progress.PHASE,
     retention=7 * 86_400,
