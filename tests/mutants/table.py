@@ -79,14 +79,6 @@ FILES = (
         (_OBJECTS,),
     ),
     Mutant(
-        "second-job-store-binds-a-bucket",
-        "law 32",
-        "stores/objects/outputs.py",
-        'await obstore.put_async(self._bucket.store(), _MARK, store.encode(), mode="create")',
-        "await obstore.put_async(self._bucket.store(), _MARK, store.encode())",
-        (_OBJECTS,),
-    ),
-    Mutant(
         "range-end-exclusive",
         "FR-08",
         "http/ranges.py",

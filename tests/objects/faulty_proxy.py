@@ -35,12 +35,14 @@ class Request:
         method: its method.
         target: its path and query.
         size: bytes of its body.
+        headers: its headers, names in lower case.
     """
 
     number: int
     method: str
     target: str
     size: int
+    headers: dict[str, str]
 
 
 Plan = Callable[[Request], Fault | None]
@@ -75,10 +77,11 @@ class FaultyProxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+        fields = [line.partition(": ") for line in lines[1:] if line]
+        headers = {name.lower(): value for name, _, value in fields}
         method, target, _ = lines[0].split(" ", 2)
         size = int(headers.get("content-length", "0"))
-        request = Request(self.requests, method, target, size)
+        request = Request(self.requests, method, target, size, headers)
         self.requests += 1
         fault = self.plan(request)
         if fault is not None:

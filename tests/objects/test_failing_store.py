@@ -146,6 +146,32 @@ async def test_a_part_that_was_damaged_on_its_way_is_never_sealed(
         assert proxy.faults
 
 
+@pytest.mark.parametrize(
+    ("config", "header", "value"),
+    [
+        ({"server_side_encryption": "aws:kms", "sse_kms_key_id": "arn"}, "x-amz-server-side-encryption-aws-kms-key-id", "arn"),
+        ({}, "x-amz-checksum-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
+        ({"checksum_algorithm": None}, "x-amz-checksum-sha256", None),
+    ],
+)
+async def test_the_options_of_encryption_and_checksums_reach_the_store(
+    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], config: dict[str, Any], header: str, value: str | None
+) -> None:
+    """The first request of a part writes the empty note beside it; its answer does not matter here."""
+    seen: list[Request] = []
+    proxy = FaultyProxy(s3_server.address)
+
+    def plan(request: Request) -> Fault:
+        seen.append(request)
+        return Fault.UNAVAILABLE
+
+    async with proxy.running():
+        proxy.plan = plan
+        with pytest.raises(Refused):
+            await write(store_on(s3_server, port=proxy.port, config=config, patience=0.1))
+    assert (seen[0].method, seen[0].headers.get(header)) == ("PUT", value)
+
+
 async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> None:
     proxy = FaultyProxy(s3_server.address)
     async with proxy.running():

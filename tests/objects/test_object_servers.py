@@ -1,9 +1,12 @@
 """The output store on real servers of object storage, which check signatures. `.ci/objects` installs them and runs this."""
 
 import json
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +171,25 @@ async def test_a_bucket_that_is_not_there_and_a_wrong_key_are_told_at_start(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(PermissionError, match="refuses the credentials"):
         await store_on(s3_server).bind("a" * 32)
+
+
+def test_processes_that_used_a_store_end_cleanly(tmp_path: Path) -> None:
+    """Threads of obstore that wait for the interpreter while it ends would abort one process in ten."""
+    script = (
+        "import sys, anyio\n"
+        "from fhir_bulk_middleware.stores.objects import ObjectOutputStore\n"
+        "async def write():\n"
+        f"    async with ObjectOutputStore(sys.argv[1]).create({KEY!r}) as sink:\n"
+        "        for _ in range(20):\n            await sink.write(bytes(1_000_000))\n"
+        "        await sink.seal()\n"
+        "anyio.run(write)"
+    )
+
+    def status(number: int) -> int:
+        return subprocess.run([sys.executable, "-c", script, f"file://{tmp_path}/{number}"], check=False, timeout=110).returncode
+
+    with ThreadPoolExecutor(6) as threads:
+        assert Counter(threads.map(status, range(48))) == {0: 48}
 
 
 @pytest.mark.anyio

@@ -1,7 +1,9 @@
 """`Bucket`: the place of an object output store, from a URL and settings, opened when it is first used."""
 
+import atexit
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +31,10 @@ _DAY = "24h"
 _SILENCE = "30s"
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=5)
 _RETRIES = 1_000  # the time is the limit
+
+_SETTLING = 0.1
+"""Seconds before the end of a process, in which obstore's threads let go of what they hold. A thread of theirs that waits for the
+interpreter while it ends aborts the process (SIGABRT), one in ten times on a busy machine."""
 
 _used_by: set[int] = set()
 """The process that has used obstore, whose threads do not survive a fork."""
@@ -94,7 +100,7 @@ class Bucket:
     @property
     def verifies(self) -> bool:
         """Whether the store compares what arrives with a checksum that is sent along."""
-        return self.scheme == "s3"
+        return self.scheme == "s3" and self._config.get("checksum_algorithm") is not None
 
     def store(self) -> ObjectStore:
         """The store, opened on the first call.
@@ -106,7 +112,9 @@ class Bucket:
             raise RuntimeError(
                 "an object store was used before this process was forked, and its threads are not here: use it after the fork"
             )
-        _used_by.add(os.getpid())
+        if not _used_by:
+            _used_by.add(os.getpid())
+            atexit.register(time.sleep, _SETTLING)
         return self._store
 
     def of_requests(self, endpoint: str) -> S3Store:
@@ -141,8 +149,9 @@ class Bucket:
 
     @property
     def _config(self) -> dict[str, JsonValue]:
-        checksum = {"checksum_algorithm": "SHA256"} if self.verifies else {}
-        return {**checksum, **self.config}
+        """The options, with our defaults; an option that is None is left out."""
+        checksum = {"checksum_algorithm": "SHA256"} if self.scheme == "s3" else {}
+        return {name: value for name, value in {**checksum, **self.config}.items() if value is not None}
 
     @property
     def _client_options(self) -> "ClientConfig":

@@ -56,7 +56,8 @@ class ObjectOutputStore:
     Args:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix` or `file:///folder`. All below the prefix
             belongs to one job store. `memory:///` is for tests.
-        config: options of obstore's store, such as `endpoint`, `region`, `server_side_encryption` and `sse_kms_key_id`.
+        config: options of obstore's store, such as `endpoint`, `region`, `server_side_encryption` and `sse_kms_key_id`. With
+            `checksum_algorithm` None no checksums are sent, for S3 servers that refuse them.
         client_options: options of obstore's HTTP client, such as `allow_http`, `root_certificate` and `timeout`.
         credentials: `package.module:callable` that makes an obstore credential provider, if the environment is not enough.
         patience: seconds in which the server repeats a failing request before it answers 503. Workers take two minutes.
