@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from exporting import exported
@@ -14,6 +15,7 @@ from house import AUDIENCE, ISSUER, KICK_OFF
 from object_servers import ObjectServer, fetch
 
 from fhir_bulk_middleware import BulkData, FileOutputStore, JoseTokenVerifier, Settings, SQLiteJobStore, SQLiteResourceStore
+from fhir_bulk_middleware.demo.client import BulkClient
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.stores.objects import ObjectOutputStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
@@ -39,9 +41,8 @@ async def export(folder: Path, outputs: Any, mint: TokenMint, resources: SQLiteR
             found: Any = sorted(map(str, lines["output"]))
         else:
             location = (await http.get("/$export")).headers["Content-Location"]
-            while (answer := await http.get(location)).status_code in {202, 429}:
-                pass
-            found = answer.json()["output"]
+            client = BulkClient(http, lambda: token, sleep=lambda _: anyio.sleep(0.1))
+            found = [answer async for answer in client.wait(location)][-1]
     jobs.close()
     return found
 
@@ -64,13 +65,14 @@ async def test_the_same_data_has_the_same_lines_on_files_and_on_s3_and_by_signed
     signing = SETTINGS.model_copy(update={"signed_url_seconds": 300.0})
     below = store_on(s3_server)
     other = ObjectOutputStore(f"{below.recipe().arguments['url']}/signed", **_options(below))
-    items = await export(tmp_path / "c", other, mint, resources, signing)
+    manifest = await export(tmp_path / "c", other, mint, resources, signing)
     resources.close()
     count = 0
-    for item in items:
-        status, headers, body = fetch(item["url"])
+    assert manifest.requires_access_token is False
+    for file in manifest.files:
+        status, headers, body = fetch(file.url)
         plain = gzip.decompress(body) if headers["Content-Encoding"] == "gzip" else body
-        assert (status, hashlib.sha256(plain).hexdigest()) == (200, item["extension"]["sha256"])
+        assert (status, hashlib.sha256(plain).hexdigest()) == (200, file.sha256)
         count += plain.count(b"\n")
     assert count == len(on_files)
 

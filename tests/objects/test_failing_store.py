@@ -144,6 +144,8 @@ async def test_a_part_that_was_damaged_on_its_way_is_never_sealed(
         with pytest.raises((OSError, Refused)):
             await write(store)
         assert proxy.faults
+        proxy.plan = lambda _: None
+        assert [job async for job in store.jobs()] == [], "and nothing is left of it"
 
 
 @pytest.mark.parametrize(

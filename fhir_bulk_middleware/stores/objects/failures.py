@@ -14,6 +14,7 @@ __all__ = ["in_words", "translated"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_OF_THE_STORE = re.compile(r"Generic \w+ error|Error performing")
 _CLIENT_ERRORS = range(400, 500)
 _TEMPORARY = frozenset({408, 409, 425, 429})
 _RETRY_AFTER = 10
@@ -41,8 +42,12 @@ def translated(what: str) -> Iterator[None]:
         raise
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(f"the object store refuses the credentials while {what}: {in_words(error)}") from None
-    except BaseError as error:
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as error:
         words = in_words(error)
+        if isinstance(error, OSError) and _OF_THE_STORE.search(words) is None:  # ours, not what obstore's writers raise
+            raise
         status = _STATUS.search(words)
         if status is not None and int(status[1]) in _CLIENT_ERRORS and int(status[1]) not in _TEMPORARY:
             raise OSError(f"the object store refuses a request while {what}: {words}") from None

@@ -206,7 +206,6 @@ class _Upload:
         self._bucket = bucket
         self._key = key
         self._note = note
-        self._read_back = read_back
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._size = 0
@@ -215,7 +214,9 @@ class _Upload:
         self._writer = obstore.open_writer_async(
             bucket.store(), key, attributes=attributes, buffer_size=_BLOCK, max_concurrency=_AT_ONCE
         )
+        self._closing = False
         self._closed = False
+        self._sealed = False
 
     async def begin(self) -> None:
         """Note that the part is being written."""
@@ -244,18 +245,26 @@ class _Upload:
         await self._drain()
         with translated("sealing a file"):
             await obstore.head_async(self._bucket.store(), self._note)  # gone if the job was discarded
+            self._closing = True
             await self._writer.close()
             self._closed = True
             await self._check()
+        self._sealed = True
 
     async def leave(self) -> None:
-        """Abort the upload unless it was sealed, and remove the note; if the abort fails, a sweep finds the note."""
+        """Unless it was sealed, abort the upload, or remove the object that is not what was sent. Then remove the note.
+
+        If that fails, or the store did not say whether the upload is complete, a sweep finds the note.
+        """
+        if self._closing and not self._closed:
+            return
         try:
             with translated("leaving a file"):
                 if not self._closed:
                     await self._writer.__aexit__(OSError, OSError("the part was not sealed"), None)
-                with suppress(FileNotFoundError):
-                    await obstore.delete_async(self._bucket.store(), self._note)
+                for name in (*([self._key] if self._closed and not self._sealed else []), self._note):
+                    with suppress(FileNotFoundError):
+                        await obstore.delete_async(self._bucket.store(), name)
         except (OSError, Refused) as error:
             _log.warning("%s: what is left of it stays until its job is swept: %s", self._key, error)
 
