@@ -61,7 +61,11 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         fell_silent as fell_silent,
     )
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
-    from fhir_bulk_middleware.contract.output_store import OutputSink as OutputSink, OutputStore as OutputStore
+    from fhir_bulk_middleware.contract.output_store import (
+        OutputSink as OutputSink,
+        OutputStore as OutputStore,
+        SupportsSignedUrls as SupportsSignedUrls,
+    )
     from fhir_bulk_middleware.contract.query import (
         Authorisation as Authorisation,
         Block as Block,
@@ -193,7 +197,7 @@ _MODULES = {
     "contract.job_store": "Due JobStore ListPlace",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.observer": "Audit Observer",
-    "contract.output_store": "OutputSink OutputStore",
+    "contract.output_store": "OutputSink OutputStore SupportsSignedUrls",
     "contract.query": (
         "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership NoPatient "
         "Page ProvenanceTarget Query Range Rows Selection Window"

@@ -105,7 +105,8 @@ class BulkData:
             other `Supports...` protocols. For trials `MemoryResourceStore` or `SQLiteResourceStore`.
         verifier: verifies bearer tokens: `JoseTokenVerifier`, or your own `TokenVerifier`.
         jobs: the job store: `SQLiteJobStore`, or `MemoryJobStore` for trials.
-        outputs: the store of exported files: `FileOutputStore`, or `MemoryOutputStore` for trials.
+        outputs: the store of exported files: `FileOutputStore`, `stores.objects.ObjectOutputStore`, or `MemoryOutputStore` for
+            trials.
         groups: knows the members of groups, if the storage adapter does not implement `SupportsGroups`. Workers read the members
             again, so without a `recipe()` of this object exports run in the server's event loop.
         runner: runs the work of jobs. By default worker processes, or the server's event loop if the adapter or a store has no
@@ -128,7 +129,7 @@ class BulkData:
 
     Raises:
         OSError: the file of `Settings.audit_key` cannot be read.
-        TypeError: an argument lacks a method that it needs; the message names it.
+        TypeError: an argument lacks a method or an ability that it needs; the message names it.
         ValueError: `adapter` is empty, too long or not printable.
     """
 
@@ -239,6 +240,7 @@ class BulkData:
             settings=settings,
             clock=clock,
             notes=storage_notes(resources, context=settings.context),
+            observers=told,
         )
         service = JobService(
             kinds=kinds,

@@ -114,6 +114,12 @@ class Settings(BaseModel):
     since an earlier instant is treated as `refuse_forgotten_deletions` says. At least `deadline` plus `retention`: then the next
     export after one whose files can still be fetched has all deletions. Space is freed one to two deadlines later."""
 
+    signed_url_seconds: Annotated[float, Field(ge=1, le=7 * 86_400)] | None = None
+    """For how long the URLs in a manifest work, if clients are to fetch files from the output store itself, without a token: each
+    poll signs new ones (FR-05). At most 300 is advised, and long enough for a client to begin all its downloads. The output store
+    must be able to sign (`SupportsSignedUrls`). None: clients fetch files from this server, with a token, as they always do in
+    dialects whose document demands one."""
+
     manifest_files: Annotated[int, Field(ge=1)] = 50
     """How many files a page of a manifest lists, if the client allows partial manifests (KO-95)."""
 

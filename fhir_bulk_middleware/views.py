@@ -7,12 +7,14 @@ from fhir_bulk_middleware.delete.rights import removal_uncovered
 from fhir_bulk_middleware.delete.runs import RemovalRuns
 from fhir_bulk_middleware.delete.status import RemovalStatus
 from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.export.signed_urls import SignedUrls, check_signing
 from fhir_bulk_middleware.export.status import ExportStatus
 from fhir_bulk_middleware.export.types import export_uncovered
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.replies import Replies
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.jobs.view import Kind
+from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["kinds_of"]
@@ -29,6 +31,7 @@ def kinds_of(
     settings: Settings,
     clock: Clock,
     notes: dict[str, bool],
+    observers: Observers,
 ) -> tuple[Kind, ...]:
     """The kinds of job in the server.
 
@@ -42,8 +45,24 @@ def kinds_of(
         settings: limits and times.
         clock: the current time.
         notes: the promises of the storage, for manifests (law 6).
+        observers: receive the event of signed URLs.
+
+    Raises:
+        TypeError: URLs are to be signed, and the output store cannot.
     """
-    exports = ExportStatus(dialect=dialect, replies=replies, addresses=addresses, settings=settings, notes=notes, clock=clock)
+    signed_urls = None
+    if settings.signed_url_seconds is not None:
+        signed_urls = SignedUrls(check_signing(outputs), settings.signed_url_seconds, observers=observers, clock=clock)
+    exports = ExportStatus(
+        dialect=dialect,
+        replies=replies,
+        addresses=addresses,
+        settings=settings,
+        notes=notes,
+        clock=clock,
+        outputs=outputs,
+        signed_urls=signed_urls,
+    )
     removals = RemovalStatus(
         outputs=outputs,
         runs=runs,

@@ -8,6 +8,7 @@ import pytest
 
 EXTRAS = {
     "metrics": ["prometheus_client"],
+    "objectstore": ["obstore"],
     "testing": ["pytest", "_pytest"],
     "demo": ["httpx2", "uvicorn"],
     "cli": ["rich"],
@@ -15,6 +16,7 @@ EXTRAS = {
 }
 NEEDS = {
     "metrics": {"observers.metrics"},
+    "objectstore": {"stores.objects"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"demo.rich_screen"},
     "fast": set[str](),

@@ -3,9 +3,9 @@
 An event says who, which job, through which mount, when and how much. It never holds the content of a resource, a URL or a query
 string, since those carry patients' identifiers. Patients and criteria that a client named are digests, or clear by setting.
 
-An event is sent after its fact is durable, with two exceptions (law 37): `FileServed` before the first byte leaves, and
-`DeleteIntended` before anything is removed. If a process dies between the fact and the event, the event is lost; the job store
-has the fact.
+An event is sent after its fact is durable, with three exceptions (law 37): `FileServed` before the first byte leaves,
+`UrlsSigned` before the URLs leave, and `DeleteIntended` before anything is removed. If a process dies between the fact and the
+event, the event is lost; the job store has the fact.
 
 `Deleted` is not lost (law 37): it is recorded with the removal and sent at least once, in the order of the removals, perhaps
 later by another process. If it is sent twice, its `record_id` is the same. A storage without `SupportsOutbox` and without a
@@ -45,6 +45,7 @@ __all__ = [
     "Removal",
     "RequestRefused",
     "Started",
+    "UrlsSigned",
     "content",
     "name",
 ]
@@ -203,6 +204,21 @@ class FileServed(JobEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UrlsSigned(JobEvent):
+    """A manifest with URLs that work without a token is about to be sent. Whether the files are fetched, the output store knows.
+
+    Attributes:
+        file_ids: the files that can be fetched by them.
+        types: the resource types of their lines.
+        until: when the URLs end.
+    """
+
+    file_ids: tuple[str, ...]
+    types: tuple[str, ...]
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(Event):
     """A request was refused.
 
@@ -342,7 +358,7 @@ def name(event: Event) -> str:
 def content(event: Event) -> dict[str, JsonValue]:
     """The event as a JSON object: instants with microseconds; enumerations by value, or by name if the value is a number."""
     found: dict[str, JsonValue] = {"event": name(event)}
-    instants = {"at", "cut", "first", "last"}
+    instants = {"at", "cut", "first", "last", "until"}
     for each in fields(event):
         value = getattr(event, each.name)
         found[each.name] = render(value, Precision.MICROSECONDS) if each.name in instants else _as_json(value)

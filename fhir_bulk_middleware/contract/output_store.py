@@ -1,10 +1,10 @@
 """The protocols of output stores, which keep the bytes of files."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["OutputSink", "OutputStore"]
+__all__ = ["OutputSink", "OutputStore", "SupportsSignedUrls"]
 
 
 class OutputSink(Protocol):
@@ -22,8 +22,8 @@ class OutputSink(Protocol):
 class OutputStore(Protocol):
     """Keeps parts as bytes, under keys that we choose (`{job_id}/{name}`).
 
-    Implemented by `FileOutputStore` and `MemoryOutputStore`. `create` runs in a worker, `discard` and `jobs` in the server, the
-    others in both.
+    Implemented by `FileOutputStore`, `MemoryOutputStore` and `stores.objects.ObjectOutputStore`. `create` runs in a worker,
+    `discard` and `jobs` in the server, the others in both.
 
     Raises:
         Refused: `BUSY`, if the store cannot answer now. An `OSError` with `ENOSPC` is answered as 503 too.
@@ -54,4 +54,25 @@ class OutputStore(Protocol):
 
     def jobs(self) -> AsyncIterator[str]:
         """Ids of the jobs that have a part here, sealed or not."""
+        ...
+
+
+@runtime_checkable
+class SupportsSignedUrls(Protocol):
+    """An output store from which clients can fetch parts themselves (`Settings.signed_url_seconds`). Runs in the server.
+
+    It serves a part as it is stored, so it must answer `Content-Type: application/fhir+ndjson` and, for a key that ends in `.gz`,
+    `Content-Encoding: gzip` (FR-01, FR-07).
+    """
+
+    def signs(self) -> bool:
+        """Whether this store, as it is configured, can sign URLs. Called when `BulkData` is made."""
+        ...
+
+    async def signed_urls(self, keys: Sequence[str], seconds: float) -> Sequence[str]:
+        """For each key a URL by which anybody can fetch that part, and nothing else, for so long (FR-05).
+
+        Raises:
+            Refused: `BUSY`, if the store cannot sign now.
+        """
         ...

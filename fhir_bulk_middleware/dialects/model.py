@@ -86,6 +86,7 @@ class ManifestShape:
         deleted: whether there is a `deleted` list (MF-10).
         manifest_type: whether the manifest names its own definition and the output format (MF-16, MF-17).
         empty_message: the root's `message` if there are no files, with `{job}`; None for no such key (MF-18).
+        signed_urls: whether files may be fetched without a token (MF-03); if not, `Settings.signed_url_seconds` has no effect.
     """
 
     request: bool = True
@@ -97,6 +98,7 @@ class ManifestShape:
     deleted: bool = True
     manifest_type: bool = False
     empty_message: str | None = None
+    signed_urls: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

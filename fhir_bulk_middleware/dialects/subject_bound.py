@@ -23,7 +23,7 @@ SUBJECT_BOUND = replace(
     jobs_path=None,
     required_headers=frozenset(),
     separate_export_status=False,
-    manifest=ManifestShape(deleted=False),
+    manifest=ManifestShape(deleted=False, signed_urls=False),
     precision=Precision.SECONDS,
     progress=Progress.PHASE,
     retention=7 * 86_400,

@@ -75,6 +75,7 @@ def manifest(
     *,
     following: str | None = None,
     notes: Mapping[str, Any],
+    signed: bool = False,
 ) -> dict[str, Any]:
     """A manifest, or a page of one, as JSON.
 
@@ -85,6 +86,7 @@ def manifest(
         address: from a file id to its absolute URL (MF-06).
         following: the URL of the next page, None on the last (ST-44).
         notes: promises that the storage does not keep, for the root's `extension` (law 6).
+        signed: whether the URLs of files work without a token (MF-03).
     """
     shape = dialect.manifest
     lists: dict[FileKind, list[dict[str, Any]]] = {kind: [] for kind in FileKind}
@@ -100,7 +102,7 @@ def manifest(
         document["outputFormat"] = MEDIA_TYPE
     if job.request.options.organised_by is not None:
         document["outputOrganizedBy"] = job.request.options.organised_by
-    document["requiresAccessToken"] = True
+    document["requiresAccessToken"] = not signed
     document["output"] = lists[FileKind.OUTPUT]
     if shape.deleted and job.request.window.since is not None:
         document["deleted"] = lists[FileKind.DELETED]

@@ -8,6 +8,7 @@ from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.observers.observing import Observers
+from fhir_bulk_middleware.outcomes import Refused
 
 __all__ = ["after_completion"]
 
@@ -30,6 +31,6 @@ async def after_completion(job: Job, now: Instant, *, jobs: JobStore, outputs: O
     try:
         if standing is not None:
             await outputs.discard(job.id, keep=[part.key for part in standing.parts])
-    except OSError:
+    except (OSError, Refused):
         _log.exception("leftovers of job %s could not be removed", job.id)
     await observers.tell(Completed.of(job if standing is None else standing.job, now))

@@ -14,7 +14,7 @@ from fhir_bulk_middleware.contract.storage import SupportsForgetting
 from fhir_bulk_middleware.instant import Clock, Instant, after, system_clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers
-from fhir_bulk_middleware.outcomes import Reason
+from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 
 __all__ = ["Retention"]
@@ -172,7 +172,7 @@ class Retention:
         """Discard a job's files; False if that failed, so the next sweep tries again."""
         try:
             await self._outputs.discard(job_id)
-        except OSError:
+        except (OSError, Refused):
             _log.exception("the files of job %s could not be removed", job_id)
             return False
         return True

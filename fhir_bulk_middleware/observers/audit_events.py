@@ -23,6 +23,7 @@ from fhir_bulk_middleware.contract.events import (
     PartSealed,
     RefusalsSummed,
     RequestRefused,
+    UrlsSigned,
     name,
 )
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
@@ -128,7 +129,7 @@ def _outcome(event: Event) -> str:
 
 def _action(event: Event) -> str:
     match event:
-        case FileServed():
+        case FileServed() | UrlsSigned():
             return "R"
         case Deleted() | DeleteIntended():
             return "D"
@@ -188,8 +189,8 @@ def _figures(event: Event) -> dict[str, str]:
     match event:
         case KickedOff():
             found = {"level": event.level.value, "kind": event.kind.value, "types": ",".join(event.types)}
-        case FileServed():
-            found = {"file": event.file_id, "type": event.type, "bytes": str(event.size)}
+        case FileServed() | UrlsSigned():
+            found = _disclosed(event)
         case Completed():
             found = {"resources": str(event.resources)}
         case Failed():
@@ -206,6 +207,13 @@ def _figures(event: Event) -> dict[str, str]:
         case Deleted() | DeleteIntended():
             found = {"removal": event.removal.value, "type": event.type, "count": str(len(event.references))}
     return found
+
+
+def _disclosed(event: FileServed | UrlsSigned) -> dict[str, str]:
+    if isinstance(event, FileServed):
+        return {"file": event.file_id, "type": event.type, "bytes": str(event.size)}
+    until = render(event.until, Precision.MICROSECONDS)
+    return {"files": ",".join(event.file_ids), "types": ",".join(event.types), "until": until}
 
 
 def _details(figures: Mapping[str, str], *, r5: bool) -> dict[str, Any]:

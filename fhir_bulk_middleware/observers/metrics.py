@@ -23,6 +23,7 @@ from fhir_bulk_middleware.contract.events import (
     JobEvent,
     PartSealed,
     RequestRefused,
+    UrlsSigned,
     name,
 )
 from fhir_bulk_middleware.contract.running import Recipe
@@ -36,6 +37,7 @@ _COUNTERS = {
     "fhir_bulk_written_bytes": ("Plain bytes of sealed files", ("mount", "type")),
     "fhir_bulk_served_files": ("Answers with a file or a part of one", ("mount", "type")),
     "fhir_bulk_served_bytes": ("Bytes that such answers announced", ("mount", "type")),
+    "fhir_bulk_signed_urls": ("URLs of files that were signed for clients", ("mount",)),
     "fhir_bulk_refusals": ("Requests that were not carried out", ("mount", "operation", "reason")),
     "fhir_bulk_audit_failures": ("Events that an audit could not record when they happened", ("mount", "audit", "event")),
     "fhir_bulk_deleted_resources": ("Resources that were deleted", ("mount", "type")),
@@ -124,6 +126,8 @@ def _amounts(event: Event) -> Iterator[tuple[_Key, float]]:
         case FileServed():
             yield ("fhir_bulk_served_files", mount, event.type), 1
             yield ("fhir_bulk_served_bytes", mount, event.type), event.size
+        case UrlsSigned():
+            yield ("fhir_bulk_signed_urls", mount), len(event.file_ids)
         case RequestRefused():
             yield ("fhir_bulk_refusals", mount, event.operation.name.lower(), event.reason.name.lower()), 1
         case AuditFailed():

@@ -13,6 +13,8 @@ _JOB_ROUNDS = "tests/jobs/test_job_rounds.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
+_OBJECTS = "tests/stores/test_object_output_store.py"
+_SIGNED = "tests/export/test_signed_urls.py"
 _PART = "tests/files/test_part.py"
 _FILES = "tests/files/test_delivery.py"
 _JOSE = "tests/jose/test_access_tokens.py"
@@ -25,6 +27,62 @@ _HELD = "tests/jobs/test_held_polls.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
+    Mutant(
+        "signed-urls-go-out-unrecorded",
+        "law 37",
+        "export/signed_urls.py",
+        "await self._observers.require(",
+        "await self._observers.tell(",
+        (_SIGNED,),
+    ),
+    Mutant(
+        "signed-url-outlives-its-job",
+        "FR-05",
+        "export/signed_urls.py",
+        "max(min(self._seconds, left), _SHORTEST)",
+        "max(self._seconds, _SHORTEST)",
+        (_SIGNED,),
+    ),
+    Mutant(
+        "cancel-leaves-what-signed-urls-lead-to",
+        "DL-08",
+        "export/status.py",
+        "            await self._discard(job)\n",
+        "            pass\n",
+        (_SIGNED,),
+    ),
+    Mutant(
+        "signed-urls-said-to-need-a-token",
+        "MF-03",
+        "export/manifest.py",
+        'document["requiresAccessToken"] = not signed',
+        'document["requiresAccessToken"] = True',
+        (_SIGNED,),
+    ),
+    Mutant(
+        "object-that-was-only-begun-is-not-noted",
+        "law 18",
+        "stores/objects/outputs.py",
+        'await obstore.put_async(self._bucket.store(), self._note, b"")',
+        "pass",
+        (_OBJECTS,),
+    ),
+    Mutant(
+        "upload-of-a-killed-worker-stays",
+        "law 18",
+        "stores/objects/outputs.py",
+        "await abort_uploads(self._bucket, job_id)",
+        "pass",
+        (_OBJECTS,),
+    ),
+    Mutant(
+        "secret-in-a-recipe",
+        "law 43",
+        "stores/objects/bucket.py",
+        "            if _is_secret(name):",
+        "            if not name:",
+        (_OBJECTS,),
+    ),
     Mutant(
         "range-end-exclusive",
         "FR-08",

@@ -40,6 +40,7 @@ from fhir_bulk_middleware.contract.events import (
     Removal,
     RequestRefused,
     Started,
+    UrlsSigned,
 )
 from fhir_bulk_middleware.contract.job import JobKind
 from fhir_bulk_middleware.contract.query import Level
@@ -84,6 +85,7 @@ EVENTS: list[Event] = [
     Cancelled(**JOB, operator="root"),
     Expired(**JOB),
     FileServed(**ASKED, job_id="j", file_id="f", type="Patient", size=7),
+    UrlsSigned(**ASKED, job_id="j", file_ids=("f", "g"), types=("Patient",), until=AT),
     RequestRefused(at=AT, mount="m", owner=None, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
     RequestRefused(**ASKED, operation=Operation.FILE, reason=Reason.JOB_EXPIRED),
     RefusalsSummed(**{**SUM, "owner": ALICE}, reasons={"file: job-expired": 3}, addresses={"192.0.2.1": 3}),

@@ -24,7 +24,7 @@ async def exported(
     found: dict[str, list[dict[str, Any]]] = {}
     for fetched in await client.fetch(manifest, folder):
         assert not fetched.problems, fetched.problems
-        found.setdefault(fetched.file.list, []).extend(map(json.loads, fetched.path.read_text("utf-8").splitlines()))
+        found.setdefault(fetched.file.list, []).extend(map(json.loads, fetched.path.read_bytes().splitlines()))
     return manifest, found
 
 

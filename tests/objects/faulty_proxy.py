@@ -1,0 +1,123 @@
+"""A proxy in front of an object store that misbehaves as a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+
+__all__ = ["Fault", "FaultyProxy", "Request"]
+
+
+class Fault(Enum):
+    """How the proxy misbehaves on one request."""
+
+    UNAVAILABLE = auto()
+    """503, without asking the store."""
+    ERROR_AFTER = auto()
+    """The store carries it out, and the client is told 500."""
+    CUT_UPLOAD = auto()
+    """The connection ends after half of the body was read; the store gets nothing."""
+    CUT_ANSWER = auto()
+    """The connection ends after half of the answer."""
+    DAMAGE = auto()
+    """One byte of the body is changed on its way to the store."""
+    SILENCE = auto()
+    """Nothing is answered until the client goes away."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, as a plan of faults sees it.
+
+    Attributes:
+        number: how many came before it.
+        method: its method.
+        target: its path and query.
+        size: bytes of its body.
+        headers: its headers, names in lower case.
+    """
+
+    number: int
+    method: str
+    target: str
+    size: int
+    headers: dict[str, str]
+
+
+Plan = Callable[[Request], Fault | None]
+
+
+class FaultyProxy:
+    """Forwards requests, but for those that the plan gives a fault."""
+
+    def __init__(self, address: str) -> None:
+        self.plan: Plan = lambda _: None
+        self.faults: list[tuple[Fault, Request]] = []
+        self.requests = 0
+        self.port = 0
+        self._host, _, port = address.partition(":")
+        self._port = int(port)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve on a free port."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._answer(reader, writer)
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        fields = [line.partition(": ") for line in lines[1:] if line]
+        headers = {name.lower(): value for name, _, value in fields}
+        method, target, _ = lines[0].split(" ", 2)
+        size = int(headers.get("content-length", "0"))
+        request = Request(self.requests, method, target, size, headers)
+        self.requests += 1
+        fault = self.plan(request)
+        if fault is not None:
+            self.faults.append((fault, request))
+        if fault is Fault.CUT_UPLOAD:
+            await reader.readexactly(size // 2)
+            return
+        body = bytearray(await reader.readexactly(size))
+        if fault is Fault.SILENCE:
+            await reader.read()  # until the client closes
+            return
+        if fault is Fault.UNAVAILABLE:
+            await _send(writer, b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if fault is Fault.DAMAGE and body:
+            body[len(body) // 2] ^= 1
+        answer = await self._forwarded(head, bytes(body))
+        if fault is Fault.ERROR_AFTER:
+            answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        if fault is Fault.CUT_ANSWER:
+            at = answer.index(b"\r\n\r\n") + 4
+            answer = answer[: at + (len(answer) - at) // 2]
+        await _send(writer, answer)
+
+    async def _forwarded(self, head: bytes, body: bytes) -> bytes:
+        """The whole answer of the store, which closes the connection after it."""
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        lines[1:1] = [b"Connection: close"]
+        reader, writer = await asyncio.open_connection(self._host, self._port)
+        try:
+            await _send(writer, b"\r\n".join(lines) + body)
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
