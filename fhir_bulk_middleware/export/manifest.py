@@ -27,6 +27,8 @@ LEFT_COMPLETE = "leftComplete"
 CONTEXT_COMPLETE = "contextComplete"
 CHANGED_CONTEXT_COMPLETE = "changedContextComplete"
 """A note that exports with `_since` show as `CONTEXT_COMPLETE`."""
+ORGANISED_CONTEXT_COMPLETE = "organisedContextComplete"
+"""As before, for organised output: context that changed and is named by unchanged resources alone has no block to be in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,16 @@ def manifest(
 def _notes(job: Job, notes: Mapping[str, bool]) -> dict[str, bool]:
     """The notes that concern a job: those about cohorts only at Patient and Group level, some only with `_since`."""
     cohort, since = job.request.level is not Level.SYSTEM, job.request.window.since is not None
-    matters = {LEFT_COMPLETE: cohort and since, CONTEXT_COMPLETE: cohort, CHANGED_CONTEXT_COMPLETE: cohort and since}
+    organised = job.request.options.organised_by is not None
+    matters = {
+        LEFT_COMPLETE: cohort and since,
+        CONTEXT_COMPLETE: cohort,
+        CHANGED_CONTEXT_COMPLETE: cohort and since,
+        ORGANISED_CONTEXT_COMPLETE: cohort and since and organised,
+    }
     said = {name: value for name, value in notes.items() if matters.get(name, True)}
-    if CHANGED_CONTEXT_COMPLETE in said:
-        said[CONTEXT_COMPLETE] = said.pop(CHANGED_CONTEXT_COMPLETE)
-    return said
+    partly = {CHANGED_CONTEXT_COMPLETE, ORGANISED_CONTEXT_COMPLETE}
+    return {CONTEXT_COMPLETE if name in partly else name: value for name, value in said.items()}
 
 
 def _left(dialect: Dialect, job: Job, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -209,4 +216,6 @@ def storage_notes(resources: SupportsExport, *, context: bool) -> dict[str, bool
         notes[CONTEXT_COMPLETE] = False
     elif context and not (isinstance(resources, SupportsNaming) and isinstance(resources, SupportsSnapshot)):
         notes[CHANGED_CONTEXT_COMPLETE] = False
+    elif context:
+        notes[ORGANISED_CONTEXT_COMPLETE] = False
     return notes

@@ -1,7 +1,7 @@
 """Plans an export: fixes its cut and its slices, once, before the first read (laws 1, 2, 5, 6)."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -11,12 +11,9 @@ from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import (
     Compartments,
-    Deletions,
     Everything,
     Level,
     Membership,
-    NoPatient,
-    Page,
     ProvenanceTarget,
     Query,
     Range,
@@ -25,39 +22,27 @@ from fhir_bulk_middleware.contract.query import (
 )
 from fhir_bulk_middleware.contract.returned import answered
 from fhir_bulk_middleware.contract.storage import (
-    SupportsContext,
     SupportsDeletions,
     SupportsExport,
     SupportsGroups,
     SupportsJoining,
-    SupportsLeft,
-    SupportsNaming,
     SupportsProvenance,
     SupportsSlices,
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.export.cohort import enters_by_content
-from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
-from fhir_bulk_middleware.export.context.cohort_losses import CohortLosses
-from fhir_bulk_middleware.export.context.context_reader import ContextReader
+from fhir_bulk_middleware.export.context.context_planner import ContextPlanner, anything
 from fhir_bulk_middleware.export.context.context_round import ContextRound
-from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
 from fhir_bulk_middleware.export.sizes import share, sizes_of, smallest_slice
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.instant import Clock, Instant, after, floor
 from fhir_bulk_middleware.jobs.kind import Plan
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.streams.closing import closing
 
 __all__ = ["PROVENANCE", "Planner", "by_target"]
 
 PROVENANCE = "Provenance"
-PATIENT = "Patient"
-_GROUP = "Group"
-
-_PROBE = 4_096
-"""Bytes of the page that shows whether there is anything at all."""
 
 
 @runtime_checkable
@@ -108,6 +93,8 @@ class Planner:
         self._groups = groups
         self.deletions = deletions
         """The source of deletions, None without one."""
+        self.context = ContextPlanner(resources, deletions, self.sizes, by_target)
+        """Plans context."""
         self._settings = settings
         self._clock = clock
 
@@ -128,8 +115,8 @@ class Planner:
         before = rows
         if rows.membership is not None:
             rows = await self._with_members(rows, rows.membership, job.request.window.since, cut)
-            rows = replace(rows, groups=await self._walked(job, rows))
-        rows = replace(rows, context=await self._context_types(job, rows))
+            rows = replace(rows, groups=await self.context.groups(job, rows))
+        rows = replace(rows, context=await self.context.types(job, rows))
         planned: list[Slice] = []
         if ignored := job.request.options.ignored:
             # First, because no error can be added to a page of the manifest that was already read (law 20).
@@ -140,62 +127,14 @@ class Planner:
                 planned += await self._output(job, rows, Origin.ENTERED)
             planned += await self._deleted(job, rows)
         numbered = tuple(replace(piece, number=number) for number, piece in enumerate(planned))
-        return Plan(cut, numbered, None if rows == before else rows, more=self._goes_on(job, rows))
+        return Plan(cut, numbered, None if rows == before else rows, more=self.context.goes_on(job, rows))
 
     def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
         """The last round of an export whose first round went on."""
-        job, rows, resources = lease.job, lease.rows, self._resources
-        sizes, reader, history, losses = self.sizes(job), self.reader(job, rows), None, None
-        since, as_of = job.request.window.since, self.as_of(job)
-        if (
-            reader is not None
-            and since is not None
-            and isinstance(resources, SupportsContext)
-            and isinstance(resources, SupportsNaming)
-            and isinstance(resources, SupportsSnapshot)
-        ):
-            history = CohortHistory(
-                resources=resources,
-                naming=resources,
-                reader=reader,
-                cohort_types=self._selected(job, rows),
-                context_types=[type_ for type_ in job.request.types if type_ not in self._never_context(job)],
-                by_target=by_target(job, resources),
-            )
-        if since is not None:
-            losses = CohortLosses(
-                resources=resources,
-                deletions=self.deletions,
-                history=history,
-                job=job,
-                rows=rows,
-                since=since,
-                as_of=as_of,
-                target_types=self._target_types(job, rows),
-            )
-        return ContextRound(
-            resources=resources,
-            jobs=jobs,
-            outputs=outputs,
-            lease=lease,
-            reader=reader,
-            history=history,
-            losses=losses,
-            as_of=as_of,
-            slice_bytes=sizes.slice,
+        job, rows = lease.job, lease.rows
+        return self.context.round(
+            lease, jobs, outputs, cohort_types=self._selected(job, rows), target_types=self._target_types(job, rows)
         )
-
-    def reader(self, job: Job, rows: Rows) -> ContextReader | None:
-        """Reads the context of a job; None if the storage cannot read what is named."""
-        if not isinstance(self._resources, SupportsContext):
-            return None
-        return ContextReader(self._resources, job, rows, self.sizes(job).page)
-
-    def as_of(self, job: Job) -> Instant | None:
-        """The instant of context: the cut, or `_until` if that is earlier; None for a storage without snapshots."""
-        if job.cut is None or not isinstance(self._resources, SupportsSnapshot):
-            return None
-        return min(job.cut, job.request.window.until or job.cut)
 
     def sizes(self, job: Job) -> Sizes:
         """The sizes of a job: frozen when it was accepted, so that a changed setting does not change its files."""
@@ -294,51 +233,6 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
-    def _never_context(self, job: Job) -> frozenset[str]:
-        """Types that are never context: patients are selected, and Provenance comes by its targets."""
-        return frozenset({PATIENT, PROVENANCE} if by_target(job, self._resources) else {PATIENT})
-
-    async def _context_types(self, job: Job, rows: Rows) -> tuple[str, ...]:
-        """The types of which something can be context: those with resources that lie in nobody's compartment."""
-        if rows.selection == Compartments(frozenset()) or not isinstance(self._resources, SupportsContext):
-            return ()
-        types = [type_ for type_ in rows.context if type_ not in self._never_context(job)]
-        if not isinstance(self._resources, SupportsNaming):
-            return tuple(types)
-        as_of, found = self.as_of(job), list[str]()
-        for type_ in types:
-            query = Query(
-                type=type_, selection=NoPatient(), rights=rows.rights, window=Window(None, as_of), as_of=as_of, page_bytes=_PROBE
-            )
-            if await _any(self._resources.pages(query, None)):
-                found.append(type_)
-        return tuple(found)
-
-    def _goes_on(self, job: Job, rows: Rows) -> bool:
-        """Whether another round follows. Organised output has its context in its blocks."""
-        if job.request.level is Level.SYSTEM or rows.selection == Compartments(frozenset()):
-            return False
-        if job.request.window.since is not None:
-            return isinstance(self._resources, SupportsLeft | SupportsContext)
-        return bool(rows.context) and job.request.options.organised_by is None
-
-    async def _walked(self, job: Job, rows: Rows) -> frozenset[str]:
-        """The groups that were asked for, and those inside them (law 41)."""
-        resources, options = self._resources, job.request.options
-        if not isinstance(resources, SupportsContext):
-            return rows.groups
-        seen, waiting = set(rows.groups), sorted(rows.groups)
-        while waiting:
-            query = Query(type=_GROUP, selection=Everything(), rights=rows.rights, window=Window(), as_of=self.as_of(job))
-            id_ = waiting.pop().partition("/")[2]
-            async with closing(resources.named(query, [id_])) as pages:
-                async for page in pages:
-                    inside = ReferenceScan((_GROUP,), options.base_urls).of(page.lines)
-                    new = {reference.decode() for reference in inside} - seen
-                    seen |= new
-                    waiting += sorted(new)
-        return frozenset(seen)
-
     async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
         types, organised_by = self._selected(job, rows), job.request.options.organised_by
@@ -365,7 +259,7 @@ class Planner:
         if self.deletions is None:
             return []
         queries = [self.query(job, rows, type_) for type_ in self._deleted_types(job)]
-        types = [query.type for query in queries if await _any(self.deletions.deletions(query, None))]
+        types = [query.type for query in queries if await anything(self.deletions.deletions(query, None))]
         return [_slice(FileKind.DELETED, "Bundle", Range(json.dumps(types), 0))] if types else []
 
     def _deleted_types(self, job: Job) -> Iterator[str]:
@@ -388,9 +282,9 @@ class Planner:
                 return whole
             if origin is Origin.ENTERED and isinstance(self._resources, SupportsProvenance):
                 entered = self._resources.provenance(query, self.targets(job, rows, origin), None, latest=False)
-                return whole if await _any(entered) else []
-            anything = replace(query, selection=Everything())  # targets are matched when the slice is read
-            return whole if await self._parts(job, anything) else []
+                return whole if await anything(entered) else []
+            of_any = replace(query, selection=Everything())  # targets are matched when the slice is read
+            return whole if await self._parts(job, of_any) else []
         return await self._parts(job, query)
 
     async def _divided(self, job: Job, query: Query, usual: Sequence[Range], total: int) -> Sequence[Range]:
@@ -409,21 +303,9 @@ class Planner:
         if isinstance(self._resources, SupportsSlices):
             ranges = await self._resources.slices(query, target_bytes or self.sizes(job).slice)
             return [answered(each, Range, "slices (an entry)") for each in ranges]
-        if job.request.window.since is not None and not await _any(self._resources.pages(query, None)):
+        if job.request.window.since is not None and not await anything(self._resources.pages(query, None)):
             return []
         return [Range("", 0)]
-
-
-async def _any(pages: AsyncIterator[Page] | AsyncIterator[Deletions]) -> bool:
-    """Whether any page is not empty."""
-    source: AsyncIterator[Page | Deletions] = pages
-    async with closing(source):
-        async for page in source:
-            if isinstance(page, Deletions) and page.references:
-                return True
-            if isinstance(page, Page) and (page.count or page.unreadable):
-                return True
-    return False
 
 
 def _slice(kind: FileKind, resource_type: str, part: Range = Range("", 0)) -> Slice:  # noqa: B008 - frozen

@@ -135,12 +135,12 @@ class SliceSource:
         Raises:
             FirewallBreach: a resource that the plan found to be context is so no more; the storage changed what it said.
         """
-        reader = self.planner.reader(self._job, self.lease.rows)
+        reader = self.planner.context.reader(self._job, self.lease.rows)
         if reader is None:
             raise TypeError(_CHANGED)
         async with closing(self._listed()) as listed:
             async for before, ids in listed:
-                async with closing(reader.read(self.piece.type, ids, self.planner.as_of(self._job))) as pages:
+                async with closing(reader.read(self.piece.type, ids, self.planner.context.as_of(self._job))) as pages:
                     async for named in pages:
                         if named.page.count:
                             done = before + ids.index(named.last) + 1
@@ -168,11 +168,11 @@ class SliceSource:
 
     def _blocks(self) -> AsyncIterator[Portion]:
         """Portions of organised output, with the context of each block."""
-        reader, rows = self.planner.reader(self._job, self.lease.rows), self.lease.rows
+        reader, rows = self.planner.context.reader(self._job, self.lease.rows), self.lease.rows
         if reader is None or not rows.context:
             return self._organised(self.piece.cursor)
         scan = ReferenceScan(rows.context, self._job.request.options.base_urls)
-        return BlockContext(self._organised, reader, scan, self.planner.as_of(self._job)).portions(self.piece.cursor)
+        return BlockContext(self._organised, reader, scan, self.planner.context.as_of(self._job)).portions(self.piece.cursor)
 
     async def _organised(self, cursor: str | None) -> AsyncIterator[Portion]:
         """Portions of organised output without context; each block must name its own patient (firewall)."""

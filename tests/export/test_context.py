@@ -259,6 +259,25 @@ async def test_each_block_of_organised_output_has_the_context_that_it_names(coho
     }
 
 
+async def test_organised_output_since_an_instant_says_that_context_may_be_missing(cohort: tuple[House, Store]) -> None:
+    """Its blocks have what their lines name; context that changed on its own has no block to be in."""
+    house, store = cohort
+    for name in ("of-changed", "of-unchanged"):
+        await put(house, store, "Practitioner", name)
+        await put(house, store, "Observation", name, performer=[to(f"Practitioner/{name}")], **OF_MEMBER)
+    path = "/Patient/$export?organizeOutputBy=Patient&_type=Patient,Observation,Practitioner"
+    first = await house.export(path)
+    assert "extension" not in first
+    for name in ("of-changed", "of-unchanged"):
+        await put(house, store, "Practitioner", name, active=True)
+    await put(house, store, "Observation", "of-changed", performer=[to("Practitioner/of-changed")], **OF_MEMBER)
+    manifest = await house.export(f"{path}&_since={first['transactionTime']}")
+    text = "".join([(await house.ask("GET", item["url"])).text for item in manifest["output"]])
+    resources = [f"{line['resourceType']}/{line.get('id')}" for line in map(json.loads, text.splitlines())]
+    assert resources == ["Parameters/None", "Observation/of-changed", "Practitioner/of-changed"]
+    assert manifest["extension"] == {"contextComplete": False, "left": []}
+
+
 class Plain:
     """A storage that has snapshots and pages, and nothing for context."""
 

@@ -132,8 +132,9 @@ class ContextRound:
         await follow(context, reader, scan, self.as_of)
 
     async def _output(self, context: Closure, writer: ListWriter) -> AsyncIterator[Slice]:
-        """Slices of the context by type. Organised output has it in its blocks already, apart from what changed on its own."""
-        for type_ in context.types():
+        """Slices of the context by type. Organised output has its context in its blocks."""
+        organised = self._job.request.options.organised_by is not None
+        for type_ in () if organised else context.types():
             for ids in context.ids(type_, max(BATCH, self.slice_bytes // 2_048)):
                 start = writer.size
                 await writer.write(id_.encode() for id_ in ids)
