@@ -23,7 +23,7 @@ from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 pytest_plugins = ["object_fixtures"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 SETTINGS = Settings(worker_processes=2, slice_bytes=200_000, part_bytes=400_000)
 
 

@@ -173,25 +173,30 @@ async def test_a_bucket_that_is_not_there_and_a_wrong_key_are_told_at_start(
         await store_on(s3_server).bind("a" * 32)
 
 
-def test_processes_that_used_a_store_end_cleanly(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_processes_that_used_a_store_end_cleanly(s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> None:
     """Threads of obstore that wait for the interpreter while it ends would abort one process in ten."""
     script = (
-        "import sys, anyio\n"
-        "from fhir_bulk_middleware.stores.objects import ObjectOutputStore\n"
+        "import json, sys, anyio\n"
+        "from fhir_bulk_middleware.contract.recipes import from_json, make\n"
         "async def write():\n"
-        f"    async with ObjectOutputStore(sys.argv[1]).create({KEY!r}) as sink:\n"
+        "    async with make(from_json(json.loads(sys.argv[1]))).create(sys.argv[2]) as sink:\n"
         "        for _ in range(20):\n            await sink.write(bytes(1_000_000))\n"
         "        await sink.seal()\n"
         "anyio.run(write)"
     )
 
+    recipe = json.dumps(as_json(store_on(s3_server).recipe()))
+
     def status(number: int) -> int:
-        return subprocess.run([sys.executable, "-c", script, f"file://{tmp_path}/{number}"], check=False, timeout=110).returncode
+        key = f"{JOB}/{number}-0.1.ndjson"
+        return subprocess.run([sys.executable, "-c", script, recipe, key], check=False, timeout=500).returncode
 
     with ThreadPoolExecutor(6) as threads:
         assert Counter(threads.map(status, range(48))) == {0: 48}
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.anyio
 async def test_memory_is_bounded_whatever_the_size_of_a_part(
     s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], tmp_path: Path

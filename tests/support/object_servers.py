@@ -51,7 +51,7 @@ class ObjectServer:
 @contextmanager
 def s3(folder: Path) -> Iterator[ObjectServer]:
     """Versitygw with a bucket."""
-    program = _program("bin/versitygw")
+    program = _program("bin/versitygw", "versitygw")
     data, beside = folder / "data", folder / "attributes"
     (data / BUCKET).mkdir(parents=True)
     beside.mkdir()
@@ -66,7 +66,7 @@ def s3(folder: Path) -> Iterator[ObjectServer]:
 @contextmanager
 def azure(folder: Path) -> Iterator[ObjectServer]:
     """Azurite with a container."""
-    program = _program("node_modules/azurite/dist/src/blob/main.js")
+    program = _program("node_modules/azurite/dist/src/blob/main.js", "azurite")
     port = _free_port()
     command = ["node", program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", folder / "data", "--silent"]
     with _running([*command, "--skipApiVersionCheck", "--disableTelemetry"], folder / "log", port, {}):
@@ -104,10 +104,10 @@ def _make_container(url: str) -> None:
         pass
 
 
-def _program(name: str) -> Path:
+def _program(name: str, package: str) -> Path:
     found = INSTALLED / name
     if not found.exists():
-        pytest.skip(f"{found.name} is not installed: .ci/objects installs it and runs these tests")
+        pytest.skip(f"{package} is not installed: .ci/objects installs it and runs these tests")
     return found
 
 
