@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio.lowlevel
+
 from fhir_bulk_middleware.contract.query import Everything, NoPatient, Page, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsContext, SupportsNaming
 from fhir_bulk_middleware.export.context.context_reader import ContextReader, named_lines
@@ -115,6 +117,7 @@ class CohortHistory:
         seen, waiting, found = {reference}, [reference], False
         while waiting and not found:
             name = waiting.pop()
+            await anyio.lowlevel.checkpoint()  # a long search can be cancelled, and lets a server answer
             found = self._known.get((name, instant), False) or await self._cohort_names(name, instant)
             if not found:
                 namers = await self._context_that_names(name, instant)

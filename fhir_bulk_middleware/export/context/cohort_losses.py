@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
+import anyio.lowlevel
+
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.query import Deletions, Everything, NoPatient, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsLeft
@@ -45,6 +47,7 @@ async def changes(resources: SupportsExport, query: Query) -> AsyncIterator[Page
     async with closing(resources.pages(query, None)) as pages:
         async for page in pages:
             form.check(page)
+            await anyio.lowlevel.checkpoint()  # long reading can be cancelled, and lets a server answer
             yield page
 
 
@@ -181,6 +184,7 @@ class CohortLosses:
         async with closing(pages) as source:
             async for page in source:
                 form.check_deletions(page)
+                await anyio.lowlevel.checkpoint()  # as above
                 yield page.references
 
     def _types(self) -> list[str]:

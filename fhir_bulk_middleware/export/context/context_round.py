@@ -7,6 +7,7 @@ the parts, and its slices read those lists, so that a slice that is tried again 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+import anyio.lowlevel
 from pydantic import TypeAdapter
 
 from fhir_bulk_middleware.contract.job import FileKind, Job, Origin, Slice
@@ -40,6 +41,7 @@ async def follow(closure: Closure, reader: ContextReader, scan: ReferenceScan, a
     """Read all references of the closure, and those that the context names in turn, until no new ones appear."""
     while (unread := closure.unread(BATCH)) is not None:
         type_, ids = unread
+        await anyio.lowlevel.checkpoint()  # a long closure can be cancelled, and lets a server answer
         context = set[str]()
         async with closing(reader.read(type_, ids, as_of)) as pages:
             async for page in pages:
