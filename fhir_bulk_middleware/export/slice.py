@@ -147,8 +147,8 @@ class SliceExport:
                     break
                 portion = ahead
             await sink.write(encoder.finish())
-            await self._ask()
             listed = await references.seal()
+            await self._ask()
             await sink.seal()
         if ahead is None:
             unreadable, self._unreadable = unreadable + self._unreadable, ()

@@ -1041,4 +1041,107 @@ HELD = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD)
+
+_CONTEXT = "tests/export/test_context.py"
+_HISTORIES = "tests/export/test_cohort_histories.py"
+
+CONTEXT = (
+    Mutant(
+        "names-are-not-followed",
+        "law 40",
+        "export/context/context_round.py",
+        "                closure.add(reference.decode() for reference in scan.of(page.page.lines))\n",
+        "",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "context-may-name-strangers",
+        "law 40",
+        "export/context/context_reader.py",
+        "return {reference.decode() for reference in self._patients.of(line)} <= self._selection.references",
+        "return True",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "somebody-s-resource-is-context",
+        "law 40",
+        "export/context/context_reader.py",
+        "if self._compartments.of(resource, (_PATIENT,)) or self.is_selected(resource):",
+        "if self.is_selected(resource):",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "wish-restricts-context",
+        "TF-01",
+        "export/context/context_reader.py",
+        "tuple(each for each in self.rows.filters if each.granted)",
+        "self.rows.filters",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "names-of-whole-resources",
+        "law 40",
+        "export/slice.py",
+        "await references.collect(portion.lines)",
+        'await references.collect(portion.lines if portion.count > 1 else b"")',
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "versions-name-nothing",
+        "law 40",
+        "export/context/reference_scan.py",
+        "(?:/_history/",
+        "(?:/_never/",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "block-forgets-its-earlier-lines",
+        "FR-16",
+        "export/context/block_context.py",
+        "names |= {reference.decode() for reference in self.scan.of(portion.lines)}",
+        "names = {reference.decode() for reference in self.scan.of(portion.lines)}",
+        (_CONTEXT,),
+    ),
+    Mutant(
+        "changed-context-of-unchanged-lines-is-lost",
+        "law 40",
+        "export/context/context_round.py",
+        "context.add([reference])",
+        "pass",
+        (_HISTORIES,),
+    ),
+    Mutant(
+        "context-that-became-a-stranger-s-is-not-told",
+        "law 34",
+        "export/context/cohort_losses.py",
+        "            yield [reference for reference in references if not await history.is_selected(reference, self._cut)]\n",
+        "            yield []\n",
+        (_HISTORIES,),
+    ),
+    Mutant(
+        "provenance-of-what-left-is-not-told",
+        "law 34",
+        "export/context/cohort_losses.py",
+        '                candidates.add(f"{_PROVENANCE}/{id_}" for id_ in ids)\n',
+        "                del ids\n",
+        (_HISTORIES,),
+    ),
+    Mutant(
+        "deleted-context-is-not-told",
+        "law 40",
+        "export/context/cohort_losses.py",
+        "                    gone.keep(reference)\n",
+        "                    pass\n",
+        (_HISTORIES,),
+    ),
+    Mutant(
+        "late-provenance-stays-away",
+        "law 34",
+        "export/plan.py",
+        "return moved + [",
+        "return [",
+        (_HISTORIES,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT)
