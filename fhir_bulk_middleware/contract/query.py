@@ -175,11 +175,13 @@ class ProvenanceTarget:
         filters: further restrictions on them, all of which must hold; `Filters` applies them.
         entered: whether only those count that entered the selection within the query's window: as of `window.since` they did not
             exist, were deleted, or lay outside of it (law 34).
+        before: with `entered`, the selection as of `window.since` where that was another: a group without its new members.
     """
 
     query: Query
     filters: tuple[Filter, ...] = ()
     entered: bool = False
+    before: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,10 @@ class Planner:
         whole = replace(job, request=replace(job.request, window=Window(None, job.request.window.until)))
         held = self._target_types(job, rows)
         if origin is Origin.ENTERED:
-            moved = [ProvenanceTarget(self.query(job, rows, type_), entered=True) for type_ in held]
+            before = None
+            if rows.joined and isinstance(rows.selection, Compartments):
+                before = Compartments(rows.selection.references - rows.joined)
+            moved = [ProvenanceTarget(self.query(job, rows, type_), entered=True, before=before) for type_ in held]
             joined = replace(rows, selection=Compartments(rows.joined))
             return moved + [ProvenanceTarget(self.query(whole, joined, type_)) for type_ in held if rows.joined]
         return [ProvenanceTarget(self.query(whole, rows, type_)) for type_ in held]

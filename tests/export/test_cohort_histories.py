@@ -332,7 +332,7 @@ class Mirror:
         if since is None:
             return set(whole)
         joined = members - account.members(since)
-        selected, before = account.selected(cut, members), account.selected(since, members)
+        selected, before = account.selected(cut, members), account.selected(since, members - joined)
         entered = {key for key in selected - before if account.at(cut)[key].at > since}
         found = set()
         for key, version in cohort.items():

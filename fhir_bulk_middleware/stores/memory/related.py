@@ -77,7 +77,8 @@ def _selected_before(chosen: Chosen, target: ProvenanceTarget) -> set[tuple[str,
     since = target.query.window.since
     if since is None:
         return set()
-    then = replace(target.query, window=Window(), as_of=since)
+    before = target.query.selection if target.before is None else target.before
+    then = replace(target.query, selection=before, window=Window(), as_of=since)
     return {(then.type, version.stored.id) for _, version in chosen(then)}
 
 

@@ -160,7 +160,7 @@ class _Choice:
             add_members(self._connection, _CHANGED, query.selection, span)
             source = "temp.changed CROSS JOIN resource AS r ON r.seq = changed.seq"
             lay = f"(former.owners = r.owners OR lay_in({len(self._selections)}, former.json))"
-            self._selections.append(query.selection)
+            self._selections.append(query.selection if target.before is None else target.before)
         elif in_patient is not None:
             selected, lay = f"AND r.in_patient = {in_patient}", f"former.in_patient = {in_patient}"
         statement = _ENTER.format(
