@@ -145,13 +145,19 @@ class Cluster:
         return {str(path.relative_to(folder)) for path in found if path.parent != folder}
 
     def known_files(self) -> set[str]:
-        """What the rows of jobs with a result, or with work left, know of."""
+        """What the rows of jobs with a result, or with work left, know of; and the lists of references that such jobs may have.
+
+        A worker that is killed just after it completed a job leaves its lists, which go when the job expires.
+        """
         with sqlite3.connect(self.state / "jobs.db", timeout=30) as connection:
             rows = connection.execute(
                 "SELECT part.key FROM part JOIN job ON job.id = part.job_id WHERE job.state IN ('queued', 'running', 'completed')"
             ).fetchall()
+            jobs = connection.execute("SELECT id FROM job WHERE state IN ('queued', 'running', 'completed')").fetchall()
         connection.close()
-        return {key for (key,) in rows}
+        working = {job_id for (job_id,) in jobs}
+        lists = {file for file in self.files() if file.endswith(".list") and file.partition("/")[0] in working}
+        return {key for (key,) in rows} | lists
 
 
 def _let_go(server: subprocess.Popen[bytes] | None) -> None:
