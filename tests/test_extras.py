@@ -18,7 +18,7 @@ NEEDS = {
     "metrics": {"observers.metrics"},
     "objectstore": {"stores.objects"},
     "demo": {"demo.client", "demo.journey"},
-    "cli": {"demo.rich_screen"},
+    "cli": {"cli.jobs_bars", "demo.rich_screen"},
     "fast": set[str](),
 }
 

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
-
 from fhir_bulk_middleware.cli import jobs_report
 from fhir_bulk_middleware.cli.jobs_watch import Show
 from fhir_bulk_middleware.contract.job import Job, JobState
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+except ImportError as error:
+    raise ImportError("tables and bars need rich: pip install 'fhir-bulk-middleware[cli]'") from error
 
 __all__ = ["bars"]
 

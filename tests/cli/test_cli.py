@@ -221,13 +221,13 @@ def test_a_demo_that_keeps_serving_ends_with_its_server(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as demo:
         assert demo.stdout is not None
         url = next(found[1] for line in demo.stdout if (found := re.search(r"runs on at (\S+)", line)))
-        assert httpx2.get(f"{url}/metadata").status_code == 200
+        assert httpx2.get(f"{url}/metadata", timeout=PATIENCE).status_code == 200
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0  # all had matched, and the server was only kept
     with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"{url}/metadata")
+        httpx2.get(f"{url}/metadata", timeout=PATIENCE)
 
 
 def test_an_interrupted_load_leaves_no_half_a_store_and_can_be_done_again(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert left.value.code == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["demo", "serve", "token", "keys", "sweep", "worker", "audit", "openapi", "bench"]
+    assert commands == ["demo", "serve", "token", "keys", "jobs", "sweep", "worker", "audit", "openapi", "bench"]
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "httpx2"])

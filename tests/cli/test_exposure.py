@@ -65,7 +65,7 @@ def test_a_server_on_loopback_is_warned_of_where_a_proxy_makes_it_known(
     tmp_path: Path, arguments: list[str], expected: set[str]
 ) -> None:
     with server_process(State(tmp_path / "state"), 0, ["--workers", "0", *arguments]) as server:
-        assert httpx2.get(f"{server.url}/metadata").status_code == 200
+        assert httpx2.get(f"{server.url}/metadata", timeout=PATIENCE).status_code == 200
         log = server.log.read_text()
 
     assert {said for said in (PLAIN, DEVELOPMENT) if said in log} == expected
@@ -103,9 +103,9 @@ def test_the_log_of_a_server_says_why_an_assertion_was_refused_from_the_level_th
                 "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
                 "client_assertion": assertion,
             }
-            answer = httpx2.post(f"{server.url}/auth/token", data=form)
+            answer = httpx2.post(f"{server.url}/auth/token", data=form, timeout=PATIENCE)
             assert answer.json()["error"] == "invalid_client"
-            httpx2.get(f"{server.url}/$export", headers={"Authorization": "Bearer nonsense"})
+            httpx2.get(f"{server.url}/$export", headers={"Authorization": "Bearer nonsense"}, timeout=PATIENCE)
         log = state.server_log.read_text()
         refusal = "client assertion rejected: in the name of me: its kid is not in the key set"
         said[level] = (refusal in log, "token rejected: not three segments" in log)

@@ -16,6 +16,7 @@ from exporting import polled
 from house import AUDIENCE, ISSUER, KICK_OFF, job_of, people
 from loopback import free_socket, served
 from mounts import SMART, mount
+from waiting import PATIENCE
 
 from fhir_bulk_middleware import AIDBOX, BulkData, JoseTokenVerifier, Settings
 from fhir_bulk_middleware.contract.query import Level
@@ -80,7 +81,7 @@ def finished(base: str, token: str, dialect: Dialect) -> dict[str, str]:
     """A job that has run, and one of its files: what the document's placeholders may stand for."""
     level = next(level for level in Level if level in dialect.kick_off)
     headers = {**KICK_OFF, "Authorization": f"Bearer {token}"}
-    with httpx2.Client(headers=headers) as http:
+    with httpx2.Client(headers=headers, timeout=PATIENCE) as http:
         accepted = http.request(dialect.kick_off[level][0], base + OWN[level])
         assert accepted.status_code == 202, accepted.text
         location = accepted.headers["Content-Location"]

@@ -98,8 +98,8 @@ async def test_one_change_costs_a_handful_of_durable_writes(costs: Costs, path: 
     manifest = await costs.export(path, since)
     assert [(item["type"], item["count"]) for item in manifest["output"]] == [("Patient", 1)]
     assert [(item["type"], item["count"]) for item in manifest["deleted"]] == [("Bundle", 1)]
-    # The kick-off, the plan with its claim, and for each of the two slices its claim, the look before it seals, and its end; for a
-    # cohort, the plan of its context with its claim.
+    # The kick-off, the plan with its claim, and for each of the two slices its claim, the look before it seals, and its end.
+    # A cohort also has the plan of its context with its claim.
     assert costs.commits == {"jobs.db": 9 if path == "/$export" else 11, "store.db": 1}
 
 

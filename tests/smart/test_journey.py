@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from exporting import polled
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.cli.server_process import server_process
 from fhir_bulk_middleware.cli.state import State
@@ -25,7 +26,7 @@ class Journey:
         self.client_id = client_id
         self.key = key
         self.http = http
-        self.configuration: dict[str, Any] = self.http.get(f"{base}/.well-known/smart-configuration").json()
+        self.configuration: dict[str, Any] = self.http.get(f"{base}/.well-known/smart-configuration", timeout=PATIENCE).json()
 
     def assertion(self) -> str:
         claims = {
@@ -67,7 +68,7 @@ def journey(request: pytest.FixtureRequest, state: State) -> Iterator[Journey]:
         file = state.folder.parent / f"{name}-{request.param}.json"
         file.write_text(json.dumps(signing.jwks))
         arguments += ["--client", f"{name}={file}"]
-    with server_process(state, 0, arguments) as server, httpx2.Client() as http:
+    with server_process(state, 0, arguments) as server, httpx2.Client(timeout=PATIENCE) as http:
         yield Journey(http, server.url, "nightly", key)
 
 
@@ -84,15 +85,15 @@ def test_a_client_finds_its_way_from_the_servers_url_to_its_files(journey: Journ
 
 
 def test_every_sign_points_to_the_same_token_endpoint(journey: Journey) -> None:
-    root = httpx2.get(f"{journey.base.removesuffix('/fhir')}/.well-known/smart-configuration").json()
-    statement = httpx2.get(f"{journey.base}/metadata").json()
+    root = httpx2.get(f"{journey.base.removesuffix('/fhir')}/.well-known/smart-configuration", timeout=PATIENCE).json()
+    statement = httpx2.get(f"{journey.base}/metadata", timeout=PATIENCE).json()
 
     assert root == journey.configuration
     (server,) = statement["rest"]
     assert server["security"]["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
     definitions = [operation["definition"] for operation in server["operation"]]
     assert definitions == ["http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"]
-    keys = httpx2.get(journey.configuration["jwks_uri"]).json()["keys"]
+    keys = httpx2.get(journey.configuration["jwks_uri"], timeout=PATIENCE).json()["keys"]
     assert [sorted(key) for key in keys] == [sorted({"kty", "crv", "x", "y", "alg", "use", "kid"})]
 
 

@@ -65,7 +65,7 @@ async def test_it_is_exported_and_the_manifest_says_what_it_cannot_promise(make_
     store.close()
     desk.close()
 
-    assert manifest["extension"] == {"exactSnapshot": False}
+    assert manifest["extension"] == {"exactSnapshot": False, "contextComplete": False}
     assert {type_: [json.loads(line)["id"] for line in found] for type_, found in lines.items()} == {
         "Patient": ["1"],
         "Observation": ["o"],
