@@ -1,9 +1,8 @@
 """The job store: where jobs, their rows, slices and parts are kept, and the queue of the work that they leave."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
@@ -28,8 +27,7 @@ class Due(StrEnum):
     """Cancelled and expired jobs whose state changed before the instant and that were reclaimed."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ListPlace:
+class ListPlace(NamedTuple):
     """The place of a job in a list: lists begin with the greatest place, so with the newest job.
 
     It does not change while the job exists, and says where a list goes on after the job is gone.

@@ -418,13 +418,16 @@ class CohortMachine(RuleBasedStateMachine):
         self._loop.run(self.mirror.export())
 
     def teardown(self) -> None:
-        self.export()
-        self.export()
-        self.lived["exports"] += self.mirror.exports
-        self.lived.update(self.mirror.seen)
-        self._loop.run(self.mirror.close())
-        self._loop.close()
-        self._folder.cleanup()
+        try:
+            if self.mirror.exports:  # an example that is given up while its world is drawn has nothing to export
+                self.export()
+                self.export()
+        finally:
+            self.lived["exports"] += self.mirror.exports
+            self.lived.update(self.mirror.seen)
+            self._loop.run(self.mirror.close())
+            self._loop.close()
+            self._folder.cleanup()
 
 
 STORES: dict[str, Callable[[Path, HandClock], Store]] = {

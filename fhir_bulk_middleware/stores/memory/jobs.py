@@ -2,8 +2,11 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
+from itertools import islice
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
@@ -97,6 +100,8 @@ class MemoryJobStore:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._lists: dict[tuple[str, Owner], list[ListPlace]] = {}
+        """The places of each owner's jobs at a mount, in order: an owner with thousands of jobs may list them often (law 38)."""
         self._turns: dict[Owner, int] = {}
         self._id = secrets.token_hex(16)
         self._registrations: dict[str, Registration] = {}
@@ -126,6 +131,7 @@ class MemoryJobStore:
             if job.id in self._entries:
                 raise ValueError(f"there is a job {job.id} already")
             self._entries[job.id] = _Entry(job, rows)
+            insort(self._lists.setdefault((job.mount, job.owner), []), ListPlace.of(job))
             return job
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
@@ -165,14 +171,17 @@ class MemoryJobStore:
     async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
         """See `JobStore.owned`."""
         with self._lock:
-            jobs = [job for job in self._jobs() if (job.mount, job.owner) == (mount, owner) and job.state.live]
-        return _newest(jobs, after)[:limit]
+            places = self._lists.get((mount, owner), [])
+            behind = range(len(places) if after is None else bisect_left(places, after))
+            jobs = (self._entries[places[number].job_id].job for number in reversed(behind))
+            return list(islice((job for job in jobs if job.state.live), limit))
 
     async def kept(self, *, after: ListPlace | None, limit: int, job_id: str | None = None, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.kept`."""
         with self._lock:
             jobs = [job for job in self._jobs() if job.adapter == adapter and job_id in {None, job.id}]
-        return _newest(jobs, after)[:limit]
+        behind = (job for job in jobs if after is None or ListPlace.of(job) < after)
+        return nlargest(limit, behind, key=ListPlace.of)
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""
@@ -200,9 +209,15 @@ class MemoryJobStore:
     async def remove(self, job_id: str) -> None:
         """See `JobStore.remove`."""
         with self._lock:
-            self._entries.pop(job_id, None)
-            owners = {job.owner for job in self._jobs()}
-            self._turns = {owner: turn for owner, turn in self._turns.items() if owner in owners}
+            entry = self._entries.pop(job_id, None)
+            if entry is None:
+                return
+            key = entry.job.mount, entry.job.owner
+            self._lists[key].remove(ListPlace.of(entry.job))
+            if not self._lists[key]:
+                del self._lists[key]
+            if all(owner != entry.job.owner for _, owner in self._lists):
+                self._turns.pop(entry.job.owner, None)
 
     async def claim(self, worker: str, now: Instant, *, lease_seconds: float, adapter: str = "") -> Lease | None:
         """See `JobStore.claim`."""
@@ -310,7 +325,7 @@ class MemoryJobStore:
 
     def _next(self, adapter: str, now: Instant) -> tuple[_Entry, int | None] | None:
         """The first free work of the oldest job of the owner that was served least recently."""
-        entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
+        entries = [entry for entry in self._entries.values() if entry.work and entry.job.adapter == adapter]
         for entry in sorted(entries, key=lambda entry: (self._turns.get(entry.job.owner, 0), entry.job.created_at)):
             for place, work in entry.work.items():
                 if work.free(now):
@@ -324,11 +339,6 @@ class MemoryJobStore:
         if entry is None or work is None or (work.worker, work.attempt) != (lease.worker, lease.attempt):
             return None
         return entry, work
-
-
-def _newest(jobs: Iterable[Job], after: ListPlace | None) -> list[Job]:
-    """The jobs behind a place, newest first."""
-    return sorted((job for job in jobs if after is None or ListPlace.of(job) < after), key=ListPlace.of, reverse=True)
 
 
 def _advance(entry: _Entry, work: _Work, done: int) -> None:
