@@ -15,7 +15,7 @@ from .bench import Bench, Scenario
 from .downloads import downloads
 from .figures import Figure, Skipped, table
 from .files import files, identical
-from .filters import filters, firewall, shapes
+from .filters import context, filters, firewall, shapes
 from .lifecycle import large, lifecycle, one_type, scaling, small
 from .postgres import postgres
 from .starting import starting
@@ -29,6 +29,7 @@ SCENARIOS: dict[str, Scenario] = {
     "identical": identical,
     "postgres": postgres,
     "filters": filters,
+    "context": context,
     "shapes": shapes,
     "firewall": firewall,
     "scaling": scaling,

@@ -50,6 +50,7 @@ class Wanted:
     options: Options = _AS_ASKED
     filters: tuple[Filter, ...] = ()
     types: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class Exports:
             owner=OWNER,
             request=Request(
                 url="https://benchmark.example/fhir/$export",
-                level=Level.SYSTEM,
+                level=Level.SYSTEM if wanted.selection == _EVERYTHING else Level.GROUP,
                 types=wanted.types or self._data.types,
                 window=Window(wanted.since, None),
                 retention=3600,
@@ -188,7 +189,10 @@ class Exports:
             created_at=now,
             changed_at=now,
         )
-        if await self.jobs.add(job, Rows(wanted.selection, "", wanted.filters), working_at_most=5) is None:
+        if (
+            await self.jobs.add(job, Rows(wanted.selection, "", wanted.filters, context=wanted.context), working_at_most=5)
+            is None
+        ):
             raise RuntimeError("an earlier export did not end")
         return job
 

@@ -15,7 +15,7 @@ from .exports import Export, Exports, Wanted
 from .figures import Figure, Skipped, ratio
 from .rounds import interleave
 
-__all__ = ["filters", "firewall", "shapes"]
+__all__ = ["context", "filters", "firewall", "shapes"]
 
 _ELEMENTS = ("status", "code", "subject", "patient")
 _FILTERED = ("Observation", "status=final")
@@ -42,6 +42,24 @@ def filters(bench: Bench) -> Iterator[Figure]:
         number, share = row.split(" ", 1)
         part = sealed[row].size / sealed["everything"].size
         yield ratio(row, f"{names[number]} {share} / everything", found[row], found["everything"], f"{part:.1%} of the bytes")
+
+
+def context(bench: Bench) -> Iterator[Figure]:
+    """What a group's lines name, collected and followed and exported with them, against the same group without it (law 40)."""
+    data = bench.data
+    wanted = {}
+    for share, one_in in {"1 %": 100, "10 %": 10}.items():
+        group = Compartments(data.patients(one_in))
+        wanted[f"{share} without"] = Wanted(group)
+        wanted[f"{share} with"] = Wanted(group, context=data.types)
+    with bench.exports(data) as exports, core(0):
+        sealed: dict[str, Export] = {}
+        found = interleave({name: _contender(exports, name, what, sealed) for name, what in wanted.items()}, bench.rounds)
+    for share in ("1 %", "10 %"):
+        mine, without = sealed[f"{share} with"], sealed[f"{share} without"]
+        more = f"{mine.count - without.count:,} resources of context beside {without.count:,}"
+        row = "context 10 %" if share == "10 %" else ""
+        yield ratio(row, f"Group {share} with context / without", found[f"{share} with"], found[f"{share} without"], more)
 
 
 def shapes(bench: Bench) -> Iterator[Figure | Skipped]:
