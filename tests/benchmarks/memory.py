@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.memory`: how much memory a worker needs for very many resources, and for very large ones.
+"""`python -m tests.benchmarks.memory`: how much memory a worker needs: very many resources, very large ones, context.
 
 The worker runs under a hard limit on its address space (`RLIMIT_AS`), so an export that ends has kept to it. Told are the limit,
 the peak of the address space, and the peak of what was resident.
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Job, JobState, Request
-from fhir_bulk_middleware.contract.query import Everything, Level, Rows, Window
-from fhir_bulk_middleware.demo.population import large, small
+from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Level, Rows, Window
+from fhir_bulk_middleware.demo.population import large, population, small
+from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import Precision, system_clock
 from fhir_bulk_middleware.kinds import job_work
@@ -29,6 +31,7 @@ from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 
 _MIB = 1024 * 1024
+_COHORT = "patients"
 _OWNER = Owner("https://issuer.example", "somebody")
 
 
@@ -37,6 +40,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory")
     parser.add_argument("--small", type=int, default=2_000_000, help="how many small resources")
     parser.add_argument("--large", type=int, default=1_000, help="how many of 1 MB")
+    parser.add_argument(
+        "--patients", type=int, default=28_400, help="how many patients, each of 70 resources, with their context"
+    )
     parser.add_argument("--limit", type=int, default=192, metavar="MIB", help="of address space (default: %(default)s)")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -45,20 +51,21 @@ def main() -> int:
     kinds: tuple[tuple[str, int, Iterable[bytes]], ...] = (
         ("Observation", given.small, small(given.small)),
         ("Binary", given.large, large(given.large)),
+        (_COHORT, given.patients, population(given.patients)),
     )
-    codes = [_measure(type_, count, lines, given.limit) for type_, count, lines in kinds if count]
+    codes = [_measure(kind, count, lines, given.limit) for kind, count, lines in kinds if count]
     return max(codes, default=0)
 
 
-def _measure(type_: str, count: int, lines: Iterable[bytes], limit: int) -> int:
+def _measure(kind: str, count: int, lines: Iterable[bytes], limit: int) -> int:
     with tempfile.TemporaryDirectory(prefix="fhir-bulk-memory-") as folder:
         state, begun = Path(folder), time.monotonic()
         store = SQLiteResourceStore(state / "store.db")
-        store.load(lines, batch=10_000 if type_ == "Observation" else 16)
+        store.load(lines, batch=16 if kind == "Binary" else 10_000)
         store.close()
         size = (state / "store.db").stat().st_size / _MIB
-        sys.stdout.write(f"{count:,} {type_}: a store of {size:,.0f} MiB, loaded in {time.monotonic() - begun:.0f} s\n")
-        asyncio.run(_kick_off(state, type_))
+        sys.stdout.write(f"{count:,} {kind}: a store of {size:,.0f} MiB, loaded in {time.monotonic() - begun:.0f} s\n")
+        asyncio.run(_kick_off(state, kind))
         command = [sys.executable, "-m", "tests.benchmarks.memory", "--work", folder, "--limit", str(limit)]
         code = subprocess.run(command, check=False).returncode
         if code:
@@ -67,18 +74,20 @@ def _measure(type_: str, count: int, lines: Iterable[bytes], limit: int) -> int:
         return code
 
 
-async def _kick_off(state: Path, type_: str) -> None:
+async def _kick_off(state: Path, kind: str) -> None:
     jobs, now = SQLiteJobStore(state / "jobs.db"), system_clock()
+    types = tuple(sorted(definitions(FhirVersion.R4).resource_types)) if kind == _COHORT else (kind,)
     request = Request(
         url="https://ehr.example/fhir/$export",
-        level=Level.SYSTEM,
-        types=(type_,),
+        level=Level.PATIENT if kind == _COHORT else Level.SYSTEM,
+        types=types,
         window=Window(),
         retention=86_400,
         precision=Precision.MILLISECONDS,
     )
     job = Job(id=new_job_id(), mount="fhir", owner=_OWNER, request=request, created_at=now, changed_at=now)
-    await jobs.add(job, Rows(Everything()), working_at_most=1)
+    rows = Rows(EveryPatient(), context=types) if kind == _COHORT else Rows(Everything())
+    await jobs.add(job, rows, working_at_most=1)
     (state / "job").write_text(job.id)
     jobs.close()
 

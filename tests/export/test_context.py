@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from house import BASE, KICK_OFF, HandClock, House
 
+from fhir_bulk_middleware.contract.query import Page, Query
 from fhir_bulk_middleware.dialects import STANDARD, STU4, Dialect
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
@@ -84,6 +86,26 @@ async def test_each_way_of_naming_brings_the_current_version(cohort: tuple[House
     lines = await house.lines(await house.export(EXPORT))
     found = [json.loads(line) for line in lines.get("Practitioner", [])]
     assert [(each["id"], each["active"]) for each in found] == ([("named", True)] if reference in NAMING.values() else [])
+
+
+class WithEscapes(MemoryResourceStore):
+    """A storage whose JSON library escapes slashes, as JSON allows."""
+
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        async for page in super().pages(query, after):
+            yield replace(page, lines=page.lines.replace(b"/", b"\\/"))
+
+
+@pytest.mark.parametrize("reference", NAMING.values(), ids=NAMING)
+async def test_a_reference_whose_slashes_are_escaped_names_the_same(make_house: Any, reference: str) -> None:
+    clock = HandClock()
+    store = WithEscapes(clock=clock, base_urls=[BASE])
+    async with make_house(parts={"resources": store, "clock": clock}) as house:
+        house.clock = clock
+        await put(house, store, "Patient", "member")
+        await put(house, store, "Practitioner", "named")
+        await put(house, store, "Observation", "o", performer=[to(reference)], **OF_MEMBER)
+        assert await held(house, "/Patient/$export") == {"Patient": ["member"], "Observation": ["o"], "Practitioner": ["named"]}
 
 
 async def test_logical_references_and_attachments_name_nothing(cohort: tuple[House, Store]) -> None:
@@ -170,6 +192,64 @@ async def test_context_names_no_patient_who_is_not_the_job_s(cohort: tuple[House
     assert sorted(every["Organization"]) == ["names-member", "names-stranger"], (
         "where every patient is selected, nobody is a stranger"
     )
+
+
+OF_A_PATIENT = {
+    "AllergyIntolerance": "patient",
+    "CarePlan": "subject",
+    "CareTeam": "subject",
+    "Condition": "subject",
+    "Coverage": "beneficiary",
+    "Device": "patient",
+    "DiagnosticReport": "subject",
+    "DocumentReference": "subject",
+    "Encounter": "subject",
+    "Goal": "subject",
+    "Immunization": "patient",
+    "MedicationDispense": "subject",
+    "MedicationRequest": "subject",
+    "Observation": "subject",
+    "Procedure": "subject",
+    "RelatedPerson": "patient",
+    "ServiceRequest": "subject",
+    "Specimen": "subject",
+}
+"""The types of one patient's data that a certifier of US servers looks for, by the element that names the patient."""
+
+
+async def test_a_group_export_has_each_type_that_a_certifier_looks_for(cohort: tuple[House, Store]) -> None:
+    """Those of the compartment, and Organization, Practitioner, Location, Medication and Provenance beside them."""
+    house, store = cohort
+    for id_ in ("clinic", "elsewhere"):
+        await put(house, store, "Organization", id_)
+    for type_ in ("Practitioner", "Location", "Medication"):
+        for id_ in ("named", "unnamed"):
+            await put(house, store, type_, id_)
+    whose = {"named": "member", "unnamed": "stranger"}
+    for type_, element in OF_A_PATIENT.items():
+        for id_, patient in whose.items():
+            await put(house, store, type_, id_, **{element: to(f"Patient/{patient}")})
+    for id_, patient in whose.items():
+        place = [{"location": to(f"Location/{id_}")}]
+        await put(house, store, "Encounter", id_, subject=to(f"Patient/{patient}"), location=place)
+        drug = {"reference": to(f"Medication/{id_}")}
+        await put(
+            house,
+            store,
+            "MedicationRequest",
+            id_,
+            subject=to(f"Patient/{patient}"),
+            medication=drug,
+            requester=to(f"Practitioner/{id_}"),
+        )
+        await put(house, store, "Provenance", id_, target=[to(f"Condition/{id_}")], agent=[{"who": to("Organization/clinic")}])
+    found = await held(house)
+    assert found == {
+        "Patient": ["member"],
+        "Group": ["g"],
+        "Organization": ["clinic"],
+        **{type_: ["named"] for type_ in ("Practitioner", "Location", "Medication", "Provenance", *OF_A_PATIENT)},
+    }
 
 
 async def test_types_that_may_not_be_read_are_not_there(cohort: tuple[House, Store]) -> None:
