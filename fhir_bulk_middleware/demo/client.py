@@ -64,7 +64,8 @@ class BulkClient:
 
     Args:
         http: sends the requests; the caller sets its base URL, limits and timeouts.
-        token: returns the bearer token; called for each request, so that it can be a fresh one.
+        token: returns the bearer token, empty for a server without authorization; called for each request, so that it can be
+            a fresh one.
         sleep: waits between polls; its argument is seconds.
     """
 
@@ -181,7 +182,8 @@ class BulkClient:
                 return download.finish(file, transferred=response.num_bytes_downloaded, seconds=time.perf_counter() - began)
 
     def _bearer(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._token()}"}
+        token = self._token()
+        return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def _names(manifest: Manifest) -> list[tuple[ManifestFile, str]]:
