@@ -22,7 +22,7 @@ from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.jobs.endings import Endings
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 
-SOON = 20
+SOON = 29.5
 """Seconds in which even a busy machine answers, and less than a poll is held here."""
 
 
