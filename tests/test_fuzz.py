@@ -17,7 +17,7 @@ from waiting import PATIENCE
 
 from fhir_bulk_middleware.dialects import STANDARD
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1500"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "800"))
 
 NAMES = st.sampled_from(
     [*sorted(STANDARD.parameters), "_minimumFileSize", "foo", "", "_typefilter", "_sort", "_count", "_cursor", "%00"]

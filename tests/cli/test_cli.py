@@ -82,7 +82,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(demo: tuple[State, sub
 
 @pytest.mark.timeout(600)
 def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Path) -> None:
-    """Ten rounds: one loads, the others wait and find it loaded."""
+    """Four rounds: one loads, the others wait and find it loaded."""
     data = tmp_path / "data"
     data.mkdir()
     lines = list(population(patients=20))
@@ -92,7 +92,7 @@ def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Pat
         "from fhir_bulk_middleware.cli.state import State; from fhir_bulk_middleware.demo.show import screen;"
         "sys.stdin.readline(); load_folder(State(Path(sys.argv[1])), Path(sys.argv[2]), screen())"
     )
-    for number in range(10):
+    for number in range(4):
         state = State(tmp_path / f"state {number}")
         command = [sys.executable, "-c", program, str(state.folder), str(data)]
         pipe = subprocess.PIPE
@@ -110,7 +110,7 @@ def test_several_loads_of_one_state_at_once_load_it_once_and_whole(tmp_path: Pat
         assert {path.name for path in state.folder.iterdir()} == {"store.db", "source.json", "loading.lock"}
 
 
-def many_patients(folder: Path, count: int = 60_000) -> Path:
+def many_patients(folder: Path, count: int = 20_000) -> Path:
     """A file that takes some seconds to load."""
     file = folder / "patients.ndjson"
     file.write_text("".join(f'{{"resourceType":"Patient","id":"p{number}"}}\n' for number in range(count)))
@@ -129,7 +129,7 @@ def test_a_load_that_was_stopped_continues_where_it_stopped(tmp_path: Path, how:
     assert server.returncode == {signal.SIGTERM: 0, signal.SIGKILL: -9, signal.SIGINT: 130}[how], complained
     assert not state.store.exists(), "no server uses half a store"
     kept = state.loaded_so_far()
-    assert 3_000 <= kept < 60_000
+    assert 3_000 <= kept < 20_000
     if how is signal.SIGTERM:
         assert f"Stopped. {kept:,} resources are loaded; the same command continues after them." in said
         assert complained == ""
@@ -141,7 +141,7 @@ def test_a_load_that_was_stopped_continues_where_it_stopped(tmp_path: Path, how:
         assert server.wait(60) == 0
     with closing(sqlite3.connect(state.store)) as store:
         rows = store.execute("SELECT count(*), count(DISTINCT id), max(version) FROM resource").fetchone()
-    assert rows == (60_000, 60_000, 1), "each resource is there, and once"
+    assert rows == (20_000, 20_000, 1), "each resource is there, and once"
     assert sorted(path.name for path in state.folder.glob("loading.*")) == ["loading.lock"]
 
 

@@ -41,7 +41,7 @@ from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 Store = MemoryResourceStore | SQLiteResourceStore
 Key = tuple[str, str]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "150"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "60"))
 TYPES = ("Observation", "Patient", "Condition")
 GROUP = ("Group", "g")
 SMALL = Settings(

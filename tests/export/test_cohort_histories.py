@@ -36,7 +36,7 @@ Store = MemoryResourceStore | SQLiteResourceStore
 Key = tuple[str, str]
 References = dict[str, list[str]]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "40"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "25"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(
     public_base_url=BASE,

@@ -217,7 +217,7 @@ async def live(events: list[Put | Delete | Step | Cut]) -> None:
             await history.again()
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(EVENTS)
 def test_exports_in_turn_give_the_store_at_each_cut(events: list[Put | Delete | Step | Cut]) -> None:
     asyncio.run(live(events))
