@@ -120,8 +120,12 @@ async def left(probe: Probe, notes: Notes) -> None:
             for since in (0, probe.cut or system_clock()):
                 query = probe.query(type_, Compartments(frozenset({patient})), since=since)
                 form = PageForm(type_, query.page_bytes, None)
+                seen = 0
                 async with closing(cast("SupportsLeft", probe.adapter).left(query, None)) as pages:
                     async for page in pages:
+                        seen += len(page.references)
+                        if seen > probe.bounds.resources:
+                            break
                         form.check_deletions(page)
                         for each in page.references:
                             if each in records and patient in records[each].patients:

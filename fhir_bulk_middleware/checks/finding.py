@@ -1,13 +1,14 @@
 """What came of a check: passed, failed or not checked, in sentences that say what to do next."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = ["Finding", "Notes", "Outcome", "Remark"]
 
-_SHOWN = 5
-"""Faults, and gaps, of a check that are told; the others are counted."""
+_OF_A_KIND = 2
+"""Faults, or gaps, with one remedy that are told; the others are counted."""
 
 
 class Outcome(StrEnum):
@@ -23,8 +24,8 @@ class Remark:
     """A fault, or something that could not be checked.
 
     Attributes:
-        what: what was seen, a sentence. It may name ids of resources, and has nothing else of them.
-        do: what to do next, a sentence.
+        what: what was seen, in sentences. They may name ids of resources, and have nothing else of them.
+        do: what to do next.
     """
 
     what: str
@@ -55,12 +56,12 @@ class Finding:
 
 
 class Notes:
-    """Collects what a check sees."""
+    """Collects what a check sees. Remarks with the same remedy are of one kind, of which some are told."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
-        self._faults: dict[str, Remark] = {}
-        self._gaps: dict[str, Remark] = {}
+        self._faults: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._gaps: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     @property
     def failed(self) -> bool:
@@ -74,23 +75,26 @@ class Notes:
 
     def fault(self, what: str, do: str) -> None:
         """Note what is wrong and what to do; the same text counts once."""
-        self._faults.setdefault(what, Remark(what, do))
+        self._faults[do].setdefault(what)
 
     def gap(self, what: str, do: str) -> None:
         """Note what could not be checked and what to do; the same text counts once."""
-        self._gaps.setdefault(what, Remark(what, do))
+        self._gaps[do].setdefault(what)
 
     def finding(self, check: str, promise: str) -> Finding:
         """The finding of a check that has come to its end."""
         outcome = Outcome.FAIL if self._faults else Outcome.PASS if self.seen else Outcome.NOT_CHECKED
         if outcome is Outcome.NOT_CHECKED and not self._gaps:
-            self.gap("There was nothing to look at.", "Repeat the check on data that has some, or run the conformance kit.")
+            self.gap("There was nothing to look at.", "Mend what other checks say, or repeat the check on data that has some.")
         seen = ", ".join(f"{number:,} {what if number > 1 else what.removesuffix('s')}" for what, number in self.seen.items())
-        return Finding(check, promise, outcome, seen, _shown(self._faults, "faults"), _shown(self._gaps, "gaps"))
+        return Finding(check, promise, outcome, seen, _shown(self._faults), _shown(self._gaps))
 
 
-def _shown(remarks: dict[str, Remark], what: str) -> tuple[Remark, ...]:
-    found = [*remarks.values()]
-    more = len(found) - _SHOWN
-    last = [Remark(f"There are {more:,} more {what}.", "Look at the first ones; they often have one cause.")] if more > 0 else []
-    return (*found[:_SHOWN], *last)
+def _shown(remarks: Mapping[str, Collection[str]]) -> tuple[Remark, ...]:
+    found = []
+    for do, kind in remarks.items():
+        first = [*kind][:_OF_A_KIND]
+        more = len(kind) - len(first)
+        told = [*first, *([f"There are {more:,} more of this kind."] if more else [])]
+        found.append(Remark(" ".join(told), do))
+    return tuple(found)

@@ -5,7 +5,7 @@ from typing import cast
 from fhir_bulk_middleware.checks.compartment_checks import patients_to_read
 from fhir_bulk_middleware.checks.finding import Notes
 from fhir_bulk_middleware.checks.probe import Probe, Reading
-from fhir_bulk_middleware.contract.query import Compartments, ProvenanceTarget
+from fhir_bulk_middleware.contract.query import Compartments, ProvenanceTarget, Query
 from fhir_bulk_middleware.contract.returned import references
 from fhir_bulk_middleware.contract.storage import (
     SupportsContext,
@@ -134,18 +134,25 @@ async def naming(probe: Probe, notes: Notes) -> None:
                 if each.partition("/")[0] != "Patient" and (each in wanted or len(wanted) < _FEW):
                     wanted.setdefault(each, set()).add(record.reference)
     for reference, expected in wanted.items():
-        queries = [probe.query(type_) for type_ in walks]
-        found = set()
-        async with closing(cast("SupportsNaming", probe.adapter).naming(queries, reference)) as pages:
-            async for page in pages:
-                for line in page.lines.split(b"\n")[:-1]:
-                    type_ = line.partition(b'"resourceType":"')[2].partition(b'"')[0].decode()
-                    found.add(probe.lines.read(line, type_).reference)
+        found, complete = await _naming(probe, [probe.query(type_) for type_ in walks], reference)
         notes.saw("references")
-        if expected - found:
+        if complete and expected - found:
             notes.fault(
                 f"{min(expected - found)} names {reference}, and naming() does not find it.", "Look at every literal reference."
             )
+
+
+async def _naming(probe: Probe, queries: list[Query], reference: str) -> tuple[set[str], bool]:
+    """What the adapter finds to name a resource, and whether that is all of it."""
+    found: set[str] = set()
+    async with closing(cast("SupportsNaming", probe.adapter).naming(queries, reference)) as pages:
+        async for page in pages:
+            for line in page.lines.split(b"\n")[:-1]:
+                type_ = line.partition(b'"resourceType":"')[2].partition(b'"')[0].decode()
+                found.add(probe.lines.read(line, type_).reference)
+            if len(found) >= probe.bounds.resources:
+                return found, False
+    return found, True
 
 
 async def blocks(probe: Probe, notes: Notes) -> None:
@@ -155,7 +162,26 @@ async def blocks(probe: Probe, notes: Notes) -> None:
     types = [type_ for type_ in walks if type_ in probe.lines.paths or type_ == "Patient"]
     if not chosen or not types:
         return
-    queries = [probe.query(type_, Compartments(frozenset(chosen))) for type_ in types]
+    found, order = await _blocks(probe, [probe.query(type_, Compartments(frozenset(chosen))) for type_ in types])
+    notes.saw("patients", len(order))
+    if len(order) != len(set(order)):
+        notes.fault(
+            "The blocks of a patient are interrupted by another's.", "Give all blocks of a patient before the next patient's."
+        )
+    for patient in chosen if len(order) == len(found) else ():
+        held: set[str] = set()
+        for type_ in types:
+            reading = await probe.read(probe.query(type_, Compartments(frozenset({patient}))))
+            held |= {record.reference for record in reading.records if type_ != "Patient" or record.reference == patient}
+            if not reading.complete:
+                return
+        others = {each for each in found.get(patient, set()) if each.startswith("Patient/") and each != patient}
+        if found.get(patient, set()) - others != held:
+            notes.fault(f"The blocks of {patient} do not hold what its compartment holds.", "Use one condition for both.")
+
+
+async def _blocks(probe: Probe, queries: list[Query]) -> tuple[dict[str, set[str]], list[str]]:
+    """The references of each patient's blocks, and the patients in their order; without the last if it was cut short."""
     found: dict[str, set[str]] = {}
     order: list[str] = []
     form = PageForm("blocks", probe.bounds.page_bytes, None)
@@ -165,19 +191,10 @@ async def blocks(probe: Probe, notes: Notes) -> None:
             order += [block.reference] if not order or order[-1] != block.reference else []
             records = [probe.lines.read(line, block.type) for line in block.page.lines.split(b"\n")[:-1]]
             found.setdefault(block.reference, set()).update(record.reference for record in records)
-    notes.saw("patients", len(found))
-    if len(order) != len(set(order)):
-        notes.fault(
-            "The blocks of a patient are interrupted by another's.", "Give all blocks of a patient before the next patient's."
-        )
-    for patient in chosen:
-        held: set[str] = set()
-        for type_ in types:
-            reading = await probe.read(probe.query(type_, Compartments(frozenset({patient}))))
-            held |= {record.reference for record in reading.records if type_ != "Patient" or record.reference == patient}
-        others = {each for each in found.get(patient, set()) if each.startswith("Patient/") and each != patient}
-        if found.get(patient, set()) - others != held:
-            notes.fault(f"The blocks of {patient} do not hold what its compartment holds.", "Use one condition for both.")
+            if sum(map(len, found.values())) >= probe.bounds.resources:
+                found.pop(order[-1])
+                break
+    return found, order
 
 
 async def provenance(probe: Probe, notes: Notes) -> None:

@@ -1,6 +1,7 @@
-"""The pytest plugin: `pytest --fhir-bulk-adapter module:factory` runs each check as a test.
+"""The pytest plugin: `pytest -p fhir_bulk_middleware.checks.plugin --fhir-bulk-adapter module:factory` runs each check as a test.
 
-pytest loads it wherever this package is installed (entry point `pytest11`), so it imports nothing until the option is given.
+It is no entry point (`pytest11`): pytest would then load it, and rewrite the assertions of all modules of this package, in every
+test run of everybody who has the package installed. It imports nothing until its option is given.
 """
 
 from typing import TYPE_CHECKING

@@ -1,12 +1,15 @@
 """Reads an adapter within bounds, checks the form of what it hands over, and measures each call."""
 
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar, cast
 
+import fhir_bulk_middleware
 from fhir_bulk_middleware.checks.bounds import Bounds
 from fhir_bulk_middleware.checks.finding import Remark
 from fhir_bulk_middleware.checks.record import LineFault, LineReader, Record
@@ -17,13 +20,15 @@ from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExp
 from fhir_bulk_middleware.export.firewall import Firewall, FirewallBreach
 from fhir_bulk_middleware.export.page_form import MalformedPage, PageForm
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["Call", "Probe", "Reading"]
+__all__ = ["Call", "Probe", "Reading", "raised"]
 
 T = TypeVar("T")
 
 _LINE_FAULTS = 5
+_OURS = str(Path(fhir_bulk_middleware.__file__).parent)
 _SEE_PAGE = "See `Page` in fhir_bulk_middleware.contract.query."
 
 
@@ -156,7 +161,12 @@ class Probe:
         """All resources of a type, within the bounds; read once."""
         key = (type_, selection or Everything())
         if key not in self._walks:
-            self._walks[key] = await self.read(self.query(type_, selection))
+            try:
+                self._walks[key] = await self.read(self.query(type_, selection))
+            except Refused:
+                raise
+            except Exception as error:  # noqa: BLE001 - told once, with the pages, and not with each check
+                self._walks[key] = Reading(complete=False, fault=Remark(*raised(error)))
         return self._walks[key]
 
     async def read(self, query: Query, after: str | None = None, *, most: int | None = None, pages: int = 0) -> Reading:
@@ -184,7 +194,9 @@ class Probe:
                     form.check(page)
                     firewall.check(page)
                 except (MalformedPage, FirewallBreach) as error:
-                    found.fault, found.complete = Remark(f"{str(error)[0].upper()}{str(error)[1:]}.", _SEE_PAGE), False
+                    what, _, where = str(error).partition("; see ")
+                    found.fault = Remark(f"{what[0].upper()}{what[1:]}.", f"See {where}." if where else _SEE_PAGE)
+                    found.complete = False
                     break
                 if len(page.lines) > query.page_bytes and page.count > 1:
                     found.fault = Remark(
@@ -232,3 +244,11 @@ class Probe:
         """By type, what was read of it; without the types that are empty or malformed."""
         found = {type_: await self.walk(type_, selection) for type_ in self.types}
         return {type_: reading for type_, reading in found.items() if reading.records and reading.sound}
+
+
+def raised(error: Exception) -> tuple[str, str]:
+    """An exception of the adapter as a sentence, with the place outside of this package where it came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    place = f" in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    text = f"{type(error).__name__}{place}: {error}".rstrip(". ")
+    return f"{text}.", "Look at this line; a storage that cannot answer now raises Refused(Reason.BUSY)."

@@ -1,15 +1,12 @@
 """Runs all checks, and reports what came of them."""
 
 import statistics
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import anyio
 
-import fhir_bulk_middleware
 from fhir_bulk_middleware.checks import (
     compartment_checks,
     deletion_checks,
@@ -24,7 +21,7 @@ from fhir_bulk_middleware.checks.bounds import Bounds
 from fhir_bulk_middleware.checks.data_check import DataCheck
 from fhir_bulk_middleware.checks.finding import Finding, Notes, Outcome
 from fhir_bulk_middleware.checks.offering import Offering, offering
-from fhir_bulk_middleware.checks.probe import Call, Probe
+from fhir_bulk_middleware.checks.probe import Call, Probe, raised
 from fhir_bulk_middleware.checks.record import LineReader
 from fhir_bulk_middleware.contract.access import Owner, Principal
 from fhir_bulk_middleware.contract.check import check_capabilities
@@ -56,7 +53,7 @@ __all__ = ["CHECKS", "DATA_CHECKS", "METHODS", "RIGHTS", "Cost", "Report", "clie
 
 _HOUR = 3600
 _RIGHTS_BYTES = 64 * 1024
-_OURS = str(Path(fhir_bulk_middleware.__file__).parent)
+_FIRST = "Mend what the checks before this one say."
 
 METHODS = ("methods", "Each protocol is implemented completely, and its methods can be called as it says.")
 RIGHTS = ("authorise", "`authorise` returns types of the FHIR release and rights, the same when asked twice.")
@@ -187,12 +184,13 @@ async def report(
     made = Report(type(adapter).__name__)
     probe = Probe(adapter, principal, bounds, LineReader(version, base_urls))
     made.findings.append(_methods(made, adapter, version))
-    made.findings.append(await _rights(probe, version))
-    allowed = made.findings[-1].outcome is Outcome.PASS
+    callable_ = made.findings[0].outcome is Outcome.PASS
+    made.findings.append(
+        await _rights(probe, version) if callable_ else _not_checked(*RIGHTS, "Methods cannot be called.", _FIRST)
+    )
     for check in DATA_CHECKS:
-        made.findings.append(
-            await _checked(check, probe) if allowed else _not_checked(check, "authorise allows nothing to read.")
-        )
+        readable = await _checked(check, probe) if probe.types else None
+        made.findings.append(readable or _not_checked(check.name, check.promise, "There is no type that can be read.", _FIRST))
     made.costs = [Cost.of(method, calls) for method, calls in probe.calls.items()]
     return made
 
@@ -215,7 +213,7 @@ async def _rights(probe: Probe, version: FhirVersion) -> Finding:
         if isinstance(probe.adapter, SupportsSnapshot):
             probe.cut = answered(await probe.call("cut", probe.adapter.cut(Precision.MICROSECONDS)), int, "cut")  # type: ignore[assignment]
     except Exception as error:  # noqa: BLE001 - whatever the adapter raises is what came of the check
-        notes.fault(*_raised(error))
+        notes.fault(*raised(error))
         return notes.finding(*RIGHTS)
     types, known = probe.allowed.types, definitions(version).resource_types
     notes.saw("types", len(types))
@@ -241,11 +239,14 @@ async def _rights(probe: Probe, version: FhirVersion) -> Finding:
 async def _checked(check: DataCheck, probe: Probe) -> Finding:
     if check.needs is not None and not isinstance(probe.adapter, check.needs):
         lacks = check.needs.__name__
-        return replace(_not_checked(check, f"The adapter does not implement {lacks}."), lacks=lacks)
+        what, do = f"The adapter does not implement {lacks}.", "See above what is missing without it."
+        return replace(_not_checked(check.name, check.promise, what, do), lacks=lacks)
     if probe.left <= 0:
-        return _not_checked(check, f"The {probe.bounds.seconds:g} seconds were over.", "Give more with --seconds.")
+        return _not_checked(
+            check.name, check.promise, f"The {probe.bounds.seconds:g} seconds were over.", "Give more with --seconds."
+        )
     notes = await _noted(check, probe)
-    if notes.failed and not isinstance(probe.adapter, SupportsSnapshot):
+    if notes.failed and probe.cut is None:
         probe.forget()  # without snapshots, a write between two reads looks like a fault: look again
         notes = await _noted(check, probe)
     return notes.finding(check.name, check.promise)
@@ -258,24 +259,17 @@ async def _noted(check: DataCheck, probe: Probe) -> Notes:
             await check.run(probe, notes)
         except Refused as refused:
             if refused.reason is not Reason.BUSY:
-                notes.fault(*_raised(refused))
+                notes.fault(*raised(refused))
             notes.gap("The storage was busy.", "Repeat the check when it is not.")
         except Exception as error:  # noqa: BLE001 - whatever the adapter raises is what came of the check
-            notes.fault(*_raised(error))
-    if scope.cancelled_caught:
+            notes.fault(*raised(error))
+    if scope.cancelled_caught or probe.left <= 0:
+        notes = Notes()  # what was cut short looks like a fault
         notes.gap(f"The {probe.bounds.seconds:g} seconds were over before its end.", "Give more with --seconds.")
     return notes
 
 
-def _raised(error: Exception) -> tuple[str, str]:
-    """An exception as a sentence, with the place outside of this package where it came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    place = f" in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
-    text = f"{type(error).__name__}{place}: {error}".rstrip(". ")
-    return f"{text}.", "Look at this line; a storage that cannot answer now raises Refused(Reason.BUSY)."
-
-
-def _not_checked(check: DataCheck, what: str, do: str = "") -> Finding:
+def _not_checked(name: str, promise: str, what: str, do: str) -> Finding:
     notes = Notes()
     notes.gap(what, do)
-    return notes.finding(check.name, check.promise)
+    return notes.finding(name, promise)

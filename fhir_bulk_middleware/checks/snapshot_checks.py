@@ -1,10 +1,12 @@
 """Checks of `SupportsSnapshot`: the storage's clock, its cuts, and reads as of an instant."""
 
+from dataclasses import replace
 from typing import cast
 
 from fhir_bulk_middleware.checks.finding import Notes
 from fhir_bulk_middleware.checks.probe import Probe
 from fhir_bulk_middleware.checks.window_checks import edges_of, shown
+from fhir_bulk_middleware.contract.query import Window
 from fhir_bulk_middleware.contract.storage import SupportsSnapshot
 from fhir_bulk_middleware.instant import Precision, seconds_between, system_clock
 
@@ -61,7 +63,8 @@ async def as_of_edges(probe: Probe, notes: Notes) -> None:
                     f"{lost.reference}, with lastUpdated {shown(edge)}, is not there as of {shown(edge)}.",
                     "A version is valid from its lastUpdated on, inclusive: valid_from <= as_of < valid_until.",
                 )
-            before = await probe.read(probe.query(type_, since=edge - 1, until=edge, as_of=edge - 1))
+            earlier = probe.query(type_, as_of=edge - 1)
+            before = await probe.read(replace(earlier, window=Window(earlier.as_of)))
             early = next((record for record in before.records if record.digest in at), None)
             if early is not None:
                 notes.fault(

@@ -17,6 +17,9 @@ _QUARTERS = 56
 _MILLISECOND = 1_000
 _NO_DATES = "Give each line meta.lastUpdated, by which `_since` is understood; clients and this check need it."
 
+_CUT_OFF = "Compare microseconds: the bounds, or the lastUpdated that you show, are cut off or rounded, and the column is not."
+_TOO_EARLY = "until is inclusive: compare with <=. If the column has more digits than lastUpdated shows, show all of them."
+
 
 def shown(instant: int) -> str:
     """An instant with all its digits."""
@@ -106,10 +109,12 @@ async def _why_missing(probe: Probe, type_: str, lacking: Record, edge: Instant)
 
     if await there(edge - 1, edge + 1):
         return "it comes if the window ends a microsecond later", "until is inclusive: compare with <=."
+    if await there(edge - 1, edge + _MILLISECOND):
+        return "it comes if the window ends a millisecond later", _CUT_OFF if edge % _MILLISECOND else _TOO_EARLY
     if await there(edge - Precision.SECONDS.value, edge + Precision.SECONDS.value):
         return (
             "it comes if the window is a second wider on each side",
-            "Compare microseconds: the bounds, or the lastUpdated that you show, are cut off or rounded, and the column is not.",
+            _CUT_OFF,
         )
     for quarters in sorted(range(-_QUARTERS, _QUARTERS + 1), key=abs):
         if await there(edge - 1 + quarters * _QUARTER, edge + quarters * _QUARTER):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 
 import anyio
@@ -79,7 +80,7 @@ def _run(given: argparse.Namespace) -> int:
 
     made = anyio.run(run)
     if given.json:
-        screen().say(json.dumps(made.as_json(), indent=2))
+        print(json.dumps(made.as_json(), indent=2))
     else:
         _show(made, screen())
     return int(made.number(Outcome.FAIL) > 0)
@@ -99,11 +100,17 @@ def _show(made: Report, out: Screen) -> None:
     if made.offering is not None:
         _show_offering(made.adapter, made.offering, out)
     out.say("Checks")
+    alike: defaultdict[tuple[Remark, ...], list[str]] = defaultdict(list)
     for finding in made.findings:
-        if not finding.lacks:
+        if finding.outcome is Outcome.NOT_CHECKED:
+            alike[() if finding.lacks else finding.gaps].append(finding.check)
+        else:
             _show_finding(finding, out)
-    if lacking := [finding.check for finding in made.findings if finding.lacks]:
-        out.say(f"{Outcome.NOT_CHECKED}  {', '.join(lacking)}: these need protocols that the adapter does not implement.")
+    for gaps, checks in alike.items():
+        why = "" if gaps else ": these need protocols that the adapter does not implement"
+        out.say(f"{Outcome.NOT_CHECKED:<{_WIDE}}  {', '.join(checks)}{why}")
+        for remark in gaps:
+            _show_remark("", remark, out)
     out.say()
     if made.costs:
         rows = [
@@ -140,7 +147,7 @@ def _show_finding(finding: Finding, out: Screen) -> None:
     for remark in finding.faults:
         _show_remark("", remark, out)
     for remark in finding.gaps:
-        _show_remark("" if finding.outcome is Outcome.NOT_CHECKED else "not checked: ", remark, out)
+        _show_remark("not checked: ", remark, out)
 
 
 def _show_remark(before: str, remark: Remark, out: Screen) -> None:
