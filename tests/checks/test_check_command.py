@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import broken_adapters
 import broken_clinics
 import pytest
@@ -18,7 +19,7 @@ from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.check import capabilities
-from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Query
+from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Query, Range
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -207,6 +208,21 @@ def test_what_is_not_reached_in_time_is_not_checked(check: Check, clinic: Path) 
     assert (code, faults(report)) == (0, [])
     assert report["summary"]["not_checked"] >= len(CHECKS) - 2
     assert any("--seconds" in gap["do"] for finding in report["findings"] for gap in finding["gaps"])
+
+
+class Hanging(Sliced):
+    """Waits for ever when it is asked for slices."""
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        await anyio.sleep_forever()
+        return await super().slices(query, target_bytes)
+
+
+def test_an_adapter_that_hangs_is_left_when_the_time_is_over(check: Check, clinic: Path) -> None:
+    code, report = check(partial(Hanging, str(clinic)), "--seconds", "2")
+
+    assert (code, faults(report)) == (0, [])
+    assert {"slices", "deletions", "recipe"} <= not_checked(report)
 
 
 def test_nothing_is_written(check: Check, tmp_path: Path) -> None:
