@@ -95,6 +95,6 @@ def _shown(remarks: Mapping[str, Collection[str]]) -> tuple[Remark, ...]:
     for do, kind in remarks.items():
         first = [*kind][:_OF_A_KIND]
         more = len(kind) - len(first)
-        told = [*first, *([f"There are {more:,} more of this kind."] if more else [])]
+        told = [*first, *([f"And {more:,} more of this kind."] if more else [])]
         found.append(Remark(" ".join(told), do))
     return tuple(found)

@@ -5,6 +5,7 @@ from typing import cast
 from fhir_bulk_middleware.checks.compartment_checks import patients_to_read
 from fhir_bulk_middleware.checks.finding import Notes
 from fhir_bulk_middleware.checks.probe import Probe, Reading
+from fhir_bulk_middleware.checks.record import Record
 from fhir_bulk_middleware.contract.query import Compartments, ProvenanceTarget, Query
 from fhir_bulk_middleware.contract.returned import references
 from fhir_bulk_middleware.contract.storage import (
@@ -218,10 +219,18 @@ async def provenance(probe: Probe, notes: Notes) -> None:
             notes.fault(
                 f"Provenance/{strange[0]} comes for {type_} and names none.", "Give the Provenance whose target is one of them."
             )
+        about_patients = {each.id for each in walks[_PROVENANCE].records if _targets(each) & about}
+        if found.complete and (lost := sorted(about_patients - targeted)):
+            notes.fault(f"Provenance/{lost[0]} is about a {type_}, and does not come for it.", "Look at each target.")
         if found.repeated:
             notes.fault(
                 f"Provenance/{found.repeated[0]} comes twice for {type_}.", "Give each Provenance once, by whatever target."
             )
+
+
+def _targets(record: Record) -> frozenset[str]:
+    """The patients that a Provenance is about; other references in it may be to whoever made it."""
+    return frozenset().union(*(patients for path, patients in record.links.items() if path.startswith("target")))
 
 
 async def current(probe: Probe, notes: Notes) -> None:

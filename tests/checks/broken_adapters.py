@@ -17,14 +17,18 @@ from clinic import SCHEMA, Clinic
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import (
     Authorisation,
+    Block,
     Compartments,
     Deletions,
     EveryPatient,
     Everything,
     Page,
+    ProvenanceTarget,
     Query,
     Range,
+    Window,
 )
+from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -461,6 +465,98 @@ class ReadsOneInstantLater(SnapshotVariant):
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         async for page in super().pages(replace(query, as_of=Instant((query.as_of or 0) + 1)), after):
             yield page
+
+
+# --- Further protocols ---
+
+
+class PublishesLess(SnapshotVariant):
+    check, says = "types", "authorise allows Patient, and exportable_types does not list it"
+
+    def exportable_types(self) -> frozenset[str]:
+        return super().exportable_types() - {"Patient"}
+
+
+class FindsEveryPatient(SnapshotVariant):
+    check, says = "patients", "finds a patient whom there is not"
+
+    async def patients(self, references: frozenset[str], principal: Principal) -> frozenset[str]:
+        del principal
+        return references
+
+
+class NamesBackwards(SnapshotVariant):
+    check, says = "named", "in another order"
+
+    def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+        return super().named(query, [*ids][::-1])
+
+
+class ForgetsReferences(SnapshotVariant):
+    check, says = "naming", "and naming() does not find it"
+
+    def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
+        return super().naming(queries, f"{reference}x")
+
+
+class OrganisesHalf(SnapshotVariant):
+    check, says = "blocks", "do not hold what its compartment holds"
+
+    def blocks(self, queries: Sequence[Query], after: str | None) -> AsyncIterator[Block]:
+        return super().blocks(queries[:1], after)
+
+
+class ReadsNothing(SnapshotVariant):
+    check, says = "current", "current() does not find"
+
+    async def current(self, type_: str, id_: str) -> Current | None:
+        del type_, id_
+        return None
+
+
+class WasAlwaysAMember(SnapshotVariant):
+    check, says = "joining", "had members in 1970"
+
+    async def members_at(self, group_id: str, principal: Principal, instant: Instant) -> frozenset[str]:
+        del instant
+        return await super().members(group_id, principal) or frozenset()
+
+
+class ForgetsTheFuture(SnapshotVariant):
+    check, says = "horizon", "lies in the future"
+
+    async def deletions_known_since(self) -> Instant | None:
+        return Instant(await self.now() + 3_600_000_000)
+
+
+class LeavesWhatStays(SnapshotVariant):
+    check, says = "left", "and refers to it"
+
+    async def left(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
+        del after
+        async for page in self.pages(replace(query, window=Window()), None):
+            found = [f"{query.type}/{json.loads(line)['id']}" for line in page.lines.splitlines()]
+            yield Deletions(tuple(found), page.cursor)
+
+
+class TracesEverything(SnapshotVariant):
+    check, says = "provenance", "comes for Patient and names none"
+
+    def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
+        del targets, latest
+        return self.pages(query, after)
+
+
+class TracesNothing(SnapshotVariant):
+    check, says = "provenance", "is about a Patient, and does not come for it"
+
+    def provenance(
+        self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
+    ) -> AsyncIterator[Page]:
+        del targets
+        return super().provenance(query, [], after, latest=latest)
 
 
 OF_THE_KIT = {
