@@ -25,13 +25,12 @@ def adapter_of(factory: str) -> SupportsExport:
     Raises:
         NoAdapter: it cannot be imported or called, or returns something else.
     """
-    sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that an adapter need not be installed
+    if str(Path.cwd()) not in sys.path:  # as with `python -m`, so that an adapter need not be installed
+        sys.path.insert(0, str(Path.cwd()))
     try:
         made = make(Recipe(factory, {}))
     except Exception as error:  # whatever the module or the factory of the user raises; the message says it
         raise NoAdapter(f"{factory}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
     if not isinstance(made, SupportsExport):
         raise NoAdapter(f"{factory} returns a {type(made).__name__}, which does not implement SupportsExport")
     return made
