@@ -27,7 +27,7 @@ FLOORS = (
     "discovery",
     "kinds views host_routes mount default_runner",
     "app",
-    "middleware",
+    "middleware checks",
     "cli",
     "__init__",
 )

@@ -11,21 +11,19 @@ from pathlib import Path
 import anyio
 
 from fhir_bulk_middleware.cli.bench_server import Bench, as_json, measure_server, show_rounds
+from fhir_bulk_middleware.cli.adapter_option import add_adapter, chosen_adapter
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.profiler import Profile, measure
-from fhir_bulk_middleware.cli.state import ISSUER, State
+from fhir_bulk_middleware.cli.state import ISSUER
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.contract.access import Owner, Principal
-from fhir_bulk_middleware.contract.recipes import make
-from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.demo.show import Screen, screen
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.instant import after, system_clock
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
-from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 __all__ = ["add_to"]
 
@@ -37,12 +35,8 @@ _BLOCK = 1_048_576
 def add_to(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="time the stages of an export, or a server's exports from outside")
-    storage = parser.add_mutually_exclusive_group(required=True)
-    storage.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
-    storage.add_argument("--adapter", metavar="MODULE:FACTORY", help="returns a storage adapter when called")
-    storage.add_argument(
-        "--server", metavar="URL", help="the base URL of any bulk data server: measure whole exports as a client"
-    )
+    chosen = add_adapter(parser)
+    chosen.add_argument("--server", metavar="URL", help="the base URL of any bulk data server: measure whole exports as a client")
     _add_server_options(parser)
     parser.add_argument("--seconds", type=float, default=10, metavar="S", help="stop after S seconds (default: %(default)s)")
     parser.add_argument(
@@ -111,7 +105,7 @@ def _token(file: Path | None) -> Callable[[], str]:
 def _run_storage(given: argparse.Namespace) -> int:
     if given.seconds <= 0:
         raise Complaint("--seconds: a positive number is required")
-    resources = _adapter(given)
+    resources = chosen_adapter(given)
     where: Path = given.out or given.dir or Path.cwd()
     if not where.is_dir():
         raise Complaint(f"--out: the folder {where} does not exist")
@@ -120,22 +114,6 @@ def _run_storage(given: argparse.Namespace) -> int:
         copied = _copy(Path(folder) / "copy", stages.plain)
     _show(stages, copied, screen())
     return 0
-
-
-def _adapter(given: argparse.Namespace) -> SupportsExport:
-    if given.dir is not None:
-        state = State(given.dir)
-        if not state.store.exists():
-            raise Complaint(f"{state.folder} holds no resources: is it the server's STATE folder?")
-        return SQLiteResourceStore(state.store)
-    sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that an adapter need not be installed
-    try:
-        made = make(Recipe(given.adapter, {}))
-    except (ValueError, ImportError, TypeError) as error:
-        raise Complaint(f"--adapter: {error}") from error
-    if not isinstance(made, SupportsExport):
-        raise Complaint(f"--adapter: {given.adapter} returns a {type(made).__name__}, which does not implement SupportsExport")
-    return made
 
 
 async def _measure(resources: SupportsExport, folder: Path, seconds: float) -> Profile:

@@ -24,6 +24,7 @@ _IF_MATCH = "tests/delete/test_if_match.py"
 _TYPES = "tests/export/test_types.py"
 _COHORT = "tests/export/test_cohort.py"
 _HELD = "tests/jobs/test_held_polls.py"
+_CHECK = "tests/checks/test_check_command.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
@@ -1144,4 +1145,55 @@ CONTEXT = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT)
+CHECKS = (
+    Mutant(
+        "check-lets-strangers-into-a-compartment",
+        "law 43",
+        "checks/compartment_checks.py",
+        "            _say_extra(notes, record, patient)\n",
+        "            pass\n",
+        (_CHECK,),
+    ),
+    Mutant(
+        "check-does-not-step-from-cursors",
+        "law 43",
+        "checks/page_checks.py",
+        "page = await probe.read(query, after, pages=1)",
+        "page = await probe.read(query, None)",
+        (_CHECK,),
+    ),
+    Mutant(
+        "check-takes-a-read-that-was-cut-short-for-a-fault",
+        "law 43",
+        "checks/compartment_checks.py",
+        "elif reading.complete and not (",
+        "elif not (",
+        (_CHECK,),
+    ),
+    Mutant(
+        "check-does-not-see-since-inclusive",
+        "law 2",
+        "checks/window_checks.py",
+        "behind = await _window(probe, type_, edge, edge + 1)",
+        "behind = await _window(probe, type_, edge + 1, edge + 2)",
+        (_CHECK,),
+    ),
+    Mutant(
+        "check-does-not-see-deletions-twice",
+        "law 2",
+        "checks/deletion_checks.py",
+        "elif 0 < by_since - by_until <=",
+        "elif 0 > by_since - by_until >=",
+        (_CHECK,),
+    ),
+    Mutant(
+        "check-that-failed-ends-with-code-0",
+        "law 43",
+        "cli/check.py",
+        "return int(made.number(Outcome.FAIL) > 0)",
+        "return 0",
+        (_CHECK,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS)

@@ -74,16 +74,20 @@ class ShowsLocalTimeAsUtc(Mutant):
         return super().instant(f"{datetime.fromisoformat(updated) + timedelta(hours=2):%Y-%m-%d %H:%M:%S.%f}"[:-3])
 
 
+class LivesInLocalTime(ShowsLocalTimeAsUtc):
+    """Reads alone do not show it: what it says agrees with what it answers."""
+
+    promise = "lastUpdated is the instant of the write"
+
+    def bounds(self, query: Query) -> dict[str, str]:
+        return _moved(super().bounds(query), hours=-2)
+
+
 class AsksInLocalTime(Mutant):
     promise = "a window holds since < lastUpdated <= until"
 
     def bounds(self, query: Query) -> dict[str, str]:
-        bounds = super().bounds(query)
-        for name in ("since", "until"):
-            if len(bounds[name]) > 1:
-                local = datetime.fromisoformat(bounds[name]) + timedelta(hours=2)
-                bounds[name] = f"{local:%Y-%m-%d %H:%M:%S.%f}"[:-3]
-        return bounds
+        return _moved(super().bounds(query), hours=2)
 
 
 class TellsAllDeletions(Mutant):
@@ -94,7 +98,16 @@ class TellsAllDeletions(Mutant):
             yield page
 
 
-MUTANTS = sorted(Mutant.__subclasses__(), key=lambda mutant: mutant.__name__)
+def _moved(bounds: dict[str, str], hours: int) -> dict[str, str]:
+    """The bounds of a window in another time zone."""
+    for name in ("since", "until"):
+        if len(bounds[name]) > 1:
+            local = datetime.fromisoformat(bounds[name]) + timedelta(hours=hours)
+            bounds[name] = f"{local:%Y-%m-%d %H:%M:%S.%f}"[:-3]
+    return bounds
+
+
+MUTANTS = sorted([*Mutant.__subclasses__(), LivesInLocalTime], key=lambda mutant: mutant.__name__)
 
 
 class _Suite(ResourceStoreSuite):

@@ -53,7 +53,7 @@ class Clinic:
 
     def recipe(self) -> Recipe:
         """The same file, in another process."""
-        return Recipe(f"{__name__}:Clinic", {"path": self._path})
+        return Recipe(f"{type(self).__module__}:{type(self).__name__}", {"path": self._path})
 
     async def authorise(self, principal: Principal) -> Authorisation:
         """Everything, to everybody."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import fhir_bulk_middleware
 from fhir_bulk_middleware import testing
 from fhir_bulk_middleware.caps import CAPS
+from fhir_bulk_middleware.checks.report import CHECKS, DATA_CHECKS
 from fhir_bulk_middleware.contract import deletes, running, storage
 from fhir_bulk_middleware.contract.query import EveryPatient, Level
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
@@ -102,6 +103,12 @@ def suites() -> str:
     return table(["Suite", "Module of `fhir_bulk_middleware.testing`", "Checks"], rows)
 
 
+def checks() -> str:
+    """Every check of `fhir-bulk check`, with the protocol that it is about."""
+    needs = {check.name: f"`{check.needs.__name__}`" for check in DATA_CHECKS if check.needs is not None}
+    return table(["Check", "Asks", "Needs"], [[name, promise, needs.get(name, "")] for name, promise in CHECKS])
+
+
 def dialects() -> str:
     """What tells the dialects from each other: a row for each difference, a column for each dialect."""
     shown = list(DIALECTS.values())
@@ -170,6 +177,7 @@ def _ways(version: FhirVersion) -> dict[str, str]:
 TABLES: dict[str, Callable[[], str]] = {
     ".github/caps.md": caps,
     "examples/adapters.md": protocols,
+    "examples/check.md": checks,
     "examples/conformance-kit.md": suites,
     "examples/dialects.md": dialects,
     "examples/group-exports.md": group_types,
