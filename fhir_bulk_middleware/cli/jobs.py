@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.recipes import make
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.settings import Settings
 
 if TYPE_CHECKING:
     from fhir_bulk_middleware.jobs.operator import JobOperator
@@ -116,10 +116,11 @@ async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
 
     if not state.jobs.is_file():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
+    settings = settings_option.settings_of(argparse.Namespace(settings=[]), defaults=AUDIT_SETTINGS)
     stores = Stores.of(state)
     try:
         try:
-            settings = await settings_of(stores, Settings.model_validate(audit_settings()))
+            settings = await settings_of(stores, settings)
         except (sqlite3.DatabaseError, RuntimeError) as error:
             raise Complaint(f"{state.jobs} cannot be read: {error}") from error
         found = operator(stores, settings, audit_of(state, stores, settings))

@@ -10,7 +10,7 @@ from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
 
@@ -31,7 +31,7 @@ def _run(given: argparse.Namespace) -> int:
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     with logging_to_stderr(given.log_level):
-        anyio.run(_work, state, settings_option.settings_of(given, defaults=audit_settings()))
+        anyio.run(_work, state, settings_option.settings_of(given, defaults=AUDIT_SETTINGS))
     return 0
 
 
