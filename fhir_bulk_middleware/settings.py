@@ -178,6 +178,10 @@ class Settings(BaseModel):
     """The `nice` value of worker processes, which gives precedence to the server. It costs nothing on an idle core. Beside
     another busy process a worker at 10 gets about a tenth of the core; set 0 where exports matter as much as the others."""
 
+    health: bool = False
+    """Whether `/$health` and `/$health/ready` below the mount answer probes of an orchestrator, without a token: whether stores
+    can be reached, workers alive, jobs queued and since when, space left. No patient data, names or versions."""
+
     on_audit_failure: Literal["refuse", "go_on"] = "go_on"
     """What to do with a kick-off, a file or a delete that an audit (`AuditFile`, `AuditEvents`) cannot record. `refuse` answers
     503 before anything is served or removed. `go_on` carries it out; the audit later records how many events it missed."""

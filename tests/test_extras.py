@@ -15,7 +15,7 @@ EXTRAS = {
     "fast": ["isal", "msgspec", "uvloop"],
 }
 NEEDS = {
-    "metrics": {"observers.metrics"},
+    "metrics": {"observers.metrics", "observers.figure_files"},
     "objectstore": {"stores.objects"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},

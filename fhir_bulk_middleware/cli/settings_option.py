@@ -13,7 +13,7 @@ from fhir_bulk_middleware import environment
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["add_to", "settings_of"]
+__all__ = ["add_to", "none_with_app", "settings_of"]
 
 _WIDTH: Final = 100
 _HEAD: Final = (
@@ -81,6 +81,16 @@ def settings_of(
         raise Complaint(environment.fault(error, names)) from error
     except ValueError as error:
         raise Complaint(str(error)) from error
+
+
+def none_with_app(given: argparse.Namespace) -> None:
+    """Refuse `--set` beside `--app`, since a host's own BulkData has its settings.
+
+    Raises:
+        Complaint: there is one.
+    """
+    if given.settings:
+        raise Complaint(f"--set {given.settings[0].partition('=')[0]}: only with --dir; with --app your host gives the settings")
 
 
 def _settable() -> dict[str, FieldInfo]:

@@ -124,6 +124,11 @@ class JobService:
         most = settings.kick_offs_per_minute
         self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
 
+    @property
+    def held_polls(self) -> int:
+        """The number of polls that this process holds open."""
+        return self._held.count
+
     def pace(self, principal: Principal) -> None:
         """Count a kick-off against the client's rate, before it is parsed (law 38).
 
