@@ -10,6 +10,7 @@ EXTRAS = {
     "metrics": ["prometheus_client"],
     "objectstore": ["obstore"],
     "testing": ["pytest", "_pytest"],
+    "tracing": ["opentelemetry"],
     "demo": ["httpx2", "uvicorn"],
     "cli": ["rich"],
     "fast": ["isal", "msgspec", "uvloop"],
@@ -20,6 +21,7 @@ NEEDS = {
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},
     "fast": set[str](),
+    "tracing": set[str](),
 }
 
 _IMPORT_ALL = """

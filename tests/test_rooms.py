@@ -14,7 +14,7 @@ import fhir_bulk_middleware
 PACKAGE = Path(fhir_bulk_middleware.__file__).parent
 FLOORS = (
     "outcomes instant identifiers compact_json loopback trusted_files streams environment smart.configuration",
-    "caps settings",
+    "caps settings tracing",
     "scopes",
     "fhir",
     "contract",

@@ -24,6 +24,7 @@ _IF_MATCH = "tests/delete/test_if_match.py"
 _TYPES = "tests/export/test_types.py"
 _COHORT = "tests/export/test_cohort.py"
 _PROBES = "tests/health/test_probes.py"
+_TRACING = "tests/test_tracing.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
@@ -1193,6 +1194,22 @@ OPERATION = (
         "FROM job WHERE adapter = ? AND state IN ('queued', 'running') GROUP BY state",
         "FROM job WHERE ? IS NOT NULL AND state IN ('queued', 'running') GROUP BY state",
         (_JOB_STORES,),
+    ),
+    Mutant(
+        "span-holds-what-an-adapter-raised",
+        "law 38",
+        "tracing.py",
+        "record_exception=False,",
+        "record_exception=True,",
+        (_TRACING,),
+    ),
+    Mutant(
+        "ended-job-keeps-its-traceparent",
+        "law 38",
+        "contract/job.py",
+        "options=options, traceparent=None)",
+        "options=options)",
+        (_TRACING,),
     ),
 )
 
