@@ -114,7 +114,7 @@ class BulkData:
             again, so without a `recipe()` of this object exports run in the server's event loop.
         runner: runs the work of jobs. By default worker processes, or the server's event loop if the adapter or a store has no
             `recipe()` (`SupportsWorkerProcess`).
-        settings: limits, sizes and times; `Settings()` by default.
+        settings: limits, sizes and times; `Settings()` by default, `Settings.from_environment()` for those of the environment.
         dialect: `STANDARD` (which is `STU3`), `STU2`, `STU4`, `HEALTH_CONNECT_AU`, `SOARIAN`, `SUBJECT_BOUND`, or your own.
         deletes: adds the routes for DELETE of resources, answered as this policy says: `AIDBOX`, `FHIR_R4`, `FHIR_R6_DRAFT`. The
             adapter must implement `SupportsDelete`. Without it all DELETE of resources is the host's (law 42).

@@ -1,12 +1,20 @@
 """Logs at start, one line each: whose tokens are taken, what the adapter can do, where exports run, who is told, what is missing.
 
-Once for each mount and server process (law 43); worker processes log none of it. A line is a warning if exports run in the
-server's event loop although the settings ask for worker processes, because requests get slower then.
+Once for each mount (law 43): of several server processes in one process group, as uvicorn and gunicorn start them, one says it
+and the others say it at DEBUG. Worker processes log none of it. A line is a warning if exports run in the server's event loop
+although the settings ask for worker processes, because requests get slower then.
 """
 
+import errno
+import hashlib
 import logging
+import os
+import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import anyio
 
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import capabilities, without
@@ -51,9 +59,12 @@ class Startup:
     deletes: DeletePolicy | None
 
     async def announce(self) -> None:
-        """Log the lines."""
-        for level, line in self._lines():
-            _log.log(level, "mount %s: %s", self.mount, line)
+        """Log the lines, and keep other processes of the group from repeating them until cancelled."""
+        lines = list(self._lines())
+        with _first(repr((self.mount, lines))) as first:
+            for level, line in lines:
+                _log.log(level if first else logging.DEBUG, "mount %s: %s", self.mount, line)
+            await anyio.sleep_forever()
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         yield logging.INFO, self._identity()
@@ -111,3 +122,19 @@ def without_recipe(parts: Mapping[str, object]) -> list[str]:
     """The parts that a worker process cannot make again, each as a phrase."""
     lacking = {name: part for name, part in parts.items() if not isinstance(part, SupportsWorkerProcess)}
     return [f"{name} ({type(part).__name__}) has no recipe()" for name, part in lacking.items()]
+
+
+@contextmanager
+def _first(said: str) -> Iterator[bool]:
+    """Whether no other process of this process group says the same now.
+
+    The first one holds a socket in Linux's abstract namespace, which leaves no file behind and is free when the process ends.
+    """
+    name = f"\0fhir-bulk-start-{os.getuid()}-{os.getpgrp()}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    with socket.socket(socket.AF_UNIX) as held:
+        try:
+            held.bind(name)
+        except OSError as error:
+            yield error.errno != errno.EADDRINUSE  # if the system has no such names, say it
+        else:
+            yield True

@@ -68,7 +68,7 @@ class FixedKeys:
             raise ValueError("; ".join(("no key of the set can verify tokens", *self._keys.passed_over)))
 
     def __str__(self) -> str:
-        return f"a fixed set of {len(self._keys.keys)} keys"
+        return f"a fixed set of keys ({len(self._keys.keys)})"
 
     async def keys(self) -> KeySet:
         """The keys."""

@@ -234,6 +234,24 @@ def test_what_looks_odd_and_works_is_let_pass() -> None:
 
 
 @pytest.mark.anyio
+async def test_several_servers_of_one_process_group_say_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As long as the first one runs; after a restart it is said again, and another mount says its own."""
+    caplog.set_level(logging.INFO, "fhir_bulk_middleware")
+
+    def said() -> int:
+        lines = [record for record in caplog.records if record.getMessage().startswith("mount several")]
+        caplog.clear()
+        return len(lines)
+
+    resources = Complete({})
+    for _ in range(2):
+        async with make(resources, mount="several").running(), make(resources, mount="several").running():
+            assert said() == 5
+            async with make(resources, mount="several more").running():
+                assert said() == 5
+
+
+@pytest.mark.anyio
 async def test_the_start_says_once_what_was_made_and_what_is_not_promised(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -270,7 +288,7 @@ async def test_the_start_says_once_what_was_made_and_what_is_not_promised(
     jobs.close()
     identity, _, place, told, _ = [record.getMessage().removeprefix("mount standard: ") for record in caplog.records][:5]
     assert identity == (
-        "tokens of https://auth.example for https://ehr.example/fhir are accepted, checked with a fixed set of 1 keys"
+        "tokens of https://auth.example for https://ehr.example/fhir are accepted, checked with a fixed set of keys (1)"
         " (JoseTokenVerifier)"
     )
     assert place == "exports run in 3 worker processes"
