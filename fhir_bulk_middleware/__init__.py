@@ -25,6 +25,14 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         SupportsLockedDelete as SupportsLockedDelete,
         SupportsOutbox as SupportsOutbox,
     )
+    from fhir_bulk_middleware.contract.figures import (
+        Census as Census,
+        Figures as Figures,
+        SupportsCensus as SupportsCensus,
+        SupportsFigures as SupportsFigures,
+        SupportsFreeSpace as SupportsFreeSpace,
+        SupportsWorkerCount as SupportsWorkerCount,
+    )
     from fhir_bulk_middleware.contract.filters import Filters as Filters
     from fhir_bulk_middleware.contract.job import (
         Codec as Codec,
@@ -187,6 +195,7 @@ _MODULES = {
     "contract.deletes": (
         "DeletionLog SupportsBatchDelete SupportsConditionalDelete SupportsDelete SupportsLockedDelete SupportsOutbox"
     ),
+    "contract.figures": "Census Figures SupportsCensus SupportsFigures SupportsFreeSpace SupportsWorkerCount",
     "contract.filters": "Filters",
     "contract.job": "Codec Job JobKind JobState Origin Part Slice Standing",
     "contract.job_record": (

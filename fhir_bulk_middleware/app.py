@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fhir_bulk_middleware.contract.abilities import log_abilities
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import check, check_parts
 from fhir_bulk_middleware.contract.deletes import DeletionLog, SupportsDelete
@@ -48,6 +47,9 @@ from fhir_bulk_middleware.export.types import TypeRules
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.files.delivery import Delivery
+from fhir_bulk_middleware.health.endpoints import health_rows
+from fhir_bulk_middleware.health.gauging import Gauges
+from fhir_bulk_middleware.health.probes import Probe
 from fhir_bulk_middleware.host_routes import warn_of_shadowed
 from fhir_bulk_middleware.http.addresses import Addresses
 from fhir_bulk_middleware.http.guard import Guard
@@ -73,6 +75,7 @@ from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.smart.configuration import SMART_PATH
+from fhir_bulk_middleware.startup import Startup
 from fhir_bulk_middleware.views import kinds_of
 from fhir_bulk_middleware.workers.engine import Engine
 
@@ -111,7 +114,7 @@ class BulkData:
             again, so without a `recipe()` of this object exports run in the server's event loop.
         runner: runs the work of jobs. By default worker processes, or the server's event loop if the adapter or a store has no
             `recipe()` (`SupportsWorkerProcess`).
-        settings: limits, sizes and times; `Settings()` by default.
+        settings: limits, sizes and times; `Settings()` by default, `Settings.from_environment()` for those of the environment.
         dialect: `STANDARD` (which is `STU3`), `STU2`, `STU4`, `HEALTH_CONNECT_AU`, `SOARIAN`, `SUBJECT_BOUND`, or your own.
         deletes: adds the routes for DELETE of resources, answered as this policy says: `AIDBOX`, `FHIR_R4`, `FHIR_R6_DRAFT`. The
             adapter must implement `SupportsDelete`. Without it all DELETE of resources is the host's (law 42).
@@ -157,23 +160,23 @@ class BulkData:
         identity = identity_of(adapter, mount, resources=resources, groups=groups, log=log)
         if groups is None and isinstance(resources, SupportsGroups):
             groups = resources
-        settings = settings or Settings()
+        settings = _checked(settings or Settings())
         if groups is not None and settings.older_data_of_new_members:
             check(groups, SupportsJoining, "groups")
-        own = [AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else []
         endings = Endings.of(jobs)
         told = Observers(
-            [*observers, *own],
+            [*observers, *([AuditEvents(resources, fhir_version)] if isinstance(resources, SupportsAudit) else [])],
             on_audit_failure=settings.on_audit_failure,
             detail=_detail(observers, settings),
             clock=clock,
             listener=endings.tell,
         )
+        # The parts that a worker process must make again, by the name of the argument.
+        self.parts = {"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})}
         sources = sources_of(resources, log, fhir_version, clock, settings.base_urls)
         if deletes is not None:
             check(resources, SupportsDelete, "resources (for deletes=)")
             _check_deletions_are_told(sources, resources)
-        _warn_of_plain_http(settings)
         runs = RemovalRuns(sources, Outbox(sources.outboxes, told, clock))
         work = job_work(
             resources,
@@ -188,18 +191,21 @@ class BulkData:
             observers=told,
             adapter=identity.name,
         )
-        log_abilities(
-            type(resources).__name__,
-            abilities,
-            parts={"resources": resources, "jobs": jobs, "outputs": outputs, **({} if log is None else {"log": log})},
-            settings=settings,
-            system_time=clock is system_clock,
-            runner=runner,
-            deletes=deletes is not None,
-        )
-        runner = runner or default_runner(work, settings, None if groups is cast("object", resources) else groups)
         self.mount = mount or (dialect.name if adapter is None else f"{adapter}-{dialect.name}")
         """The name of this mount."""
+        startup = Startup(
+            mount=self.mount,
+            adapter=identity.name,
+            verifier=verifier,
+            abilities=abilities,
+            parts=self.parts,
+            settings=settings,
+            observers=told.all,
+            system_time=clock is system_clock,
+            runner=runner,
+            deletes=deletes,
+        )
+        runner = runner or default_runner(work, settings, None if groups is cast("object", resources) else groups)
         self._replies = Replies(dialect)
         self._guard = Guard(
             verifier,
@@ -220,14 +226,6 @@ class BulkData:
             identity, self.mount, dialect, verifier, settings, named=mount is not None or adapter is not None
         )
         """What this mount records about itself in the job store."""
-        self.engine = Engine(
-            runner,
-            work,
-            admitted=Place(identity, self.registration, jobs, outputs, log).taken,
-            beside=[endings.keep_listening, self.retention.keep_sweeping, told.keep_summing],
-            closing=told.close,
-        )
-        """Runs the workers and the sweep beside the requests."""
         retention = settings.retention if dialect.retention is None else dialect.retention
         addresses = Addresses(dialect, settings.public_base_url)
         kinds = kinds_of(
@@ -255,6 +253,30 @@ class BulkData:
             adapter=identity.name,
             endings=endings,
         )
+        gauges = Gauges(
+            jobs,
+            outputs,
+            runner,
+            adapter=identity.name,
+            mount=self.mount,
+            held_polls=lambda: service.held_polls,
+            observers=told.all,
+            clock=clock,
+        )
+        self.engine = Engine(
+            runner,
+            work,
+            admitted=Place(identity, self.registration, jobs, outputs, log).taken,
+            beside=[
+                startup.announce,
+                endings.keep_listening,
+                self.retention.keep_sweeping,
+                told.keep_summing,
+                gauges.keep_taking,
+            ],
+            closing=told.close,
+        )
+        """Runs the workers and the sweep beside the requests."""
         exports = ExportEndpoints(
             service=ExportService(
                 Admission(
@@ -329,7 +351,11 @@ class BulkData:
         """What the mount offers; discovery documents are made from it."""
         self.capability = Capability(self.offer)
         """Our part of a CapabilityStatement: `fragment()`, and `amend()` to add it to the host's."""
-        self.table: tuple[Row, ...] = (*rows, *discovery_rows(self.offer, addresses, self._replies))
+        self.table: tuple[Row, ...] = (
+            *rows,
+            *discovery_rows(self.offer, addresses, self._replies),
+            *health_rows(Probe(gauges, settings, engine_runs=lambda: self.engine.works, clock=clock), self._replies, rows),
+        )
         """The route table of the mount."""
         self.types = definitions(fhir_version).resource_types
         """All resource types, by which paths of resources are recognised."""
@@ -409,6 +435,11 @@ def _warn_of_plain_http(settings: Settings) -> None:
         _log.warning(
             "public_base_url is %s: without TLS, others can read tokens and patient data on the network", settings.public_base_url
         )
+
+
+def _checked(settings: Settings) -> Settings:
+    _warn_of_plain_http(settings)
+    return settings
 
 
 def _detail(observers: Sequence[Observer], settings: Settings) -> AuditDetail:

@@ -24,7 +24,7 @@ from fhir_bulk_middleware.contract.registration import AGREED, NotAdmitted, Regi
 from fhir_bulk_middleware.dialects import Dialect
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Identity", "Place", "TellsAudiences", "identity_of", "registration_of"]
+__all__ = ["Identity", "Place", "TellsAudiences", "TellsIssuer", "identity_of", "registration_of"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -38,6 +38,21 @@ class TellsAudiences(Protocol):
     @property
     def audiences(self) -> frozenset[str]:
         """The accepted values of `aud`; one of them suffices."""
+        ...
+
+
+@runtime_checkable
+class TellsIssuer(Protocol):
+    """A token verifier that knows whose tokens it accepts, and says so when a mount starts."""
+
+    @property
+    def issuer(self) -> str:
+        """The required value of `iss`."""
+        ...
+
+    @property
+    def keys(self) -> str:
+        """Where the keys come from, in words and without secrets."""
         ...
 
 

@@ -28,6 +28,8 @@ class Operation(Enum):
     CONDITIONAL_DELETE = auto()
     DISCOVERY = auto()
     """Discovery documents of the mount."""
+    HEALTH = auto()
+    """Probes of an orchestrator."""
     NONE = auto()
     """No operation: the path or the method is wrong."""
 

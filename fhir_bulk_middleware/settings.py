@@ -1,15 +1,19 @@
 """The settings of the operator, with defaults, validated when they are made."""
 
-from typing import Annotated, Literal
+import inspect
+import textwrap
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fhir_bulk_middleware import environment
 from fhir_bulk_middleware.smart.configuration import SmartConfiguration
 
 __all__ = ["Settings"]
 
 _MIB = 1024 * 1024
+_WIDTH = 110
 
 
 def _absolute(url: str) -> str:
@@ -22,7 +26,10 @@ def _absolute(url: str) -> str:
 
 
 class Settings(BaseModel):
-    """Limits, sizes and times. All durations are in seconds, all sizes in bytes."""
+    """Limits, sizes and times. All durations are in seconds, all sizes in bytes.
+
+    `Settings.from_environment()` takes them from environment variables: `FHIR_BULK_RETENTION=86400` is `retention=86400`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -171,6 +178,10 @@ class Settings(BaseModel):
     """The `nice` value of worker processes, which gives precedence to the server. It costs nothing on an idle core. Beside
     another busy process a worker at 10 gets about a tenth of the core; set 0 where exports matter as much as the others."""
 
+    health: bool = False
+    """Whether `/$health` and `/$health/ready` below the mount answer probes of an orchestrator, without a token: whether stores
+    can be reached, workers alive, jobs queued and since when, space left. No patient data, names or versions."""
+
     on_audit_failure: Literal["refuse", "go_on"] = "go_on"
     """What to do with a kick-off, a file or a delete that an audit (`AuditFile`, `AuditEvents`) cannot record. `refuse` answers
     503 before anything is served or removed. `go_on` carries it out; the audit later records how many events it missed."""
@@ -186,6 +197,23 @@ class Settings(BaseModel):
     smart: SmartConfiguration | None = None
     """The content of `/.well-known/smart-configuration`, below the base and, if attached to a whole host, at its root. Without it
     there is no such document (SE-20)."""
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> "Settings":
+        """The settings of the environment variables `FHIR_BULK_...` (`fhir_bulk_middleware.environment`).
+
+        Args:
+            given: settings that take precedence over the environment.
+
+        Raises:
+            ValueError: a value is invalid. The message names the variable and does not quote its value.
+        """
+        read = environment.values({name: field for name, field in cls.model_fields.items() if name not in given})
+        try:
+            return cls.model_validate(read | given)
+        except ValidationError as error:
+            fault = environment.fault(error, dict(zip(given, given, strict=True)))
+        raise ValueError(fault)  # out here, so that no traceback leads to pydantic's error, which quotes the values
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -203,3 +231,13 @@ class Settings(BaseModel):
         if self.deletion_retention is not None and self.deletion_retention < self.deadline + self.retention:
             raise ValueError("deletion_retention must be at least deadline plus retention")
         return self
+
+
+def _explained() -> str:
+    """Every setting with its meaning, for `help(Settings)`."""
+    explained = [f"{name}: {' '.join((field.description or '').split())}" for name, field in Settings.model_fields.items()]
+    lines = [textwrap.fill(each, _WIDTH, initial_indent="    ", subsequent_indent="        ") for each in explained]
+    return "\n".join(["Attributes:", *lines])
+
+
+Settings.__doc__ = f"{inspect.cleandoc(Settings.__doc__ or '')}\n\n{_explained()}\n"

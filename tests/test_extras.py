@@ -10,16 +10,18 @@ EXTRAS = {
     "metrics": ["prometheus_client"],
     "objectstore": ["obstore"],
     "testing": ["pytest", "_pytest"],
+    "tracing": ["opentelemetry"],
     "demo": ["httpx2", "uvicorn"],
     "cli": ["rich"],
     "fast": ["isal", "msgspec", "uvloop"],
 }
 NEEDS = {
-    "metrics": {"observers.metrics"},
+    "metrics": {"observers.metrics", "observers.figure_files"},
     "objectstore": {"stores.objects"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},
     "fast": set[str](),
+    "tracing": set[str](),
 }
 
 _IMPORT_ALL = """

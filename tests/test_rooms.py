@@ -13,8 +13,8 @@ import fhir_bulk_middleware
 
 PACKAGE = Path(fhir_bulk_middleware.__file__).parent
 FLOORS = (
-    "outcomes instant identifiers compact_json loopback trusted_files streams smart.configuration",
-    "caps settings",
+    "outcomes instant identifiers compact_json loopback trusted_files streams environment smart.configuration",
+    "caps settings tracing",
     "scopes",
     "fhir",
     "contract",
@@ -22,10 +22,10 @@ FLOORS = (
     "http identity",
     "files",
     "jobs",
-    "delete export",
+    "delete export health",
     "demo smart testing",
     "discovery",
-    "kinds views host_routes mount default_runner",
+    "kinds views host_routes mount default_runner startup",
     "app",
     "middleware checks",
     "cli",

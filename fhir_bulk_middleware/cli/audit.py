@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from fhir_bulk_middleware import environment
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.state import State
 
 __all__ = ["add_to"]
 
@@ -44,8 +44,8 @@ def _add_file(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--key",
         metavar="FILE|env:NAME",
-        default=State.audit_key(),
-        help="the audit key (default: the environment variable FHIR_BULK_AUDIT_KEY, else a file next to FILE)",
+        default=None,
+        help="the audit key (default: the variable FHIR_BULK_AUDIT_KEY or FHIR_BULK_AUDIT_KEY_FILE, else a file next to FILE)",
     )
 
 
@@ -53,7 +53,7 @@ def _verify(given: argparse.Namespace) -> int:
     from fhir_bulk_middleware.observers.audit_check import Broken, verify  # noqa: PLC0415
 
     try:
-        found = verify(given.file, *given.expect, key=given.key, after=given.after)
+        found = verify(given.file, *given.expect, key=_key(given), after=given.after)
     except OSError as error:
         raise _complaint(given.file, error) from error
     if isinstance(found, Broken):
@@ -70,7 +70,7 @@ def _anchor(given: argparse.Namespace) -> int:
     from fhir_bulk_middleware.observers.audit_check import anchor  # noqa: PLC0415
 
     try:
-        sys.stdout.write(f"{anchor(given.file, given.key)}\n")
+        sys.stdout.write(f"{anchor(given.file, _key(given))}\n")
     except OSError as error:
         raise _complaint(given.file, error) from error
     except ValueError as error:
@@ -83,10 +83,18 @@ def _digest(given: argparse.Namespace) -> int:
     from fhir_bulk_middleware.observers.audit_check import audit_key  # noqa: PLC0415
 
     try:
-        sys.stdout.write(f"{audit_key(given.file, given.key).digest(given.text)}\n")
+        sys.stdout.write(f"{audit_key(given.file, _key(given)).digest(given.text)}\n")
     except OSError as error:
         raise _complaint(given.file, error) from error
     return 0
+
+
+def _key(given: argparse.Namespace) -> str | None:
+    """The place of the key: the option, else what the environment says."""
+    try:
+        return given.key or environment.audit_key()
+    except ValueError as error:
+        raise Complaint(str(error)) from error
 
 
 def _complaint(file: Path, error: OSError) -> Complaint:

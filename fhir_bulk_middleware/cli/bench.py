@@ -10,8 +10,8 @@ from pathlib import Path
 
 import anyio
 
-from fhir_bulk_middleware.cli.bench_server import Bench, as_json, measure_server, show_rounds
 from fhir_bulk_middleware.cli.adapter_option import add_adapter, chosen_adapter
+from fhir_bulk_middleware.cli.bench_server import Bench, as_json, measure_server, show_rounds
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.profiler import Profile, measure

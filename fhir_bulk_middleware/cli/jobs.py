@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.cli.own_host import APP_HELP, own_bulk
+from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import Job
-from fhir_bulk_middleware.contract.recipes import make
-from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.outcomes import Reason, Refused
-from fhir_bulk_middleware.settings import Settings
 
 if TYPE_CHECKING:
     from fhir_bulk_middleware.jobs.operator import JobOperator
@@ -50,7 +49,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="the id of the job, for show and cancel")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
-    where.add_argument("--app", metavar="MODULE:FACTORY", help="returns your host's BulkData when called")
+    where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="list and watch the newest N jobs (default: %(default)s)"
     )
@@ -116,10 +115,11 @@ async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
 
     if not state.jobs.is_file():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
+    settings = settings_option.settings_of(argparse.Namespace(settings=[]), defaults=AUDIT_SETTINGS)
     stores = Stores.of(state)
     try:
         try:
-            settings = await settings_of(stores, Settings.model_validate(audit_settings()))
+            settings = await settings_of(stores, settings)
         except (sqlite3.DatabaseError, RuntimeError) as error:
             raise Complaint(f"{state.jobs} cannot be read: {error}") from error
         found = operator(stores, settings, audit_of(state, stores, settings))
@@ -136,17 +136,9 @@ async def _of_app(app: str) -> AsyncIterator["JobOperator"]:
     """The jobs of a host's own BulkData.
 
     Raises:
-        Complaint: the factory cannot be called, or returns something else.
+        Complaint: there is no such BulkData.
     """
-    from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
-
-    sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that a host need not be installed
-    try:
-        made = make(Recipe(app, {}))
-    except (ValueError, ImportError, TypeError) as error:
-        raise Complaint(f"--app: {error}") from error
-    if not isinstance(made, BulkData):
-        raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData")
+    made = own_bulk(app)
     try:
         yield made.operator
     finally:

@@ -20,7 +20,7 @@ from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
 from fhir_bulk_middleware.cli.listener import listening, port_of
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import AUDIENCE, ISSUER, State, audit_settings
+from fhir_bulk_middleware.cli.state import AUDIENCE, AUDIT_SETTINGS, ISSUER, State
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.cli.token_source import TokenSource
 from fhir_bulk_middleware.demo.loading import ByLastUpdated, NdjsonFolder
@@ -73,14 +73,16 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="maximum number of connections; further ones get 503 (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="number of worker processes (default: %(default)s)")
+    defaults = Settings()
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help=f"number of worker processes (default: {defaults.worker_processes})"
+    )
     parser.add_argument(
         "--nice",
         type=int,
-        default=Settings().worker_niceness,
         metavar="N",
         help="niceness of the worker processes, 0 to 19; with 0 an export gets a full share of a core on which other programs are"
-        " busy (default: %(default)s)",
+        f" busy (default: {defaults.worker_niceness})",
     )
     add_log_level(parser)
     parser.add_argument(
@@ -110,6 +112,7 @@ def _run(given: argparse.Namespace) -> int:
 
 def _started(given: argparse.Namespace, state: State) -> int:
     settings = _settings(given)
+    given.public_base_url = settings.public_base_url  # which may come from the environment
     out = screen()
     with _listener(given) as listener, authorization_server(state, _url(given, listener), given) as authorization:
         verifier = _verifier(given, state) if authorization is None else _own_verifier(given, authorization)
@@ -168,7 +171,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         raise Complaint("--base: the path must begin with / and not end with /")
     values = {"public_base_url": given.public_base_url, "worker_processes": given.workers, "worker_niceness": given.nice}
     own = {name: (_OWN[name], value) for name, value in values.items()}
-    return settings_option.settings_of(given, own, audit_settings())
+    return settings_option.settings_of(given, own, AUDIT_SETTINGS)
 
 
 def _verifier(given: argparse.Namespace, state: State) -> JoseTokenVerifier:

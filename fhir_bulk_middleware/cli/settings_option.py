@@ -1,20 +1,25 @@
-"""`--set NAME=VALUE`: an option for each field of `Settings` with a textual value."""
+"""`--set NAME=VALUE`: an option for each field of `Settings` with a textual value. The environment has all fields."""
 
 import argparse
 import re
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from fhir_bulk_middleware import environment
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["add_to", "settings_of"]
+__all__ = ["add_to", "none_with_app", "settings_of"]
 
 _WIDTH: Final = 100
+_HEAD: Final = (
+    "settings (durations in seconds, sizes in bytes); each is also read from the environment, as FHIR_BULK_ and its name in\n"
+    "capitals, where the command line takes precedence:"
+)
 _SOURCE = re.compile(r"\s*\((?:laws? \d|[A-Z]{2}-\d)[^)]*\)")
 """Citations of laws and requirements in descriptions, which the help omits."""
 
@@ -35,7 +40,7 @@ def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None
         help="change a setting from the list below (repeatable)",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "settings (durations in seconds, sizes in bytes):\n" + "\n".join(
+    parser.epilog = f"{_HEAD}\n" + "\n".join(
         _described(name, field) for name, field in _settable().items() if name not in (own or {})
     )
 
@@ -45,12 +50,12 @@ def settings_of(
     own: Mapping[str, tuple[str, object]] | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings of a command line.
+    """The settings of a command line and of the environment, over which the command line takes precedence.
 
     Args:
         given: the parsed command line.
         own: settings with an option of their own: name to option and value; a None value is ignored.
-        defaults: the command's own defaults.
+        defaults: the command's own defaults, over which the environment takes precedence.
 
     Raises:
         Complaint: a setting is unknown, repeated, or has an invalid value.
@@ -69,25 +74,28 @@ def settings_of(
             raise Complaint(f"--set {name}: give it once")
         texts[name] = value
     try:
-        return Settings.model_validate_strings({**(defaults or {}), **texts})
+        read = environment.values({name: field for name, field in Settings.model_fields.items() if name not in texts})
+        return Settings.model_validate_strings({**(defaults or {}), **read, **texts})
     except ValidationError as error:
-        (first, *_) = error.errors(include_url=False)
-        place = str(first["loc"][0]) if first["loc"] else ""
-        option = options[place][0] if place in options else f"--set {place}".strip()
-        raise Complaint(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        names = {name: options[name][0] if name in options else f"--set {name}" for name in texts}
+        raise Complaint(environment.fault(error, names)) from error
+    except ValueError as error:
+        raise Complaint(str(error)) from error
+
+
+def none_with_app(given: argparse.Namespace) -> None:
+    """Refuse `--set` beside `--app`, since a host's own BulkData has its settings.
+
+    Raises:
+        Complaint: there is one.
+    """
+    if given.settings:
+        raise Complaint(f"--set {given.settings[0].partition('=')[0]}: only with --dir; with --app your host gives the settings")
 
 
 def _settable() -> dict[str, FieldInfo]:
     """The fields with textual values."""
-    return {name: field for name, field in Settings.model_fields.items() if not any(map(_is_model, _alternatives(field)))}
-
-
-def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
-    return get_args(field.annotation) or (field.annotation,)
-
-
-def _is_model(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return {name: field for name, field in Settings.model_fields.items() if not environment.nested(field)}
 
 
 def _described(name: str, field: FieldInfo) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.exclusive import exclusive
@@ -16,7 +17,7 @@ from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.trusted_files import check_folder
 
-__all__ = ["AUDIENCE", "ISSUER", "State", "audit_settings"]
+__all__ = ["AUDIENCE", "AUDIT_SETTINGS", "ISSUER", "State"]
 
 ISSUER = "https://fhir-bulk.example/development"
 """The issuer of development tokens."""
@@ -24,7 +25,8 @@ ISSUER = "https://fhir-bulk.example/development"
 AUDIENCE = "https://fhir-bulk.example/development/fhir"
 """The audience of development tokens."""
 
-_AUDIT_KEY = "FHIR_BULK_AUDIT_KEY"
+AUDIT_SETTINGS: Final = {"on_audit_failure": "refuse"}
+"""The defaults of commands on a STATE folder: nothing is served or removed without an audit record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,6 @@ class State:
     def audit(self) -> Path:
         """The audit file."""
         return self.folder / "audit.jsonl"
-
-    @staticmethod
-    def audit_key() -> str | None:
-        """The location of the audit key from the environment variable `FHIR_BULK_AUDIT_KEY`; None for the default."""
-        return f"env:{_AUDIT_KEY}" if os.environ.get(_AUDIT_KEY) else None
 
     @property
     def runner(self) -> Path:
@@ -233,9 +230,3 @@ def _complaints() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise Complaint(f"--dir: {error}") from error
-
-
-def audit_settings() -> dict[str, str]:
-    """The defaults of commands on a STATE folder: nothing is served or removed without an audit record."""
-    key = State.audit_key()
-    return {"on_audit_failure": "refuse"} | ({} if key is None else {"audit_key": key})

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -9,8 +10,13 @@ from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
+from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
+from fhir_bulk_middleware.contract.registration import NotAdmitted
 from fhir_bulk_middleware.settings import Settings
+
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.app import BulkData
 
 __all__ = ["add_to"]
 
@@ -18,20 +24,38 @@ __all__ = ["add_to"]
 def add_to(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("sweep", help="end overdue and expired jobs and delete their files, once")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
+    where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
     settings_option.add_to(parser)
     add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
+    if given.app is not None:
+        settings_option.none_with_app(given)
+        with logging_to_stderr(given.log_level):
+            anyio.run(_sweep_own, own_bulk(given.app))
+        return 0
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
-    settings = settings_option.settings_of(given, defaults=audit_settings())
+    settings = settings_option.settings_of(given, defaults=AUDIT_SETTINGS)
     with logging_to_stderr(given.log_level):
         anyio.run(_sweep, state, settings)
     return 0
+
+
+async def _sweep_own(bulk: "BulkData") -> None:
+    """Sweep the jobs of a host's own BulkData."""
+    check_shared(bulk)
+    try:
+        await bulk.retention.sweep()
+    except NotAdmitted as refused:
+        raise Complaint(f"--app: {refused}") from refused
+    finally:
+        await bulk.operator.close()
 
 
 async def _sweep(state: State, given: Settings) -> None:

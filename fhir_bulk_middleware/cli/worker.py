@@ -1,8 +1,11 @@
-"""`fhir-bulk worker`: runs a further worker for the jobs of a STATE folder."""
+"""`fhir-bulk worker`: runs a further worker for the jobs of a STATE folder, or of a host's own BulkData."""
 
 import argparse
+import logging
 import signal
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -10,29 +13,78 @@ from fhir_bulk_middleware.cli import settings_option
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.state import State, audit_settings
+from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
+from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
+from fhir_bulk_middleware.contract.recipes import make
+from fhir_bulk_middleware.contract.registration import NotAdmitted
+from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
 
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.app import BulkData
+
 __all__ = ["add_to"]
+
+_log = logging.getLogger("fhir_bulk_middleware")
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("worker", help="run a further worker for a STATE folder until Ctrl-C or SIGTERM")
-    parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
+    parser = commands.add_parser("worker", help="run a further worker until Ctrl-C or SIGTERM")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
+    where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
     settings_option.add_to(parser)
     add_log_level(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
+    if given.app is not None:
+        settings_option.none_with_app(given)
+        with logging_to_stderr(given.log_level):
+            anyio.run(_work_own, given.app, own_bulk(given.app))
+        return 0
     state = State(given.dir)
     if not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     with logging_to_stderr(given.log_level):
-        anyio.run(_work, state, settings_option.settings_of(given, defaults=audit_settings()))
+        anyio.run(_work, state, settings_option.settings_of(given, defaults=AUDIT_SETTINGS))
     return 0
+
+
+async def _work_own(app: str, bulk: "BulkData") -> None:
+    """Work on the jobs of a host's own BulkData, beside its servers."""
+    check_shared(bulk)
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            async with bulk.running(), _in_this_process(bulk):
+                screen().say(f"Working on the exports of {app} (Ctrl-C ends it)")
+                async for _ in signals:
+                    break
+        except NotAdmitted as refused:
+            raise Complaint(f"--app: {refused}") from refused
+
+
+def _in_this_process(bulk: "BulkData") -> AbstractAsyncContextManager[None]:
+    """Work in this process too, where the engine only keeps a pool of workers or stands by for one that a server keeps.
+
+    The parts are made again as in a worker process, which may block. An engine that works in its own
+    loop works here already.
+    """
+    from fhir_bulk_middleware.startup import without_recipe  # noqa: PLC0415 - for a fast start
+    from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner  # noqa: PLC0415
+
+    recipe = bulk.engine.work.recipe()
+    if recipe is None:
+        _log.warning(
+            "this worker works in its own loop, one piece at a time: %s",
+            "; ".join(without_recipe(bulk.parts)) or "the clock is not the machine's, or groups= has no recipe()",
+        )
+    if recipe is None or not isinstance(bulk.engine.runner, ProcessRunner):
+        return nullcontext()
+    return LoopRunner().running(cast("Work", make(recipe)))
 
 
 async def _work(state: State, given: Settings) -> None:

@@ -199,6 +199,7 @@ class Request:
         kind: what the job does.
         granular: the queries of granular scopes that restrict the job, as (type, query); a token that polls must have them too.
         options: how the output is made.
+        traceparent: identifies the span of the kick-off, to which those of its work are linked; shown to nobody.
     """
 
     url: str
@@ -210,6 +211,7 @@ class Request:
     granular: tuple[tuple[str, str], ...] = ()
     options: Options = Options()
     kind: JobKind = JobKind.EXPORT
+    traceparent: str | None = None
 
     def forgotten(self) -> "Request":
         """The request as a tombstone keeps it: without URL, window, criteria and options (law 38)."""
@@ -218,7 +220,7 @@ class Request:
     def of_failed(self) -> "Request":
         """The request as a failed job keeps it: the rights that a poll needs, and the form of its answer (law 38)."""
         options = Options(separate_status=self.options.separate_status)
-        return replace(self, url="", window=Window(), options=options)
+        return replace(self, url="", window=Window(), options=options, traceparent=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.running import Recipe, SupportsWorkerProcess
 
-__all__ = ["as_json", "factory_of", "from_json", "make", "recipes_of"]
+__all__ = ["as_json", "factory_of", "from_json", "make", "named", "recipes_of"]
 
 
 def make(recipe: Recipe) -> object:
@@ -31,17 +31,27 @@ def factory_of(recipe: Recipe) -> Callable[..., object]:
         ValueError: it is not written as `package.module:callable`, or is not callable.
         ImportError: there is no such module, or it has no such name.
     """
-    module_name, colon, name = recipe.factory.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"a factory is written package.module:callable, not {recipe.factory!r}")
-    found: object = importlib.import_module(module_name)
-    try:
-        found = reduce(getattr, name.split("."), found)
-    except AttributeError as error:
-        raise ImportError(f"{module_name} has no {name}") from error
+    found = named(recipe.factory)
     if not callable(found):
         raise ValueError(f"{recipe.factory} cannot be called")  # noqa: TRY004 - the text names the wrong thing
     return found
+
+
+def named(place: str) -> object:
+    """Import what `package.module:name` names.
+
+    Raises:
+        ValueError: the place is not written like that.
+        ImportError: there is no such module, or it has no such name.
+    """
+    module_name, colon, name = place.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"a factory is written package.module:callable, not {place!r}")
+    found: object = importlib.import_module(module_name)
+    try:
+        return reduce(getattr, name.split("."), found)
+    except AttributeError as error:
+        raise ImportError(f"{module_name} has no {name}") from error
 
 
 def recipes_of(**parts: object) -> dict[str, JsonValue] | None:

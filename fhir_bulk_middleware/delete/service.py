@@ -22,6 +22,7 @@ from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.tracing import span
 
 __all__ = ["DeleteService"]
 
@@ -84,8 +85,9 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy do not allow it.
         """
-        storage = await self._storage(principal, events.Removal.BY_ID, type_)
-        return await self._reported(storage, await self._by_its_id(storage, principal, type_, id_, asked))
+        with span("delete", {"mount": self._mount, "removal": events.Removal.BY_ID.value, "type": type_}):
+            storage = await self._storage(principal, events.Removal.BY_ID, type_)
+            return await self._reported(storage, await self._by_its_id(storage, principal, type_, id_, asked))
 
     async def _by_its_id(
         self, storage: StorageOfCaller, principal: Principal, type_: str, id_: str, asked: DeleteRequest
@@ -107,10 +109,11 @@ class DeleteService:
         Raises:
             Refused: the scopes or the storage do not allow it, or a criterion cannot be applied.
         """
-        rights, target = await self._target(principal, criteria, asked)
         removal = events.Removal.ALL if asked.remove_all else events.Removal.BY_CRITERIA
-        storage = await self._storage(principal, removal, target.type, criteria)
-        return await self._reported(storage, _shown(await self._remove(storage, target, asked), rights))
+        with span("delete", {"mount": self._mount, "removal": removal.value, "type": criteria.type}):
+            rights, target = await self._target(principal, criteria, asked)
+            storage = await self._storage(principal, removal, target.type, criteria)
+            return await self._reported(storage, _shown(await self._remove(storage, target, asked), rights))
 
     async def begin(
         self, principal: Principal, criteria: Criteria, asked: DeleteRequest, url: str, idempotency_key: str | None

@@ -12,6 +12,7 @@ from fhir_bulk_middleware.discovery.offer import Offer
 from fhir_bulk_middleware.discovery.refusals import reasons
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.files.format import MEDIA_TYPE
+from fhir_bulk_middleware.health.endpoints import HEALTH_MEDIA_TYPE, READY_PATH
 from fhir_bulk_middleware.http.guard import Open
 from fhir_bulk_middleware.http.replies import FileStatus
 from fhir_bulk_middleware.http.routes import Row, has_head
@@ -30,6 +31,7 @@ _SUMMARIES: Mapping[Operation, str] = {
     Operation.DELETE: "Delete a resource",
     Operation.CONDITIONAL_DELETE: "Delete what meets search criteria",
     Operation.DISCOVERY: "What the mount says about itself",
+    Operation.HEALTH: "Whether the server is well",
 }
 _OF_SEVERAL = frozenset(
     {DeleteOutcome.NO_MATCH, DeleteOutcome.SEVERAL_MATCHES, DeleteOutcome.ALL_DELETED, DeleteOutcome.TOO_MANY_MATCHES}
@@ -131,6 +133,8 @@ def _successes(offer: Offer, row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from _deleted(offer, row)
         case Operation.FILE:
             yield from _file()
+        case Operation.HEALTH:
+            yield from _health(row)
         case Operation.DISCOVERY:
             media_type = "application/json" if row.path == SMART_PATH else _FHIR_JSON
             yield HTTPStatus.OK, {"description": "the document", "content": {media_type: {"schema": {"type": "object"}}}}
@@ -179,6 +183,13 @@ def _cancelled(offer: Offer) -> tuple[int, dict[str, Any]]:
         "description": "cancelled",
         "content": {_FHIR_JSON: {"schema": schemas.reference("OperationOutcome")}},
     }
+
+
+def _health(row: Row) -> Iterator[tuple[int, dict[str, Any]]]:
+    content = {HEALTH_MEDIA_TYPE: {"schema": schemas.HEALTH}}
+    yield HTTPStatus.OK, {"description": "the checks", "content": dict(content)}
+    if row.path == READY_PATH:
+        yield HTTPStatus.SERVICE_UNAVAILABLE, {"description": "not ready", "content": dict(content)}
 
 
 def _file() -> Iterator[tuple[int, dict[str, Any]]]:

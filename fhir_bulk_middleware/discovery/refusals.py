@@ -69,6 +69,7 @@ _OF: Mapping[Operation, frozenset[Reason]] = {
     Operation.DELETE: _DELETE | {Reason.HEADER_MISSING, Reason.PARAMETER_UNKNOWN},
     Operation.CONDITIONAL_DELETE: _DELETE | {Reason.CRITERIA_MISSING, Reason.JOBS_TOO_MANY, Reason.IDEMPOTENCY_MISMATCH},
     Operation.DISCOVERY: frozenset({Reason.HOST_INVALID}),
+    Operation.HEALTH: frozenset(),
 }
 
 

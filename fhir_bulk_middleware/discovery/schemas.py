@@ -10,7 +10,7 @@ from fhir_bulk_middleware.export.parameter_reading import SHAPES
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.files.format import FORMAT_NAMES, MEDIA_TYPE
 
-__all__ = ["TASK_BUNDLE", "VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
+__all__ = ["HEALTH", "TASK_BUNDLE", "VALUES", "manifest", "operation_outcome", "parameters", "reference", "value"]
 
 _URL: dict[str, Any] = {"type": "string", "format": "uri"}
 _WORDS: dict[str, list[str]] = {"_outputFormat": sorted(FORMAT_NAMES)}  # not those that a lenient kick-off ignores (law 21)
@@ -24,6 +24,32 @@ VALUES: dict[str, dict[str, Any]] = {
     "Coding": {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}},
 }
 """JSON schemas of FHIR types; `code` is missing and treated as `string`."""
+
+_CHECK: dict[str, Any] = {
+    "type": "object",
+    "required": ["status"],
+    "additionalProperties": False,
+    "properties": {
+        "status": {"enum": ["pass", "warn", "fail"]},
+        "observedValue": {"type": "number", "minimum": 0},
+        "observedUnit": {"type": "string"},
+        "output": {"type": "string"},
+    },
+}
+HEALTH: dict[str, Any] = {
+    "type": "object",
+    "required": ["status", "checks"],
+    "additionalProperties": False,
+    "properties": {
+        "status": {"enum": ["pass", "warn", "fail"]},
+        "checks": {
+            "type": "object",
+            "required": ["engine:running", "jobs:reachable", "outputs:reachable"],
+            "additionalProperties": {"type": "array", "minItems": 1, "maxItems": 1, "items": _CHECK},
+        },
+    },
+}
+"""The schema of the document of a health probe."""
 
 TASK_BUNDLE: dict[str, Any] = {
     "type": "object",

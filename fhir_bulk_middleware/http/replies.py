@@ -75,6 +75,11 @@ class Replies:
         """A JSON document: of discovery, or the list of the caller's jobs."""
         return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
+    def health(self, document: Mapping[str, Any], *, ready: bool) -> Response:
+        """The document of a health probe: 503 if requests should not come here."""
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return self._response(status, _dump(document), {"Content-Type": "application/health+json"})
+
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that reports success."""
         return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})

@@ -28,6 +28,11 @@ class HeldPolls:
         self._held: dict[Owner, int] = {}
         self._all = 0
 
+    @property
+    def count(self) -> int:
+        """The number of polls that are held open now."""
+        return self._all
+
     @contextmanager
     def awaiting(self, job_id: str) -> Generator[asyncio.Event]:
         """An event that is set when the job ends; to be entered before the job is read, so that no end is missed."""

@@ -26,6 +26,7 @@ from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.tracing import span, traceparent
 
 __all__ = ["JobList", "JobService", "KickOffDetail", "Polled"]
 
@@ -124,6 +125,11 @@ class JobService:
         most = settings.kick_offs_per_minute
         self._kick_offs = Throttle(min(most, max(_KICK_OFFS_AT_ONCE, most // 6)), most / 60, clock)
 
+    @property
+    def held_polls(self) -> int:
+        """The number of polls that this process holds open."""
+        return self._held.count
+
     def pace(self, principal: Principal) -> None:
         """Count a kick-off against the client's rate, before it is parsed (law 38).
 
@@ -144,13 +150,27 @@ class JobService:
             Refused: the owner has too many jobs, or the key came with another request; or an audit cannot record the kick-off,
                 and the job was cancelled.
         """
+        job_id = self._new_job_id()
+        with span("kick_off", {"mount": self._mount, "job": job_id, "kind": request.kind.value, "level": request.level.value}):
+            return await self._accept(job_id, principal, request, rows, idempotency_key=idempotency_key, asked=asked)
+
+    async def _accept(
+        self,
+        job_id: str,
+        principal: Principal,
+        request: Request,
+        rows: Rows,
+        *,
+        idempotency_key: str | None,
+        asked: KickOffDetail,
+    ) -> Job:
         now = self._clock()
         job = Job(
-            id=self._new_job_id(),
+            id=job_id,
             mount=self._mount,
             adapter=self._adapter,
             owner=principal.owner,
-            request=request,
+            request=replace(request, traceparent=traceparent()),
             created_at=now,
             changed_at=now,
             idempotency=_idempotency(idempotency_key, request, rows),

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import anyio
 
@@ -19,6 +20,7 @@ from fhir_bulk_middleware.jobs.kind import EffectsOfJobs, Task, TaskFailed
 from fhir_bulk_middleware.observers.observing import Observers, Unrecorded
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.settings import Settings
+from fhir_bulk_middleware.tracing import span
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseKeeper, LeaseLost, keep_in_task
 
 __all__ = ["EXHAUSTED", "JobWork"]
@@ -134,6 +136,10 @@ class JobWork:
 
     async def _carry_out(self, lease: Lease) -> None:
         held, task = HeldLease(lease), self._tasks[lease.job.request.kind]
+        with _span(lease):
+            await self._kept(held, lease, task)
+
+    async def _kept(self, held: HeldLease, lease: Lease, task: Task) -> None:
         async with self._keep_lease(self._jobs, held, self._settings, self._clock):
             if lease.slice is None:
                 await self._plan(lease, task)
@@ -192,6 +198,20 @@ class JobWork:
                 )
                 return
             current = await self._jobs.find(job.id, job.mount, job.owner)
+
+
+def _span(lease: Lease) -> AbstractContextManager[None]:
+    """The span of a piece of work, linked to that of the kick-off."""
+    job, piece = lease.job, lease.slice
+    about: dict[str, str | int] = {
+        "mount": job.mount,
+        "job": job.id,
+        "kind": job.request.kind.value,
+        "attempt": lease.attempt,
+    }
+    if piece is not None:
+        about |= {"slice": piece.number, "type": piece.type}
+    return span("plan" if piece is None else "slice", about, linked=job.request.traceparent)
 
 
 def _name(lease: Lease) -> str:

@@ -69,6 +69,9 @@ class UrlKeys:
         self._searched_at: Instant | None = None
         self._missing = MissingKids()
 
+    def __str__(self) -> str:
+        return f"the keys at {urlsplit(self._url)._replace(query='', fragment='').geturl()}"
+
     async def keys(self) -> KeySet:
         """The keys, at most `lifetime` old; at most `keep` while fetches fail."""
         settled = self._within(self._lifetime, self._fetched_at) or self._within(self._interval, self._failed_at)

@@ -67,6 +67,9 @@ class FixedKeys:
         if not self._keys.keys:
             raise ValueError("; ".join(("no key of the set can verify tokens", *self._keys.passed_over)))
 
+    def __str__(self) -> str:
+        return f"a fixed set of keys ({len(self._keys.keys)})"
+
     async def keys(self) -> KeySet:
         """The keys."""
         return self._keys
@@ -104,6 +107,9 @@ class FileKeys:
         self._version: _Version | None = None
         self._keys: KeySet | None = None
         self._complaint: str | None = None
+
+    def __str__(self) -> str:
+        return f"the keys in {self._path}"
 
     async def keys(self) -> KeySet:
         """The keys of the file, checked at most `interval` seconds ago."""

@@ -68,6 +68,8 @@ class JoseTokenVerifier:
         self._algorithms = _asymmetric(algorithms)
         self.audiences = audiences
         """The accepted values of `aud`."""
+        self.issuer = issuer
+        """The required value of `iss`."""
         self._expected = Expectations(
             issuer=issuer, audiences=audiences, leeway=leeway, required=required, longest_life=longest_life
         )
@@ -75,6 +77,12 @@ class JoseTokenVerifier:
         self._clock = clock
         self._source = key_source(jwks, clock)
         self._verified = VerifiedTokens()
+
+    @property
+    def keys(self) -> str:
+        """Where the keys come from, in words."""
+        told = isinstance(self._source, FixedKeys | FileKeys | UrlKeys)
+        return str(self._source) if told else f"the keys of {type(self._source).__name__}"
 
     async def verify(self, token: str) -> Principal:
         """Verify a token and return its principal.

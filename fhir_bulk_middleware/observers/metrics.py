@@ -11,6 +11,8 @@ try:
     from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
     from prometheus_client.registry import Collector
+
+    from fhir_bulk_middleware.observers.figure_files import gauges, record
 except ImportError as error:
     raise ImportError("Metrics needs prometheus_client: pip install 'fhir-bulk-middleware[metrics]'") from error
 
@@ -26,6 +28,7 @@ from fhir_bulk_middleware.contract.events import (
     UrlsSigned,
     name,
 )
+from fhir_bulk_middleware.contract.figures import Figures
 from fhir_bulk_middleware.contract.running import Recipe
 
 __all__ = ["Metrics"]
@@ -47,11 +50,14 @@ _Key = tuple[str, ...]
 
 
 class Metrics(Collector):
-    """Counts events in a registry of its own, separate from the host's metrics.
+    """Counts events, and shows figures, in a registry of its own, separate from the host's metrics.
 
     Each process writes its counts to its own file in the folder, and a scrape adds all files up, so any server process can be
     scraped. Files of ended processes stay, because counters must not decrease; the folder may be removed while all servers are
     stopped. No label names an owner, a patient or a job.
+
+    Servers deliver the figures of the gauges every ten seconds (`SupportsFigures`), so a scrape asks no store. Each machine shows
+    the same jobs and bytes: take their maximum over machines, and the sum of workers and held polls.
 
     Args:
         folder: the folder of the counts; made if it is missing.
@@ -60,6 +66,7 @@ class Metrics(Collector):
     def __init__(self, folder: Path | str) -> None:
         self._folder = Path(folder).absolute()
         self._counts: dict[_Key, float] = {}
+        self._figures: dict[str, Figures] = {}
         self._process = 0
         self._file = self._folder
         self.registry = CollectorRegistry()
@@ -83,6 +90,16 @@ class Metrics(Collector):
         beside.write_text(json.dumps([[*key, amount] for key, amount in self._counts.items()]))
         beside.replace(self._file)
 
+    async def take(self, figures: Figures) -> None:
+        """See `SupportsFigures`.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._begin()
+        self._figures[figures.mount] = figures
+        record(self._file, self._figures)
+
     def text(self) -> tuple[bytes, str]:
         """The response to a scrape: body and media type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_1_0_0
@@ -100,12 +117,13 @@ class Metrics(Collector):
                 counter.add_metric(key[1:], sums[key])
             yield counter
         yield _histogram(sums)
+        yield from gauges(self._folder)
 
     def _begin(self) -> None:
         """Begin a file for this process, also after a fork."""
         if self._process == os.getpid():
             return
-        self._process, self._counts = os.getpid(), {}
+        self._process, self._counts, self._figures = os.getpid(), {}, {}
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = self._folder / f"{self._process}-{secrets.token_hex(4)}.json"
 

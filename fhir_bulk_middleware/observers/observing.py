@@ -75,6 +75,11 @@ class Observers:
         self.detail = detail or AuditDetail()
         """The encoding of patients and criteria in events."""
 
+    @property
+    def all(self) -> tuple[Observer, ...]:
+        """The observers, in the order of delivery."""
+        return self._observers
+
     def __bool__(self) -> bool:
         """Whether there is an observer."""
         return bool(self._observers)

@@ -58,6 +58,11 @@ class FileOutputStore:
         """See `OutputStore.bind`. The binding is the file `.job-store` in the folder."""
         return await self._call(_bind, self._folder, store)
 
+    async def free_bytes(self) -> int:
+        """See `SupportsFreeSpace`: what the file system has left for this user."""
+        # Abandoned on cancellation: a disk that hangs must not keep the server from stopping.
+        return (await anyio.to_thread.run_sync(shutil.disk_usage, self._folder, abandon_on_cancel=True)).free
+
     @asynccontextmanager
     async def create(self, key: str) -> AsyncGenerator[OutputSink]:
         """Begin a part."""

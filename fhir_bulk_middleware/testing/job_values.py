@@ -116,6 +116,7 @@ def a_job(owner: Owner = OWNER, *, at: Instant = NOW, mount: str = MOUNT, adapte
         retention=1.5,
         precision=Precision.MILLISECONDS,
         granular=(("Observation", "category=laboratory"),),
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         options=Options(
             elements=("id", "Patient.name"),
             associated=Associated.LATEST_PROVENANCE,

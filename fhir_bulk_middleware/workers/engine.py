@@ -38,8 +38,10 @@ class Engine:
         beside: Sequence[Callable[[], Coroutine[Any, Any, None]]],
         closing: Callable[[], Awaitable[None]],
     ) -> None:
-        self._runner = runner
-        self._work = work
+        self.runner = runner
+        """Runs the work."""
+        self.work = work
+        """The work."""
         self._admitted = admitted
         self._beside = tuple(beside)
         self._closing = closing
@@ -82,6 +84,11 @@ class Engine:
         """Whether it has a user."""
         return self._users > 0
 
+    @property
+    def works(self) -> bool:
+        """Whether it has started and neither stopped nor failed."""
+        return self._task is not None and not self._task.done() and self._started is not None and self._started.done()
+
     async def start_lazily(self, missing_line: str) -> None:
         """Start at the first request if the host did not start it. It then ends with the process, without a clean stop."""
         if self.runs:
@@ -100,7 +107,7 @@ class Engine:
 
     async def _supervise(self, started: asyncio.Future[None]) -> None:
         try:
-            async with self._admitted(), self._runner.running(self._work), anyio.create_task_group() as tasks:
+            async with self._admitted(), self.runner.running(self.work), anyio.create_task_group() as tasks:
                 for task in self._beside:
                     tasks.start_soon(task)
                 started.set_result(None)

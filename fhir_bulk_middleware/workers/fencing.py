@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-__all__ = ["fence", "is_stopped"]
+__all__ = ["fence", "is_alive", "is_stopped"]
 
 _PROC = Path("/proc")
 
@@ -21,6 +21,11 @@ def is_stopped(pid: int) -> bool:
     with suppress(OSError, IndexError):
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
     return False
+
+
+def is_alive(pid: int, token: str) -> bool:
+    """Whether the worker with this process id and token can work: it is there, and not stopped."""
+    return _was_started_with(pid, token) and not is_stopped(pid)
 
 
 async def fence(pid: int, token: str, grace: float) -> bool:

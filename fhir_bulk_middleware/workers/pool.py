@@ -31,7 +31,7 @@ from anyio.abc import Process, TaskGroup
 
 from fhir_bulk_middleware.contract.running import Recipe, Work
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.workers.fencing import fence, is_stopped
+from fhir_bulk_middleware.workers.fencing import fence, is_alive, is_stopped
 from fhir_bulk_middleware.workers.pool_lease import Holding, PoolLease, Predecessor
 from fhir_bulk_middleware.workers.process import GRACE, Assignment
 from fhir_bulk_middleware.workers.starts import StartReport, Starts, how_it_ended
@@ -65,6 +65,12 @@ class WorkerPool:
         self._starts = starts
         self._patience = settings.lease_seconds / 2
         self._workers: list[str] = []
+
+    @staticmethod
+    def alive(folder: Path, adapter: str) -> int:
+        """The number of workers of a folder and adapter that can work, whichever process keeps them."""
+        names = (worker.rsplit("-", 2) for worker in PoolLease(folder, adapter, 0).workers())
+        return sum(host == socket.gethostname() and is_alive(int(pid), token) for host, pid, token in names)
 
     async def keep(self, work: Work, recipe: Recipe) -> None:
         """Wait for the lease and keep workers running, until cancelled. On exit all of them have ended."""

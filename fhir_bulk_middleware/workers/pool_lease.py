@@ -95,6 +95,11 @@ class PoolLease:
         numbers = [path.name.removeprefix(self._prefix) for path in self._folder.glob(f"{self._prefix}*")]
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
+    def workers(self) -> tuple[str, ...]:
+        """The names of the workers that the latest holder has written down, which may have ended with it."""
+        found = self._predecessor(self.latest())
+        return () if found is None else found.workers
+
     def _take(self, number: int, *, create: bool) -> Holding | None:
         path = self._path(number)
         try:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.settings import Settings
@@ -44,6 +45,11 @@ class LoopRunner:
         with watched(self._patience):
             async with _beside([partial(self._serve, work, woken) for woken in self._woken]):
                 yield
+        self._woken = []
+
+    async def workers_alive(self) -> int:
+        """See `SupportsWorkerCount`."""
+        return len(self._woken)
 
     async def _serve(self, work: Work, woken: asyncio.Event) -> None:
         async def wait(seconds: float) -> None:
@@ -82,6 +88,7 @@ class ProcessRunner:
         self._pipes = self._folder / "workers"
         self._wake_ups = WakeUps(self._pipes)
         self._settings = settings
+        self._adapter: str | None = None
         self._starts = Starts(settings.attempts, settings.lease_seconds)
 
     @asynccontextmanager
@@ -100,8 +107,15 @@ class ProcessRunner:
             )
         self._wake_ups.prepare()
         pool = WorkerPool(self._folder, self._wake_ups, self._pipes, self._settings, starts=self._starts)
+        self._adapter = work.adapter
         async with _beside([partial(pool.keep, work, recipe)]):
             yield
+
+    async def workers_alive(self) -> int:
+        """See `SupportsWorkerCount`. It reads the lease of the pool and `/proc`."""
+        if self._adapter is None:
+            return 0
+        return await anyio.to_thread.run_sync(WorkerPool.alive, self._folder, self._adapter)
 
     def wake(self) -> None:
         """See `JobRunner`: wakes the workers of the folder, whichever server process keeps them."""

@@ -410,7 +410,10 @@ def test_a_sweep_leaves_what_has_not_expired(demo: tuple[State, subprocess.Compl
         (["serve", "--set", "smart=x"], "--set smart: unknown setting"),
         (["serve", "--set", "group_scope=perhaps"], "--set group_scope: Input should be a valid boolean"),
         (["serve", "--set", "retry_after=5", "--set", "retry_after=6"], "--set retry_after: give it once"),
-        (["serve", "--set", "lease_seconds=2"], "--set: lease_seconds must be at least three times renew_seconds"),
+        (
+            ["serve", "--set", "lease_seconds=2"],
+            "the settings do not fit together: lease_seconds must be at least",
+        ),
         (["serve", "--set", "worker_processes=2"], "--set worker_processes: use --workers"),
         (["serve", "--nice", "20"], "--nice: "),
         (["serve", "--port", "65536"], "--port 65536: a port is a number from 0 to 65535"),

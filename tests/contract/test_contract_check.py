@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from listed import Complete, Listed, Remade
 
-from fhir_bulk_middleware import BulkData, Settings
+from fhir_bulk_middleware import AuditFile, BulkData, JoseTokenVerifier, LogEvents, Settings
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Page, Query
 from fhir_bulk_middleware.contract.removal import Current
@@ -19,6 +19,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
+from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 # mypy: disable-error-code="override, misc"
 
@@ -232,25 +233,64 @@ def test_what_looks_odd_and_works_is_let_pass() -> None:
     make(Unusual())
 
 
-def test_it_is_told_once_what_the_adapter_can_do_and_what_not_and_where_exports_run(
+@pytest.mark.anyio
+async def test_several_servers_of_one_process_group_say_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As long as the first one runs; after a restart it is said again, and another mount says its own."""
+    caplog.set_level(logging.INFO, "fhir_bulk_middleware")
+
+    def said() -> int:
+        lines = [record for record in caplog.records if record.getMessage().startswith("mount several")]
+        caplog.clear()
+        return len(lines)
+
+    resources = Complete({})
+    for _ in range(2):
+        async with make(resources, mount="several").running(), make(resources, mount="several").running():
+            assert said() == 5
+            async with make(resources, mount="several more").running():
+                assert said() == 5
+
+
+@pytest.mark.anyio
+async def test_the_start_says_once_what_was_made_and_what_is_not_promised(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.INFO, "fhir_bulk_middleware")
-    make(Complete({}))
-    abilities, place = (record for record in caplog.records if record.name == "fhir_bulk_middleware")
-    assert abilities.getMessage().startswith("Complete has SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions.")
-    assert "\n  no SupportsDelete: there is no DELETE route: the host keeps its own" in abilities.getMessage()
-    assert "\n  no SupportsGroups: there is no Group level" in abilities.getMessage()
-    assert place.levelno == logging.WARNING
-    assert place.getMessage() == (
-        "Exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: resources"
+    bulk = make(Complete({}))
+    assert not caplog.records, "a command that only looks at the jobs does not start"
+    async with bulk.running():
+        pass
+    records = [record for record in caplog.records if record.getMessage().startswith("mount standard: ")]
+    identity, abilities, place, told, lacking = [record.getMessage().removeprefix("mount standard: ") for record in records]
+    assert identity == "tokens are accepted (Trusting)"
+    assert abilities.startswith("the adapter Complete (")
+    assert "has SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions" in abilities
+    assert place == (
+        "exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: resources"
         " (Complete) has no recipe(); jobs (MemoryJobStore) has no recipe(); outputs (MemoryOutputStore) has no recipe()"
-        " (see SupportsWorkerProcess in fhir_bulk_middleware.contract)."
+        " (see SupportsWorkerProcess in fhir_bulk_middleware.contract)"
     )
+    assert told.startswith("nobody is told of exports, files and deletes")
+    assert "no SupportsDelete (there is no DELETE route: the host keeps its own" in lacking
+    assert "no SupportsGroups (there is no Group level" in lacking
+    assert [record.levelno for record in records] == [logging.INFO, logging.INFO, logging.WARNING, logging.INFO, logging.INFO]
+    assert not [record for record in records if "\n" in record.getMessage()]
 
     caplog.clear()
     jobs, outputs = SQLiteJobStore(tmp_path / "jobs.db"), FileOutputStore(tmp_path / "exports")
-    make(Remade(str(tmp_path), 1, 1), jobs=jobs, outputs=outputs, settings=Settings(worker_processes=3))
+    mint = TokenMint("https://auth.example", "https://ehr.example/fhir")
+    verifier = JoseTokenVerifier(jwks=mint.jwks, issuer=mint.issuer, audience=mint.audience)
+    observers = [AuditFile(tmp_path / "audit.jsonl"), LogEvents()]
+    settings = Settings(worker_processes=3, on_audit_failure="refuse")
+    parts = {"jobs": jobs, "outputs": outputs, "settings": settings, "verifier": verifier, "observers": observers}
+    async with make(Remade(str(tmp_path), 1, 1), **parts).running():
+        pass
     jobs.close()
-    assert [record.getMessage() for record in caplog.records][1:] == ["Exports run in 3 worker processes."]
+    identity, _, place, told, _ = [record.getMessage().removeprefix("mount standard: ") for record in caplog.records][:5]
+    assert identity == (
+        "tokens of https://auth.example for https://ehr.example/fhir are accepted, checked with a fixed set of keys (1)"
+        " (JoseTokenVerifier)"
+    )
+    assert place == "exports run in 3 worker processes"
+    assert told == "events are told to AuditFile (audit), LogEvents; what an audit cannot record is refused"
     assert not [record for record in caplog.records if record.levelno > logging.INFO]

@@ -69,6 +69,7 @@ def bulk(mint: TokenMint, dialect: Dialect) -> Iterator[tuple[BulkData, str]]:
             refusals_per_minute=1_000_000,
             polls_per_second=1e6,
             smart=SmartConfiguration(**SMART),
+            health=True,
         ),
         dialect=dialect,
         deletes=AIDBOX,

@@ -127,7 +127,7 @@ class Histories(RuleBasedStateMachine):
         answer = await self.house.ask("DELETE", "/Observation?status=final", scope=FULL, headers=JOB)
         assert answer.status_code == 202, answer.text
         self.location = answer.headers["Content-Location"]
-        await self.house.bulk.engine._work.step("planner")
+        await self.house.bulk.engine.work.step("planner")
 
     def play(self, act: Coroutine[Any, Any, Any], death: tuple[str, str] | None = None) -> Any:
         """Act, and perhaps die of it; then two minutes pass, in which every lease of the dead runs out."""
@@ -152,7 +152,7 @@ class Histories(RuleBasedStateMachine):
     @rule(death=deaths("claim", "remove_batch", "unreported", "observe", "reported", "checkpoint"))
     def work(self, death: tuple[str, str] | None) -> None:
         assert self.house.bulk.engine is not None
-        self.play(self.house.bulk.engine._work.step("worker"), death)
+        self.play(self.house.bulk.engine.work.step("worker"), death)
 
     @precondition(lambda self: self.sleeper is None)
     @rule()
@@ -161,7 +161,7 @@ class Histories(RuleBasedStateMachine):
         self.fate.stalls, self.fate.stalled, self.fate.wakes = True, asyncio.Event(), asyncio.Event()
 
         async def until_it_stalls() -> None:
-            task = asyncio.create_task(self.house.bulk.engine._work.step("sleeper"))
+            task = asyncio.create_task(self.house.bulk.engine.work.step("sleeper"))
             waits = asyncio.create_task(self.fate.stalled.wait())
             await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
             waits.cancel()

@@ -23,6 +23,8 @@ _AUDIT = "tests/observers/test_audit_file.py"
 _IF_MATCH = "tests/delete/test_if_match.py"
 _TYPES = "tests/export/test_types.py"
 _COHORT = "tests/export/test_cohort.py"
+_PROBES = "tests/health/test_probes.py"
+_TRACING = "tests/test_tracing.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
@@ -1196,4 +1198,71 @@ CHECKS = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS)
+OPERATION = (
+    Mutant(
+        "server-without-its-store-is-ready",
+        "law 43",
+        "health/probes.py",
+        "self.ready = gravest is not _Status.FAIL",
+        "self.ready = True",
+        (_PROBES,),
+    ),
+    Mutant(
+        "probes-pile-up-in-a-store-that-hangs",
+        "law 38",
+        "health/question.py",
+        "(asked.done() and loop.time()",
+        "(True and loop.time()",
+        (_PROBES,),
+    ),
+    Mutant(
+        "health-tells-why-a-store-is-away",
+        "law 38",
+        "health/probes.py",
+        '"it failed; the log has the cause"',
+        "str(error)",
+        (_PROBES,),
+    ),
+    Mutant(
+        "refused-setting-is-quoted",
+        "law 43",
+        "environment.py",
+        'said = first["msg"].removeprefix("Value error, ")',
+        "said = str(error)",
+        ("tests/test_settings.py",),
+    ),
+    Mutant(
+        "worker-on-stores-that-it-cannot-see",
+        "law 43",
+        "cli/worker.py",
+        "    check_shared(bulk)\n",
+        "",
+        ("tests/cli/test_own_host.py",),
+    ),
+    Mutant(
+        "census-of-all-adapters",
+        "law 32",
+        "stores/sqlite/jobs.py",
+        "FROM job WHERE adapter = ? AND state IN ('queued', 'running') GROUP BY state",
+        "FROM job WHERE ? IS NOT NULL AND state IN ('queued', 'running') GROUP BY state",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "span-holds-what-an-adapter-raised",
+        "law 38",
+        "tracing.py",
+        "record_exception=False,",
+        "record_exception=True,",
+        (_TRACING,),
+    ),
+    Mutant(
+        "ended-job-keeps-its-traceparent",
+        "law 38",
+        "contract/job.py",
+        "options=options, traceparent=None)",
+        "options=options)",
+        (_TRACING,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS, *OPERATION)

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
@@ -20,6 +21,7 @@ from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore, _Work
+from fhir_bulk_middleware.testing.job_census import JobCensusSuite
 from fhir_bulk_middleware.testing.job_store import JobStoreSuite
 from fhir_bulk_middleware.testing.job_values import OTHER
 
@@ -986,6 +988,47 @@ class ListsJobsOfOtherAdapters(Broken):
         return found
 
 
+class CountsOtherAdapters(Broken):
+    promise = "a census is of one adapter"
+
+    async def census(self, *, adapter: str = "") -> Census:  # noqa: ARG002
+        return await super().census(adapter="")
+
+
+class CountsFromTheLastAdded(Broken):
+    promise = "oldest_queued is when the oldest queued job was created"
+
+    async def census(self, *, adapter: str = "") -> Census:
+        counted = await super().census(adapter=adapter)
+        queued = [job.created_at for job in self._jobs() if job.state is JobState.QUEUED]
+        return replace(counted, oldest_queued=queued[0] if queued else None)
+
+
+class CountsEndedJobs(Broken):
+    promise = "a census counts a planned job as running and an ended one not at all"
+
+    async def census(self, *, adapter: str = "") -> Census:
+        counted = await super().census(adapter=adapter)
+        return replace(counted, running=len([job for job in self._jobs() if job.state is not JobState.QUEUED]))
+
+
+class CountsPlainBytes(Broken):
+    promise = "kept_bytes are the stored sizes of all sealed parts"
+
+    async def census(self, *, adapter: str = "") -> Census:
+        parts = [part for entry in self._entries.values() if entry.job.adapter == adapter for part in entry.parts.values()]
+        return replace(await super().census(adapter=adapter), kept_bytes=sum(part.size for part in parts))
+
+
+class CountsBytesOfLiveJobs(Broken):
+    promise = "the bytes of an ended job count until they are reclaimed"
+
+    async def census(self, *, adapter: str = "") -> Census:
+        live = [entry for entry in self._entries.values() if entry.job.adapter == adapter and entry.job.state.live]
+        kept = sum(part.stored_size for entry in live for part in entry.parts.values())
+        return replace(await super().census(adapter=adapter), kept_bytes=kept)
+
+
 BROKEN: tuple[type[Broken], ...] = tuple(
     value
     for name, value in list(globals().items())
@@ -993,7 +1036,7 @@ BROKEN: tuple[type[Broken], ...] = tuple(
 )
 
 
-class _Suite(JobStoreSuite):
+class _Suite(JobStoreSuite, JobCensusSuite):
     broken: ClassVar[type[Broken]]
 
     @pytest.fixture

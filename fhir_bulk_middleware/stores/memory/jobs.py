@@ -9,6 +9,7 @@ from heapq import nlargest
 from itertools import islice
 
 from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
@@ -316,6 +317,18 @@ class MemoryJobStore:
             for work in given_back:
                 work.excused += excused
                 work.give_back(cause)
+
+    async def census(self, *, adapter: str = "") -> Census:
+        """See `SupportsCensus`."""
+        with self._lock:
+            entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
+            queued = [entry.job.created_at for entry in entries if entry.job.state is JobState.QUEUED]
+            return Census(
+                queued=len(queued),
+                running=sum(entry.job.state is JobState.RUNNING for entry in entries),
+                oldest_queued=min(queued, default=None),
+                kept_bytes=sum(part.stored_size for entry in entries for part in entry.parts.values()),
+            )
 
     def _present(self) -> tuple[Registration, ...]:
         return tuple(registration for _, registration in sorted(self._registrations.items()))

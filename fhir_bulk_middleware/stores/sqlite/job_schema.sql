@@ -98,6 +98,9 @@ CREATE TABLE part (
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;
 
+-- The bytes of all parts, without reading the parts, whose flush points are large.
+CREATE INDEX part_kept ON part (job_id, stored_size);
+
 -- Open work and its holder; slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap, and a
 -- lease is current exactly while a row has its worker and attempt. `excused` attempts do not count as tries. `done` is the highest
 -- count of any attempt. `adapter` is the job's. `leased_for` is the length of the lease in microseconds (`LEASE_SLACK`).

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
@@ -83,6 +84,17 @@ _LISTED = f"""
 """  # noqa: S608
 _KEPT = f"SELECT {_COLUMNS} FROM job INDEXED BY job_kept WHERE adapter = :adapter AND {_NEWEST}"  # noqa: S608
 _KEPT_ONE = f"SELECT {_COLUMNS} FROM job WHERE id = :job_id AND +adapter = :adapter AND {_NEWEST}"  # noqa: S608
+_CENSUS = """
+    SELECT state, count(*), min(created_at) FROM job WHERE adapter = ? AND state IN ('queued', 'running') GROUP BY state
+"""
+_KEPT_BYTES = """
+    SELECT coalesce(sum(stored_size), 0) FROM part INDEXED BY part_kept WHERE job_id IN (
+        SELECT id FROM job INDEXED BY job_changed WHERE adapter = :adapter AND state IN ('queued', 'running', 'completed')
+        UNION ALL
+        SELECT id FROM job INDEXED BY job_reclaimable
+        WHERE adapter = :adapter AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+    )
+"""
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
         AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
@@ -190,6 +202,17 @@ class SQLiteJobStore:
     async def _listed(self, read: str, of: Mapping[str, Scalar], after: ListPlace | None, limit: int) -> Sequence[Job]:
         values = {**of, **_behind(after), "limit": limit}
         return await self._database.aside(lambda: [_job(record) for record in self._database.reader.execute(read, values)])
+
+    async def census(self, *, adapter: str = "") -> Census:
+        """See `SupportsCensus`. It reads indexes alone, and none has an entry for a job that was ended and reclaimed."""
+        return await self._database.aside(partial(self._census, adapter))
+
+    def _census(self, adapter: str) -> Census:
+        reader = self._database.reader
+        counts = {state: (count, oldest) for state, count, oldest in reader.execute(_CENSUS, (adapter,))}
+        queued, oldest_queued = counts.get("queued", (0, None))
+        (kept,) = reader.execute(_KEPT_BYTES, {"adapter": adapter}).fetchone()
+        return Census(queued=queued, running=counts.get("running", (0, None))[0], oldest_queued=oldest_queued, kept_bytes=kept)
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""

@@ -1,0 +1,1 @@
+"""Figures and health of a mount: for probes and for metrics."""
