@@ -139,7 +139,11 @@ class Connections:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=self._at_most, thread_name_prefix="postgres")
             ran = asyncio.get_running_loop().run_in_executor(self._executor, run)
-        await asyncio.wait({ran}, timeout=self._patience + _HANGING_SECONDS)
+        try:
+            await asyncio.wait({ran}, timeout=self._patience + _HANGING_SECONDS)
+        except asyncio.CancelledError:
+            ran.cancel()  # a step that runs goes on to its end, and nobody asks for its result
+            raise
         if not ran.done():
             for session in in_use.copy():
                 session.cut()
@@ -208,7 +212,11 @@ class Connections:
                     raise
                 self._tell(error)
             if time.monotonic() > until:
-                _log.error("PostgreSQL was lost during a commit and stays away: a change that is answered as busy may be made")
+                self._failing = True
+                _log.error(
+                    "the connection to PostgreSQL was lost during a commit, and it does not say in time what became of it: a "
+                    "change that is answered as busy may be made"
+                )
                 raise PostgresBusy
             time.sleep(pause)
             pause = min(2 * pause, _PAUSE_LONGEST)
@@ -223,9 +231,11 @@ class Connections:
             if not self._checked:
                 self._migrate(session)
             yield session
-        except BaseException:
+        except BaseException as error:
             with suppress(psycopg.Error):  # it is rolled back with its connection
                 session.rollback()
+            if isinstance(error, psycopg.Error) and is_temporary(error):
+                session.close()  # another connection may lead to another server
             raise
         finally:
             users.remove(session)

@@ -21,7 +21,7 @@ _CONNECT_SECONDS = "5"
 # Nothing is set for the session, so that a pooler may give each transaction another server connection. A process that is stopped
 # within a transaction keeps its locks for ten seconds at most.
 _BEGIN = b"""
-    BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    BEGIN ISOLATION LEVEL READ COMMITTED;
     SET LOCAL idle_in_transaction_session_timeout = '10s';
     SET LOCAL lock_timeout = '10s';
     SET LOCAL statement_timeout = '60s';
@@ -47,6 +47,7 @@ def options(dsn: str) -> dict[str, str]:
         **_KEEPALIVE,
         "tcp_user_timeout": _SILENCE_MILLISECONDS,
         "connect_timeout": _CONNECT_SECONDS,
+        "target_session_attrs": "primary",
         "application_name": "fhir-bulk",
     }
     return ours | {name: str(value) for name, value in given.items() if value is not None}
