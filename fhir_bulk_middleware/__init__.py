@@ -61,7 +61,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         slice_from_record as slice_from_record,
         slice_record as slice_record,
     )
-    from fhir_bulk_middleware.contract.job_store import Due as Due, JobStore as JobStore, ListPlace as ListPlace
+    from fhir_bulk_middleware.contract.job_store import (
+        Due as Due,
+        JobStore as JobStore,
+        ListPlace as ListPlace,
+        SupportsHints as SupportsHints,
+    )
     from fhir_bulk_middleware.contract.lease import (
         LEASE_SLACK as LEASE_SLACK,
         Lease as Lease,
@@ -203,7 +208,7 @@ _MODULES = {
         "part_record registration_content registration_from_content rows_content rows_from_content "
         "slice_from_record slice_record"
     ),
-    "contract.job_store": "Due JobStore ListPlace",
+    "contract.job_store": "Due JobStore ListPlace SupportsHints",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore SupportsSignedUrls",

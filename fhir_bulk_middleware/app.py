@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import check, check_parts
 from fhir_bulk_middleware.contract.deletes import DeletionLog, SupportsDelete
-from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.job_store import JobStore, SupportsHints
 from fhir_bulk_middleware.contract.observer import Observer
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.query import Level
@@ -107,7 +108,7 @@ class BulkData:
         resources: the storage adapter: your implementation of `SupportsExport` and, where you want their capabilities, of the
             other `Supports...` protocols. For trials `MemoryResourceStore` or `SQLiteResourceStore`.
         verifier: verifies bearer tokens: `JoseTokenVerifier`, or your own `TokenVerifier`.
-        jobs: the job store: `SQLiteJobStore`, or `MemoryJobStore` for trials.
+        jobs: the job store: `SQLiteJobStore`, `stores.postgres.PostgresJobStore`, or `MemoryJobStore` for trials.
         outputs: the store of exported files: `FileOutputStore`, `stores.objects.ObjectOutputStore`, or `MemoryOutputStore` for
             trials.
         groups: knows the members of groups, if the storage adapter does not implement `SupportsGroups`. Workers read the members
@@ -273,6 +274,7 @@ class BulkData:
                 self.retention.keep_sweeping,
                 told.keep_summing,
                 gauges.keep_taking,
+                partial(_hear, jobs, runner, endings),
             ],
             closing=told.close,
         )
@@ -416,6 +418,12 @@ class BulkData:
     def _warn_of_shadowed(self, host: ASGIApp, base: str) -> None:
         if self.offer.deletes is not None:
             warn_of_shadowed(getattr(host, "routes", None), base, self.types)
+
+
+async def _hear(jobs: JobStore, runner: JobRunner, endings: Endings) -> None:
+    """Pass hints of the job store on to the workers and the held polls of this machine."""
+    if isinstance(jobs, SupportsHints):
+        await jobs.listen(work=runner.wake, ended=endings.wake)
 
 
 async def _nothing_here(*_: object) -> Response:

@@ -9,6 +9,7 @@ import pytest
 EXTRAS = {
     "metrics": ["prometheus_client"],
     "objectstore": ["obstore"],
+    "postgres": ["psycopg"],
     "testing": ["pytest", "_pytest"],
     "tracing": ["opentelemetry"],
     "demo": ["httpx2", "uvicorn"],
@@ -18,6 +19,7 @@ EXTRAS = {
 NEEDS = {
     "metrics": {"observers.metrics", "observers.figure_files"},
     "objectstore": {"stores.objects"},
+    "postgres": {"stores.postgres"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},
     "fast": set[str](),

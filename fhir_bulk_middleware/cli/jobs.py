@@ -70,6 +70,8 @@ def _run(given: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if given.action != "watch":
                 raise
+        except Refused as refused:
+            raise Complaint("the job store cannot be reached now; the log above says why") from refused
     return 0
 
 

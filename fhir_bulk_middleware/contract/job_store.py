@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
@@ -11,7 +11,7 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["Due", "JobStore", "ListPlace"]
+__all__ = ["Due", "JobStore", "ListPlace", "SupportsHints"]
 
 
 class Due(StrEnum):
@@ -208,4 +208,21 @@ class JobStore(Protocol):
 
     async def remove(self, job_id: str) -> None:
         """Forget the job altogether; its id is then as one that never was (law 11). Owners' turns stay as they are."""
+        ...
+
+
+@runtime_checkable
+class SupportsHints(Protocol):
+    """A job store that tells servers what other machines did to it. Without it they look by themselves each second."""
+
+    async def listen(self, *, work: Callable[[], None], ended: Callable[[str], None]) -> None:
+        """Pass hints on until cancelled; runs in the event loop of each server process, from its start.
+
+        A hint may be lost, late or wrong: it only makes a process look sooner. A store that cannot hear hints now tries again,
+        and raises nothing.
+
+        Args:
+            work: to be called when there may be new work, also when hints may have been lost. Never blocks.
+            ended: to be called with the id of a job that may have ended. Never blocks.
+        """
         ...

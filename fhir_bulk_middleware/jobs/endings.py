@@ -2,7 +2,8 @@
 
 A job can end in any process on the machine: in a worker, or in a server that cancels or fails it. The process that ends it sends
 the job's id through the pipes of all servers that share the job store (`fhir_bulk_middleware.workers.wakeup`). An announcement
-may be lost, and none comes from other machines, so a held poll also reads the job store at intervals.
+may be lost, and from other machines it comes only if the job store tells of it (`SupportsHints`), so a held poll also reads the
+job store at intervals.
 """
 
 import asyncio
@@ -58,7 +59,7 @@ class Endings:
     def tell(self, event: Event) -> None:
         """Announce the job of an event that ends one; ignore other events. Never blocks or raises."""
         if isinstance(event, Completed | Failed | Cancelled | Expired):
-            self._wake(event.job_id)
+            self.wake(event.job_id)
             if self._pipes is not None:
                 self._pipes.notify(f"{event.job_id}\n".encode())
 
@@ -103,13 +104,14 @@ class Endings:
         with pipes.subscribed(f"{os.getpid()}-{secrets.token_hex(4)}") as pipe:
             while messages := await pipe.wait(_SILENCE):
                 for job_id in messages.decode(errors="replace").split():
-                    self._wake(job_id)
+                    self.wake(job_id)
 
-    def _wake(self, job_id: str) -> None:
+    def wake(self, job_id: str) -> None:
+        """Have the polls that this process holds of the job read it. Never blocks or raises."""
         for woken in self._awaited.get(job_id, ()):
             woken.set()
 
     def _close(self) -> None:
         self.closing = True
         for job_id in self._awaited:
-            self._wake(job_id)
+            self.wake(job_id)

@@ -223,6 +223,22 @@ def test_the_jobs_of_an_own_host_are_listed_and_cancelled(folder: Folder, tmp_pa
     assert folder.found(job).state is JobState.CANCELLED
 
 
+def test_a_job_store_that_cannot_be_reached_is_said_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = HOST.replace('SQLiteJobStore(here / "state" / "jobs.db")', "PostgresJobStore('host=127.0.0.1 port=1', patience=0.1)")
+    away = away.replace("SQLiteJobStore\n", "\nfrom fhir_bulk_middleware.stores.postgres import PostgresJobStore\n").replace(
+        ", \n", "\n"
+    )
+    (tmp_path / "host_without_jobs.py").write_text(away)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, out, err = ran(capsys, "--app", "host_without_jobs:bulk")
+    assert (code, out) == (2, "")
+    assert "PostgreSQL cannot answer" in err
+    assert "the job store cannot be reached now" in err
+    assert "Traceback" not in err
+
+
 def test_watch_tells_each_change_until_it_is_interrupted(folder: Folder) -> None:
     job = folder.job()
     command = [sys.executable, "-m", "fhir_bulk_middleware.cli", "jobs", "watch", "--dir", str(folder.state.folder), "--json"]

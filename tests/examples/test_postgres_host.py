@@ -1,8 +1,6 @@
 """The example adapter on a real PostgreSQL keeps the promises of the kit, in this process and in workers."""
 
-import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import httpx2
 import postgres_host
 import psycopg
 import pytest
-from benchmarks.postgres_server import postgres_server
 from exporting import exported
 from house import AUDIENCE, ISSUER
 from postgres_host import SCHEMA, PostgresStorage
@@ -23,25 +20,16 @@ from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, Stor
 from fhir_bulk_middleware.testing.resource_values import observation, patient
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The DSN of a PostgreSQL: that of TEST_POSTGRES_DSN, else one of our own."""
-    given = os.environ.get("TEST_POSTGRES_DSN")
-    if given:
-        yield given
-        return
-    with tempfile.TemporaryDirectory() as folder, postgres_server(Path(folder)) as own:
-        yield own
+pytest_plugins = ["postgres_fixtures"]
 
 
 @pytest.fixture
-def dsn(server: str) -> Iterator[str]:
+def dsn(postgres: str) -> Iterator[str]:
     """A schema of one's own."""
     name = f"t_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
+    with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}".encode())
-        own = f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
+        own = f"{postgres}{'&' if '?' in postgres else '?'}options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
         with psycopg.connect(own, autocommit=True) as inside:
             inside.execute(SCHEMA.encode())
         yield own

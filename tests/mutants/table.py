@@ -11,6 +11,8 @@ __all__ = ["MUTANTS"]
 _JOB_WORK = "tests/jobs/test_job_work.py"
 _JOB_ROUNDS = "tests/jobs/test_job_rounds.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
+_POSTGRES_SUITE = "tests/stores/test_postgres_job_store_suite.py"
+_POSTGRES = "tests/stores/test_postgres_job_store.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
 _OBJECTS = "tests/stores/test_object_output_store.py"
@@ -1265,4 +1267,95 @@ OPERATION = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS, *OPERATION)
+POSTGRES = (
+    Mutant(
+        "postgres-lease-of-another-attempt-counts",
+        "law 18",
+        "stores/postgres/work_queue.py",
+        "AND worker = %(worker)s AND attempt = %(attempt)s FOR UPDATE",
+        "AND worker = %(worker)s AND attempt >= %(attempt)s FOR UPDATE",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-claims-without-a-lock",
+        "law 18",
+        "stores/postgres/work_queue.py",
+        "ORDER BY slice LIMIT 1 FOR UPDATE SKIP LOCKED",
+        "ORDER BY slice LIMIT 1",
+        (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-claims-wait-for-each-other",
+        "law 19",
+        "stores/postgres/work_queue.py",
+        "ORDER BY slice LIMIT 1 FOR UPDATE SKIP LOCKED",
+        "ORDER BY slice LIMIT 1 FOR UPDATE",
+        (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-last-slices-do-not-see-each-other",
+        "law 18",
+        "stores/postgres/work_queue.py",
+        "FROM $job WHERE id = %(job)s FOR NO KEY UPDATE",
+        "FROM $job WHERE id = %(job)s",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-cancel-leaves-the-leases",
+        "law 18",
+        "stores/postgres/jobs.py",
+        "    if not job.state.working:",
+        "    if job.state.live and not job.state.working:",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-job-answers-through-any-mount",
+        "law 10",
+        "stores/postgres/jobs.py",
+        "return digest(mount, owner.issuer,",
+        "return digest(owner.issuer,",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-limit-is-counted-without-a-lock",
+        "KO-113",
+        "stores/postgres/jobs.py",
+        "ON CONFLICT (owner_key) DO UPDATE SET served = turn.served",
+        "ON CONFLICT (owner_key) DO NOTHING",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-lost-answer-repeats-the-step",
+        "law 30",
+        "stores/postgres/connections.py",
+        "if not self._committed(doubt.transaction):",
+        "if doubt.transaction:",
+        (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-lost-commit-counts-as-made",
+        "law 30",
+        "stores/postgres/connections.py",
+        'return bool(status == "committed")',
+        "return bool(status)",
+        (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-standing-of-several-instants",
+        "law 35",
+        "stores/postgres/session.py",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;",
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "postgres-newer-schema-is-used-whatever-it-says",
+        "law 30",
+        "stores/postgres/schema.py",
+        "    if code > _LATEST:",
+        "    if code > version:",
+        (_POSTGRES,),
+    ),
+)
+
+MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS, *OPERATION, *POSTGRES)

@@ -1,12 +1,18 @@
-"""The memory store is the specification: whatever happens, in whatever order, the file answers as it does."""
+"""The memory store is the specification: whatever happens, in whatever order, SQLite and PostgreSQL answer as it does.
+
+`FHIR_BULK_POSTGRES_HISTORIES=1000` tries more histories on PostgreSQL.
+"""
 
 import asyncio
+import os
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -17,6 +23,7 @@ from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.postgres import PostgresJobStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.testing.job_values import (
     CUT,
@@ -30,6 +37,8 @@ from fhir_bulk_middleware.testing.job_values import (
     a_part,
     a_slice,
 )
+
+pytest_plugins = ["postgres_fixtures"]
 
 T = TypeVar("T")
 
@@ -45,23 +54,31 @@ class JobStoresAgree(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
         self.memory = MemoryJobStore()
-        self.file = SQLiteJobStore(Path(self.folder.name, "jobs.db"))
+        self.other = self.opened()
         self.now = NOW
         self.jobs: list[Job] = []
         self.leases: list[Lease] = []
         self.parts = self.planned = 0
 
+    def opened(self) -> SQLiteJobStore | PostgresJobStore:
+        """An empty store to compare with the memory store."""
+        self.folder = tempfile.TemporaryDirectory()
+        return SQLiteJobStore(Path(self.folder.name, "jobs.db"))
+
+    def removed(self) -> None:
+        """Remove what `opened` made."""
+        self.folder.cleanup()
+
     def teardown(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
-            self.folder.cleanup()
+        if hasattr(self, "other"):
+            self.other.close()
+            self.removed()
             self.runner.close()
 
     def both(self, call: Callable[[JobStore], Awaitable[T]]) -> T:
         async def ask() -> tuple[T, T]:
-            return await call(self.memory), await call(self.file)
+            return await call(self.memory), await call(self.other)
 
         specified, answer = self.runner.run(ask())
         assert answer == specified
@@ -144,7 +161,7 @@ class JobStoresAgree(RuleBasedStateMachine):
 
     @invariant()
     def agree(self) -> None:
-        if not hasattr(self, "file"):
+        if not hasattr(self, "other"):
             return
         ids = [job.id for job in self.jobs]
         for job in self.jobs:
@@ -167,3 +184,17 @@ async def _list(listed: Awaitable[Sequence[Job]]) -> list[Job]:
 
 def test_memory_and_file_answer_alike_whatever_happens() -> None:
     run_state_machine_as_test(JobStoresAgree, settings=settings(max_examples=25, stateful_step_count=40, database=None))
+
+
+def test_memory_and_postgresql_answer_alike_whatever_happens(postgres: str) -> None:
+    class OnPostgres(JobStoresAgree):
+        def opened(self) -> PostgresJobStore:
+            self.schema = f"t_{secrets.token_hex(6)}"
+            return PostgresJobStore(postgres, schema=self.schema, patience=60, blocking=True)
+
+        def removed(self) -> None:
+            with psycopg.connect(postgres, autocommit=True) as connection:
+                connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE'.encode())
+
+    histories = int(os.environ.get("FHIR_BULK_POSTGRES_HISTORIES", "5"))
+    run_state_machine_as_test(OnPostgres, settings=settings(max_examples=histories, stateful_step_count=30, database=None))

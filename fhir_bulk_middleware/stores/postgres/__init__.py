@@ -1,0 +1,10 @@
+"""The job store in PostgreSQL, for servers and workers on many machines (extra `postgres`)."""
+
+try:
+    from fhir_bulk_middleware.stores.postgres.jobs import PostgresJobStore
+except ImportError as error:
+    if "fhir-bulk-middleware" in str(error) or not (error.name or "").startswith("psycopg"):
+        raise
+    raise ImportError("PostgresJobStore needs psycopg: pip install 'fhir-bulk-middleware[postgres]'") from error
+
+__all__ = ["PostgresJobStore"]

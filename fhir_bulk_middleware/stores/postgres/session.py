@@ -1,0 +1,186 @@
+"""A connection to PostgreSQL, with statements that name tables by `$name`."""
+
+import os
+import socket
+import string
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from fhir_bulk_middleware.stores.postgres.texts import from_stored, stored
+
+__all__ = ["Session", "Tables", "options"]
+
+_KEEPALIVE = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+_SILENCE_MILLISECONDS = "30000"
+_CONNECT_SECONDS = "5"
+
+# Nothing is set for the session, so that a pooler may give each transaction another server connection. A process that is stopped
+# within a transaction keeps its locks for ten seconds at most.
+_BEGIN = b"""
+    BEGIN ISOLATION LEVEL READ COMMITTED;
+    SET LOCAL idle_in_transaction_session_timeout = '10s';
+    SET LOCAL lock_timeout = '10s';
+    SET LOCAL statement_timeout = '60s';
+    SELECT pg_current_xact_id()::text
+"""
+_BEGIN_SNAPSHOT = b"""
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = '10s'
+"""
+
+
+def options(dsn: str) -> dict[str, str]:
+    """The options of a connection: those of the DSN, with our defaults for what it leaves out.
+
+    Raises:
+        ValueError: the DSN cannot be read.
+    """
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(f"dsn: {error}") from None
+    ours = {
+        **_KEEPALIVE,
+        "tcp_user_timeout": _SILENCE_MILLISECONDS,
+        "connect_timeout": _CONNECT_SECONDS,
+        "target_session_attrs": "primary",
+        "application_name": "fhir-bulk",
+    }
+    return ours | {name: str(value) for name, value in given.items() if value is not None}
+
+
+class Tables:
+    """Names of tables in one schema of the database, for statements that write them as `$job`.
+
+    Args:
+        schema: the name of the schema: lower-case letters, digits and underscores.
+    """
+
+    _NAMES = ("job", "job_rows", "part", "registration", "schema_version", "slice", "store", "turn", "turn_number", "work")
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self._names = {name: f'"{schema}".{name}' for name in self._NAMES}
+        self._statements: dict[str, bytes] = {}
+
+    def statement(self, text: str) -> bytes:
+        """The statement, with the tables of this schema."""
+        if (known := self._statements.get(text)) is None:
+            known = self._statements[text] = string.Template(text).substitute(self._names).encode()
+        return known
+
+
+class Session:
+    """One connection, used by one thread at a time.
+
+    Outside of `begin` and `commit` each statement is a transaction of its own. No statement is prepared.
+
+    Args:
+        chosen: of the connection (`options`).
+        tables: the tables.
+
+    Raises:
+        psycopg.Error: the connection cannot be made.
+    """
+
+    def __init__(self, chosen: Mapping[str, str], tables: Tables) -> None:
+        self._connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(
+            **chosen,  # type: ignore[arg-type] # libpq reads all options from text
+            autocommit=True,
+            prepare_threshold=None,
+        )
+        self._tables = tables
+        self.opened = self.used = time.monotonic()
+
+    @property
+    def channel(self) -> str:
+        """The channel of hints about these tables."""
+        return self._tables.schema
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is known to be closed or broken."""
+        return self._connection.closed
+
+    @property
+    def between_transactions(self) -> bool:
+        """Whether the connection is ready for a transaction."""
+        return self._connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+    def begin(self) -> str:
+        """Begin a transaction; its id, by which `pg_xact_status` tells its outcome."""
+        cursor = self._connection.execute(_BEGIN)
+        while cursor.nextset():
+            pass
+        return str(self._first(cursor.fetchone())[0])
+
+    def begin_snapshot(self) -> None:
+        """Begin a transaction that reads as of one instant."""
+        self._connection.execute(_BEGIN_SNAPSHOT)
+
+    def commit(self) -> None:
+        """Commit, which is durable when this returns."""
+        self._connection.execute(b"COMMIT")
+
+    def rollback(self) -> None:
+        """Roll back; a lost connection is rolled back by the server."""
+        if not self.lost:
+            self._connection.execute(b"ROLLBACK")
+
+    def rows(self, text: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        found = self._execute(text, values).fetchall()
+        return [tuple(map(from_stored, row)) for row in found]
+
+    def row(self, text: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...] | None:
+        """The first row of a query, None if there is none."""
+        found = self._execute(text, values).fetchone()
+        return None if found is None else tuple(map(from_stored, found))
+
+    def one(self, text: str, values: Mapping[str, object] | None = None) -> Any:
+        """The first column of the first row of a query that has one."""
+        return self._first(self.row(text, values))[0]
+
+    def change(self, text: str, values: Mapping[str, object] | None = None) -> int:
+        """Run a statement; the number of rows that it changed."""
+        return self._execute(text, values).rowcount
+
+    def insert(self, table: str, records: Sequence[Mapping[str, object]]) -> None:
+        """Insert records with the same names."""
+        if not records:
+            return
+        names = tuple(records[0])
+        places = ", ".join(f"%({name})s" for name in names)
+        statement = self._tables.statement(f"INSERT INTO ${table} ({', '.join(names)}) VALUES ({places})")  # noqa: S608 - ours
+        with self._connection.cursor() as cursor:
+            cursor.executemany(statement, [_stored(record) for record in records])
+
+    def script(self, text: str) -> None:
+        """Run several statements without values, as they are."""
+        self._connection.execute(text.encode())
+
+    def cut(self) -> None:
+        """Break the connection, from any thread, so that a thread that waits for an answer gets an error."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _execute(self, text: str, values: Mapping[str, object] | None) -> psycopg.Cursor[tuple[Any, ...]]:
+        return self._connection.execute(self._tables.statement(text), None if values is None else _stored(values))
+
+    @staticmethod
+    def _first(row: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        if row is None:
+            raise LookupError("a query that has a row gave none")
+        return row
+
+
+def _stored(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: stored(value) for name, value in values.items()}

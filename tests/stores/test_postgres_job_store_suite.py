@@ -1,0 +1,9 @@
+"""The job store in PostgreSQL keeps the promises of the kit."""
+
+from fhir_bulk_middleware.testing.job_store import JobStoreSuite
+
+pytest_plugins = ["postgres_fixtures"]
+
+
+class TestPostgresJobStore(JobStoreSuite):
+    """With the fixture `store`."""

@@ -1,0 +1,94 @@
+"""A proxy in front of PostgreSQL that cuts connections at commits, as a test says."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+__all__ = ["Cut", "CuttingProxy"]
+
+_COMMIT = b"COMMIT\x00"
+
+
+class Cut(Enum):
+    """Where a connection is cut."""
+
+    BEFORE = auto()
+    """The server never receives the commit."""
+    AFTER = auto()
+    """The server commits, and the client never receives the answer."""
+
+
+class CuttingProxy:
+    """Forwards connections, but for commits that it has a cut for.
+
+    Attributes:
+        cuts: those to come; each commit takes the first.
+        made: how many were made.
+        dsn: leads through the proxy.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._to = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.cuts: list[Cut] = []
+        self.made = 0
+        port = self._listener.getsockname()[1]
+        self.dsn = make_conninfo(dsn, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["CuttingProxy"]:
+        """Serve while the context is open."""
+        thread = threading.Thread(target=self._accept, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            thread.join()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, self._upstream() as server, contextlib.suppress(OSError):
+            answers = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
+            answers.start()
+            while data := client.recv(65_536):
+                if _COMMIT in data and self.cuts:
+                    cut = self.cuts.pop(0)
+                    self.made += 1
+                    client.shutdown(socket.SHUT_RDWR)  # nothing reaches the client any more
+                    if cut is Cut.AFTER:
+                        server.sendall(data)
+                        server.shutdown(socket.SHUT_WR)
+                        answers.join()
+                    return
+                server.sendall(data)
+
+    @staticmethod
+    def _pass_on(server: socket.socket, client: socket.socket) -> None:
+        gone = False
+        with contextlib.suppress(OSError):
+            while data := server.recv(65_536):
+                if not gone:
+                    try:
+                        client.sendall(data)
+                    except OSError:
+                        gone = True
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _upstream(self) -> socket.socket:
+        host, port = self._to.get("host", "127.0.0.1"), self._to.get("port", "5432")
+        if not host.startswith("/"):
+            return socket.create_connection((host, int(port)))
+        upstream = socket.socket(socket.AF_UNIX)
+        upstream.connect(f"{host}/.s.PGSQL.{port}")
+        return upstream
