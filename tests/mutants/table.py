@@ -410,6 +410,22 @@ TRUTH = (
         ("tests/fhir/test_canonical.py",),
     ),
     Mutant(
+        "names-that-are-no-text-become-the-same-text",
+        "law 17",
+        "fhir/canonical.py",
+        "            if type(name) is not str:\n",
+        "            if name is None:\n",
+        ("tests/fhir/test_canonical.py",),
+    ),
+    Mutant(
+        "a-text-passes-for-a-decimal",
+        "law 17",
+        "fhir/canonical.py",
+        "        _refuse_half_pairs(_encode_without_decimals(content))  # else a text could pass for a decimal\n",
+        "        pass\n",
+        ("tests/fhir/test_canonical.py",),
+    ),
+    Mutant(
         "nesting-behind-an-escaped-backslash",
         "law 38",
         "fhir/nesting.py",
