@@ -1,18 +1,18 @@
 """A practice on FastAPI and SQLAlchemy whose data are columns of four tables, with bulk data export and deletes.
 
-Run it: `DATABASE_URL=postgresql+psycopg://... uvicorn --factory practice:app`; or `sqlite+aiosqlite:///practice.db`.
+Run it: `DATABASE_URL=postgresql+psycopg://... uvicorn --factory relational.practice:app`, in the folder above.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Response
 from sqlalchemy import Column, Date, DateTime, Integer, MetaData, Numeric, String, Table, Text, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from fhir_bulk_middleware import (
     FHIR_R4,
@@ -92,9 +92,14 @@ def reference(type_: str, id_: str | None) -> dict[str, str] | None:
     return None if id_ is None else {"reference": f"{type_}/{id_}"}
 
 
+def aware(moment: datetime) -> datetime:
+    """A time with its zone: SQLite has none, and what was written to it here is in UTC."""
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
+
+
 def instant(moment: datetime | None) -> str | None:
-    """A time as FHIR's dateTime; SQLite has no time zones, so it is in UTC there."""
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
+    """A time as FHIR's dateTime."""
+    return None if moment is None else aware(moment).isoformat()
 
 
 def practitioner_of(row: Any) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def columns_of(resource: dict[str, Any]) -> dict[str, Any]:
         return next((id_ for found, id_ in named if found == type_), None)
 
     def moment(text: str | None) -> datetime | None:
-        return None if text is None else datetime.fromisoformat(text)
+        return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
     match resource["resourceType"]:
         case "Practitioner":
@@ -246,13 +251,17 @@ async def save(connection: AsyncConnection, resource: dict[str, Any]) -> None:
         await connection.execute(source.insert().values(id=id_, version=1, **values))
 
 
-def host(engine: AsyncEngine, adapter: Practice, folder: Path, verifier: TokenVerifier) -> FastAPI:
+Save = Callable[[AsyncConnection, dict[str, Any]], Awaitable[None]]
+
+
+def host(adapter: TableDeletes, tables: MetaData, save: Save, folder: Path, verifier: TokenVerifier) -> FastAPI:
     """The server, with bulk data export and deletes below `/fhir`."""
+    engine = adapter.engine
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+            await connection.run_sync(tables.create_all)
         yield
         await engine.dispose()
 
@@ -264,7 +273,7 @@ def host(engine: AsyncEngine, adapter: Practice, folder: Path, verifier: TokenVe
         found = await adapter.current(type_, id_)
         if found is None or found.deleted:
             raise HTTPException(404)
-        return found.json.decode()
+        return Response(found.json, media_type="application/fhir+json")
 
     @app.put("/fhir/{type_}/{id_}")
     async def write(type_: str, id_: str, resource: dict[str, Any]) -> None:
@@ -288,4 +297,4 @@ def app() -> FastAPI:
     """For uvicorn."""
     verifier = JoseTokenVerifier(jwks="keys.json", issuer="https://auth.example", audience="https://ehr.example/fhir")
     adapter = practice(os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///practice.db"))
-    return host(adapter.engine, adapter, Path("state"), verifier)
+    return host(adapter, metadata, save, Path("state"), verifier)

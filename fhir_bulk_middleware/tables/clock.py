@@ -54,12 +54,14 @@ class WriteClock:
         event.listen(self._table, "after_create", _insert_zero)
         self._clock = clock
 
-    async def stamp(self, connection: AsyncConnection, after: Instant | None = None) -> Instant:
+    async def stamp(self, connection: AsyncConnection) -> Instant:
         """The instant of a transaction, later than every cut that was given before.
+
+        It may lie before that of the version that is replaced, if the machine's clock was set back, or if another transaction
+        stamped later and was first. Then take a microsecond after that version.
 
         Args:
             connection: in the transaction (`writing`); on PostgreSQL at READ COMMITTED, its default.
-            after: the instant of the version that is replaced; the new one is later.
 
         Raises:
             RuntimeError: the transaction is at another isolation level, at which it cannot see the last cut.
@@ -71,9 +73,8 @@ class WriteClock:
             given, machine, found = (await connection.execute(select(last, self._machine(connection), level))).one()
             if found != "read committed":
                 raise RuntimeError(f"a transaction that stamps runs at READ COMMITTED, and this one at {found.upper()}")
-            return Instant(max(given + 1, machine, (after or 0) + 1))
-        floor = func.max(last + 1, bindparam("machine", self._own()), bindparam("after", (after or 0) + 1))
-        statement = self._table.update().values(last=floor).returning(last)
+            return Instant(max(given + 1, machine))
+        statement = self._table.update().values(last=func.max(last + 1, bindparam("machine", self._own()))).returning(last)
         return Instant((await connection.execute(statement)).scalar_one())
 
     async def now(self, engine: AsyncEngine) -> Instant:

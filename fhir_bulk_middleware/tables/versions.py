@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 
-from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fhir_bulk_middleware.contract.query import Deletions, Everything, Query, Selection
@@ -74,7 +74,7 @@ class VersionedTables(TableStorage):
         found = and_(
             living(table, query.as_of),
             within(table.last_updated, query.window),
-            not_(selected(table, query.selection, self._dialect)),
+            not_(func.coalesce(selected(table, query.selection, self._dialect), false())),  # NULL is no patient
             self._some_version(table, living(table, query.window.since), query.selection),
             self.allowed(table, query.rights),
         )
