@@ -61,7 +61,7 @@ class PracticeSamples(Samples):
     def linked(self, type_: str, id_: str, path: str, reference: str) -> str | None:
         """By each column that has a patient; an encounter's `patient` is its subject."""
         link: dict[str, Any] = {"reference": reference}
-        own: dict[str, Any] = {"Encounter": {"status": "planned"}, "Observation": {"code": {"text": "x"}}}[type_]
+        own: dict[str, Any] = {"status": "planned"} if type_ == "Encounter" else {"code": {"text": "x"}}
         if path not in {"subject", "performer"}:
             return None
         return json.dumps({"resourceType": type_, "id": id_, **own, path: [link] if path == "performer" else link})

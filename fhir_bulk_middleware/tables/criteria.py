@@ -95,7 +95,7 @@ def _tokens(column: TokenColumn, values: Sequence[Value], dialect: str) -> _Cond
     found: list[_Condition] = []
     for value in tokens:
         if value.code is None:
-            found.append(and_(column.column.is_not(None), _system(column, value.system)))
+            found.append(_system(column, value.system))
         else:
             codes.setdefault(value.system, set()).add(value.code)
     found += [and_(one_of(column.column, several, dialect), _system(column, system)) for system, several in codes.items()]

@@ -8,7 +8,7 @@ import pytest
 from exporting import exported
 from house import AUDIENCE, ISSUER
 from loopback import served
-from smallest.server import Patients, host
+from smallest.server import Shelf, host
 
 from fhir_bulk_middleware import Instant, JoseTokenVerifier, system_clock
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
@@ -17,51 +17,50 @@ from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 
 class Desk:
-    """Writes patients into the dict."""
+    """Writes into the dict."""
 
-    def __init__(self, patients: Patients) -> None:
-        self.patients = patients
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
 
     async def put(self, *resources: str) -> None:
-        now = Instant(max([system_clock(), *(changed + 1 for changed, _ in self.patients.values())]))
-        self.patients.update({content["id"]: (now, content) for content in map(json.loads, resources)})
+        now = Instant(max([system_clock(), *(changed + 1 for changed, _ in self.shelf.values())]))
+        contents = map(json.loads, resources)
+        self.shelf.update({f"{content['resourceType']}/{content['id']}": (now, content) for content in contents})
 
     async def delete(self, type_: str, id_: str) -> None:
-        assert type_ == "Patient"
-        del self.patients[id_]
+        del self.shelf[f"{type_}/{id_}"]
 
 
-class PatientsOnly(Samples):
-    record_type, outside_type, types = "Patient", None, frozenset[str]()
+class TwoTypes(Samples):
+    outside_type, types = None, frozenset({"Observation"})
 
-    def record(self, id_: str, *patients: str, text: str = "") -> str | None:
-        """There is nothing but patients."""
-        return None
+    def outside(self, _: str) -> None:
+        """There is nothing outside of a patient's compartment."""
 
-    def outside(self, id_: str) -> str | None:
-        return None
+    def linked(self, type_: str, id_: str, path: str, reference: str) -> str:
+        link = {"reference": reference}
+        return json.dumps({"resourceType": type_, "id": id_, path: [link] if path == "performer" else link})
 
 
 class TestSmallest(ResourceStoreSuite):
     @pytest.fixture
     def samples(self) -> Samples:
-        return PatientsOnly()
+        return TwoTypes()
 
     @pytest.fixture
-    def store(self) -> Patients:
-        return Patients()
+    def store(self) -> Shelf:
+        return Shelf()
 
     @pytest.fixture
-    def writer(self, store: Patients) -> Desk:
+    def writer(self, store: Shelf) -> Desk:
         return Desk(store)
 
 
 @pytest.mark.anyio
 async def test_it_exports_its_dict_under_a_real_server(tmp_path: Path, mint: TokenMint) -> None:
-    patients = Patients()
-    await Desk(patients).put(*(json.dumps({"resourceType": "Patient", "id": id_}) for id_ in ("b", "a")))
-    patients.update({id_: (Instant(changed - 60_000_000), content) for id_, (changed, content) in patients.items()})
-    app = host(patients, tmp_path / "state", JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE))
+    shelf = Shelf()
+    await Desk(shelf).put(*(json.dumps({"resourceType": "Patient", "id": id_}) for id_ in ("b", "a")))
+    app = host(shelf, tmp_path / "state", JoseTokenVerifier(jwks=mint.jwks, issuer=ISSUER, audience=AUDIENCE))
     with served(app, longest=None) as url:
         async with httpx2.AsyncClient(base_url=url) as http:
             manifest, found = await exported(http, mint.token("me", "system/*.rs"), tmp_path / "home", "/fhir/$export")
