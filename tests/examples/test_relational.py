@@ -1,5 +1,6 @@
 """The practice on tables keeps the promises of the kit on PostgreSQL and SQLite, and exports and deletes under a real server."""
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import psycopg
 import pytest
@@ -15,11 +17,14 @@ from exporting import exported
 from house import AUDIENCE, ISSUER
 from loopback import served
 from relational import practice, practice_with_history
+from relational.test_practice import Desk
 from relational.test_practice import TestPractice as Practice
 from relational.test_practice import TestPracticeWithHistory as PracticeWithHistory
-from waiting import PATIENCE
+from sqlalchemy import text
+from waiting import PATIENCE, until
 
-from fhir_bulk_middleware import JoseTokenVerifier
+from fhir_bulk_middleware import Instant, JoseTokenVerifier
+from fhir_bulk_middleware.testing.resource_values import Reader, patient
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 
@@ -32,6 +37,9 @@ def postgres() -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder, postgres_server(Path(folder)) as own:
         yield own
+
+
+WAITING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
 def schema(dsn: str, name: str) -> str:
@@ -64,6 +72,31 @@ class TestPracticeWithHistoryOnPostgreSQL(PracticeWithHistory):
     @pytest.fixture
     def url(self, postgres: str) -> str:
         return schema(postgres, "history")
+
+    async def test_a_cut_waits_for_a_writer_that_has_stamped(
+        self, store: practice_with_history.PracticeWithHistory, reader: Reader, writer: Desk
+    ) -> None:
+        """Law 4: its change is in this export, or it has a later instant."""
+        await writer.put(patient("early"))
+        cuts: list[Instant | None] = []
+
+        async def cut() -> None:
+            cuts.append(await reader.cut())
+
+        async with anyio.create_task_group() as tasks, store.engine.begin() as connection:
+            await practice_with_history.save(connection, json.loads(patient("late")))
+            tasks.start_soon(cut)
+            async with store.engine.connect() as watching:
+
+                async def waits() -> bool:
+                    return bool(cuts) or bool((await watching.execute(WAITING)).scalar_one())
+
+                await until(waits)
+            assert cuts == [], "a cut waits for writers"
+        found = await reader.instants(await reader.query("Patient"))
+        assert sorted(await reader.ids(await reader.query("Patient", as_of=cuts[0]))) == sorted(
+            id_ for id_, at in found.items() if cuts[0] is not None and at <= cuts[0]
+        )
 
 
 # --- Under a real server ---
