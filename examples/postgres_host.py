@@ -31,6 +31,7 @@ from fhir_bulk_middleware import (
     EveryPatient,
     FhirVersion,
     Page,
+    PageMaker,
     Principal,
     Query,
     Range,
@@ -252,18 +253,14 @@ class PostgresStorage:
 
 
 def _paged(versions: Iterator[list[tuple[int, bytes]]], page_bytes: int) -> Iterator[Page]:
-    """Pages that each hold as much as they may, so that a cursor decides all that follow it."""
-    lines: list[bytes] = []
-    size = last = 0
+    """Pages of versions; cursors are their numbers."""
+    pages = PageMaker(page_bytes)
     for rows in versions:
         for seq, line in rows:
-            if lines and size + len(line) + 1 > page_bytes:
-                yield Page(b"\n".join((*lines, b"")), len(lines), str(last))
-                lines, size = [], 0
-            lines.append(line)
-            size, last = size + len(line) + 1, seq
-    if lines:
-        yield Page(b"\n".join((*lines, b"")), len(lines), str(last))
+            if (page := pages.add(line, str(seq))) is not None:
+                yield page
+    if (page := pages.last()) is not None:
+        yield page
 
 
 def _machine() -> Instant:

@@ -79,6 +79,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         OutputStore as OutputStore,
         SupportsSignedUrls as SupportsSignedUrls,
     )
+    from fhir_bulk_middleware.contract.paging import PageMaker as PageMaker
     from fhir_bulk_middleware.contract.query import (
         Authorisation as Authorisation,
         Block as Block,
@@ -212,6 +213,7 @@ _MODULES = {
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore SupportsSignedUrls",
+    "contract.paging": "PageMaker",
     "contract.query": (
         "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership NoPatient "
         "Page ProvenanceTarget Query Range Rows Selection Window"

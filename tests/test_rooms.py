@@ -18,7 +18,7 @@ FLOORS = (
     "scopes",
     "fhir",
     "contract",
-    "dialects jose observers stores workers",
+    "dialects jose observers stores tables workers",
     "http identity",
     "files",
     "jobs",

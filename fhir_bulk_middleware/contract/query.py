@@ -144,7 +144,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What to read of one resource type, for one export. Filters that we apply ourselves are not in it.
+    """What to read of one resource type, for one export.
 
     Attributes:
         type: the resource type.
@@ -153,6 +153,8 @@ class Query:
         window: which changes.
         as_of: the cut. A storage with snapshots returns each resource as it was at this instant; None for other storages. The
             queries for context may have an earlier instant: `_until`, or `_since` (law 40).
+        filters: restrictions on the resources, all of which must hold. We apply them to each line that comes; the adapter may
+            leave out what does not meet them, so that less is read. `deletions` and `left` are never asked with filters.
         range: the range to read, as the adapter's `slices` returned it; empty for the whole type.
         page_bytes: the largest size of a page in bytes, unless it holds a single larger resource (law 16).
     """
@@ -162,6 +164,7 @@ class Query:
     rights: str = field(default="", repr=False)
     window: Window
     as_of: Instant | None
+    filters: tuple[Filter, ...] = ()
     range: str = ""
     page_bytes: int = 256 * 1024
 

@@ -141,7 +141,16 @@ class Planner:
         options = job.request.options
         return options.sizes or sizes_of(self._settings, options.smallest_file, options.largest_file)
 
-    def query(self, job: Job, rows: Rows, resource_type: str, part: str = "", *, origin: Origin = Origin.SELECTED) -> Query:
+    def query(
+        self,
+        job: Job,
+        rows: Rows,
+        resource_type: str,
+        part: str = "",
+        *,
+        origin: Origin = Origin.SELECTED,
+        filtered: bool = False,
+    ) -> Query:
         """The query for a type of a planned job, or for a range of it (law 2).
 
         A storage without snapshots is asked for its current resources up to `_until`. An upper bound at the cut would lose a
@@ -154,6 +163,8 @@ class Planner:
             part: the range, empty for the whole type.
             origin: with `Origin.ENTERED`, query what is older than the window: the data of members who joined after `_since`
                 (GR-01), and any Provenance, whose targets then decide (law 34).
+            filtered: whether the adapter may leave out what does not meet the filters. Deletions, and the targets of Provenance,
+                are read without them (TF-01, DR-06).
         """
         window, as_of = job.request.window, None
         if isinstance(self._resources, SupportsSnapshot) and job.cut is not None:
@@ -171,13 +182,14 @@ class Planner:
             rights=rows.rights,
             window=window,
             as_of=as_of,
+            filters=tuple(each for each in rows.filters if filtered and each.type == resource_type),
             range=part,
             page_bytes=self.sizes(job).page,
         )
 
     def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
         """The queries for all types that the job's selection can hold."""
-        return [self.query(job, rows, type_, origin=origin) for type_ in self._selected(job, rows)]
+        return [self.query(job, rows, type_, origin=origin, filtered=True) for type_ in self._selected(job, rows)]
 
     def _selected(self, job: Job, rows: Rows) -> list[str]:
         """The types of a job that its selection can hold, sorted; the others come as context alone (law 40)."""
@@ -248,7 +260,7 @@ class Planner:
             by_type[type_] = await self._ranges(job, rows, type_, origin)
         total = sum(each.estimate for ranges in by_type.values() for each in ranges)
         for type_, usual in by_type.items():
-            ranges = await self._divided(job, self.query(job, rows, type_, origin=origin), usual, total)
+            ranges = await self._divided(job, self.query(job, rows, type_, origin=origin, filtered=True), usual, total)
             found.extend(replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges)
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
             return []  # no targets
@@ -279,7 +291,7 @@ class Planner:
 
     async def _ranges(self, job: Job, rows: Rows, resource_type: str, origin: Origin) -> Sequence[Range]:
         whole = [Range("", 0)]
-        query = self.query(job, rows, resource_type, origin=origin)
+        query = self.query(job, rows, resource_type, origin=origin, filtered=True)
         if resource_type == PROVENANCE and by_target(job, self._resources):
             if _steered(job):
                 return whole

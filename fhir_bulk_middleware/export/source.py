@@ -101,7 +101,7 @@ class SliceSource:
     def _source(self) -> tuple[AsyncIterator[Page], Selection, int]:
         """The adapter's pages, whose resources they may hold, and the page size that was asked for."""
         piece, rows = self.piece, self.lease.rows
-        query = self.planner.query(self._job, rows, piece.type, piece.range, origin=piece.origin)
+        query = self.planner.query(self._job, rows, piece.type, piece.range, origin=piece.origin, filtered=True)
         if piece.type == PROVENANCE and by_target(self._job, self.resources):
             # Provenance names what it is about, and not always a patient, so the firewall lets each line pass.
             return self._provenance(query), Everything(), query.page_bytes

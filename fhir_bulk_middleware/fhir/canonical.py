@@ -10,17 +10,17 @@ A resource is made canonical once, when it is written (law 17):
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 from fhir_bulk_middleware.instant import Instant, Precision, render
 
-__all__ = ["DEPTH", "Canonical", "canonical", "canonical_and_content"]
+__all__ = ["DEPTH", "Canonical", "ResourceModel", "canonical", "canonical_and_content"]
 
 DEPTH = 64
 """Maximum nesting of objects and arrays, including the resource itself; HL7's examples stay below 20."""
@@ -38,6 +38,12 @@ _OURS = ("versionId", "lastUpdated")
 
 _Encode = Callable[[Mapping[str, Any]], bytes]
 _Parsed = tuple[dict[str, Any], _Encode]
+_Formed = tuple["Canonical", Mapping[str, Any]]
+
+_LEAVES = frozenset({str, bool, int, type(None)})
+_NUMBERS = frozenset({float, Decimal})
+_SMALL, _LARGE = 1e-4, 1e16
+"""Between these, no encoder writes a float with an exponent."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
@@ -61,9 +67,36 @@ class Canonical:
         """The arguments that make an equal value, as plain values that are cheap to send to another process."""
         return self.type, self.id, self._head, self._tail
 
-    def text(self, version: int, last_updated: Instant) -> bytes:
-        """The canonical line as UTF-8, without a final newline; `lastUpdated` has microseconds (law 1)."""
-        return b'%b"versionId":"%d","lastUpdated":"%b"%b' % (self._head, version, _rendered(last_updated), self._tail)
+    def text(self, version: int | str | None, last_updated: Instant) -> bytes:
+        """The canonical line as UTF-8, without a final newline; `lastUpdated` has microseconds (law 1).
+
+        Args:
+            version: becomes `versionId`; None leaves it out, for a storage without versions.
+            last_updated: becomes `lastUpdated`.
+
+        Raises:
+            ValueError: the version is no FHIR id.
+        """
+        return b'%b%b"lastUpdated":"%b"%b' % (self._head, _versioned(version), _rendered(last_updated), self._tail)
+
+
+def _versioned(version: int | str | None) -> bytes:
+    if version is None:
+        return b""
+    if isinstance(version, str) and _ID.fullmatch(version) is None:
+        raise ValueError("versionId: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")
+    return b'"versionId":"%b",' % str(version).encode()
+
+
+class ResourceModel(Protocol):
+    """A resource as a pydantic model, such as those of `fhir.resources`."""
+
+    def model_dump_json(self, *, by_alias: bool, exclude_none: bool) -> str:
+        """The resource as JSON text, as `pydantic.BaseModel.model_dump_json` gives it."""
+        ...
+
+
+Resource = bytes | str | Mapping[str, Any] | ResourceModel
 
 
 @lru_cache(maxsize=1)  # a transaction writes many resources at one instant
@@ -71,11 +104,11 @@ def _rendered(instant: Instant) -> bytes:
     return render(instant, Precision.MICROSECONDS).encode()
 
 
-def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None) -> Canonical:
+def canonical(resource: Resource, *, resource_id: str | None = None) -> Canonical:
     """The canonical form of a resource.
 
     Args:
-        resource: JSON text, or parsed JSON. A float from `json.loads` has already lost its last digits; use
+        resource: JSON text, parsed JSON, or a pydantic model. A float from `json.loads` has already lost its last digits; use
             `parse_float=Decimal` to keep them.
         resource_id: replaces the id in the resource.
 
@@ -88,16 +121,24 @@ def canonical(resource: bytes | str | Mapping[str, Any], *, resource_id: str | N
 
 
 def canonical_and_content(
-    resource: bytes | str | Mapping[str, Any], *, resource_id: str | None = None, fast: bool = True
+    resource: Resource, *, resource_id: str | None = None, fast: bool = True
 ) -> tuple[Canonical, Mapping[str, Any]]:
     """As `canonical`, with the parsed resource, in which references can be found. Numbers in it are placeholders.
 
     Args:
         resource: as in `canonical`.
         resource_id: as in `canonical`.
-        fast: use msgspec if it is installed; it takes a fifth of the time for text that has the canonical form already.
+        fast: use msgspec if it is installed; it takes a fifth of the time for text that has the canonical form already, and half
+            of it for parsed JSON.
     """
-    content, encode = (fast and isinstance(resource, bytes) and _compact(resource)) or _checked(resource)
+    if not isinstance(resource, bytes | str | Mapping):
+        resource = resource.model_dump_json(by_alias=True, exclude_none=True)
+    if isinstance(resource, Mapping):
+        return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
+    return _form(*((fast and _compact(resource)) or _checked(resource)), resource_id)
+
+
+def _form(content: dict[str, Any], encode: _Encode, resource_id: str | None) -> tuple[Canonical, Mapping[str, Any]]:
     meta, rest = content.get("meta", {}), _members(content, _FIRST, encode)
     if resource_id is not None:
         content["id"] = resource_id
@@ -117,16 +158,64 @@ def canonical_and_content(
     return form, content
 
 
-def _compact(text: bytes) -> _Parsed | None:
+def _mapped(resource: Mapping[str, Any], resource_id: str | None, *, fast: bool) -> _Formed | None:
+    """The form of parsed JSON that can be encoded as it is, without being parsed again; None for any other."""
+    content = dict(resource)
+    if not _plain(content, DEPTH):
+        return None
+    codec = _msgspec() if fast else None
+    try:
+        return _form(content, _encoded_plain if codec is None else codec[1], resource_id)
+    except (ValueError, OverflowError):  # half of a surrogate pair, or a fault that the slow way words
+        return None
+
+
+def _plain(container: dict[str, Any] | list[Any], depth: int) -> bool:
+    """Whether all values are of JSON's own types, with names that are text, and nested at most `depth` deep.
+
+    Also whether each number is finite and is written alike with and without msgspec. Names that are no text may become the same
+    text, which would then stand twice in one object.
+    """
+    if not depth:
+        return False
+    values: Iterable[Any] = container
+    if isinstance(container, dict):
+        for name in container:
+            if type(name) is not str:
+                return False
+        values = container.values()
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is dict or kind is list:
+            if not _plain(value, depth - 1):
+                return False
+        elif kind not in _LEAVES and not (kind in _NUMBERS and _written_alike(value)):
+            return False
+    return True
+
+
+def _written_alike(number: float | Decimal) -> bool:
+    """Whether a number is finite, and if it is a float, is written without an exponent, of which encoders have several forms."""
+    if isinstance(number, Decimal):
+        return number.is_finite()
+    return _SMALL <= abs(number) < _LARGE or number == 0
+
+
+def _compact(resource: bytes | str) -> _Parsed | None:
     """The content of a text that msgspec encodes to the same bytes again; None for any other text.
 
     The same bytes prove that no name is duplicated, and that there is no white space and no escape that JSON does not require.
     """
     codec = _msgspec()
-    if codec is None or deeper_than(text, DEPTH):
+    if codec is None:
         return None
     decode, encode = codec
     try:
+        text = resource if isinstance(resource, bytes) else resource.encode()
+        if deeper_than(text, DEPTH):
+            return None
         content = decode(text)
         same = isinstance(content, dict) and encode(content) == text.rstrip(b"\n")
     except (ValueError, OverflowError):
@@ -141,7 +230,19 @@ def _msgspec() -> tuple[Callable[[bytes], Any], _Encode] | None:
         import msgspec  # noqa: PLC0415 - an optional extra
     except ImportError:
         return None
-    return msgspec.json.Decoder(float_hook=msgspec.Raw).decode, msgspec.json.Encoder().encode
+    return msgspec.json.Decoder(float_hook=msgspec.Raw).decode, msgspec.json.Encoder(decimal_format="number").encode
+
+
+def _encoded_plain(content: Mapping[str, Any]) -> bytes:
+    """JSON of content that is `_plain`.
+
+    Raises:
+        ValueError: a text has half of a surrogate pair.
+    """
+    text = _encode_plain(content)
+    if _MARK in text:
+        _refuse_half_pairs(_encode_without_decimals(content))  # else a text could pass for a decimal
+    return _unmarked(text).encode()
 
 
 def _checked(resource: bytes | str | Mapping[str, Any]) -> _Parsed:
@@ -252,5 +353,9 @@ def _members(content: Mapping[str, Any], without: tuple[str, ...], encode: _Enco
     return b"," + encode(rest)[1:-1] if rest else b""
 
 
+_encode_plain = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, separators=(",", ":"), default=lambda decimal: f"{_MARK}{decimal}"
+).encode
+_encode_without_decimals = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=lambda _decimal: 0).encode
 _decode = json.JSONDecoder(parse_float=_mark, parse_int=_mark, parse_constant=_refuse_constant).decode
 _decode_strictly = json.JSONDecoder(object_pairs_hook=_object, parse_int=str).decode

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Selection
+from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Filter, Selection
 from fhir_bulk_middleware.contract.storage import (
     SupportsDeletionHorizon,
     SupportsDeletions,
@@ -35,6 +35,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSlices,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
 from fhir_bulk_middleware.testing.cohort import ContextSuite, EnteredSuite, LeftSuite, NamingSuite
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
@@ -187,6 +188,13 @@ class ExportSuite(StorageSuite):
             assert sorted(found) == sorted(
                 id_ for id_, at in changed.items() if (since is None or at > since) and (until is None or at <= until)
             ), "a window holds since < lastUpdated <= until"
+
+    async def test_a_filter_leaves_out_only_what_does_not_meet_it(self, reader: Reader, writer: Writer, samples: Samples) -> None:
+        """`Query.filters`; an adapter need not apply them, since we do."""
+        await writer.put(*(samples.patient(f"p{number}") for number in range(4)))
+        either = tuple(Criteria.of(samples.version, "Patient", [("_id", id_)]) for id_ in ("p1", "p3"))
+        query = replace(await reader.query("Patient"), filters=(Filter("Patient", either), Filter("Patient", either[1:])))
+        assert "p3" in await reader.ids(query), "a filter leaves out only what does not meet it"
 
     async def test_no_members_is_not_everybody(self, reader: Reader, writer: Writer, samples: Samples) -> None:
         """An empty selection is empty."""

@@ -19,6 +19,7 @@ from .filters import context, filters, firewall, shapes
 from .lifecycle import large, lifecycle, one_type, scaling, small
 from .postgres import postgres
 from .starting import starting
+from .tables import mapped, tables
 from .traffic import host, kick_off, polls
 from .worst import worst
 
@@ -42,6 +43,8 @@ SCENARIOS: dict[str, Scenario] = {
     "one-type": one_type,
     "starting": starting,
     "worst": worst,
+    "mapped": mapped,
+    "tables": tables,
 }
 ON_DEMAND: dict[str, Scenario] = {"large": large}
 """Not measured unless asked for."""

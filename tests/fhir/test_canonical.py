@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
-from fhir_bulk_middleware.fhir.canonical import DEPTH, canonical, canonical_and_content
+from fhir_bulk_middleware.fhir.canonical import DEPTH, ResourceModel, canonical, canonical_and_content
 from fhir_bulk_middleware.instant import parse
 
 NOON = parse("2024-05-06T12:00:00.000007Z")
 HEAD = '{"resourceType":"Observation","id":"o-1","meta":{"versionId":"3","lastUpdated":"2024-05-06T12:00:00.000007Z"'
 
 
-def text_of(resource: bytes | str | Mapping[str, Any]) -> str:
+def text_of(resource: bytes | str | Mapping[str, Any] | ResourceModel) -> str:
     return canonical(resource).text(3, NOON).decode()
 
 
@@ -125,12 +126,63 @@ def test_a_mapping_with_what_json_does_not_know_is_refused(value: object) -> Non
         canonical({"resourceType": "Patient", "id": "1", "v": value})
 
 
-def test_a_mapping_that_is_nested_too_deeply_is_refused() -> None:
+@pytest.mark.parametrize("depth", [DEPTH, 100_000])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_mapping_that_is_nested_too_deeply_is_refused(depth: int, fast: bool) -> None:
     value: list[Any] = []
-    for _ in range(100_000):
+    for _ in range(depth - 1):
         value = [value]
     with pytest.raises(ValueError, match="nested deeper"):
-        canonical({"resourceType": "Patient", "id": "1", "v": value})
+        canonical_and_content({"resourceType": "Patient", "id": "1", "v": value}, fast=fast)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_mapping_whose_names_become_the_same_text_is_refused(fast: bool) -> None:
+    with pytest.raises(ValueError, match="stands twice"):
+        canonical_and_content({"resourceType": "Patient", "id": "1", "v": [{1: "a", "1": "b"}]}, fast=fast)
+
+
+def test_a_mapping_stays_as_it_is() -> None:
+    author = {"resourceType": "Patient", "id": "theirs", "meta": {"versionId": "9"}}
+    canonical(author, resource_id="ours")
+    assert author == {"resourceType": "Patient", "id": "theirs", "meta": {"versionId": "9"}}
+
+
+def test_a_pydantic_model_is_read_by_its_aliases_and_without_what_is_unset() -> None:
+    class Contact(BaseModel):
+        value: str
+        ext: str | None = Field(default=None, alias="_value")
+
+    class Patient(BaseModel):
+        resource_type: str = Field(default="Patient", alias="resourceType")
+        id: str
+        telecom: list[Contact]
+        active: bool | None = None
+
+    model = Patient.model_validate({"id": "1", "telecom": [{"value": "\u00e9", "_value": "x"}, {"value": "y"}]})
+    assert text_of(model).partition(',"telecom"')[2] == ':[{"value":"\u00e9","_value":"x"},{"value":"y"}]}'
+
+
+def test_a_model_of_fhir_resources_keeps_its_order_and_its_primitive_extensions() -> None:
+    patient = pytest.importorskip("fhir.resources.R4B.patient").Patient
+    members = {"id": "1", "birthDate": "1970-03", "_birthDate": {"extension": [{"url": "u", "valueDecimal": 1.5}]}}
+    rest = text_of(patient.model_validate(members)).partition('Z"},')[2]
+    assert rest == '"birthDate":"1970-03","_birthDate":{"extension":[{"url":"u","valueDecimal":1.5}]}}'
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"), [(7, '"versionId":"7",'), ("W-1.a", '"versionId":"W-1.a",'), (None, ""), ("0" * 64, None)]
+)
+def test_a_storage_may_have_versions_of_its_own_or_none(version: int | str | None, shown: str | None) -> None:
+    text = canonical({"resourceType": "Patient", "id": "1"}).text(version, NOON).decode()
+    shown = f'"versionId":"{version}",' if shown is None else shown
+    assert text == f'{{"resourceType":"Patient","id":"1","meta":{{{shown}"lastUpdated":"2024-05-06T12:00:00.000007Z"}}}}'
+
+
+@pytest.mark.parametrize("version", ["", 'a"b', "a b", "x" * 65, "1\n"])
+def test_a_version_that_is_no_id_is_refused(version: str) -> None:
+    with pytest.raises(ValueError, match="versionId"):
+        canonical({"resourceType": "Patient", "id": "1"}).text(version, NOON)
 
 
 @pytest.mark.parametrize("room", [":", ": "])
@@ -203,6 +255,32 @@ def test_with_and_without_msgspec_the_text_is_the_same(rest: dict[str, Any], com
 
     assert fast == slow
     assert fast.startswith(HEAD.encode())
+
+
+ODD = st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text() | NUMBERS | st.booleans()
+PARSED = st.recursive(
+    ODD,
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(rest=st.dictionaries(NAMES, PARSED, max_size=6))
+def test_a_mapping_has_the_same_text_with_and_without_msgspec_and_as_json_text(rest: dict[str, Any]) -> None:
+    """Or is refused alike. Texts may have lone surrogates here."""
+    outcomes = []
+    members = {"resourceType": "Observation", "id": "o-1"} | rest
+    for fast in (True, False):
+        try:
+            outcomes.append(canonical_and_content(members, fast=fast)[0].text(3, NOON))
+        except ValueError as error:
+            outcomes.append(str(error).encode())
+    assert outcomes[0] == outcomes[1]
+    if outcomes[0].startswith(b"{"):
+        assert canonical(outcomes[0]).text(3, NOON) == outcomes[0]
+        if "Decimal(" not in repr(rest):
+            own = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode()[1:]
+            assert outcomes[0] == HEAD.encode() + b"}" + (b"," + own if rest else b"}")
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ Times are kept as UTC text to the millisecond, as many schemas have them.
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fhir_bulk_middleware.contract.access import Principal
+from fhir_bulk_middleware.contract.paging import PageMaker
 from fhir_bulk_middleware.contract.query import Authorisation, Compartments, Deletions, EveryPatient, Page, Query
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant, Precision, system_clock
@@ -68,14 +69,18 @@ class Clinic:
             f"SELECT t.updated, {self.columns[query.type]} FROM {self.sources[query.type]}"  # noqa: S608 - constants
             f" WHERE {conditions} ORDER BY t.updated, t.id LIMIT {_ROWS}"
         )
+        pages = PageMaker(query.page_bytes)
         while True:
             values = {**self.bounds(query), "updated": updated, "id": id_}
             rows = self._database.execute(statement, values).fetchall()
-            for page in _pages(query.page_bytes, ((row, self.line(query.type, row)) for row in rows)):
-                yield page
+            for row in rows:
+                if (page := pages.add(self.line(query.type, row), f"{row[0]}|{row[1]}")) is not None:
+                    yield page
             if len(rows) < _ROWS:
-                return
+                break
             updated, id_ = rows[-1][:2]
+        if (page := pages.last()) is not None:
+            yield page
 
     async def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """Rows that are marked as deleted, by the time of that."""
@@ -121,24 +126,11 @@ class Clinic:
                 content["subject"] = {"reference": f"Patient/{patient}"}
             if performer is not None:
                 content["performer"] = [{"reference": f"Patient/{performer}"}]
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     def instant(self, updated: str) -> str:
         """A time of the tables as FHIR's instant."""
         return f"{updated.replace(' ', 'T')}Z"
-
-
-def _pages(size: int, lines: Iterator[tuple[tuple[Any, ...], bytes]]) -> Iterator[Page]:
-    held: list[bytes] = []
-    cursor = ""
-    for row, line in lines:
-        if held and sum(map(len, held)) + len(line) > size:
-            yield Page(b"".join(held), len(held), cursor)
-            held = []
-        held.append(line)
-        cursor = f"{row[0]}|{row[1]}"
-    if held:
-        yield Page(b"".join(held), len(held), cursor)
 
 
 class Desk:

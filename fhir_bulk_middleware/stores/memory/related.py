@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.paging import PageMaker
 from fhir_bulk_middleware.contract.query import Block, Compartments, Everything, Page, ProvenanceTarget, Query, Window
 from fhir_bulk_middleware.fhir.provenance import targets as targets_of
 from fhir_bulk_middleware.fhir.reference import References
@@ -34,16 +35,12 @@ Chosen = Callable[[Query], Iterable[tuple[int, OwnedVersion]]]
 
 def paged(found: Iterable[tuple[int, bytes]], page_bytes: int) -> Iterator[Page]:
     """Pages of lines; the cursor of each page is the position of its last line."""
-    lines: list[bytes] = []
-    size = last = 0
+    pages = PageMaker(page_bytes)
     for position, line in found:
-        if lines and size + len(line) + 1 > page_bytes:
-            yield Page(b"".join(lines), len(lines), str(last))
-            lines, size = [], 0
-        lines.append(line + b"\n")
-        size, last = size + len(line) + 1, position
-    if lines:
-        yield Page(b"".join(lines), len(lines), str(last))
+        if (page := pages.add(line, str(position))) is not None:
+            yield page
+    if (page := pages.last()) is not None:
+        yield page
 
 
 def provenance(

@@ -1,0 +1,1 @@
+"""A practice that keeps its data in tables."""

@@ -1,0 +1,1 @@
+"""A host whose resources are in a dict."""
