@@ -56,18 +56,6 @@ class TestPracticeOnSQLite(Practice):
         return f"sqlite+aiosqlite:///{tmp_path}/practice.db"
 
 
-class TestPracticeOnPostgreSQL(Practice):
-    @pytest.fixture
-    def url(self, postgres: str) -> str:
-        return schema(postgres, "practice")
-
-
-class TestPracticeWithHistoryOnSQLite(PracticeWithHistory):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return f"sqlite+aiosqlite:///{tmp_path}/practice.db"
-
-
 class TestPracticeWithHistoryOnPostgreSQL(PracticeWithHistory):
     @pytest.fixture
     def url(self, postgres: str) -> str:
@@ -127,8 +115,7 @@ def by_type(lines: list[dict[str, Any]]) -> dict[str, int]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("history", [False, True], ids=["without history", "with history"])
+@pytest.mark.parametrize(("database", "history"), [("postgresql", False), ("sqlite", True)])
 async def test_a_practice_exports_and_deletes_under_a_real_server(
     request: pytest.FixtureRequest, tmp_path: Path, mint: TokenMint, *, database: str, history: bool
 ) -> None:
