@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from relational import practice
 from sqlalchemy import Boolean, Column, DateTime, Index, Integer, MetaData, String, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -23,6 +22,7 @@ from fhir_bulk_middleware import (
     to_datetime,
 )
 from fhir_bulk_middleware.tables import History, ResourceTable, TableDeletes, VersionedTables, WriteClock
+from relational import practice
 
 # --- The tables: a row for each version, a deletion is a version too ---------------------------------------------------------
 
