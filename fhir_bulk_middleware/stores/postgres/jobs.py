@@ -12,7 +12,6 @@ from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
-    job_from_record,
     job_record,
     part_from_record,
     registration_content,
@@ -29,6 +28,7 @@ from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.postgres import hints
 from fhir_bulk_middleware.stores.postgres import work_queue as work
 from fhir_bulk_middleware.stores.postgres.connections import Connections
+from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs, read_job
 from fhir_bulk_middleware.stores.postgres.session import Session, Tables, options
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
@@ -136,6 +136,7 @@ class PostgresJobStore:
         self._listening = None if listen is False else options(dsn if listen is True else listen)
         self._patience = patience
         self._connections = Connections(dsn, self._tables, at_most=connections, patience=patience, blocking=blocking)
+        self._known = KnownJobs()
         self._rows: tuple[tuple[str, int], Rows] | None = None
 
     def recipe(self) -> Recipe:
@@ -182,12 +183,12 @@ class PostgresJobStore:
 
     async def find(self, job_id: str, mount: str, owner: Owner) -> Job | None:
         """See `JobStore.find`."""
-        return await self._connections.read(partial(_find, job_id=job_id, place=_place_key(mount, owner)))
+        return await self._connections.read(partial(_find, known=self._known, job_id=job_id, place=_place_key(mount, owner)))
 
     async def standing(self, job_id: str, mount: str, owner: Owner, *, file_id: str | None = None) -> Standing | None:
         """See `JobStore.standing`."""
-        place = _place_key(mount, owner)
-        return await self._connections.read(partial(_standing, job_id=job_id, place=place, file_id=file_id), snapshot=True)
+        step = partial(_standing, known=self._known, job_id=job_id, place=_place_key(mount, owner), file_id=file_id)
+        return await self._connections.read(step, snapshot=True)
 
     async def owned(self, mount: str, owner: Owner, *, after: ListPlace | None, limit: int) -> Sequence[Job]:
         """See `JobStore.owned`."""
@@ -234,7 +235,7 @@ class PostgresJobStore:
         """
         while await self._connections.read(partial(work.anything, adapter=adapter, now=now)):
             granted = await self._connections.write(
-                partial(work.claim, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds)
+                partial(work.claim, known=self._known, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds)
             )
             if granted is None:
                 return None
@@ -326,25 +327,21 @@ def _registrations(session: Session) -> list[Registration]:
     return sorted((registration_from_content(content) for (content,) in records), key=lambda each: each.mount)
 
 
-def _job(record: tuple[Any, ...]) -> Job:
-    return job_from_record(dict(zip(JOB_FIELDS, record, strict=True)))
-
-
 def _jobs(session: Session, text: str, values: Mapping[str, object]) -> list[Job]:
-    return [_job(record) for record in session.rows(text, values)]
+    return [read_job(record) for record in session.rows(text, values)]
 
 
 def _part(record: tuple[Any, ...]) -> Part:
     return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
 
 
-def _find(session: Session, job_id: str, place: bytes) -> Job | None:
+def _find(session: Session, known: KnownJobs, job_id: str, place: bytes) -> Job | None:
     record = session.row(_FIND, {"id": job_id, "place": place})
-    return None if record is None else _job(record)
+    return None if record is None else known.job(record)
 
 
-def _standing(session: Session, job_id: str, place: bytes, file_id: str | None) -> Standing | None:
-    job = _find(session, job_id, place)
+def _standing(session: Session, known: KnownJobs, job_id: str, place: bytes, file_id: str | None) -> Standing | None:
+    job = _find(session, known, job_id, place)
     if job is None:
         return None
     unfinished = session.one(_UNFINISHED, {"id": job_id})
@@ -362,7 +359,7 @@ def _add(session: Session, job: Job, content: bytes, working_at_most: int) -> Jo
     }
     session.change(_LOCK_OWNER, {"owner": record["owner_key"]})
     if job.idempotency is not None and (kept := session.row(_SAME_KEY, record)) is not None:
-        return _job(kept)
+        return read_job(kept)
     if session.one(_WORKING, record) >= working_at_most:
         return None
     session.insert("job", [record])

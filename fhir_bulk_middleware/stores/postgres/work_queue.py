@@ -13,7 +13,6 @@ from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     SLICE_FIELDS,
-    job_from_record,
     part_record,
     slice_from_record,
     slice_record,
@@ -21,6 +20,7 @@ from fhir_bulk_middleware.contract.job_record import (
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.postgres import hints
+from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
@@ -105,7 +105,7 @@ def anything(session: Session, adapter: str, now: Instant) -> bool:
     return session.row(_ANYTHING, {"adapter": digest(adapter), "now": now}) is not None
 
 
-def claim(session: Session, adapter: str, worker: str, now: Instant, lease_seconds: float) -> Granted | None:
+def claim(session: Session, known: KnownJobs, adapter: str, *, worker: str, now: Instant, lease_seconds: float) -> Granted | None:
     """Lease the next free piece of work of the adapter to `worker`."""
     limit = _CANDIDATES
     while True:
@@ -123,7 +123,7 @@ def claim(session: Session, adapter: str, worker: str, now: Instant, lease_secon
                     values = {"job": job_id, "slice": number, "attempt": attempt + 1, "worker": worker, "cause": cause}
                     session.change(_LEASE, values | _span(now, lease_seconds))
                     session.change(_TAKE_TURN, {"owner": owner})
-                    job, piece = _job_and_slice(session, job_id, number)
+                    job, piece = _job_and_slice(session, known, job_id, number)
                     return Granted(job, piece, attempt + 1, attempt + 1 - excused, cause)
         if len(jobs) < limit:
             return None
@@ -284,11 +284,11 @@ def _token(lease: Lease) -> dict[str, object]:
     return _place(lease) | {"worker": lease.worker, "attempt": lease.attempt}
 
 
-def _job_and_slice(session: Session, job_id: str, number: int) -> tuple[Job, Slice | None]:
+def _job_and_slice(session: Session, known: KnownJobs, job_id: str, number: int) -> tuple[Job, Slice | None]:
     """A job and one of its slices, read after its work was locked, so that they are as the last attempt left them."""
     (record,) = session.rows(_JOB_AND_SLICE, {"job": job_id, "slice": number})
     job, piece = record[: len(JOB_FIELDS)], record[len(JOB_FIELDS) :]
     return (
-        job_from_record(dict(zip(JOB_FIELDS, job, strict=True))),
+        known.job(job),
         None if number == _PLANNING else slice_from_record(dict(zip(SLICE_FIELDS, piece, strict=True))),
     )
