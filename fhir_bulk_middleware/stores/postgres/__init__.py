@@ -1,0 +1,1 @@
+"""Parts for hosts that keep their data in PostgreSQL (extra `postgres`)."""
