@@ -9,6 +9,7 @@ import pytest
 EXTRAS = {
     "metrics": ["prometheus_client"],
     "objectstore": ["obstore"],
+    "postgres": ["psycopg"],
     "testing": ["pytest", "_pytest"],
     "demo": ["httpx2", "uvicorn"],
     "cli": ["rich"],
@@ -17,6 +18,7 @@ EXTRAS = {
 NEEDS = {
     "metrics": {"observers.metrics"},
     "objectstore": {"stores.objects"},
+    "postgres": {"stores.postgres.cut"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},
     "fast": set[str](),

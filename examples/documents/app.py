@@ -47,9 +47,7 @@ def host(storage: DocumentStorage, state: Path, settings: Settings | None = None
     )
     bulk = BulkData(
         resources=storage,
-        verifier=JoseTokenVerifier(
-            jwks=state / "keys.json", issuer="https://auth.example", audience="https://ehr.example/fhir"
-        ),
+        verifier=JoseTokenVerifier(jwks=state / "keys.json", issuer="https://auth.example", audience="https://ehr.example/fhir"),
         jobs=SQLiteJobStore(state / "jobs.db"),
         outputs=FileOutputStore(state / "exports"),
         settings=settings or Settings(),

@@ -1,4 +1,4 @@
-"""The storage adapter: FHIR JSON in PostgreSQL as text, every version kept; exact exports beside writers that never wait for them.
+"""The storage adapter: FHIR JSON in PostgreSQL as text, every version kept, and exact exports for which no writer waits.
 
 It can be read as of an instant, in slices, by worker processes, and knows what was deleted, so exports chain by `_since` without
 losing or doubling a change. `fhir_bulk_middleware.stores.postgres.cut` says why, step by step.
@@ -7,7 +7,6 @@ losing or doubling a change. `fhir_bulk_middleware.stores.postgres.cut` says why
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
-from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -154,9 +153,7 @@ class DocumentStorage:
             else:
                 connection.close()
 
-    def _versions(
-        self, column: str, query: Query, after: str | None, *, deleted: bool
-    ) -> Generator[list[tuple[int, bytes]]]:
+    def _versions(self, column: str, query: Query, after: str | None, *, deleted: bool) -> Generator[list[tuple[int, bytes]]]:
         """Versions with their sequence numbers, some at a time: short statements, which hold back no vacuum."""
         found = self._found(query, after, deleted=deleted)
         statement = SQL("SELECT seq, {} {} AND seq > %s ORDER BY seq LIMIT {}").format(Identifier(column), found, Literal(_ROWS))

@@ -45,7 +45,7 @@ CREATE TABLE compartment (
 );
 CREATE INDEX compartment_version ON compartment (type, seq);
 """
-"""A version has the stamp `last_updated` and the transaction `written_by`; if it was superseded, also those of the next version."""
+"""A version has the stamp `last_updated` and the transaction `written_by`; once superseded, also those of the next version."""
 
 _CURRENT = """
     SELECT seq, number, last_updated, deleted, ended = 9223372036854775807 FROM version

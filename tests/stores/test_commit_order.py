@@ -1,16 +1,16 @@
 """Exports of a PostgreSQL whose writers commit in any order tell each net change once: in the next export, or in one after it.
 
-The writers hold transactions open across exports, roll them back, roll back to savepoints, prepare them, and set the clock. All wait
-for nobody: the cuts go ahead at once (patience 0), so that every slow writer is late.
+The writers hold transactions open across exports, roll them back, roll back to savepoints, prepare them, and set the clock.
+The cuts go ahead at once (patience 0), so that every slow writer is late.
 """
 
 import asyncio
 import json
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -22,11 +22,10 @@ from documents.storage import DocumentStorage
 from documents.writing import SCHEMA, delete, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from postgres_fixture import database
+from postgres_fixture import database, set_clock
 from postgres_fixture import server as postgres
-from waiting import PATIENCE
 
-from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Selection, Window
+from fhir_bulk_middleware.contract.query import Everything, Query, Window
 from fhir_bulk_middleware.instant import Instant, Precision
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -35,7 +34,8 @@ Key = tuple[str, str]
 WRITERS = 4
 KEYS = [(type_, id_) for type_ in ("Observation", "Patient") for id_ in "abc"]
 HISTORIES = int(os.environ.get("FHIR_BULK_COMMITS", "60"))
-SECONDS = float(os.environ.get("FHIR_BULK_COMMITS_SECONDS", "4"))
+AT_ONCE = 8
+SECONDS = float(os.environ.get("FHIR_BULK_COMMITS_SECONDS", "3"))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,8 @@ STEPS = st.lists(
 class Open:
     """A transaction that is open or prepared.
 
-    `changes` is what its commit makes of the resources: version and text, None if deleted. `locks` are what others would wait for.
+    `changes` is what its commit makes of the resources: version and text, None if deleted. `locks` is what others
+    would wait for.
     """
 
     changes: dict[Key, tuple[int, str | None]] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class Client:
     knows: dict[Key, tuple[int, str | None]] = field(default_factory=dict)
     """What was committed when the last export began."""
     has: dict[Key, str] = field(default_factory=dict)
+    told: set[tuple[str, str, str]] = field(default_factory=set)
     queries: list[tuple[Query, list[bytes], list[str]]] = field(default_factory=list)
 
     async def export(self, committed: dict[Key, tuple[int, str | None]] | None) -> None:
@@ -153,6 +155,10 @@ class Client:
             for content in map(json.loads, lines):
                 assert (type_, content["id"]) not in output, "a resource is in an export once"
                 output[type_, content["id"]] = content["language"]
+                if keep:
+                    version = (type_, content["id"], content["meta"]["versionId"])
+                    assert version not in self.told, "a version is in one export of a chain"
+                    self.told.add(version)
             gone |= {(type_, reference.partition("/")[2]) for reference in references}
             assert len(references) == len(set(references))
             if keep:
@@ -185,8 +191,7 @@ class Script:
     async def play(self, steps: list[Step]) -> None:
         self.set_clock(0)
         with psycopg.connect(self.dsn, autocommit=True) as clean:
-            for table in ("compartment", "version", "bulk_cut"):
-                clean.execute(f"DELETE FROM {table}".encode())
+            clean.execute("DELETE FROM compartment; DELETE FROM version; DELETE FROM bulk_cut")
         try:
             for step in steps:
                 await self.take(step)
@@ -282,11 +287,8 @@ class Script:
             self.end(writer, how)
 
     def set_clock(self, offset: int) -> None:
-        now = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + {offset}"
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute(
-                f"CREATE OR REPLACE FUNCTION bulk_clock() RETURNS bigint LANGUAGE sql VOLATILE AS $${now}$$".encode()
-            )
+            set_clock(connection, offset)
 
 
 @pytest.fixture(scope="module")
@@ -303,20 +305,21 @@ def play(dsn: str) -> Iterator[Callable[[list[Step]], None]]:
 A, B = ("Patient", "a"), ("Patient", "b")
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        [End(0, "COMMIT")],
-        [End(0, "PREPARE TRANSACTION")],
-        [End(0, "ROLLBACK")],
-    ],
-    ids=lambda how: how[0].how,
-)
+EXPORT = Export(Precision.MICROSECONDS)
+
+
+@pytest.mark.parametrize("how", ["COMMIT", "PREPARE TRANSACTION", "ROLLBACK"])
 def test_a_write_before_a_cut_whose_commit_comes_after_it_is_in_a_later_export(
-    play: Callable[[list[Step]], None], how: list[Step]
+    play: Callable[[list[Step]], None], how: str
 ) -> None:
-    export = Export(Precision.MICROSECONDS)
-    play([Write(0, (A,)), Write(1, (B,)), End(1, "COMMIT"), export, Write(1, (B,)), *how, End(1, "COMMIT"), export, export])
+    play(
+        [Write(0, (A,)), Write(1, (B,)), End(1, "COMMIT"), EXPORT, Write(1, (B,)), End(0, how), End(1, "COMMIT"), EXPORT, EXPORT]
+    )
+
+
+def test_a_late_commit_is_in_the_next_export_though_the_clock_was_set_back(play: Callable[[list[Step]], None]) -> None:
+    """Law 45, where no stamp is later than the last cut."""
+    play([Write(0, (A,)), EXPORT, Clock(-2_500_000), End(0, "COMMIT"), EXPORT])
 
 
 @settings(max_examples=HISTORIES, suppress_health_check=[*HealthCheck])
@@ -326,3 +329,77 @@ def test_exports_tell_each_net_change_once_in_whatever_order_writers_commit(
 ) -> None:
     """Laws 3, 5 and 45."""
     play(steps)
+
+
+# --- Writers at the same time ---
+
+
+@dataclass
+class Busy:
+    """A writer in a thread, on a connection and for resources of its own, beside exports that it does not wait for."""
+
+    dsn: str
+    number: int
+    storage: DocumentStorage
+    until: float
+    committed: dict[Key, str | None] = field(default_factory=dict)
+    commits: int = 0
+
+    def run(self) -> None:
+        random = Random(self.number)  # noqa: S311 - repeatable, not secret
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            while time.monotonic() < self.until:
+                self.transact(connection, random)
+
+    def transact(self, connection: Connection, random: Random) -> None:
+        changes: dict[Key, str | None] = {}
+        connection.execute("BEGIN")
+        for _ in range(random.randint(1, 3)):
+            key = (random.choice(("Observation", "Patient")), f"w{self.number}-{random.randrange(6)}")
+            if random.random() < 0.3:
+                delete(connection, *key)
+                changes[key] = None
+            else:
+                text = f"{self.number}.{self.commits}.{random.randrange(10**6)}"
+                content = {"resourceType": key[0], "id": key[1], "language": text}
+                write(connection, [json.dumps(content)], self.storage.compartments)
+                changes[key] = text
+            if random.random() < 0.2:
+                connection.execute("SELECT pg_sleep(%s)", (random.random() / 3,))  # the database stalls, not the test
+        how = random.random()
+        if how < 0.15:
+            connection.execute("ROLLBACK")
+            return
+        if how < 0.4:
+            name = f"b{secrets.token_hex(8)}"
+            connection.execute(f"PREPARE TRANSACTION '{name}'".encode())
+            connection.execute("SELECT pg_sleep(%s)", (random.random() / 5,))
+            connection.execute(f"COMMIT PREPARED '{name}'".encode())
+        else:
+            connection.execute("COMMIT")
+        self.commits += 1
+        self.committed |= changes
+
+
+@pytest.mark.parametrize("patience", [0, 0.05])
+def test_many_writers_at_once_lose_and_double_nothing(dsn: str, patience: float) -> None:
+    """Law 3. Each export, applied to the one before, gives the storage at its cut; the last one gives all that was committed."""
+    with psycopg.connect(dsn, autocommit=True) as clean:
+        set_clock(clean, 0)
+        clean.execute("DELETE FROM compartment; DELETE FROM version; DELETE FROM bulk_cut")
+    storage = DocumentStorage(dsn, patience=patience)
+    ends = time.monotonic() + SECONDS
+    writers = [Busy(dsn, number, storage, ends) for number in range(AT_ONCE)]
+    client = Client(storage, Precision.MICROSECONDS)
+    with ThreadPoolExecutor(AT_ONCE) as pool, asyncio.Runner() as runner:
+        running = [pool.submit(writer.run) for writer in writers]
+        while not all(each.done() for each in running):
+            runner.run(client.export(None))
+            del client.queries[:-20]
+        for each in running:
+            each.result()
+        runner.run(client.export(None))
+        assert client.has == {key: text for writer in writers for key, text in writer.committed.items() if text is not None}
+        assert sum(writer.commits for writer in writers) > AT_ONCE
+        runner.run(client.again())
+    storage.close()

@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from benchmarks.postgres_server import postgres_server
+from psycopg.sql import SQL, Literal
 
-__all__ = ["database", "server"]
+__all__ = ["database", "server", "set_clock"]
 
 
 @contextmanager
@@ -35,3 +37,9 @@ def database(server: str, schema: str) -> Generator[str]:
             inside.execute(schema.encode())
         yield own
         connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
+
+
+def set_clock(connection: psycopg.Connection[Any], offset: int) -> None:
+    """Set the clock of `bulk_instant`, in microseconds from the machine's."""
+    now = SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + {}").format(Literal(offset))
+    connection.execute(SQL("CREATE OR REPLACE FUNCTION bulk_clock() RETURNS bigint LANGUAGE sql VOLATILE AS $${}$$").format(now))

@@ -5,52 +5,53 @@ For hosts with versioned tables of their own. A version is written once, by one 
 - the *stamp*: `meta.lastUpdated`, in microseconds. `bulk_instant()` gives a good one, but any number will do;
 - the *writer*: `pg_current_xact_id()`, the 64-bit id of the transaction that wrote the row, as a column default.
 
-A stamp is chosen before the commit, and another transaction may commit between the two. So the stamps that lie before an instant
-do not say what was visible at it. PostgreSQL itself knows: `pg_current_snapshot()` lists the transactions that had not ended.
-A *cut* is a row of the table `bulk_cut`: an instant and the snapshot that was taken for it.
+A stamp is chosen before the commit, and another transaction may commit between the two. So the stamps that lie before an
+instant do not say what was visible at it. PostgreSQL itself knows: `pg_current_snapshot()` lists the transactions that had not
+ended. A *cut* is a row of the table `bulk_cut`: an instant and the snapshot that was taken for it.
 
-**What an export holds.** A snapshot *sees* a version if it sees the commit of its writer (`pg_visible_in_snapshot`). The *visible
-instant* of a version is its stamp or, if that is later, the microsecond after the last cut that did not see the version:
+**What an export holds.** A snapshot *sees* a version if it sees the commit of its writer (`pg_visible_in_snapshot`). The
+*visible instant* of a version is its stamp or, if that is later, the microsecond after the last cut that did not see the
+version:
 
     visible(v) = max(stamp(v), 1 + max(instant(c) for each cut c that does not see v))
 
-Wherever the laws say `lastUpdated`, an export uses the visible instant: the state at an instant T is, of each resource, the highest
-version number with visible(v) <= T, and a window holds the versions with since < visible(v) <= until.
+Wherever the laws say `lastUpdated`, an export uses the visible instant: the state at an instant T is, of each resource, the
+highest version number with visible(v) <= T, and a window holds the versions with since < visible(v) <= until.
 
-**Why that loses and doubles nothing.** Cuts are taken one at a time, with growing instants, so a later cut sees all that an earlier
-one saw (a commit is final). The cuts that do not see v are therefore the first ones, up to some cut, and:
+**Why that loses and doubles nothing.** Cuts are taken one at a time, with growing instants, so a later cut sees all that an
+earlier one saw (a commit is final). The cuts that do not see v are therefore the first ones, up to some cut, and:
 
-1. visible(v) <= T if and only if stamp(v) <= T and v is seen by the first cut whose instant is T or later. *If*: that cut and all
-   later ones see v, so each cut that does not has an instant before T. *Only if*: had it not seen v, visible(v) would be later
-   than its instant. `Seen.includes` is this condition. No list of cuts is walked.
+1. visible(v) <= T if and only if stamp(v) <= T and v is seen by the first cut whose instant is T or later. *If*: that cut and
+   all later ones see v, so each cut that does not has an instant before T. *Only if*: had it not seen v, visible(v) would be
+   later than its instant. `Seen.includes` is this condition. No list of cuts is walked.
 2. The set S(T) of versions with visible(v) <= T never changes once a cut at T or later is recorded: a snapshot's answer about a
-   transaction is final, rows of a rolled-back transaction are never read, and no cut is ever added before the last one. So pages,
-   slices and retries read the same rows (law 5), in short statements; no database transaction stays open for an export.
-3. For cuts T1 < T2, S(T1) is a part of S(T2). If the newest version of a resource differs between them, the newest of S(T2) is not in
-   S(T1), so it lies in the window (T1, T2] and is exported. If it is the same, it lies in S(T1) and is not exported. So the
-   exports tell each net change once (law 3). The same holds if the next export starts at an `_until` before the cut, or at any
-   other instant, since 1 and 2 hold for every instant.
+   transaction is final, rows of a rolled-back transaction are never read, and no cut is ever added before the last one. So
+   pages, slices and retries read the same rows (law 5), in short statements; no database transaction stays open for an export.
+3. For cuts T1 < T2, S(T1) is a part of S(T2). If the newest version of a resource differs between them, the newest of S(T2) is
+   not in S(T1), so it lies in the window (T1, T2] and is exported. If it is the same, it lies in S(T1) and is not exported. So
+   the exports tell each net change once (law 3). The same holds if the next export starts at an `_until` before the cut, or at
+   any other instant, since 1 and 2 hold for every instant.
 
 Nothing in this depends on clocks, on the order of stamps, or on how long a transaction runs.
 
-**What the client sees.** `transactionTime` is the instant of the cut. The lines are as the host stores them, so a version whose writer
-was slow (*late*) comes in the next export with a `lastUpdated` at or before its `_since`. To make that rare, `cut` chooses its
-instant, then waits until the transactions have ended that may hold an earlier stamp, up to `patience` seconds, and only then takes
-the snapshot. Those are the transactions that called `bulk_instant()`: it assigns the transaction id before it reads the clock, and
-leaves a lock on `bulk_cut` behind that conflicts with no reader or writer. `cut` waits for nobody who began after its instant
-was chosen, and writers never wait for a cut.
+**What the client sees.** `transactionTime` is the instant of the cut. The lines are as the host stores them, so a version whose
+writer was slow (*late*) comes in the next export with a `lastUpdated` at or before its `_since`. To make that rare, `cut`
+chooses its instant, then waits until the transactions have ended that may hold an earlier stamp, up to `patience` seconds, and
+only then takes the snapshot. Those are the transactions that called `bulk_instant()`: it assigns the transaction id before it
+reads the clock, and leaves a lock on `bulk_cut` behind that conflicts with no reader or writer. `cut` waits for nobody who
+began after its instant was chosen, and writers never wait for a cut.
 
 | Writer | Is exported |
 | --- | --- |
-| commits while a cut waits for it | by this export |
-| is slower than `patience`, stopped for minutes, or prepared (`PREPARE TRANSACTION`) for days | by the first export whose cut sees its commit; the log of each cut before says that it went ahead |
+| commits while a cut waits for it | by the export of this cut |
+| is slower than `patience`, or prepared for days | by the first whose cut sees its commit; cuts before it log a warning |
 | rolls back, to a savepoint or whole | never |
-| chose its stamp without `bulk_instant()` | by the first export whose cut sees its commit; no cut waits for it |
+| chose its stamp without `bulk_instant()` | by the first whose cut sees its commit; no cut waits for it |
 
-**Limits.** A version that is superseded before a cut sees it is in no export, as law 3 wants it. Transaction ids belong to a cluster
-of PostgreSQL: a physical backup or `pg_upgrade` keeps them, `pg_restore` and logical replication do not. `cut` notices by the
-system identifier, and raises until `adopt` was called. A standby can be read: it shows a cut only after all that the cut sees.
-Keep the rows of `bulk_cut`, of some 100 bytes, as long as a client may chain from them.
+**Limits.** A version that is superseded before a cut sees it is in no export, as law 3 wants it. Transaction ids belong to a
+cluster of PostgreSQL: a physical backup or `pg_upgrade` keeps them, `pg_restore` and logical replication do not. `cut` notices
+by the system identifier, and raises until `adopt` was called. A standby can be read: it shows a cut only after all that the cut
+sees. Keep the rows of `bulk_cut`, of some 100 bytes, as long as a client may chain from them.
 """
 
 import asyncio
@@ -61,8 +62,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+try:
+    import psycopg
+    from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+except ModuleNotFoundError as error:
+    raise ImportError("PostgresCuts needs psycopg: pip install 'fhir-bulk-middleware[postgres]'") from error
 
 from fhir_bulk_middleware.instant import Instant, Precision, latest_cut
 from fhir_bulk_middleware.outcomes import Reason, Refused
@@ -89,8 +93,8 @@ $$;
 """
 """The tables and functions (PostgreSQL 14 or later). Instants are microseconds since 1970.
 
-`bulk_instant(n)` is the stamp for a write: now, later than each recorded cut, and at least `n`, which a writer sets to one more than
-the stamp of the version that it supersedes.
+`bulk_instant(n)` is the stamp for a write: now, later than each recorded cut, and at least `n`, which a writer sets to one more
+than the stamp of the version that it supersedes.
 """
 
 _NOTHING = "1:1:"

@@ -1,4 +1,4 @@
-"""The example with documents, on a real PostgreSQL, keeps the promises of the kit: in this process, in workers, behind a server."""
+"""The example with documents keeps the promises of the kit on a real PostgreSQL, and exports in workers behind a real server."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from documents.storage import DocumentStorage
 from documents.writing import SCHEMA, write
 from exporting import exported
 from loopback import served
-from postgres_fixture import database
+from postgres_fixture import database, set_clock
 from postgres_fixture import server as postgres
 from waiting import PATIENCE
 
@@ -64,10 +64,7 @@ class TestDocumentStorage(ResourceStoreSuite, StoredTextSuite):
     def set_clock(self, dsn: str) -> Callable[[float], None]:
         def put_off(seconds: float) -> None:
             with psycopg.connect(dsn, autocommit=True) as connection:
-                clock = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + {round(seconds * 1_000_000)}"
-                connection.execute(
-                    f"CREATE OR REPLACE FUNCTION bulk_clock() RETURNS bigint LANGUAGE sql VOLATILE AS $${clock}$$".encode()
-                )
+                set_clock(connection, round(seconds * 1_000_000))
 
         return put_off
 
