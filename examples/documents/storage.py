@@ -184,7 +184,11 @@ class DocumentStorage:
         return SQL("FROM version WHERE {}").format(SQL(" AND ").join(conditions))
 
     def _held(self, as_of: Instant | None) -> list[Composable]:
-        """The conditions that a version is the newest one as of an instant; None for now."""
+        """The conditions that a version is the newest one as of an instant; None for now.
+
+        The next version decides, since a writer locks the version that it supersedes and takes a later stamp: if the next one was
+        not visible yet, none after it was.
+        """
         if as_of is None:
             return [SQL("ended = 9223372036854775807")]
         seen = self.cuts.as_of(as_of)
@@ -211,7 +215,7 @@ def _selected_once(query: Query, since: Seen | None) -> list[Composable]:
     lived = SQL("true") if since is None else since.excludes(SQL("former.ended"), SQL("former.ended_by"))
     former = SQL(
         "EXISTS (SELECT 1 FROM version AS former WHERE former.type = version.type AND former.id = version.id"
-        " AND former.number < version.number AND NOT former.deleted AND former.ended_by <> former.written_by AND {} AND {})"
+        " AND former.number < version.number AND NOT former.deleted AND former.ended > former.last_updated AND {} AND {})"
     )
     match query.selection:
         case EveryPatient():

@@ -33,7 +33,7 @@ Key = tuple[str, str]
 
 WRITERS = 4
 KEYS = [(type_, id_) for type_ in ("Observation", "Patient") for id_ in "abc"]
-HISTORIES = int(os.environ.get("FHIR_BULK_COMMITS", "60"))
+HISTORIES = int(os.environ.get("FHIR_BULK_COMMITS", "40"))
 AT_ONCE = 8
 SECONDS = float(os.environ.get("FHIR_BULK_COMMITS_SECONDS", "3"))
 
@@ -277,10 +277,11 @@ class Script:
 
     def end_all(self, how: str) -> None:
         if how.endswith("PREPARED"):
-            for transaction in self.prepared:
-                self.connections[0].execute(f"{how} '{transaction.prepared}'".encode())
-                if how.startswith("COMMIT"):
-                    self.committed |= transaction.changes
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                for transaction in self.prepared:
+                    connection.execute(f"{how} '{transaction.prepared}'".encode())
+                    if how.startswith("COMMIT"):
+                        self.committed |= transaction.changes
             self.prepared = []
             return
         for writer in list(self.open):

@@ -103,12 +103,11 @@ _NOTHING = "1:1:"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
-_LAST = "SELECT max(instant) FROM bulk_cut"
 _TAKE = (
     "INSERT INTO bulk_cut SELECT %s, pg_current_snapshot(), system_identifier FROM pg_control_system()"
     " WHERE NOT EXISTS (SELECT 1 FROM bulk_cut WHERE instant >= %s)"
 )
-_FOREIGN = f"SELECT EXISTS (SELECT 1 FROM bulk_cut WHERE cluster <> ({_CLUSTER}))"  # noqa: S608 - literals only
+_FOREIGN = f"SELECT cluster <> ({_CLUSTER}) FROM bulk_cut ORDER BY instant DESC LIMIT 1"  # noqa: S608 - literals only
 _WRITERS = """
     SELECT DISTINCT own.transactionid::text FROM pg_locks AS stamped JOIN pg_locks AS own USING (virtualtransaction)
     WHERE stamped.locktype = 'relation' AND stamped.relation = 'bulk_cut'::regclass
@@ -261,8 +260,7 @@ class PostgresCuts:
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             connection.execute(_DURABLY)
             connection.execute("LOCK TABLE bulk_cut IN EXCLUSIVE MODE")
-            ((foreign,),) = connection.execute(_FOREIGN).fetchall()
-            if foreign:
+            if connection.execute(_FOREIGN).fetchone() == (True,):
                 raise RuntimeError(
                     "this database was restored into another cluster of PostgreSQL, whose transaction ids say nothing about its "
                     "cuts: call PostgresCuts.adopt once, while nothing writes"
