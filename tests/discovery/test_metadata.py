@@ -185,3 +185,11 @@ async def test_the_hosts_own_errors_are_still_the_hosts(attach: Any) -> None:
     app = attach(BULK, broken, exception_handlers={LookupError: mended})
 
     assert (await ask(app)).text == "mended host"
+
+
+@pytest.mark.parametrize("base", ["", "/"])
+async def test_the_statement_of_a_host_at_the_root_of_its_server_is_amended(base: str) -> None:
+    host = Starlette(routes=[Route("/metadata", answering())])
+    app = BulkDataMiddleware(host, mount(resources=Bare()), base=base)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="https://ehr.example") as http:
+        assert is_amended(await http.get("/metadata", headers={"Accept-Encoding": "identity"}))

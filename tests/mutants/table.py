@@ -27,6 +27,8 @@ _TYPES = "tests/export/test_types.py"
 _COHORT = "tests/export/test_cohort.py"
 _PROBES = "tests/health/test_probes.py"
 _TRACING = "tests/test_tracing.py"
+_COMMITS = "tests/stores/test_commit_order.py"
+_CUTS = "tests/stores/test_postgres_cuts.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
@@ -1390,4 +1392,94 @@ POSTGRES = (
     ),
 )
 
-MUTANTS = (*FILES, *WORK, *TRUTH, *RIGHTS, *DELETES, *AUDIT, *SINCE, *COHORTS, *HELD, *CONTEXT, *CHECKS, *OPERATION, *POSTGRES)
+COMMITS = (
+    Mutant(
+        "a-cut-believes-stamps",
+        "law 3",
+        "stores/postgres/cut.py",
+        'SQL("({} <= {} AND pg_visible_in_snapshot({}, {}::pg_snapshot))")',
+        'SQL("({} <= {} AND ({} IS NOT NULL OR pg_visible_in_snapshot(NULL, {}::pg_snapshot)))")',
+        (_COMMITS,),
+    ),
+    Mutant(
+        "a-late-commit-is-no-change",
+        "law 3",
+        "stores/postgres/cut.py",
+        'SQL("({} > {} OR ({} >= {}::xid8 AND NOT pg_visible_in_snapshot({}, {}::pg_snapshot)))")',
+        'SQL("({} > {} OR ({} >= {}::xid8 AND pg_visible_in_snapshot({}, {}::pg_snapshot) IS NULL))")',
+        (_COMMITS,),
+    ),
+    Mutant(
+        "late-commits-are-sought-among-the-latest-transactions-only",
+        "law 3",
+        "stores/postgres/cut.py",
+        'self.snapshot.partition(":")[0]',
+        'self.snapshot.split(":")[1]',
+        (_COMMITS,),
+    ),
+    Mutant(
+        "the-cut-before-an-instant-decides-about-it",
+        "law 3",
+        "stores/postgres/cut.py",
+        "instant >= %s ORDER BY instant LIMIT 1",
+        "instant <= %s ORDER BY instant DESC LIMIT 1",
+        (_CUTS,),
+    ),
+    Mutant(
+        "a-cut-falls-behind-the-last-one",
+        "law 45",
+        "stores/postgres/cut.py",
+        "greatest((SELECT max(instant) + 1 FROM bulk_cut), {}, 0)",
+        "greatest({}, 0)",
+        (_COMMITS,),
+    ),
+    Mutant(
+        "a-stamp-falls-behind-a-cut",
+        "law 4",
+        "stores/postgres/cut.py",
+        "greatest(least_instant, (SELECT max(instant) + 1 FROM bulk_cut), bulk_clock())",
+        "greatest(least_instant, bulk_clock())",
+        (_CUTS,),
+    ),
+    Mutant(
+        "a-cut-is-added-before-the-last-one",
+        "law 5",
+        "stores/postgres/cut.py",
+        " WHERE NOT EXISTS (SELECT 1 FROM bulk_cut WHERE instant >= %s)",
+        " WHERE %s > 0",
+        (_CUTS,),
+    ),
+    Mutant(
+        "a-cut-waits-for-nobody",
+        "law 2",
+        "stores/postgres/cut.py",
+        "while waiting and time.monotonic() < ends:",
+        "while waiting and ends < 0:",
+        (_CUTS,),
+    ),
+    Mutant(
+        "a-restored-database-goes-on",
+        "law 3",
+        "stores/postgres/cut.py",
+        ".fetchone() == (True,):",
+        ".fetchone() == (None,):",
+        (_CUTS,),
+    ),
+)
+
+MUTANTS = (
+    *FILES,
+    *WORK,
+    *TRUTH,
+    *RIGHTS,
+    *DELETES,
+    *AUDIT,
+    *SINCE,
+    *COHORTS,
+    *HELD,
+    *CONTEXT,
+    *CHECKS,
+    *OPERATION,
+    *POSTGRES,
+    *COMMITS,
+)

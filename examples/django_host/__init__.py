@@ -1,0 +1,1 @@
+"""A clinic in Django, with bulk export around its ASGI application."""

@@ -1,0 +1,1 @@
+"""A FHIR server that keeps resources as JSON text in PostgreSQL, every version of them, with bulk export."""

@@ -1,0 +1,1 @@
+"""A FHIRStarter server with bulk export around it."""
