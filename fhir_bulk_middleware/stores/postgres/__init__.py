@@ -1,4 +1,4 @@
-"""Jobs in PostgreSQL, for servers and workers on many machines, and exact cuts for hosts that keep their data there (extra `postgres`)."""
+"""Jobs in PostgreSQL, and exact cuts for hosts that keep their data there (extra `postgres`)."""
 
 try:
     from fhir_bulk_middleware.stores.postgres.jobs import PostgresJobStore
