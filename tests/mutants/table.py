@@ -1327,14 +1327,6 @@ POSTGRES = (
         (_POSTGRES,),
     ),
     Mutant(
-        "postgres-last-slices-do-not-see-each-other",
-        "law 18",
-        "stores/postgres/work_queue.py",
-        "FROM $job WHERE id = %(job)s FOR NO KEY UPDATE",
-        "FROM $job WHERE id = %(job)s",
-        (_POSTGRES_SUITE,),
-    ),
-    Mutant(
         "postgres-cancel-leaves-the-leases",
         "law 18",
         "stores/postgres/jobs.py",
