@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, DateTime, MetaData, String, Table, func, insert, literal, select
+from sqlalchemy import Column, DateTime, MetaData, String, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from fhir_bulk_middleware.contract.access import Principal
@@ -95,11 +96,9 @@ def tables(bench: Bench) -> Iterator[Figure]:
     async def fill() -> None:
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
-            numbers = select(literal(0).label("n")).cte("numbers", recursive=True)
-            numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < count - 1))
-            code = literal("c").concat(numbers.c.n % (count // _MATCHES))
-            rows = select(literal("o").concat(numbers.c.n), code, func.datetime("now"))
-            await connection.execute(insert(observation).from_select(["id", "code", "updated"], rows))
+            now = datetime.now(UTC).replace(tzinfo=None)
+            rows = [{"id": f"o{n}", "code": f"c{n % (count // _MATCHES)}", "updated": now} for n in range(count)]
+            await connection.execute(observation.insert(), rows)
 
     def find(table: ResourceTable) -> Callable[[], None]:
         ward = _Ward(engine, [table])
