@@ -1,9 +1,10 @@
 """The job store in PostgreSQL keeps the promises of the kit."""
 
+from fhir_bulk_middleware.testing.job_census import JobCensusSuite
 from fhir_bulk_middleware.testing.job_store import JobStoreSuite
 
 pytest_plugins = ["postgres_fixtures"]
 
 
-class TestPostgresJobStore(JobStoreSuite):
+class TestPostgresJobStore(JobStoreSuite, JobCensusSuite):
     """With the fixture `store`."""

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Owner
+from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
@@ -77,6 +78,17 @@ _LISTED = f"""
 """  # noqa: S608
 _KEPT = f"SELECT {_COLUMNS} FROM $job WHERE adapter_key = %(adapter)s AND {_NEWEST}"  # noqa: S608
 _KEPT_ONE = f"SELECT {_COLUMNS} FROM $job WHERE id = %(job_id)s AND adapter_key = %(adapter)s AND {_NEWEST}"  # noqa: S608
+_CENSUS = """
+    SELECT state, count(*), min(created_at) FROM $job
+    WHERE adapter_key = %(adapter)s AND state IN ('queued', 'running') GROUP BY state
+"""
+_KEPT_BYTES = """
+    SELECT coalesce(sum(stored_size), 0)::bigint FROM $part WHERE job_id IN (
+        SELECT id FROM $job WHERE adapter_key = %(adapter)s AND state IN ('queued', 'running', 'completed')
+        UNION ALL
+        SELECT id FROM $job WHERE adapter_key = %(adapter)s AND NOT reclaimed AND state IN ('cancelled', 'expired', 'failed')
+    )
+"""
 _KEEPS_FILES = """
     SELECT id FROM $job
     WHERE id = ANY(%(ids)s) AND (adapter_key <> %(adapter)s OR state IN ('queued', 'running', 'completed'))
@@ -198,6 +210,10 @@ class PostgresJobStore:
         """See `JobStore.kept`."""
         read = _KEPT if job_id is None else _KEPT_ONE
         return await self._listed(read, {"adapter": digest(adapter), "job_id": job_id}, after, limit)
+
+    async def census(self, *, adapter: str = "") -> Census:
+        """See `SupportsCensus`. No index that it reads has an entry for a job that was ended and reclaimed."""
+        return await self._connections.read(lambda session: _census(session, {"adapter": digest(adapter)}))
 
     async def _listed(self, text: str, of: Mapping[str, object], after: ListPlace | None, limit: int) -> Sequence[Job]:
         place = ListPlace(Instant(_LATEST), "") if after is None else after
@@ -329,6 +345,13 @@ def _registrations(session: Session) -> list[Registration]:
 
 def _jobs(session: Session, text: str, values: Mapping[str, object]) -> list[Job]:
     return [read_job(record) for record in session.rows(text, values)]
+
+
+def _census(session: Session, values: Mapping[str, object]) -> Census:
+    counts = {state: (count, oldest) for state, count, oldest in session.rows(_CENSUS, values)}
+    queued, oldest_queued = counts.get("queued", (0, None))
+    running, _ = counts.get("running", (0, None))
+    return Census(queued=queued, running=running, oldest_queued=oldest_queued, kept_bytes=session.one(_KEPT_BYTES, values))
 
 
 def _part(record: tuple[Any, ...]) -> Part:
