@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy import Boolean, Column, DateTime, Index, Integer, MetaData, String, Table, select
+from sqlalchemy import Boolean, Column, DateTime, Index, Integer, MetaData, RowMapping, String, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from fhir_bulk_middleware import (
@@ -74,9 +74,7 @@ TABLES = [described(table) for table in practice.TABLES]
 async def write(connection: AsyncConnection, type_: str, id_: str, values: dict[str, Any], *, deleted: bool = False) -> None:
     """End the current version of a resource and write the next one, at an instant of the clock."""
     source, stamp = metadata.tables[type_.lower()], await clock.stamp(connection)
-    mine = select(source).where(source.c.id == id_, source.c.until.is_(None)).with_for_update()
-    current = (await connection.execute(mine)).mappings().one_or_none()
-    number = 1
+    current, number = await current_of(connection, source, id_), 1
     if current is not None:
         stamp = Instant(max(stamp, from_datetime(practice.aware(current["updated"])) + 1))
         await connection.execute(source.update().where(source.c.key == current["key"]).values(until=to_datetime(stamp)))
@@ -84,6 +82,20 @@ async def write(connection: AsyncConnection, type_: str, id_: str, values: dict[
         number += current["version"]
     row = {**values, "id": id_, "version": number, "updated": to_datetime(stamp), "until": None, "deleted": deleted}
     await connection.execute(source.insert().values(row))
+
+
+async def current_of(connection: AsyncConnection, source: Table, id_: str) -> RowMapping | None:
+    """The current version of a resource, locked until the transaction ends; None if it has no version yet.
+
+    PostgreSQL finds no row if another writer ended the version while this one waited for its lock, though there is a next version
+    by then: so it is looked for again.
+    """
+    mine = select(source).where(source.c.id == id_, source.c.until.is_(None)).with_for_update()
+    known = select(source.c.key).where(source.c.id == id_).limit(1)
+    while True:
+        current = (await connection.execute(mine)).mappings().one_or_none()
+        if current is not None or (await connection.execute(known)).first() is None:
+            return current
 
 
 async def save(connection: AsyncConnection, resource: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The example with Django: the kit beside it, and exports under uvicorn with Django's users, permissions and tokens."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def test_the_kit_beside_the_example_passes(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout
-    assert "23 passed" in run.stdout, run.stdout
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed is not None, run.stdout
+    assert int(passed[1]) > 20, "the suites of what the adapter implements ran"
 
 
 @pytest.mark.anyio
