@@ -29,10 +29,10 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.runner import LoopRunner
 
-_EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "5"))
+_EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "3"))
 """How many cases the fuzzer makes up for each operation, besides those that it derives; 300 are some thousands for a dialect."""
 
-_SECONDS = 120 * _EXAMPLES
+_SECONDS = 200 * _EXAMPLES
 _CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
