@@ -48,7 +48,7 @@ def add_to(commands: Commands) -> None:
 def _add_server_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "with --server",
-        "The access token is read from --token-file at each request, else from the environment variable FHIR_BULK_TOKEN.",
+        "The access token is read from --token-file at each request, else from the environment variable BULK_DATA_TOKEN.",
     )
     group.add_argument("--request", default="$export", metavar="PATH", help="the kick-off below URL (default: %(default)s)")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the access token")
@@ -74,7 +74,7 @@ def _run_server(given: argparse.Namespace) -> int:
         raise Complaint("--rounds and --connections: 1 or more is required")
     if not given.server.startswith(("http://", "https://")):
         raise Complaint(f"--server: {given.server} is no URL; write http://... or https://...")
-    where: Path = given.out or Path(tempfile.gettempdir())
+    where: Path = given.out or Path.cwd()
     if not where.is_dir():
         raise Complaint(f"--out: the folder {where} does not exist")
     token = _token(given.token_file)
@@ -93,7 +93,7 @@ def _token(file: Path | None) -> Callable[[], str]:
 
     def read() -> str:
         if file is None:
-            return os.environ.get("FHIR_BULK_TOKEN", "")
+            return os.environ.get("BULK_DATA_TOKEN", "")
         try:
             return file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:

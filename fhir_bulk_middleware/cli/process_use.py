@@ -1,6 +1,7 @@
 """CPU time and memory of a process and of all its descendants, from Linux's `/proc`."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,21 +32,20 @@ class ProcessUse:
             Complaint: there is no such process, or the system has no `/proc`.
         """
         try:
-            used = [_one(each) for each in _family(pid)]
+            used, waiting = [_one(pid)], _children(pid)
         except (OSError, ValueError, IndexError) as error:
             raise Complaint(f"--pid: {pid} is no process whose use can be read here ({error})") from error
+        while waiting:
+            child = waiting.pop()
+            with suppress(OSError):  # it ended meanwhile: its parent has its CPU time
+                used.append(_one(child))
+                waiting += _children(child)
         return cls(sum(cpu for cpu, _ in used), sum(peak for _, peak in used))
 
 
-def _family(pid: int) -> list[int]:
-    """The process and its living descendants."""
-    found, waiting = [], [pid]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        for task in (_PROC / str(one) / "task").iterdir():
-            waiting += [int(child) for child in (task / "children").read_text().split()]
-    return found
+def _children(pid: int) -> list[int]:
+    tasks = (_PROC / str(pid) / "task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _one(pid: int) -> tuple[float, int]:

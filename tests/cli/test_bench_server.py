@@ -86,7 +86,7 @@ def test_people_see_a_table_of_medians_and_extremes(server: str, token: str, cap
 def test_a_token_may_come_from_the_environment(
     server: str, token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FHIR_BULK_TOKEN", Path(token).read_text().strip())
+    monkeypatch.setenv("BULK_DATA_TOKEN", Path(token).read_text().strip())
     assert main(["bench", "--server", server, "--rounds", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["resources"] == len(people())
 
