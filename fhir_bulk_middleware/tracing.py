@@ -68,6 +68,6 @@ def _span(name: str, attributes: Attributes, linked: str | None) -> Iterator[Non
         except Refused as refused:
             current.set_attribute("fhir_bulk.refused", refused.reason.name.lower())
             raise
-        except Exception as error:
+        except Exception as error:  # only its class is told, and it goes on to whom it concerns
             current.set_status(trace.StatusCode.ERROR, type(error).__name__)
             raise

@@ -2,16 +2,14 @@
 
 import argparse
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 
 from fhir_bulk_middleware.cli.adapter_option import add_adapter, chosen_adapter
-from fhir_bulk_middleware.cli.bench_server import Bench, as_json, measure_server, show_rounds
+from fhir_bulk_middleware.cli.bench_server import add_server_options, run_server
 from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.profiler import Profile, measure
@@ -37,7 +35,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("bench", help="time the stages of an export, or a server's exports from outside")
     chosen = add_adapter(parser)
     chosen.add_argument("--server", metavar="URL", help="the base URL of any bulk data server: measure whole exports as a client")
-    _add_server_options(parser)
+    add_server_options(parser)
     parser.add_argument("--seconds", type=float, default=10, metavar="S", help="stop after S seconds (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for temporary files (default: STATE, or the current folder)"
@@ -45,61 +43,8 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
-def _add_server_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "with --server",
-        "The access token is read from --token-file at each request, else from the environment variable BULK_DATA_TOKEN.",
-    )
-    group.add_argument("--request", default="$export", metavar="PATH", help="the kick-off below URL (default: %(default)s)")
-    group.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the access token")
-    group.add_argument("--rounds", type=int, default=3, metavar="N", help="exports, one after the other (default: %(default)s)")
-    group.add_argument("--connections", type=int, default=4, metavar="N", help="downloads at a time (default: %(default)s)")
-    group.add_argument(
-        "--pid",
-        type=int,
-        action="append",
-        default=[],
-        metavar="PID",
-        help="a process of the server here: show its CPU and memory",
-    )
-    group.add_argument("--json", action="store_true", help="print each round as JSON")
-
-
 def _run(given: argparse.Namespace) -> int:
-    return _run_server(given) if given.server is not None else _run_storage(given)
-
-
-def _run_server(given: argparse.Namespace) -> int:
-    if given.rounds < 1 or given.connections < 1:
-        raise Complaint("--rounds and --connections: 1 or more is required")
-    if not given.server.startswith(("http://", "https://")):
-        raise Complaint(f"--server: {given.server} is no URL; write http://... or https://...")
-    where: Path = given.out or Path.cwd()
-    if not where.is_dir():
-        raise Complaint(f"--out: the folder {where} does not exist")
-    token = _token(given.token_file)
-    token()
-    bench = Bench(given.server, given.request, token, given.rounds, given.connections, tuple(given.pid), where)
-    rounds = measure_server(bench)
-    if given.json:
-        sys.stdout.write(as_json(rounds) + "\n")
-    else:
-        show_rounds(rounds, screen())
-    return int(any(one.problems for one in rounds))
-
-
-def _token(file: Path | None) -> Callable[[], str]:
-    """The access token, read again for each request, so that another program may renew it while exports run."""
-
-    def read() -> str:
-        if file is None:
-            return os.environ.get("BULK_DATA_TOKEN", "")
-        try:
-            return file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Complaint(f"--token-file: {file} cannot be read ({error})") from error
-
-    return read
+    return run_server(given) if given.server is not None else _run_storage(given)
 
 
 def _run_storage(given: argparse.Namespace) -> int:

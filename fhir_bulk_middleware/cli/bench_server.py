@@ -1,187 +1,72 @@
-"""Measures a bulk data server from outside, as a client that keeps to its pace sees it."""
+"""The options and the run of `fhir-bulk bench --server`."""
 
-import json
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import argparse
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import anyio
+from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.server_rounds import Bench, as_json, measure_server, show_rounds
+from fhir_bulk_middleware.demo.show import screen
 
-from fhir_bulk_middleware.cli.complaint import Complaint, need
-from fhir_bulk_middleware.cli.process_use import ProcessUse
-from fhir_bulk_middleware.demo.show import Screen
-
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.demo.client import BulkClient
-    from fhir_bulk_middleware.demo.download import Fetched
-
-__all__ = ["Bench", "Round", "as_json", "measure_server", "show_rounds"]
-
-_MB = 1_000_000
+__all__ = ["add_server_options", "run_server"]
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What to measure.
-
-    Attributes:
-        server: the base URL.
-        request: the kick-off below it, such as `Group/7/$export?_type=Patient`.
-        token: returns the access token; empty for a server without authorization.
-        rounds: how many exports, one after the other.
-        connections: downloads at a time.
-        pids: processes of the server that run on this machine; their descendants count with them.
-        folder: where downloads are written; each round's are removed.
-    """
-
-    server: str
-    request: str
-    token: Callable[[], str]
-    rounds: int
-    connections: int
-    pids: tuple[int, ...]
-    folder: Path
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only `--server` reads."""
+    group = parser.add_argument_group(
+        "with --server",
+        "The access token is read from --token-file at each request, else from the environment variable BULK_DATA_TOKEN.",
+    )
+    group.add_argument("--request", default="$export", metavar="PATH", help="the kick-off below URL (default: %(default)s)")
+    group.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the access token")
+    group.add_argument("--rounds", type=int, default=3, metavar="N", help="exports, one after the other (default: %(default)s)")
+    group.add_argument("--connections", type=int, default=4, metavar="N", help="downloads at a time (default: %(default)s)")
+    group.add_argument(
+        "--pid",
+        type=int,
+        action="append",
+        default=[],
+        metavar="PID",
+        help="a process of the server here: show its CPU and memory",
+    )
+    group.add_argument("--json", action="store_true", help="print each round as JSON")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One export from kick-off to the last byte.
-
-    Attributes:
-        kick_off: seconds until the kick-off was answered.
-        manifest: seconds from then until the manifest was there.
-        download: seconds from then until all files were downloaded and checked.
-        polls: requests for the status, the last included.
-        resources: lines of the files of `output`.
-        files: of all lists.
-        size: bytes of the files without content encoding.
-        transferred: bytes of the files on the network.
-        problems: differences from what the manifest says of count, size and hash.
-        client_cpu: seconds of CPU time of this process.
-        server_cpu: those of the server's processes; None without `--pid`.
-        server_peak: the sum of their largest resident sizes in bytes, so far; None without `--pid`.
-    """
-
-    kick_off: float
-    manifest: float
-    download: float
-    polls: int
-    resources: int
-    files: int
-    size: int
-    transferred: int
-    problems: int
-    client_cpu: float
-    server_cpu: float | None
-    server_peak: int | None
-
-    @property
-    def total(self) -> float:
-        """Seconds of the whole."""
-        return self.kick_off + self.manifest + self.download
-
-
-def measure_server(bench: Bench) -> list[Round]:
-    """Export as often as asked for.
+def run_server(given: argparse.Namespace) -> int:
+    """Measure a server and print the rounds; 1 if a file differs from its manifest.
 
     Raises:
-        Complaint: the server cannot be reached, or answers what no client can go on with.
+        Complaint: an option cannot be used, or the server does not answer as a bulk data server.
     """
-    need("bench --server", "httpx2")
-    return anyio.run(_rounds, bench)
+    if given.rounds < 1 or given.connections < 1:
+        raise Complaint("--rounds and --connections: 1 or more is required")
+    if not given.server.startswith(("http://", "https://")):
+        raise Complaint(f"--server: {given.server} is no URL; write http://... or https://...")
+    where: Path = given.out or Path.cwd()
+    if not where.is_dir():
+        raise Complaint(f"--out: the folder {where} does not exist")
+    token = _token(given.token_file)
+    token()
+    bench = Bench(given.server, given.request, token, given.rounds, given.connections, tuple(given.pid), where)
+    rounds = measure_server(bench)
+    if given.json:
+        sys.stdout.write(as_json(rounds) + "\n")
+    else:
+        show_rounds(rounds, screen())
+    return int(any(one.problems for one in rounds))
 
 
-async def _rounds(bench: Bench) -> list[Round]:
-    import httpx2  # noqa: PLC0415 - of an extra
+def _token(file: Path | None) -> Callable[[], str]:
+    """The access token, read again for each request, so that another program may renew it while exports run."""
 
-    from fhir_bulk_middleware.demo.client import BulkClient, Unexpected  # noqa: PLC0415 - needs the extra
+    def read() -> str:
+        if file is None:
+            return os.environ.get("BULK_DATA_TOKEN", "")
+        try:
+            return file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Complaint(f"--token-file: {file} cannot be read ({error})") from error
 
-    try:
-        async with httpx2.AsyncClient(timeout=60, follow_redirects=True) as http:
-            client = BulkClient(http, bench.token)
-            return [await _round(client, bench) for _ in range(bench.rounds)]
-    except Unexpected as unexpected:
-        raise Complaint(f"{bench.server}: {unexpected}") from unexpected
-    except httpx2.HTTPError as error:
-        raise Complaint(f"{bench.server} cannot be reached: {error or type(error).__name__}") from error
-    except (KeyError, ValueError) as error:
-        raise Complaint(f"{bench.server} sent a manifest that cannot be read: {error!r}") from error
-
-
-async def _round(client: "BulkClient", bench: Bench) -> Round:
-    from fhir_bulk_middleware.demo.client import InProgress, Unexpected  # noqa: PLC0415 - needs the extra
-
-    served, own = _used(bench.pids), time.process_time()
-    begun = time.perf_counter()
-    status_url = await client.kick_off(f"{bench.server.rstrip('/')}/{bench.request.lstrip('/')}")
-    accepted = time.perf_counter()
-    polls, ready = 0, accepted
-    fetched: list[Fetched] = []
-    page: str | None = status_url
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=bench.folder) as folder:
-        while page is not None:
-            async for answer in client.wait(page):
-                polls += 1
-                if isinstance(answer, InProgress):
-                    continue
-                ready = ready if fetched else time.perf_counter()
-                fetched += await client.fetch(answer, Path(folder) / str(polls), connections=bench.connections)
-                page = answer.next
-    done, own, now = time.perf_counter(), time.process_time() - own, _used(bench.pids)
-    with suppress(Unexpected):  # a server need not let a client release what it has downloaded
-        await client.cancel(status_url)
-    return Round(
-        kick_off=accepted - begun,
-        manifest=ready - accepted,
-        download=done - ready,
-        polls=polls,
-        resources=sum(file.count for file in fetched if file.file.list == "output"),
-        files=len(fetched),
-        size=sum(file.size for file in fetched),
-        transferred=sum(file.transferred for file in fetched),
-        problems=sum(len(file.problems) for file in fetched),
-        client_cpu=own,
-        server_cpu=now.cpu - served.cpu if now and served else None,
-        server_peak=now.peak if now else None,
-    )
-
-
-def _used(pids: Sequence[int]) -> ProcessUse | None:
-    each = [ProcessUse.of(pid) for pid in pids]
-    return ProcessUse(sum(one.cpu for one in each), sum(one.peak for one in each)) if each else None
-
-
-def show_rounds(rounds: Sequence[Round], out: Screen) -> None:
-    """Show each figure's median and its smallest and largest value."""
-    figures: dict[str, tuple[list[float], str]] = {
-        "kick-off answered, ms": ([1000 * one.kick_off for one in rounds], ",.1f"),
-        "kick-off to manifest, s": ([one.manifest for one in rounds], ",.3f"),
-        "download, s": ([one.download for one in rounds], ",.3f"),
-        "all, s": ([one.total for one in rounds], ",.3f"),
-        "polls": ([one.polls for one in rounds], ",.0f"),
-        "resources": ([one.resources for one in rounds], ",.0f"),
-        "resources/s": ([one.resources / one.total for one in rounds], ",.0f"),
-        "files": ([one.files for one in rounds], ",.0f"),
-        "MB": ([one.size / _MB for one in rounds], ",.1f"),
-        "MB on the network": ([one.transferred / _MB for one in rounds], ",.1f"),
-        "this client's CPU, s": ([one.client_cpu for one in rounds], ",.3f"),
-    }
-    if served := [one.server_cpu for one in rounds if one.server_cpu is not None]:
-        figures["the server's CPU, s"] = (served, ",.3f")
-        figures["the server's peak memory, MB"] = ([one.server_peak / _MB for one in rounds if one.server_peak], ",.0f")
-    rows = [
-        (name, format(statistics.median(values), form), format(min(values), form), format(max(values), form))
-        for name, (values, form) in figures.items()
-    ]
-    problems = sum(one.problems for one in rounds)
-    out.table(("figure", "median", "least", "most"), [*rows, ("differences from the manifest", f"{problems:,}", "", "")])
-
-
-def as_json(rounds: Sequence[Round]) -> str:
-    """The rounds as a JSON array of objects, with the names and units of `Round`."""
-    return json.dumps([asdict(one) for one in rounds], indent=2)
+    return read
