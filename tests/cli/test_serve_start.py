@@ -1,5 +1,6 @@
 """How `fhir-bulk serve` starts: its port, its greeting, and what `fhir-bulk token` says of its tokens."""
 
+import asyncio
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 
 from fhir_bulk_middleware.cli import main
+from fhir_bulk_middleware.cli.listener import listening, port_of
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
@@ -78,6 +80,21 @@ def workers_of(pid: int) -> list[int]:
 def test_the_greeting_has_the_port_that_the_system_chose(tmp_path: Path, host: str) -> None:
     with greeted(tmp_path / "state", "--port", "0", "--host", host) as said:
         assert httpx2.get(f"{url_of(said)}/metadata", timeout=60).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_body_does_not_wait_for_the_client_to_acknowledge_the_head_of_its_answer() -> None:
+    sent_at_once: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent_at_once.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with listening("127.0.0.1", 0) as listener:
+        async with await asyncio.start_server(answer, sock=listener):
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(listener))
+            writer.close()
+            assert await sent_at_once
 
 
 def test_a_port_in_use_is_an_error_before_the_greeting_and_before_the_load(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class WatchedLoop(asyncio.SelectorEventLoop):
 
 def free_socket() -> socket.socket:
     """A socket that listens on a port of the system's choice: whoever connects waits until somebody serves it."""
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # with it asyncio sends a body without awaiting the head's acknowledgement
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
     return listener
@@ -88,7 +88,9 @@ def served(
     """
     watch = watch or Watch()
     with listener or free_socket() as open_:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        config.load()  # here, because it imports the server's protocols: the first turn of the loop would count that
+        server = uvicorn.Server(config)
 
         def run() -> None:
             with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:
