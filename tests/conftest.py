@@ -1,6 +1,11 @@
 """Fixtures of all tests."""
 
+import atexit
+import os
+import shutil
 import signal
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +26,13 @@ hypothesis.settings.load_profile("laws")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell without job control starts what runs in its background. Servers that inherit it would be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
+    # As container images set it. Each of some hundred processes of the tests would compile the package again.
+    _bytecode = tempfile.mkdtemp(prefix="bytecode-")
+    atexit.register(shutil.rmtree, _bytecode, ignore_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = _bytecode
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")
