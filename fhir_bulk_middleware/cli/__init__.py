@@ -8,27 +8,44 @@ fix; 130 if the demo or a load was interrupted by Ctrl-C.
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
+from typing import Final
 
-from fhir_bulk_middleware.cli import audit, bench, check, demo, jobs, keys, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.demo.loading import LoadError
+from fhir_bulk_middleware.demo.load_error import LoadError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, serve, token, keys, jobs, sweep, worker, audit, openapi, bench, check)
+_COMMANDS: Final = {
+    "demo": "make a population, serve it, export it and check each file",
+    "serve": "serve NDJSON files as a FHIR server with bulk data export",
+    "token": "print an access token signed with the development key",
+    "keys": "make a client's key pair, or sign a client assertion with it",
+    "jobs": "list, show, cancel or watch the jobs of all owners, as the operator",
+    "sweep": "end overdue and expired jobs and delete their files, once",
+    "worker": "run a further worker until Ctrl-C or SIGTERM",
+    "audit": "verify an audit file, print an anchor or a digest",
+    "openapi": "print the OpenAPI 3.1 document of a dialect's routes",
+    "bench": "time the stages of an export, or a server's exports from outside",
+    "check": "read the data of a storage adapter, and say which promises hold and what to do",
+}
+"""Each command with its help. The module of its name adds its options; it is imported only if the command is given."""
+
 _USAGE = 2
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
     parser.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_to(commands)
-    parsed = parser.parse_args(arguments)
+    for name, purpose in _COMMANDS.items():
+        options = commands.add_parser(name, help=purpose)
+        if name in given[:1]:
+            import_module(f"{__name__}.{name}").add_options(options)
+    parsed = parser.parse_args(given)
     run = parsed.run
     try:
         code: int = run(parsed)

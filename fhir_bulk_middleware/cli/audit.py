@@ -5,17 +5,14 @@ import sys
 from pathlib import Path
 
 from fhir_bulk_middleware import environment
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.observers.audit_check import Broken, anchor, audit_key, verify
 
-__all__ = ["add_to"]
-
-# Imports are in the functions, so that other commands start faster.
+__all__ = ["add_options"]
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("audit", help="verify an audit file, print an anchor or a digest")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     action = actions.add_parser("verify", help="check signatures and hashes; at a fault print the first wrong line, exit code 1")
     _add_file(action)
@@ -50,8 +47,6 @@ def _add_file(action: argparse.ArgumentParser) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.observers.audit_check import Broken, verify  # noqa: PLC0415
-
     try:
         found = verify(given.file, *given.expect, key=_key(given), after=given.after)
     except OSError as error:
@@ -67,8 +62,6 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _anchor(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.observers.audit_check import anchor  # noqa: PLC0415
-
     try:
         sys.stdout.write(f"{anchor(given.file, _key(given))}\n")
     except OSError as error:
@@ -80,8 +73,6 @@ def _anchor(given: argparse.Namespace) -> int:
 
 
 def _digest(given: argparse.Namespace) -> int:
-    from fhir_bulk_middleware.observers.audit_check import audit_key  # noqa: PLC0415
-
     try:
         sys.stdout.write(f"{audit_key(given.file, _key(given)).digest(given.text)}\n")
     except OSError as error:

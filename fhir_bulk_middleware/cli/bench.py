@@ -10,7 +10,6 @@ import anyio
 
 from fhir_bulk_middleware.cli.adapter_option import add_adapter, chosen_adapter
 from fhir_bulk_middleware.cli.bench_server import add_server_options, run_server
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.profiler import Profile, measure
 from fhir_bulk_middleware.cli.state import ISSUER
@@ -23,16 +22,15 @@ from fhir_bulk_middleware.instant import after, system_clock
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 _MB = 1_000_000
 _HOUR = 3600
 _BLOCK = 1_048_576
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="time the stages of an export, or a server's exports from outside")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     chosen = add_adapter(parser)
     chosen.add_argument("--server", metavar="URL", help="the base URL of any bulk data server: measure whole exports as a client")
     add_server_options(parser)

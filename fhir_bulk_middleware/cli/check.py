@@ -13,20 +13,18 @@ from fhir_bulk_middleware.checks.finding import Finding, Outcome, Remark
 from fhir_bulk_middleware.checks.offering import Offering
 from fhir_bulk_middleware.checks.report import Report, client, report
 from fhir_bulk_middleware.cli.adapter_option import add_adapter, chosen_adapter
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.show import Screen, screen
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 _WIDE = max(map(len, Outcome))
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     bounds = Bounds()
-    parser = commands.add_parser("check", help="read the data of a storage adapter, and say which promises hold and what to do")
     add_adapter(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--types", metavar="A,B", help="read these types only (default: all that authorise allows)")

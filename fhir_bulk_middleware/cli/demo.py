@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.serve import load_folder, waits
 from fhir_bulk_middleware.cli.server_process import Server, server_process
@@ -18,7 +17,7 @@ from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.demo.show import Screen, screen
 from fhir_bulk_middleware.smart.server import LONGEST_TOKEN_LIFETIME, TOKEN_LIFETIME
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 _PER_PATIENT: Final = 70.6
 """Resources per patient of the population, for the bar."""
@@ -26,9 +25,8 @@ _PER_PATIENT: Final = 70.6
 _SUBJECT: Final = "demo"
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("demo", help="make a population, serve it, export it and check each file")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--patients", type=int, default=200, metavar="N", help="size of the population (default: %(default)s)")
     data.add_argument("--data", type=Path, metavar="DIR", help="export these NDJSON files instead of a population")

@@ -8,27 +8,22 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 
-from fhir_bulk_middleware.cli import settings_option
-from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.cli import jobs_report, settings_option, wiring
 from fhir_bulk_middleware.cli.complaint import Complaint
+from fhir_bulk_middleware.cli.jobs_watch import watch
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.own_host import APP_HELP, own_bulk
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.identifiers import is_job_id
+from fhir_bulk_middleware.jobs.operator import JobOperator
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.jobs.operator import JobOperator
-
-__all__ = ["add_to"]
-
-# Imports of the server are in the functions, so that other commands start faster.
+__all__ = ["add_options"]
 
 _ACTIONS = {"list": False, "show": True, "cancel": True, "watch": False}
 """The actions, and whether they need the id of a job."""
@@ -40,9 +35,8 @@ _REFUSALS = {
 }
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("jobs", help="list, show, cancel or watch the jobs of all owners, as the operator")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument(
         "action", nargs="?", choices=_ACTIONS, default="list", metavar="ACTION", help="list (default), show, cancel, watch"
     )
@@ -76,9 +70,6 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _act(given: argparse.Namespace) -> None:
-    from fhir_bulk_middleware.cli import jobs_report  # noqa: PLC0415
-    from fhir_bulk_middleware.cli.jobs_watch import watch  # noqa: PLC0415
-
     async with _of_dir(State(given.dir)) if given.dir is not None else _of_app(given.app) as operator:
         match given.action:
             case "watch":
@@ -93,7 +84,7 @@ async def _act(given: argparse.Namespace) -> None:
                 sys.stdout.write(f"{text}\n")
 
 
-async def _one(given: argparse.Namespace, operator: "JobOperator") -> Job:
+async def _one(given: argparse.Namespace, operator: JobOperator) -> Job:
     """The job that was named, cancelled if that was asked for."""
     try:
         if not is_job_id(given.id):
@@ -107,24 +98,22 @@ async def _one(given: argparse.Namespace, operator: "JobOperator") -> Job:
 
 
 @asynccontextmanager
-async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
+async def _of_dir(state: State) -> AsyncIterator[JobOperator]:
     """The jobs of a STATE folder.
 
     Raises:
         Complaint: the folder holds no jobs, or of another version of this package.
     """
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, operator, settings_of  # noqa: PLC0415
-
     if not state.jobs.is_file():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     settings = settings_option.settings_of(argparse.Namespace(settings=[]), defaults=AUDIT_SETTINGS)
-    stores = Stores.of(state)
+    stores = wiring.Stores.of(state)
     try:
         try:
-            settings = await settings_of(stores, settings)
+            settings = await wiring.settings_of(stores, settings)
         except (sqlite3.DatabaseError, RuntimeError) as error:
             raise Complaint(f"{state.jobs} cannot be read: {error}") from error
-        found = operator(stores, settings, audit_of(state, stores, settings))
+        found = wiring.operator(stores, settings, wiring.audit_of(state, stores, settings))
         try:
             yield found
         finally:
@@ -134,7 +123,7 @@ async def _of_dir(state: State) -> AsyncIterator["JobOperator"]:
 
 
 @asynccontextmanager
-async def _of_app(app: str) -> AsyncIterator["JobOperator"]:
+async def _of_app(app: str) -> AsyncIterator[JobOperator]:
     """The jobs of a host's own BulkData.
 
     Raises:

@@ -6,21 +6,19 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.instant import system_clock
 from fhir_bulk_middleware.jose.signing import SigningKey
 from fhir_bulk_middleware.smart.assertion_signing import signed_assertion
 from fhir_bulk_middleware.smart.assertions import ALGORITHMS, ASSERTION_LIFETIME
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 _PUBLIC_MODE: Final = 0o644
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("keys", help="make a client's key pair, or sign a client assertion with it")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     action = actions.add_parser("make", help="write a new private key, and the JWK Set with its public key for serve --client")
     action.add_argument("--private", type=Path, required=True, metavar="FILE", help="file for the private key (a JWK, mode 0600)")

@@ -4,28 +4,24 @@ import argparse
 import json
 import sys
 
-from fhir_bulk_middleware.cli.commands import Commands
+from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Principal, TokenRejected
+from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import DIALECTS
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("openapi", help="print the OpenAPI 3.1 document of a dialect's routes")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument("--dialect", choices=sorted(DIALECTS), default="standard", help="HTTP dialect (default: %(default)s)")
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
-    # Imported here, so that other commands start faster.
-    from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
-    from fhir_bulk_middleware.delete.policy import AIDBOX  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore  # noqa: PLC0415
-
     # All routes of the dialect, with an adapter that implements all protocols; it serves no request.
     mount = BulkData(
         resources=MemoryResourceStore(),

@@ -2,30 +2,27 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.contract.recipes import factory_of, named
 from fhir_bulk_middleware.contract.running import Recipe
-
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.app import BulkData
+from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog
+from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
 __all__ = ["APP_HELP", "check_shared", "own_bulk"]
-
-# Imports of the server are in the functions, so that other commands start faster.
 
 APP_HELP = "your host's BulkData, or a function that returns it"
 
 
-def own_bulk(app: str) -> "BulkData":
+def own_bulk(app: str) -> BulkData:
     """The `BulkData` that `MODULE:NAME` names, or that the function of this name returns.
 
     Raises:
         Complaint: there is no such name, the function cannot be called, or the value is something else.
     """
-    from fhir_bulk_middleware.app import BulkData  # noqa: PLC0415
-
     sys.path.insert(0, str(Path.cwd()))  # as with `python -m`, so that a host need not be installed
     try:
         made = named(app)
@@ -38,17 +35,12 @@ def own_bulk(app: str) -> "BulkData":
     return made
 
 
-def check_shared(bulk: "BulkData") -> None:
+def check_shared(bulk: BulkData) -> None:
     """Check that other processes see the same jobs, files and resources.
 
     Raises:
         Complaint: a part is in the memory of one process; the message names all of them.
     """
-    from fhir_bulk_middleware.stores.memory.deletions import MemoryDeletionLog  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore  # noqa: PLC0415
-    from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore  # noqa: PLC0415
-
     in_memory = (MemoryJobStore, MemoryOutputStore, MemoryResourceStore, MemoryDeletionLog)
     if found := [f"{name} ({type(part).__name__})" for name, part in bulk.parts.items() if isinstance(part, in_memory)]:
         raise Complaint(

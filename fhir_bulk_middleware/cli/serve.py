@@ -15,7 +15,6 @@ from typing import Final
 
 from fhir_bulk_middleware.cli import client_option, settings_option
 from fhir_bulk_middleware.cli.client_option import AUTHORIZATION_PATH, authorization_server
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
 from fhir_bulk_middleware.cli.listener import listening, port_of
@@ -32,7 +31,7 @@ from fhir_bulk_middleware.smart.configuration import SMART_PATH
 from fhir_bulk_middleware.smart.server import ASSERTION_TYPE, AuthorizationServer
 from fhir_bulk_middleware.trusted_files import UntrustedFileError, check_not_written_by_others
 
-__all__ = ["add_to", "load_folder", "waits"]
+__all__ = ["add_options", "load_folder", "waits"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -45,9 +44,8 @@ _GRACE: Final = 10
 """Seconds for running responses to finish when the server stops."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("serve", help="serve NDJSON files as a FHIR server with bulk data export")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="NDJSON files, plain or .gz, to load into an empty STATE")
     parser.add_argument(
         "--keep-last-updated",
@@ -276,7 +274,7 @@ def _serve(
 ) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
-    from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - so that other commands start faster
+    from fhir_bulk_middleware.cli.wiring import Stores, application  # noqa: PLC0415 - so that --help comes at once
 
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()

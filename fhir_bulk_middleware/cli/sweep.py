@@ -2,28 +2,24 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 
+from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli import settings_option
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
+from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of
 from fhir_bulk_middleware.contract.registration import NotAdmitted
 from fhir_bulk_middleware.settings import Settings
 
-if TYPE_CHECKING:
-    from fhir_bulk_middleware.app import BulkData
-
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("sweep", help="end overdue and expired jobs and delete their files, once")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
     where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
@@ -47,7 +43,7 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-async def _sweep_own(bulk: "BulkData") -> None:
+async def _sweep_own(bulk: BulkData) -> None:
     """Sweep the jobs of a host's own BulkData."""
     check_shared(bulk)
     try:
@@ -59,8 +55,6 @@ async def _sweep_own(bulk: "BulkData") -> None:
 
 
 async def _sweep(state: State, given: Settings) -> None:
-    from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of  # noqa: PLC0415 - for a fast start
-
     stores = Stores.of(state)
     try:
         settings = await settings_of(stores, given)

@@ -4,20 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.cli.token_source import TokenSource
 
-__all__ = ["EVERYTHING", "add_to"]
+__all__ = ["EVERYTHING", "add_options"]
 
 EVERYTHING = "system/*.rs"
 """The scope for an export of all types."""
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("token", help="print an access token signed with the development key")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="the server's STATE folder")
     parser.add_argument("--subject", default="somebody", metavar="S", help="the token's subject (default: %(default)s)")
     parser.add_argument("--scope", default=EVERYTHING, metavar="SCOPES", help="SMART scopes (default: %(default)s)")

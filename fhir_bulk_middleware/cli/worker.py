@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from fhir_bulk_middleware.cli import settings_option
-from fhir_bulk_middleware.cli.commands import Commands
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
@@ -24,14 +23,13 @@ from fhir_bulk_middleware.settings import Settings
 if TYPE_CHECKING:
     from fhir_bulk_middleware.app import BulkData
 
-__all__ = ["add_to"]
+__all__ = ["add_options"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 
-def add_to(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("worker", help="run a further worker until Ctrl-C or SIGTERM")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to its parser."""
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
     where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)

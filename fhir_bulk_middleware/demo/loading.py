@@ -12,21 +12,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from fhir_bulk_middleware.demo.load_error import LoadError
 from fhir_bulk_middleware.instant import Instant, parse
 from fhir_bulk_middleware.stores.sqlite.drafting import MalformedLine
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["ByLastUpdated", "LoadError", "NdjsonFolder", "load"]
+__all__ = ["ByLastUpdated", "NdjsonFolder", "load"]
 
 _SUFFIXES = (".ndjson", ".ndjson.gz")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _STAGE = "CREATE TABLE line (ordinal INTEGER PRIMARY KEY, instant INTEGER NOT NULL, text BLOB NOT NULL) STRICT"
-
-
-class LoadError(Exception):
-    """A resource cannot be loaded; the message names file and line."""
 
 
 class NdjsonFolder:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fhir_bulk_middleware.demo.loading import ByLastUpdated, LoadError, NdjsonFolder, load
+from fhir_bulk_middleware.demo.load_error import LoadError
+from fhir_bulk_middleware.demo.loading import ByLastUpdated, NdjsonFolder, load
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.instant import Instant, parse
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore

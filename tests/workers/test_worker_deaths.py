@@ -175,10 +175,14 @@ async def test_a_job_fails_when_no_worker_can_start_and_the_log_says_why_once(
         assert await client.export("Patient") == (500, NO_WORKER)
         if factory == "deadly:raising":
             (tmp_path / "mended").touch()
-            assert await client.export("Patient") == (200, "[1]"), "workers are tried on, so what is mended works"
+            with anyio.fail_after(PATIENCE):  # workers are tried on, so what is mended works, once the report of the last is in
+                while (answer := await client.export("Patient")) == (500, NO_WORKER):
+                    pass
+            assert answer == (200, "[1]")
 
     [first] = errors(caplog, containing="could not start to work")
     assert said in first
-    [second] = errors(caplog, containing="the job fails")
-    assert said.splitlines()[-1] in second
-    assert len(errors(caplog)) == 2
+    failed = errors(caplog, containing="the job fails")
+    assert all(said.splitlines()[-1] in each for each in failed)
+    assert len(failed) == 1 or factory == "deadly:raising"
+    assert len(errors(caplog)) == 1 + len(failed)
