@@ -149,10 +149,10 @@ class SupportsFingerprints(Protocol):
         gives the same lines in the same order for both.
 
         That holds for ever, and whatever happened in between: writes that were open at the earlier cut, history that was loaded
-        late, a storage that was restored from a backup, a clock that was set back, and another storage under the same name. An
-        instant of the last change does not tell a restored storage from the one that was lost. What does: a random stamp of each
-        range of rows, renewed by each transaction that changes or adds a row of the range. A range that was changed after the cut
-        has no fingerprint as of the cut.
+        late, a storage that was restored from a backup, a clock that was set back, another storage under the same name, another
+        version of the adapter's code that renders lines in another way. An instant of the last change does not tell a restored
+        storage from the one that was lost. What does: a random stamp of each range of rows, renewed by each transaction that
+        changes or adds a row of the range. A range that was changed after the cut has no fingerprint as of the cut.
 
         Args:
             query: has `as_of`, a range of `slices`, if there are ranges, and filters, which may be left out of account.

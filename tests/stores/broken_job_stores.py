@@ -866,8 +866,7 @@ class QueuesWhatWasMade(Broken):
     ) -> bool:
         planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
         if planned and self._entries[lease.job.id].job.state is JobState.RUNNING:
-            work = self._entries[lease.job.id].work
-            self._entries[lease.job.id].work = {piece.number: _Work() for piece in slices if piece.made} | work
+            self._entries[lease.job.id].work |= {piece.number: _Work() for piece in slices if piece.made}
         return planned
 
 

@@ -396,7 +396,7 @@ class KeepsTheFormerRanges(Broken):
 class ForgetsTheFormerRanges(Broken):
     promise = "all ranges but the last stay as they are when a type grows"
 
-    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:  # noqa: ARG002
         grown = sum([page.count async for page in self.pages(query, None)]) > 60
         return await super().slices(query, target_bytes + 700 * grown)
 
