@@ -329,8 +329,10 @@ class MemoryResourceStore:
 
     async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
         """See `SupportsSlicesNear`: the former ranges that still hold something, and new ones behind them."""
+        if not former:
+            return await self.slices(query, target_bytes)
         ranges = [Range(each, sum(1 for _ in self._living(replace(query, range=each)))) for each in former]
-        begin = max((int(each.partition("-")[2]) + 1 for each in former), default=0)
+        begin = max(int(each.partition("-")[2]) + 1 for each in former)
         before = replace(query, range=f"0-{begin - 1}")
         if sum(each.estimate for each in ranges) != sum(1 for _ in self._living(before)):  # they do not fit
             return await self.slices(query, target_bytes)
