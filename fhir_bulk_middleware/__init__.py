@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from fhir_bulk_middleware.contract.filters import Filters as Filters
     from fhir_bulk_middleware.contract.job import (
         Codec as Codec,
+        Former as Former,
         Job as Job,
         JobKind as JobKind,
         JobState as JobState,
@@ -75,8 +76,10 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     )
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
     from fhir_bulk_middleware.contract.output_store import (
+        Link as Link,
         OutputSink as OutputSink,
         OutputStore as OutputStore,
+        SupportsLinking as SupportsLinking,
         SupportsSignedUrls as SupportsSignedUrls,
     )
     from fhir_bulk_middleware.contract.paging import PageMaker as PageMaker
@@ -131,6 +134,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         SupportsDeletionHorizon as SupportsDeletionHorizon,
         SupportsDeletions as SupportsDeletions,
         SupportsExport as SupportsExport,
+        SupportsFingerprints as SupportsFingerprints,
         SupportsForgetting as SupportsForgetting,
         SupportsGroups as SupportsGroups,
         SupportsJoining as SupportsJoining,
@@ -141,6 +145,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         SupportsProvenance as SupportsProvenance,
         SupportsRead as SupportsRead,
         SupportsSlices as SupportsSlices,
+        SupportsSlicesNear as SupportsSlicesNear,
         SupportsSnapshot as SupportsSnapshot,
         SupportsTypes as SupportsTypes,
     )
@@ -203,7 +208,7 @@ _MODULES = {
     ),
     "contract.figures": "Census Figures SupportsCensus SupportsFigures SupportsFreeSpace SupportsWorkerCount",
     "contract.filters": "Filters",
-    "contract.job": "Codec Job JobKind JobState Origin Part Slice Standing",
+    "contract.job": "Codec Former Job JobKind JobState Origin Part Slice Standing",
     "contract.job_record": (
         "JOB_FIELDS PART_FIELDS SLICE_FIELDS Scalar job_from_record job_record owner_record part_from_record "
         "part_record registration_content registration_from_content rows_content rows_from_content "
@@ -212,7 +217,7 @@ _MODULES = {
     "contract.job_store": "Due JobStore ListPlace SupportsHints",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.observer": "Audit Observer",
-    "contract.output_store": "OutputSink OutputStore SupportsSignedUrls",
+    "contract.output_store": "Link OutputSink OutputStore SupportsLinking SupportsSignedUrls",
     "contract.paging": "PageMaker",
     "contract.query": (
         "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership NoPatient "
@@ -226,8 +231,9 @@ _MODULES = {
     "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
     "contract.storage": (
         "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
-        "SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming SupportsOrganising "
-        "SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSnapshot SupportsTypes"
+        "SupportsFingerprints SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming "
+        "SupportsOrganising SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSlicesNear "
+        "SupportsSnapshot SupportsTypes"
     ),
     "delete.policy": "AIDBOX DeletePolicy FHIR_R4 FHIR_R6_DRAFT",
     "dialects": "DIALECTS Dialect HEALTH_CONNECT_AU SOARIAN STANDARD STU2 STU3 STU4 SUBJECT_BOUND",

@@ -72,6 +72,12 @@ class Settings(BaseModel):
     page_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     """The size of a page (law 16)."""
 
+    reuse: Literal["never", "owner", "everybody"] = "owner"
+    """Whose earlier files an export may link instead of writing the same bytes again: nobody's, those of the same owner, or those
+    of everybody with the same rights. It applies to full exports, at system level or of all patients without context, of a
+    storage that can tell what did not change (`SupportsFingerprints`), into an output store that can link (`SupportsLinking`).
+    With `everybody`, the speed of an export tells whether another client exported the same before (law 7)."""
+
     slice_bytes: Annotated[int, Field(ge=1024)] = 64 * _MIB
     """The intended size of a slice, the unit of parallel work and of retry."""
 

@@ -21,7 +21,8 @@ from typing import Self
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Caller, Owner
-from fhir_bulk_middleware.contract.job import FileKind, Job, JobKind
+from fhir_bulk_middleware.contract.job import FileKind, Job, JobKind, Part
+from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.query import Level
 from fhir_bulk_middleware.instant import Instant, Precision, render, seconds_between
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation, Reason
@@ -128,7 +129,8 @@ class PartSealed(JobEvent):
         count: the number of lines.
         size: bytes of the plain NDJSON.
         worker: the worker that wrote it.
-        attempt: the attempt at its slice.
+        attempt: the attempt at its slice, or at the plan for a linked file.
+        linked: whether it is a link to a file of an earlier job, so that nothing was written.
     """
 
     file_id: str
@@ -138,6 +140,25 @@ class PartSealed(JobEvent):
     size: int
     worker: str
     attempt: int
+    linked: bool = False
+
+    @classmethod
+    def of(cls, lease: Lease, part: Part) -> Self:
+        """The sealing of a part by the holder of a lease."""
+        return cls(
+            at=part.sealed_at,
+            mount=lease.job.mount,
+            owner=lease.job.owner,
+            job_id=lease.job.id,
+            file_id=part.file_id,
+            kind=part.kind,
+            type=part.type,
+            count=part.count,
+            size=part.size,
+            worker=lease.worker,
+            attempt=lease.attempt,
+            linked=part.source is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ __all__ = [
     "Codec",
     "Failure",
     "FileKind",
+    "Former",
     "Idempotency",
     "Ignored",
     "Job",
@@ -262,6 +263,10 @@ class Slice:
         cursor: the position after the last sealed part; None at the start.
         parts: the number of sealed parts.
         origin: why its resources are in the export.
+        recipe: a digest of all that its files depend on but the resources themselves; None if no other job may have its files.
+        fingerprint: stands for the resources of its range as of the cut (`SupportsFingerprints`); None if that is unknown.
+        made: its parts, if they are linked files of an earlier job. The plan that writes it then finishes it too. Not kept: a
+            slice that is read from a job store has none.
     """
 
     number: int
@@ -272,6 +277,9 @@ class Slice:
     cursor: str | None = None
     parts: int = 0
     origin: Origin = Origin.SELECTED
+    recipe: str | None = None
+    fingerprint: str | None = None
+    made: tuple["Part", ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +306,8 @@ class Part:
         references_key: the key of the list of references in its lines, from which context is planned (law 40); None if there are
             none, or context is not wanted. Needed until the job is completed.
         references_size: bytes of that list.
+        source: the key under which its bytes were written, if it is a link to a file of an earlier job (`SupportsLinking`); None
+            if it was written for this job.
     """
 
     file_id: str
@@ -317,6 +327,25 @@ class Part:
     continued_in: str | None = None
     references_key: str | None = None
     references_size: int = 0
+    source: str | None = None
+
+    @property
+    def written_as(self) -> str:
+        """The key under which its bytes were written. Parts with the same one share the disk."""
+        return self.source or self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A finished slice of a completed job, whose files a later job may link.
+
+    Attributes:
+        slice: the slice; its estimate is the number of resources that were read.
+        parts: its parts, by number.
+    """
+
+    slice: Slice
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ JOB_FIELDS = (
 )
 """The names of a job's record. `kept_for` is its retention in microseconds, so it expires at `changed_at + kept_for`."""
 
-SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "origin")
+SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "origin", "recipe", "fingerprint")
 """The names of a slice's record."""
 
 PART_FIELDS = (
@@ -116,8 +116,10 @@ PART_FIELDS = (
     "continued_in",
     "references_key",
     "references_size",
+    "written_as",
 )
-"""The names of a part's record. `flush_points` are eight bytes each, little-endian."""
+"""The names of a part's record. `flush_points` are eight bytes each, little-endian. `written_as` is never null: parts of the same
+value are links to the same bytes, so a sum of bytes counts it once."""
 
 _REQUEST = TypeAdapter(Request)
 _MEMBERSHIP = TypeAdapter(Membership)
@@ -202,6 +204,8 @@ def part_from_record(record: Mapping[str, Any]) -> Part:
     said = {name: record[name] for name in PART_FIELDS}
     points: bytes = said["flush_points"]
     said["flush_points"] = struct.unpack(f"<{len(points) // 8}Q", points)
+    written_as = said.pop("written_as")
+    said["source"] = None if written_as == said["key"] else written_as
     return Part(**said | {"kind": FileKind(said["kind"]), "codec": Codec(said["codec"])})
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Former, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
@@ -57,10 +57,10 @@ class JobStore(Protocol):
 
     **Processes.** Server processes call `registry`, `register`, `add`, `find`, `standing`, `owned` and `replace` in an event loop
     that no method may block. Where work runs (a worker process, whose loop may be blocked, or the server with `LoopRunner`),
-    `claim`, `renew`, `plan`, `checkpoint` and `release` are called, and `find`, `standing` and `replace` for the job that is
-    worked on; `renew` may come from a second thread with an event loop of its own. `due`, `keeps_files`, `reclaimed` and `remove`
-    are called by sweeps, which run in every server process and may overlap. Commands of the operator call `kept`, `replace` and
-    `reclaimed`.
+    `claim`, `renew`, `former`, `plan`, `checkpoint` and `release` are called, and `find`, `standing` and `replace` for the job
+    that is worked on; `renew` may come from a second thread with an event loop of its own. `due`, `keeps_files`, `reclaimed` and
+    `remove` are called by sweeps, which run in every server process and may overlap. Commands of the operator call `kept`,
+    `replace` and `reclaimed`.
 
     **Errors.** A method that cannot get at the storage for the moment (locked, overloaded, full, no connection) raises
     `Refused(Reason.BUSY)`: a request is then answered 503 with `Retry-After`, a worker tries again, and nothing was written. Any
@@ -151,6 +151,17 @@ class JobStore(Protocol):
         """
         ...
 
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        """The slices with one of these recipes and their parts, of each recipe those of the newest completed job that has some.
+
+        Ordered by job and number. A recipe says whose job it may come from (law 7), so no other restriction is needed. Jobs that
+        are queued, running or failed, cancelled or expired are passed over: their files may not be finished, or go away.
+
+        Args:
+            recipes: at most some hundred.
+        """
+        ...
+
     async def plan(
         self,
         lease: Lease,
@@ -169,6 +180,9 @@ class JobStore(Protocol):
         codec of the first round and ignores those of a later one. The slices of a later round have numbers above those of the
         rounds before, and add to the estimate. `rows`, where given, take the place of the job's.
 
+        A slice with `Slice.made` is finished by this: those parts are recorded, no work is queued for it, and its estimate counts
+        as read (`Job.done`). If all slices of the last round are, the job is completed in the same step.
+
         The planning of a later round is work of its own: its tries begin at 1 and it has no cause. Its attempts are numbered
         above those of the round before, so that no lease on an earlier round's planning is ever current again (law 18).
         """
@@ -179,8 +193,9 @@ class JobStore(Protocol):
     ) -> Recorded:
         """Record sealed parts of the lease's slice and the cursor after them, and count `done` as `renew` does.
 
-        `finished` ends the slice, and its estimate gives way to what was read. In the same step, the last slice of the last round
-        completes the job, and that of an earlier round makes the planning of the next round free work.
+        `finished` ends the slice, and its estimate gives way to what was read, in that of the job and in `former`. In the same
+        step, the last slice of the last round completes the job, and that of an earlier round makes the planning of the next
+        round free work.
         """
         ...
 

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["OutputSink", "OutputStore", "SupportsSignedUrls"]
+__all__ = ["Link", "OutputSink", "OutputStore", "SupportsLinking", "SupportsSignedUrls"]
 
 
 class OutputSink(Protocol):
@@ -54,6 +54,39 @@ class OutputStore(Protocol):
 
     def jobs(self) -> AsyncIterator[str]:
         """Ids of the jobs that have a part here, sealed or not."""
+        ...
+
+
+class Link(NamedTuple):
+    """A sealed part that is to be visible under a further key.
+
+    Attributes:
+        source: its key, in the folder of another job.
+        key: the further key.
+        stored_size: the bytes that it must have.
+    """
+
+    source: str
+    key: str
+    stored_size: int
+
+
+@runtime_checkable
+class SupportsLinking(Protocol):
+    """An output store that can show a sealed part under a further key. Without it, what did not change is written again.
+
+    Implemented by `FileOutputStore`, by hard links, and `MemoryOutputStore`. Runs in a worker.
+    """
+
+    async def link(self, links: Sequence[Link]) -> Collection[str]:
+        """Make links, durable when this returns; the keys of those that were made.
+
+        A link is left out, and nothing is raised, if there is no such source, if it has another size, if the key exists, or if
+        the store cannot link it for another reason.
+
+        The store guarantees: the bytes of a part stay as long as one of its keys does, whichever was made first. To discard a job
+        removes its own keys only. The bytes are stored once.
+        """
         ...
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "SupportsDeletionHorizon",
     "SupportsDeletions",
     "SupportsExport",
+    "SupportsFingerprints",
     "SupportsForgetting",
     "SupportsGroups",
     "SupportsJoining",
@@ -35,6 +36,7 @@ __all__ = [
     "SupportsProvenance",
     "SupportsRead",
     "SupportsSlices",
+    "SupportsSlicesNear",
     "SupportsSnapshot",
     "SupportsTypes",
 ]
@@ -126,6 +128,56 @@ class SupportsSlices(Protocol):
 
         The adapter guarantees: for a query with `as_of`, a range holds the same resources whenever it is read. A query that holds
         nothing should give no range: each type is asked for, and a range costs some durable writes (law 44).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsFingerprints(Protocol):
+    """A storage that can tell whether a query still gives the same resources. Without it each export writes all of its files.
+
+    If it is also a `SupportsSnapshot`, and the output store a `SupportsLinking`, a full export links the files of the slices that
+    are as they were in an earlier export (`Settings.reuse`).
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker, when a job is planned.
+    """
+
+    async def fingerprint(self, query: Query) -> str | None:
+        """Stands for what `pages` gives for the query; None if the storage cannot tell.
+
+        The adapter guarantees: if two queries differ in `as_of` and `window.until` alone and have the same fingerprint, `pages`
+        gives the same lines in the same order for both.
+
+        That holds for ever, and whatever happened in between: writes that were open at the earlier cut, history that was loaded
+        late, a storage that was restored from a backup, a clock that was set back, another storage under the same name, another
+        version of the adapter's code that renders lines in another way. An instant of the last change does not tell a restored
+        storage from the one that was lost. What does: a random stamp of each range of rows, renewed by each transaction that
+        changes or adds a row of the range. A range that was changed after the cut has no fingerprint as of the cut.
+
+        Args:
+            query: has `as_of`, a range of `slices`, if there are ranges, and filters, which may be left out of account.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsSlicesNear(Protocol):
+    """A storage whose ranges move as it grows, but which can keep those of an earlier plan.
+
+    Without it the next plan takes the ranges that `slices` gives, which is as good if they stay where they are.
+
+    Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in a worker, when a job is planned.
+    """
+
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+        """Ranges as `slices` gives them, that end where the former ones did as far as that keeps them of about equal size.
+
+        The adapter guarantees the same as for `slices`, whatever the former ranges are.
+
+        Args:
+            query: what is exported.
+            target_bytes: the size of a range.
+            former: the ranges of an earlier plan, for the same query but for `as_of` and `window.until`, in order.
         """
         ...
 

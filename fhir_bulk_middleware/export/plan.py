@@ -28,11 +28,13 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsJoining,
     SupportsProvenance,
     SupportsSlices,
+    SupportsSlicesNear,
     SupportsSnapshot,
 )
 from fhir_bulk_middleware.export.cohort import enters_by_content
 from fhir_bulk_middleware.export.context.context_planner import ContextPlanner, anything
 from fhir_bulk_middleware.export.context.context_round import ContextRound
+from fhir_bulk_middleware.export.reuse import Reuse
 from fhir_bulk_middleware.export.sizes import share, sizes_of, smallest_slice
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -98,13 +100,18 @@ class Planner:
         self._settings = settings
         self._clock = clock
 
-    async def plan(self, job: Job, rows: Rows) -> Plan:
+    async def plan(self, job: Job, rows: Rows, reuse: Reuse | None = None) -> Plan:
         """Plan the first round: fix the cut, then make the slices: reports, output by type, deletions.
 
         At Patient and Group level another round may follow (`ContextRound`), which begins when this output is written.
 
         The order is fixed, so that slice numbers, and with them file ids, mean the same in every process. With `_since`, types
         without a change get no slice, since each slice costs durable writes (law 44).
+
+        Args:
+            job: the job.
+            rows: the rows that it may hold.
+            reuse: the files of earlier jobs, near whose ranges slices are cut; None to look for none.
         """
         deletions: object = self.deletions
         if isinstance(deletions, SettlesDoubts):
@@ -122,7 +129,7 @@ class Planner:
             # First, because no error can be added to a page of the manifest that was already read (law 20).
             planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
-            planned += await self._output(job, rows, Origin.SELECTED)
+            planned += await self._output(job, rows, Origin.SELECTED, reuse)
             if job.request.window.since is not None:
                 planned += await self._output(job, rows, Origin.ENTERED)
             planned += await self._deleted(job, rows)
@@ -248,26 +255,35 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
-    async def _output(self, job: Job, rows: Rows, origin: Origin) -> list[Slice]:
+    async def _output(self, job: Job, rows: Rows, origin: Origin, reuse: Reuse | None = None) -> list[Slice]:
         """The slices of the output. Organised output is one slice, since it is read patient by patient."""
         types, organised_by = self._selected(job, rows), job.request.options.organised_by
         found: list[Slice] = []
         by_type: dict[str, Sequence[Range]] = {}
         for type_ in types:
-            late = type_ == PROVENANCE and by_target(job, self._resources)
-            if origin is Origin.ENTERED and (_steered(job) if late else not rows.joined):
+            if origin is Origin.ENTERED and (_steered(job) if self._late(job, type_) else not rows.joined):
                 continue  # steered Provenance is of any age; other types have older data of new members only
             by_type[type_] = await self._ranges(job, rows, type_, origin)
         total = sum(each.estimate for ranges in by_type.values() for each in ranges)
+        if reuse is not None:
+            same = [type_ for type_, ranges in by_type.items() if ranges and not self._late(job, type_)]
+            await reuse.find(job, rows, same, self.sizes(job))
         for type_, usual in by_type.items():
-            ranges = await self._divided(job, self.query(job, rows, type_, origin=origin, filtered=True), usual, total)
-            found.extend(replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges)
+            query = self.query(job, rows, type_, origin=origin, filtered=True)
+            former = [] if reuse is None else reuse.ranges(type_)
+            ranges = await self._divided(job, query, usual, total, former)
+            pieces = [replace(_slice(FileKind.OUTPUT, type_, part), origin=origin) for part in ranges]
+            found += pieces if reuse is None else [await reuse.marked(piece, query) for piece in pieces]
         if _steered(job) and all(piece.type == PROVENANCE for piece in found):
             return []  # no targets
         if organised_by is None or not found:
             return found
         estimate = sum(piece.estimate for piece in found)
         return [replace(_slice(FileKind.OUTPUT, organised_by, Range("", estimate)), origin=origin)]
+
+    def _late(self, job: Job, resource_type: str) -> bool:
+        """Whether resources of the type are selected by those of other types."""
+        return resource_type == PROVENANCE and by_target(job, self._resources)
 
     async def _deleted(self, job: Job, rows: Rows) -> list[Slice]:
         """One slice for the deletions of all types; its range is the JSON list of the types that have any."""
@@ -292,7 +308,7 @@ class Planner:
     async def _ranges(self, job: Job, rows: Rows, resource_type: str, origin: Origin) -> Sequence[Range]:
         whole = [Range("", 0)]
         query = self.query(job, rows, resource_type, origin=origin, filtered=True)
-        if resource_type == PROVENANCE and by_target(job, self._resources):
+        if self._late(job, resource_type):
             if _steered(job):
                 return whole
             if origin is Origin.ENTERED and isinstance(self._resources, SupportsProvenance):
@@ -302,16 +318,29 @@ class Planner:
             return whole if await self._parts(job, of_any) else []
         return await self._parts(job, query)
 
-    async def _divided(self, job: Job, query: Query, usual: Sequence[Range], total: int) -> Sequence[Range]:
+    async def _divided(
+        self, job: Job, query: Query, usual: Sequence[Range], total: int, former: Sequence[str]
+    ) -> Sequence[Range]:
         """Ranges of at most a worker's share of the export, so that a type alone keeps all workers busy; the usual ones if small.
+
+        If there are former ones, they stay as far as they can.
+        """
+        target = await self._target(job, query, usual, total)
+        if usual and former and isinstance(self._resources, SupportsSlicesNear):
+            ranges = await self._resources.slices_near(query, target or self.sizes(job).slice, former)
+            return [answered(each, Range, "slices_near (an entry)") for each in ranges]
+        return usual if target is None else await self._parts(job, query, target)
+
+    async def _target(self, job: Job, query: Query, usual: Sequence[Range], total: int) -> int | None:
+        """The size of a range in bytes; None if the usual ones are small enough.
 
         How large a type is shows in the number of its smallest ranges.
         """
         pieces, smallest = share(usual, total, self._settings.worker_processes), smallest_slice(self.sizes(job))
         if pieces == 1 or job.request.options.organised_by is not None or smallest == self.sizes(job).slice:
-            return usual
+            return None
         found = len(await self._parts(job, query, smallest))
-        return usual if found == len(usual) else await self._parts(job, query, max(smallest, found * smallest // pieces))
+        return None if found == len(usual) else max(smallest, found * smallest // pieces)
 
     async def _parts(self, job: Job, query: Query, target_bytes: int | None = None) -> Sequence[Range]:
         """The ranges of a query, of the job's size by default; none with `_since` if nothing has changed."""

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.export.organising import Portion, header
 from fhir_bulk_middleware.export.plan import Planner
 from fhir_bulk_middleware.export.reports import report_form, unreadable_line
 from fhir_bulk_middleware.export.source import SliceSource
-from fhir_bulk_middleware.files.format import SUFFIX
+from fhir_bulk_middleware.files.format import ending_of
 from fhir_bulk_middleware.files.part import PartEncoder
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock
@@ -236,29 +236,12 @@ class SliceExport:
         # Finished work has no lease. The lease keeper may notice that from here on, and cancel this task as if it was lost.
         with anyio.CancelScope(shield=True):
             for part in parts:
-                await self._observers.tell(self._sealed(part))
+                await self._observers.tell(PartSealed.of(self._lease, part))
             if recorded is Recorded.COMPLETED:
                 await after_completion(self._lease.job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
-    def _sealed(self, part: Part) -> PartSealed:
-        lease = self._lease
-        return PartSealed(
-            at=part.sealed_at,
-            mount=lease.job.mount,
-            owner=lease.job.owner,
-            job_id=lease.job.id,
-            file_id=part.file_id,
-            kind=part.kind,
-            type=part.type,
-            count=part.count,
-            size=part.size,
-            worker=lease.worker,
-            attempt=lease.attempt,
-        )
-
     def _key(self, number: int) -> str:
-        ending = f"{SUFFIX}.gz" if self._codec is Codec.GZIP else SUFFIX
-        return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending}"
+        return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending_of(self._codec)}"
 
 
 def _scan(lease: Lease, piece: Slice) -> ReferenceScan | None:

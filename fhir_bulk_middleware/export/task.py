@@ -1,11 +1,14 @@
 """The `Task` of export jobs: plans a job, and exports its slices."""
 
+from dataclasses import replace
+
 from fhir_bulk_middleware.contract.job import Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.export.plan import Planner
+from fhir_bulk_middleware.export.reuse import Reuse
 from fhir_bulk_middleware.export.slice import SliceExport
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.jobs.kind import Plan
@@ -51,7 +54,9 @@ class ExportTask:
     async def plan(self, lease: Lease) -> Plan:
         """See `Task`."""
         if lease.job.cut is None:
-            return await self._planner.plan(lease.job, lease.rows)
+            reuse = Reuse(self._resources, self._jobs, self._outputs, self._settings, self._clock)
+            plan = await self._planner.plan(lease.job, lease.rows, reuse)
+            return replace(plan, slices=await reuse.linked(lease, plan.slices))
         return await self._planner.context_round(lease, self._jobs, self._outputs).plan()
 
     async def run(self, held: HeldLease, piece: Slice) -> None:

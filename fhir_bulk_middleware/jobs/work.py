@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import anyio
 
-from fhir_bulk_middleware.contract.events import Failed, Started
+from fhir_bulk_middleware.contract.events import Failed, PartSealed, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
@@ -166,7 +166,9 @@ class JobWork:
         with anyio.CancelScope(shield=True):
             if job.cut is None:  # the first round
                 await self._observers.tell(event)
-            if not plan.slices and not plan.more:
+            for part in (part for piece in plan.slices for part in piece.made):
+                await self._observers.tell(PartSealed.of(lease, part))
+            if not plan.more and all(piece.made for piece in plan.slices):
                 await after_completion(job, now, jobs=self._jobs, outputs=self._outputs, observers=self._observers)
 
     async def _give_back(self, lease: Lease, cause: str, *, excused: bool = False) -> None:

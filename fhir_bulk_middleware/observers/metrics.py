@@ -38,6 +38,7 @@ _COUNTERS = {
     "fhir_bulk_jobs": ("Exports, by what happened to them", ("mount", "event")),
     "fhir_bulk_written_resources": ("Lines in sealed files", ("mount", "type")),
     "fhir_bulk_written_bytes": ("Plain bytes of sealed files", ("mount", "type")),
+    "fhir_bulk_linked_bytes": ("Plain bytes of files that were linked to those of an earlier job", ("mount", "type")),
     "fhir_bulk_served_files": ("Answers with a file or a part of one", ("mount", "type")),
     "fhir_bulk_served_bytes": ("Bytes that such answers announced", ("mount", "type")),
     "fhir_bulk_signed_urls": ("URLs of files that were signed for clients", ("mount",)),
@@ -138,6 +139,8 @@ class Metrics(Collector):
 def _amounts(event: Event) -> Iterator[tuple[_Key, float]]:
     mount = event.mount
     match event:
+        case PartSealed(linked=True):
+            yield ("fhir_bulk_linked_bytes", mount, event.type), event.size
         case PartSealed():
             yield ("fhir_bulk_written_resources", mount, event.type), event.count
             yield ("fhir_bulk_written_bytes", mount, event.type), event.size

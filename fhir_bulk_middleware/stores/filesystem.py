@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
-from fhir_bulk_middleware.contract.output_store import OutputSink
+from fhir_bulk_middleware.contract.output_store import Link, OutputSink
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.stores.output_keys import split_key
@@ -102,6 +102,10 @@ class FileOutputStore:
         finally:
             file.close()
 
+    async def link(self, links: Sequence[Link]) -> Collection[str]:
+        """See `SupportsLinking`. Links are hard, so the file system counts the keys of a file, and frees it with the last one."""
+        return await self._call(_link, self._folder, links)
+
     async def discard(self, job_id: str, *, keep: Collection[str] = ()) -> None:
         """See `OutputStore.discard`. Open files stay readable until they are closed."""
         if not is_job_id(job_id):
@@ -142,8 +146,13 @@ class _Draft:
         return self._made()
 
     def _made(self) -> BufferedWriter:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make_folder(self._folder)
         return self._beside.open("xb")
+
+    @staticmethod
+    def make_folder(folder: Path) -> None:
+        """Make the folder of a job, which nobody else on the machine can read."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def seal(self) -> None:
         self.file.flush()
@@ -227,6 +236,33 @@ class _ThreadedSink:
     async def _drain(self) -> None:
         data, self._pending, self._size = b"".join(self._pending), [], 0
         await self._file.write(data)
+
+
+def _link(folder: Path, links: Sequence[Link]) -> set[str]:
+    """Make hard links, and make them durable.
+
+    Only sealed parts have keys, so no file that is being written is ever linked. An existing name is never replaced.
+    """
+    made: set[str] = set()
+    folders: set[Path] = set()
+    for source, key, stored_size in links:
+        (source_id, source_name), (job_id, name) = split_key(source), split_key(key)
+        place = folder / job_id / name
+        # Another job may end, and a file system may refuse (no hard links, too many of them): then there is no link.
+        with suppress(OSError):
+            _Draft.make_folder(place.parent)
+            place.hardlink_to(folder / source_id / source_name)
+            if place.stat().st_size != stored_size:
+                place.unlink()
+                continue
+            made.add(key)
+            folders.add(place.parent)
+    try:
+        for each in (*sorted(folders), *([folder] if folders else ())):
+            _sync_folder(each)
+    except FileNotFoundError:  # the job ended meanwhile, and its files were discarded
+        return set()
+    return made
 
 
 def _bind(folder: Path, store: str) -> bool:

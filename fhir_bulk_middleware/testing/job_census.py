@@ -1,6 +1,9 @@
 """The promises of a `SupportsCensus` about its counts, as tests; for job stores that have it, beside `JobStoreSuite`."""
 
+from dataclasses import replace
+
 from fhir_bulk_middleware.contract.figures import Census, SupportsCensus
+from fhir_bulk_middleware.contract.job import Job, Part
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.testing.job_values import (
     NOW,
@@ -55,6 +58,22 @@ class JobCensusSuite(Suite):
         counted, of_other = await _census(store), await _census(store, "other")
         assert (counted.running, counted.kept_bytes > 0) == (1, True), job.id
         assert of_other == Census(queued=0, running=0, oldest_queued=None, kept_bytes=0), "a census is of one adapter"
+
+    async def test_bytes_that_several_jobs_share_are_counted_once(self, store: JobStore) -> None:
+        """As long as one of the jobs has them."""
+        jobs: list[Job] = []
+        parts: list[Part] = []
+        for _ in range(3):
+            jobs.append(await started(store))
+            part = a_part(jobs[-1], 0, 0)
+            parts.append(replace(part, source=parts[0].key) if parts else part)
+            await store.checkpoint(await claimed(store), parts[-1:], "c", NOW, done=1, finished=False)
+        promise = "bytes that several jobs share are counted once, until the last of them is reclaimed"
+        for left, job in zip((1, 1, 0), jobs, strict=True):
+            assert (await _census(store)).kept_bytes == parts[0].stored_size, promise
+            assert await store.replace((await found(store, job)).cancelled(NOW)), "a running job can be ended"
+            await store.reclaimed(job.id)
+            assert (await _census(store)).kept_bytes == left * parts[0].stored_size, promise
 
     async def test_bytes_are_kept_until_they_are_reclaimed(self, store: JobStore) -> None:
         """A job that ended keeps its files until a sweep discards them."""

@@ -10,6 +10,7 @@ Subclass the suite, with one fixture `store` that makes an empty store:
 Each test is a promise; its failure names it.
 """
 
+from fhir_bulk_middleware.testing.former_slices import FormerSlicesSuite
 from fhir_bulk_middleware.testing.job_keeping import JobKeepingSuite
 from fhir_bulk_middleware.testing.job_lists import JobListsSuite
 from fhir_bulk_middleware.testing.job_retention import JobRetentionSuite
@@ -19,5 +20,5 @@ from fhir_bulk_middleware.testing.work_queue import WorkQueueSuite
 __all__ = ["JobStoreSuite"]
 
 
-class JobStoreSuite(JobKeepingSuite, JobListsSuite, WorkQueueSuite, PlanRoundsSuite, JobRetentionSuite):
+class JobStoreSuite(JobKeepingSuite, JobListsSuite, WorkQueueSuite, PlanRoundsSuite, FormerSlicesSuite, JobRetentionSuite):
     """All promises of a `JobStore`."""

@@ -8,11 +8,12 @@ Subclass `OutputStoreSuite` with a fixture that makes a store:
             return MyStore(tmp_path)
 """
 
+import itertools
 from collections.abc import AsyncIterator
 
 import anyio
 
-from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.contract.output_store import Link, OutputStore, SupportsLinking
 from fhir_bulk_middleware.identifiers import new_job_id
 from fhir_bulk_middleware.testing.needed import pytest
 
@@ -212,6 +213,53 @@ class OutputStoreSuite:
             got = b""
         assert got == _LONG, "a read that has begun must go on to its end though the part is discarded"
 
+    async def test_a_link_reads_as_its_part_does(self, store: OutputStore) -> None:
+        """And what cannot be linked is left out."""
+        links = _linking(store)
+        source, key, other = _key(), _key(), _key()
+        await _put(store, source, _LONG)
+        await _put(store, other, b"kept")
+        size = len(_LONG)
+        made = await links.link(
+            [Link(source, key, size), Link(source, f"{key}.short", size - 1), Link(_key(), f"{key}.lost", size)]
+        )
+        assert set(made) == {key}, "a part is linked under its key if it is there and has the size that is told, and else not"
+        assert await _get(store, key, 0, size) == _LONG, "a link must read as the part that it was made of"
+        for absent in ("short", "lost"):
+            await _refuses(store, f"{key}.{absent}", "what was not linked must not be there")
+        assert not set(await links.link([Link(source, other, size)])), "a link must never replace a part"
+        assert await _get(store, other, 0, 4) == b"kept", "a link must never replace a part"
+        assert key.partition("/")[0] in await _jobs(store), "a job with a link must be listed"
+
+    async def test_no_link_is_made_of_a_part_that_is_not_sealed(self, store: OutputStore) -> None:
+        """It may still change."""
+        links, source = _linking(store), _key()
+        async with store.create(source) as sink:
+            await sink.write(b"four")
+            made = await links.link([Link(source, _key(), 4), Link(source, _key(), 0)])
+        assert not set(made), "a part must not be linked before it is sealed"
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+    async def test_the_bytes_stay_as_long_as_one_key_does(self, store: OutputStore, order: tuple[int, ...]) -> None:
+        """Jobs that share files are discarded in any order; the second link is one of the first."""
+        links, keys = _linking(store), [_key() for _ in range(3)]
+        await _put(store, keys[0], _LONG)
+        for source, key in itertools.pairwise(keys):
+            assert set(await links.link([Link(source, key, len(_LONG))])) == {key}, "a link can be linked"
+        for number in order:
+            assert await _get(store, keys[number], 0, len(_LONG)) == _LONG, "the bytes must stay as long as one key does"
+            await store.discard(keys[number].partition("/")[0])
+            await _refuses(store, keys[number], "a discarded link must be gone")
+        assert not {key.partition("/")[0] for key in keys} & set(await _jobs(store)), "a discarded job must have nothing left"
+
+    async def test_a_part_that_is_written_again_leaves_its_links_as_they_are(self, store: OutputStore) -> None:
+        """A link is to the bytes, not to the key."""
+        links, source, key = _linking(store), _key(), _key()
+        await _put(store, source, b"first")
+        assert set(await links.link([Link(source, key, 5)])) == {key}, "a part can be linked"
+        await _put(store, source, b"second")
+        assert await _get(store, key, 0, 5) == b"first", "a link must keep the bytes that it was made of"
+
     async def test_jobs_lists_every_job_with_anything_here(self, store: OutputStore) -> None:
         """Sealed or not: a sweep finds the parts of jobs that the job store no longer knows."""
         sealed, begun = _key(), _key()
@@ -222,6 +270,12 @@ class OutputStoreSuite:
         for key in (sealed, begun):
             assert key.partition("/")[0] in listed, "a job with anything in the store must be listed"
         assert len(listed) == len(set(listed)), "a job must be listed once"
+
+
+def _linking(store: OutputStore) -> SupportsLinking:
+    if not isinstance(store, SupportsLinking):
+        pytest.skip("SupportsLinking is not implemented")
+    return store
 
 
 def _key() -> str:

@@ -40,6 +40,7 @@ from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_betw
 from fhir_bulk_middleware.testing.cohort import ContextSuite, EnteredSuite, LeftSuite, NamingSuite
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
+from fhir_bulk_middleware.testing.fingerprints import FingerprintsSuite
 from fhir_bulk_middleware.testing.needed import pytest
 from fhir_bulk_middleware.testing.related_resources import JoiningSuite, OrganisingSuite, PatientsSuite, ProvenanceSuite
 from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, members_of, needs, put
@@ -622,6 +623,7 @@ class ResourceStoreSuite(
     CompartmentPathsSuite,
     SnapshotSuite,
     SlicesSuite,
+    FingerprintsSuite,
     DeletionsSuite,
     ChainSuite,
     GroupsSuite,

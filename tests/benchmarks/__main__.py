@@ -21,6 +21,7 @@ from .postgres import postgres
 from .starting import starting
 from .tables import mapped, tables
 from .traffic import host, kick_off, polls
+from .unchanged import unchanged
 from .worst import worst
 
 __all__ = ["SCENARIOS", "main"]
@@ -45,6 +46,7 @@ SCENARIOS: dict[str, Scenario] = {
     "worst": worst,
     "mapped": mapped,
     "tables": tables,
+    "unchanged": unchanged,
 }
 ON_DEMAND: dict[str, Scenario] = {"large": large}
 """Not measured unless asked for."""

@@ -52,11 +52,13 @@ class Bench:
         return self._data[resources]
 
     @contextmanager
-    def exports(self, data: Data, codec: Codec | None = None, settings: Settings | None = None) -> Generator[Exports]:
-        """Stores for some exports, removed afterwards."""
+    def exports(
+        self, data: Data, codec: Codec | None = None, settings: Settings | None = None, *, reuse: str = "never"
+    ) -> Generator[Exports]:
+        """Stores for some exports, removed afterwards. By default none links files of another."""
         folder = self.folder / "work"
         folder.mkdir()
-        exports = Exports(data, folder, codec or default_codec(), settings)
+        exports = Exports(data, folder, codec or default_codec(), settings, reuse=reuse)
         try:
             yield exports
         finally:

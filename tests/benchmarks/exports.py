@@ -114,11 +114,13 @@ class Exports:
         codec: Codec = _AS_NEW_JOBS_LIE,
         settings: Settings | None = None,
         resources: SupportsExport | None = None,
+        *,
+        reuse: str = "never",
     ) -> None:
         self._data = data
         self.folder = folder
         # Not nice: what is compared with them is not nice either, and on a busy machine that would be all that is measured.
-        self._settings = (settings or Settings()).model_copy(update={"worker_niceness": 0})
+        self._settings = (settings or Settings()).model_copy(update={"worker_niceness": 0, "reuse": reuse})
         self.resources = resources or SQLiteResourceStore(data.store)
         self.jobs = ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
@@ -218,6 +220,10 @@ class Pool:
     _portal: BlockingPortal
 
     def export(self, wanted: Wanted) -> Export:
-        """Export in all of them."""
+        """Export in all of them, instead of what earlier ones left."""
         self.exports.clear()
+        return self.again(wanted)
+
+    def again(self, wanted: Wanted) -> Export:
+        """Export in all of them, beside what earlier ones left."""
         return self._portal.call(self.exports.in_pool, self._runner, wanted)

@@ -31,6 +31,8 @@ class Goal:
 GOALS: Mapping[str, Goal] = {
     "1": Goal(1.8, 3.2),
     "2": Goal(1.2, 1.6),
+    "2c": Goal(0.05, 0.2),
+    "2c disk": Goal(1.05, 1.5),
     "3": Goal(0.75, 1.2),
     "4": Goal(1.1, 1.4),
     "4 bytes": Goal(1 / 9, 1 / 6),

@@ -62,6 +62,7 @@ def _host(base: str) -> Starlette:
 def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
     settings = Settings(
         worker_processes=workers,
+        reuse="never",  # of several exports of one store, each is to be measured as the first
         retry_after=1,
         first_poll_wait=1 if workers else 0,  # where nothing works, a held poll is only slow
         poll_burst=10**9,

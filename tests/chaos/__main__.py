@@ -40,6 +40,7 @@ def main() -> int:
         f"rounds: {report.rounds} in {time.monotonic() - begun:.0f} s\n"
         f"disturbances: {dict(sorted(report.disturbances.items()))}\n"
         f"blows while an export was at work: {report.struck}\n"
+        f"files that were linked to those of an earlier export: {report.linked}\n"
         f"exports: {dict(sorted(report.outcomes.items()))}; answers 503 with Retry-After: {report.busy}\n"
         f"violations: {len(report.violations)}\n"
         f"seed: {seed} (state and log: {folder})\n"

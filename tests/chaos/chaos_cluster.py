@@ -144,6 +144,13 @@ class Cluster:
         found = (Path(above) / name for above, _, names in os.walk(folder) for name in names)
         return {str(path.relative_to(folder)) for path in found if path.parent != folder}
 
+    def linked(self, job_ids: set[str]) -> int:
+        """How many files of these jobs are links to files of others."""
+        with sqlite3.connect(self.state / "jobs.db", timeout=30) as connection:
+            rows = connection.execute("SELECT job_id FROM part WHERE written_as <> key").fetchall()
+        connection.close()
+        return sum(job_id in job_ids for (job_id,) in rows)
+
     def known_files(self) -> set[str]:
         """What the rows of jobs with a result, or with work left, know of; and the lists of references that such jobs may have.
 

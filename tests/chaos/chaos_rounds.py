@@ -71,8 +71,14 @@ class Export:
 class Round:
     """One round: what happens in it follows from its number and the seed, but not at which instruction it strikes."""
 
-    def __init__(self, cluster: Cluster, followers: list[Mirror], seed: str, number: int) -> None:
+    def __init__(
+        self, cluster: Cluster, followers: list[Mirror], elders: "list[tuple[str, Export]]", seed: str, number: int
+    ) -> None:
         self.cluster = cluster
+        self.elders = elders
+        """Completed exports of earlier rounds with their owners, whose files later ones link."""
+        self.linked = 0
+        """How many files were linked."""
         self.mirrors = followers
         self.random = Random(f"{seed}.{number}")  # noqa: S311 - to be repeated, not to be secret
         self.client = Client(cluster, self.random, self.random.choice(["alice", "bob"]))
@@ -116,6 +122,7 @@ class Round:
                 disturbing = [tasks.create_task(self._disturb(name)) for name in self.names]
                 removing = tasks.create_task(self.removals.run(self.done))
                 exporting = [tasks.create_task(self._export(export)) for export in self.exports]
+                tasks.create_task(self._end_some_elders())
                 await asyncio.gather(*exporting)
                 self.done.set()
                 await asyncio.gather(*disturbing, removing)
@@ -196,6 +203,18 @@ class Round:
             self.client.wrong(f"two cancels were answered {statuses}")
         await self._is_gone(export)
 
+    async def _end_some_elders(self) -> None:
+        """Cancel some of the exports whose files this round's may be linking."""
+        for elder in [each for subject, each in self.elders if subject == self.client.subject]:
+            if self.random.random() < 0.4:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.done.wait(), self.random.uniform(0, 1.5))
+                self.elders.remove((self.client.subject, elder))
+                answer = await self.client.ask("DELETE", elder.path)
+                if answer.status_code != 202 and "kill" not in "".join(self.names):
+                    self.client.wrong(f"cancelling an export of an earlier round was answered {answer.status_code}")
+                await self._is_gone(elder)
+
     async def _is_gone(self, export: Export) -> None:
         for path in [export.path, *export.urls]:
             for server in range(len(self.cluster.urls)):
@@ -258,16 +277,29 @@ class Round:
                     await self._is_gone(export)
                 case "failed" if not {"disk full", "lock jobs", "kill worker often"} & set(self.names):
                     self.client.wrong(f"a job failed: {export.detail}")
-        for export in self.exports:
+        for elder in [each for subject, each in self.elders if subject == self.client.subject]:
+            await self._check_files(elder)  # whatever became of the jobs that linked its files, or whose files it linked
+        self.linked = self.cluster.linked({export.job_id for export in self.exports})
+        kept = [export for export in self.exports if self._is_kept(export)]
+        self.elders += [(self.client.subject, export) for export in kept]
+        await self._end([export for export in self.exports if export not in kept])
+        await self._nothing_is_left()
+        if unrecorded := self.client.fetched - served(self.cluster.audit):
+            self.client.wrong(f"files were served that the audit does not know: {sorted(unrecorded)[:3]}")
+
+    def _is_kept(self, export: Export) -> bool:
+        """Whether an export stays for the next rounds."""
+        whole = export.outcome == "completed" and export.mount == "fhir" and export.mirror is None
+        return whole and self.random.random() < 0.6
+
+    async def _end(self, exports: list[Export]) -> None:
+        for export in exports:
             if export.outcome in {"completed", "failed"}:
                 answer = await self.client.ask("DELETE", export.path)
                 gone = export.mount == "brief" and answer.status_code == 404
                 if answer.status_code != 202 and not gone and "kill" not in self.name:
                     self.client.wrong(f"cancelling at the end was answered {answer.status_code}")
                 await self._is_gone(export)
-        await self._nothing_is_left()
-        if unrecorded := self.client.fetched - served(self.cluster.audit):
-            self.client.wrong(f"files were served that the audit does not know: {sorted(unrecorded)[:3]}")
 
     async def _check_files(self, export: Export) -> None:
         """Law 5: the files are those of a run that nobody disturbed, for whoever fetches them."""
@@ -304,6 +336,8 @@ class Round:
         for _ in range(40):
             await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
             left = self.cluster.files() - self.cluster.known_files()
+            # A worker that is killed just after it completed a job leaves what earlier attempts wrote, until the job ends.
+            left = {file for file in left if file.partition("/")[0] not in {elder.job_id for _, elder in self.elders}}
             folders = [
                 path.name for path in (self.cluster.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
             ]
@@ -489,6 +523,7 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     busy: int = 0
     struck: int = 0
+    linked: int = 0
 
 
 async def chaos(
@@ -508,14 +543,16 @@ async def chaos(
     try:
         cluster.start()
         followers = await mirrors(cluster.stores.resources)
+        elders: list[tuple[str, Export]] = []
         for number in rounds:
             if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
                 break
-            round_ = Round(cluster, followers, seed, number)
+            round_ = Round(cluster, followers, elders, seed, number)
             found = await round_.run()
             report.rounds += 1
             report.busy += round_.client.busy
             report.struck += round_.struck
+            report.linked += round_.linked
             report.disturbances.update(round_.names)
             report.outcomes.update(export.outcome for export in round_.exports)
             for what in found:

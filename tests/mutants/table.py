@@ -8,6 +8,7 @@ from .mutation import Mutant
 
 __all__ = ["MUTANTS"]
 
+_REUSE = "tests/export/test_reuse.py"
 _JOB_WORK = "tests/jobs/test_job_work.py"
 _JOB_ROUNDS = "tests/jobs/test_job_rounds.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
@@ -179,6 +180,70 @@ FILES = (
         (_OUTPUTS,),
     ),
     Mutant(
+        "link-of-another-size",
+        "law 5",
+        "stores/filesystem.py",
+        "if place.stat().st_size != stored_size:",
+        "if place.stat().st_size < stored_size:",
+        (_OUTPUTS,),
+    ),
+    Mutant(
+        "files-cross-owners",
+        "law 7",
+        "export/recipe.py",
+        '"owner": None if everybody else owner_record(job.owner),',
+        '"owner": None,',
+        (_REUSE,),
+    ),
+    Mutant(
+        "files-cross-shapes",
+        "law 5",
+        "export/recipe.py",
+        '        "options": _OPTIONS.dump_python(options, mode="json"),\n',
+        "",
+        (_REUSE,),
+    ),
+    Mutant(
+        "files-cross-windows",
+        "law 2",
+        "export/reuse.py",
+        "            and job.request.window == Window()\n",
+        "",
+        (_REUSE,),
+    ),
+    Mutant(
+        "error-files-are-linked",
+        "ST-15",
+        "export/reuse.py",
+        "all(part.kind is FileKind.OUTPUT for part in former.parts)",
+        "former.parts",
+        (_REUSE,),
+    ),
+    Mutant(
+        "files-of-unfinished-jobs-are-linked",
+        "law 5",
+        "stores/sqlite/jobs.py",
+        "WHERE slice.recipe = ? AND job.state = 'completed'",
+        "WHERE slice.recipe = ?",
+        (_JOB_STORES,),
+    ),
+    Mutant(
+        "change-after-the-cut-unseen",
+        "law 5",
+        "stores/sqlite/resource_reading.py",
+        "if changed > query.as_of:",
+        "if changed < 0:",
+        (_RESOURCES,),
+    ),
+    Mutant(
+        "change-leaves-the-stamp",
+        "law 5",
+        "stores/sqlite/resource_writing.py",
+        '" changed = excluded.changed, stamp = excluded.stamp"',
+        '" changed = excluded.changed"',
+        (_RESOURCES,),
+    ),
+    Mutant(
         "folder-not-synced",
         "law 30",
         "stores/filesystem.py",
@@ -217,16 +282,16 @@ WORK = (
         "attempt-missing-from-names",
         "law 18",
         "export/slice.py",
-        'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending}"',
-        'return f"{self._lease.job.id}/{self._slice.number}-{number}.1{ending}"',
+        'return f"{self._lease.job.id}/{self._slice.number}-{number}.{self._lease.attempt}{ending_of(self._codec)}"',
+        'return f"{self._lease.job.id}/{self._slice.number}-{number}.1{ending_of(self._codec)}"',
         (_JOB_WORK,),
     ),
     Mutant(
         "plan-stores-plain-always",
         "law 5",
         "stores/sqlite/work_queue.py",
-        "(now, cut, codec.value, more, lease.attempt,",
-        '(now, cut, "plain", more, lease.attempt,',
+        "            codec.value,\n            more,",
+        '            "plain",\n            more,',
         (_JOB_STORES,),
     ),
     Mutant(
@@ -297,8 +362,8 @@ WORK = (
         "later-round-forgets-the-estimate",
         "ST-03",
         "stores/sqlite/work_queue.py",
-        "estimate = estimate + ? WHERE id = ?",
-        "estimate = ? WHERE id = ?",
+        "estimate = estimate + ?, done = done + ? WHERE id = ?",
+        "estimate = ?, done = done + ? WHERE id = ?",
         (_JOB_STORES,),
     ),
     Mutant(
@@ -321,8 +386,8 @@ WORK = (
         "completion-told-between-rounds",
         "law 37",
         "jobs/work.py",
-        "if not plan.slices and not plan.more:",
-        "if not plan.slices:",
+        "if not plan.more and all(piece.made for piece in plan.slices):",
+        "if all(piece.made for piece in plan.slices):",
         (_JOB_ROUNDS,),
     ),
     Mutant(

@@ -13,7 +13,7 @@ import pytest
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.figures import Census
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Failure, Former, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
@@ -825,6 +825,80 @@ class ChangesTheCodec(Broken):
         if planned and entry:
             entry.job = replace(entry.job, codec=codec)
         return planned
+
+
+class FindsWhatIsNotFinished(Broken):
+    promise = "only the slices of completed jobs are found"
+
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        entries = list(self._entries.values())
+        return [Former(piece, ()) for each in entries for piece in each.slices.values() if piece.recipe in recipes]
+
+
+class FindsTheOldest(Broken):
+    promise = "of several jobs with a recipe the newest is found"
+
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        entries = self._entries
+        try:
+            self._entries = {
+                id_: replace(entry, job=replace(entry.job, created_at=Instant(-entry.job.created_at)))
+                for id_, entry in entries.items()
+            }
+            return await super().former(recipes)
+        finally:
+            self._entries = entries
+
+
+class QueuesWhatWasMade(Broken):
+    promise = "a slice that was made before is"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        if planned and self._entries[lease.job.id].job.state is JobState.RUNNING:
+            self._entries[lease.job.id].work |= {piece.number: _Work() for piece in slices if piece.made}
+        return planned
+
+
+class ForgetsWhatWasMade(Broken):
+    promise = "the parts of a slice that was made before are recorded with the plan"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        if planned:
+            for piece in slices:
+                for part in piece.made:
+                    del self._entries[lease.job.id].parts[piece.number, part.number]
+        return planned
+
+
+class CountsLinksTwice(Broken):
+    promise = "bytes that several jobs share are counted once"
+
+    async def census(self, *, adapter: str = "") -> Census:
+        found = await super().census(adapter=adapter)
+        entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
+        return replace(found, kept_bytes=sum(part.stored_size for entry in entries for part in entry.parts.values()))
 
 
 class ReadsTheRowsOnce(Broken):

@@ -349,6 +349,58 @@ class SlicesWithoutLooking(Broken):
         return await super().slices(query, target_bytes * 1_000)
 
 
+class NeverSeesAChange(Broken):
+    promise = "what changed has another fingerprint"
+
+    async def fingerprint(self, query: Query) -> str | None:
+        return f"{query.type} {query.range}"
+
+
+class CountsTheResources(Broken):
+    """As if as many resources were the same ones."""
+
+    promise = "what changed has another fingerprint"
+
+    async def fingerprint(self, query: Query) -> str | None:
+        return str(sum([page.count async for page in self.pages(query, None)]))
+
+
+class LooksAtWhatIsThereNow(Broken):
+    promise = "what is changed after a cut has no other fingerprint as of it"
+
+    async def fingerprint(self, query: Query) -> str | None:
+        return await super().fingerprint(replace(query, as_of=Instant(2**62), window=Window()))
+
+
+class NeverSays(Broken):
+    promise = "what was not changed after the cut has a fingerprint"
+
+    async def fingerprint(self, query: Query) -> str | None:  # noqa: ARG002
+        return None
+
+
+class NamesTheCut(Broken):
+    promise = "what did not change has the same fingerprint as of a later cut"
+
+    async def fingerprint(self, query: Query) -> str | None:
+        return f"{await super().fingerprint(query)} {query.as_of}"
+
+
+class KeepsTheFormerRanges(Broken):
+    promise = "ranges near former ones hold each resource once"
+
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+        return [Range(each, 1) for each in former] or await super().slices(query, target_bytes)
+
+
+class ForgetsTheFormerRanges(Broken):
+    promise = "all ranges but the last stay as they are when a type grows"
+
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:  # noqa: ARG002
+        grown = sum([page.count async for page in self.pages(query, None)]) > 60
+        return await super().slices(query, target_bytes + 700 * grown)
+
+
 class TellsWhatLivesAgain(Broken):
     promise = "what was created again is not among the deletions"
 

@@ -1,14 +1,14 @@
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
-from fhir_bulk_middleware.contract.output_store import OutputSink, OutputStore
+from fhir_bulk_middleware.contract.output_store import Link, OutputSink, OutputStore
 from fhir_bulk_middleware.stores import filesystem
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
@@ -281,6 +281,32 @@ class _Hesitant(MemoryOutputStore):
         return free or self._bound == store
 
 
+class _Hasty(MemoryOutputStore):
+    """Links whatever is asked for, over whatever is there."""
+
+    async def link(self, links: Sequence[Link]) -> Collection[str]:
+        for source, key, _ in links:
+            self._parts[key] = self._parts.get(source, b"")
+        return {link.key for link in links}
+
+
+class _Shared(MemoryOutputStore):
+    """Looks a link's bytes up at its source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._source: dict[str, str] = {}
+
+    async def link(self, links: Sequence[Link]) -> Collection[str]:
+        made = await super().link(links)
+        self._source |= {link.key: link.source for link in links if link.key in made}
+        return made
+
+    async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        async for chunk in super().read(self._source.get(key, key), start, length):
+            yield chunk
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("broken", "test", "promise"),
@@ -297,6 +323,9 @@ class _Hesitant(MemoryOutputStore):
         (_Thorough, OutputStoreSuite.test_discard_keeps_what_it_is_told_to_keep, "must stay"),
         (_Forgetful, OutputStoreSuite.test_jobs_lists_every_job_with_anything_here, "must be listed"),
         (_Interrupting, OutputStoreSuite.test_a_read_that_has_begun_survives_a_discard, "go on to its end"),
+        (_Hasty, OutputStoreSuite.test_a_link_reads_as_its_part_does, "and else not"),
+        (_Hasty, OutputStoreSuite.test_no_link_is_made_of_a_part_that_is_not_sealed, "before it is sealed"),
+        (_Shared, OutputStoreSuite.test_a_part_that_is_written_again_leaves_its_links_as_they_are, "that it was made of"),
         (_OffByOne, OutputStoreSuite.test_any_range_of_a_part_can_be_read, "exactly the range"),
     ],
 )

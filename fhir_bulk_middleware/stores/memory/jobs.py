@@ -10,7 +10,7 @@ from itertools import islice
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.figures import Census
-from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Failure, Former, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.contract.query import Compartments, Rows
@@ -254,6 +254,19 @@ class MemoryJobStore:
             _advance(entry, work, done)
             return True
 
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        """See `JobStore.former`."""
+        with self._lock:
+            completed = [entry for entry in self._entries.values() if entry.job.state is JobState.COMPLETED]
+            completed.sort(key=lambda entry: ListPlace.of(entry.job))
+            newest = {piece.recipe: entry for entry in completed for piece in entry.slices.values()}
+            return [
+                Former(piece, tuple(part for place, part in sorted(entry.parts.items()) if place[0] == piece.number))
+                for entry in completed
+                for _, piece in sorted(entry.slices.items())
+                if piece.recipe in recipes and newest[piece.recipe] is entry
+            ]
+
     async def plan(
         self,
         lease: Lease,
@@ -271,14 +284,16 @@ class MemoryJobStore:
             if held is None or lease.slice is not None:
                 return False
             entry, _ = held
-            entry.slices |= {piece.number: piece for piece in slices}
+            entry.slices |= {piece.number: replace(piece, parts=len(piece.made), made=()) for piece in slices}
+            entry.parts |= {(part.slice, part.number): part for piece in slices for part in piece.made}
             entry.rows = rows or entry.rows
-            entry.work = {piece.number: _Work() for piece in slices}
+            entry.work = {piece.number: _Work() for piece in slices if not piece.made}
             entry.plannings = lease.attempt
             if entry.job.cut is None:
                 entry.job = replace(entry.job, cut=cut, codec=codec)
             estimate = entry.job.estimate + sum(piece.estimate for piece in slices)
-            entry.job = replace(entry.job, estimate=estimate, more=more)
+            done = entry.job.done + sum(piece.estimate for piece in slices if piece.made)
+            entry.job = replace(entry.job, estimate=estimate, done=done, more=more)
             entry.turn(JobState.RUNNING, now)
             entry.go_on(now)
             return True
@@ -301,6 +316,7 @@ class MemoryJobStore:
                 work.excused = work.attempt - 1
             if finished:
                 entry.job = replace(entry.job, estimate=entry.job.estimate + work.done - piece.estimate)
+                entry.slices[number] = replace(entry.slices[number], estimate=work.done)
                 del entry.work[number]
                 if entry.go_on(now):
                     return Recorded.COMPLETED
@@ -323,11 +339,12 @@ class MemoryJobStore:
         with self._lock:
             entries = [entry for entry in self._entries.values() if entry.job.adapter == adapter]
             queued = [entry.job.created_at for entry in entries if entry.job.state is JobState.QUEUED]
+            stored = {part.written_as: part.stored_size for entry in entries for part in entry.parts.values()}
             return Census(
                 queued=len(queued),
                 running=sum(entry.job.state is JobState.RUNNING for entry in entries),
                 oldest_queued=min(queued, default=None),
-                kept_bytes=sum(part.stored_size for entry in entries for part in entry.parts.values()),
+                kept_bytes=sum(stored.values()),
             )
 
     def _present(self) -> tuple[Registration, ...]:

@@ -1,9 +1,9 @@
 """`MemoryOutputStore`: an output store in memory."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
-from fhir_bulk_middleware.contract.output_store import OutputSink
+from fhir_bulk_middleware.contract.output_store import Link, OutputSink
 from fhir_bulk_middleware.stores.output_keys import split_key
 
 __all__ = ["MemoryOutputStore"]
@@ -50,6 +50,17 @@ class MemoryOutputStore:
             del self._parts[key]
         for sink in [sink for sink, key in self._begun.items() if key.startswith(f"{job_id}/")]:
             sink.discarded = True
+
+    async def link(self, links: Sequence[Link]) -> Collection[str]:
+        """See `SupportsLinking`."""
+        made = set()
+        for source, key, stored_size in links:
+            split_key(key)
+            part = self._parts.get(source)
+            if part is not None and len(part) == stored_size and key not in self._parts:
+                self._parts[key] = part
+                made.add(key)
+        return made
 
     async def jobs(self) -> AsyncIterator[str]:
         """See `OutputStore.jobs`."""

@@ -1,8 +1,10 @@
 """`MemoryResourceStore`: resources with their history in memory; a readable model of a storage adapter."""
 
 import copy
+import hashlib
 import itertools
 import json
+import secrets
 import threading
 import uuid
 from bisect import bisect_left
@@ -136,6 +138,8 @@ class MemoryResourceStore:
         self._note = ""
         self._versions: list[_Version] = []
         self._history: dict[tuple[str, str], list[_Version]] = {}
+        self._own = secrets.token_hex(16)
+        """No other store has this in its fingerprints."""
         self._batches: dict[BatchId, Sequence[DeleteOutcome]] = {}
         self._ended_runs: dict[str, bool] = {}
         """For each ended run, whether a cancel ended it."""
@@ -322,6 +326,25 @@ class MemoryResourceStore:
         if count:
             ranges.append(Range(f"{first}-{last}", count))
         return ranges
+
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+        """See `SupportsSlicesNear`: the former ranges that still hold something, and new ones behind them."""
+        if not former:
+            return await self.slices(query, target_bytes)
+        ranges = [Range(each, sum(1 for _ in self._living(replace(query, range=each)))) for each in former]
+        begin = max(int(each.partition("-")[2]) + 1 for each in former)
+        before = replace(query, range=f"0-{begin - 1}")
+        if sum(each.estimate for each in ranges) != sum(1 for _ in self._living(before)):  # they do not fit
+            return await self.slices(query, target_bytes)
+        behind = await self.slices(replace(query, range=f"{begin}-{self._last.position}"), target_bytes)
+        return [*(each for each in ranges if each.estimate), *behind]
+
+    async def fingerprint(self, query: Query) -> str | None:
+        """See `SupportsFingerprints`: which versions the range holds. No position is ever given to another version."""
+        if query.as_of is None:
+            return None
+        held = [position for position, _ in self._chosen(query, None, deleted=False)]
+        return hashlib.sha256(repr((self._own, held)).encode()).hexdigest()
 
     async def now(self) -> Instant:
         """The store's clock: the machine's, but never behind an instant that it gave out."""

@@ -9,16 +9,18 @@ from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.figures import Census
-from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Former, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
+    SLICE_FIELDS,
     job_record,
     part_from_record,
     registration_content,
     registration_from_content,
     rows_content,
     rows_from_content,
+    slice_from_record,
 )
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
@@ -83,12 +85,25 @@ _CENSUS = """
     WHERE adapter_key = %(adapter)s AND state IN ('queued', 'running') GROUP BY state
 """
 _KEPT_BYTES = """
-    SELECT coalesce(sum(stored_size), 0)::bigint FROM $part WHERE job_id IN (
-        SELECT id FROM $job WHERE adapter_key = %(adapter)s AND state IN ('queued', 'running', 'completed')
-        UNION ALL
-        SELECT id FROM $job WHERE adapter_key = %(adapter)s AND NOT reclaimed AND state IN ('cancelled', 'expired', 'failed')
-    )
+    SELECT coalesce(sum(stored), 0)::bigint FROM (
+        SELECT max(stored_size) AS stored FROM $part WHERE job_id IN (
+            SELECT id FROM $job WHERE adapter_key = %(adapter)s AND state IN ('queued', 'running', 'completed')
+            UNION ALL
+            SELECT id FROM $job
+            WHERE adapter_key = %(adapter)s AND NOT reclaimed AND state IN ('cancelled', 'expired', 'failed')
+        ) GROUP BY written_as
+    ) AS kept
 """
+_NEWEST_OF = """
+    SELECT DISTINCT ON (slice.recipe) slice.recipe, job.id FROM $slice AS slice JOIN $job AS job ON job.id = slice.job_id
+    WHERE slice.recipe = ANY(%(recipes)s) AND job.state = 'completed'
+    ORDER BY slice.recipe, job.created_at DESC, job.id DESC
+"""
+_SLICES_OF = f"""
+    SELECT job_id, {", ".join(SLICE_FIELDS)} FROM $slice
+    WHERE job_id = ANY(%(jobs)s) AND recipe = ANY(%(recipes)s) ORDER BY job_id, number
+"""  # noqa: S608
+_PARTS_OF = f"SELECT job_id, {', '.join(PART_FIELDS)} FROM $part WHERE job_id = ANY(%(jobs)s) ORDER BY job_id, slice, number"  # noqa: S608
 _KEEPS_FILES = """
     SELECT id FROM $job
     WHERE id = ANY(%(ids)s) AND (adapter_key <> %(adapter)s OR state IN ('queued', 'running', 'completed'))
@@ -289,6 +304,10 @@ class PostgresJobStore:
         """See `JobStore.renew`."""
         return await self._connections.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        """See `JobStore.former`."""
+        return await self._connections.read(partial(_former, recipes=recipes), snapshot=True)
+
     async def plan(
         self,
         lease: Lease,
@@ -372,6 +391,21 @@ def _standing(session: Session, known: KnownJobs, job_id: str, place: bytes, fil
         return Standing(job, tuple(map(_part, session.rows(_PART, {"id": job_id, "file": file_id}))), unfinished)
     slices = session.one("SELECT count(*) FROM $slice WHERE job_id = %(id)s", {"id": job_id})
     return Standing(job, tuple(map(_part, session.rows(_PARTS, {"id": job_id}))), unfinished, slices)
+
+
+def _former(session: Session, recipes: Collection[str]) -> list[Former]:
+    newest: dict[str, str] = dict(session.rows(_NEWEST_OF, {"recipes": list(recipes)}))
+    of = {"jobs": sorted(set(newest.values())), "recipes": list(recipes)}
+    parts: dict[tuple[str, int], list[Part]] = {}
+    for job_id, *record in session.rows(_PARTS_OF, of):
+        part = _part(tuple(record))
+        parts.setdefault((job_id, part.slice), []).append(part)
+    found = []
+    for job_id, *record in session.rows(_SLICES_OF, of):
+        piece = slice_from_record(dict(zip(SLICE_FIELDS, record, strict=True)))
+        if piece.recipe is not None and newest.get(piece.recipe) == job_id:
+            found.append(Former(piece, tuple(parts.get((job_id, piece.number), ()))))
+    return found
 
 
 def _add(session: Session, job: Job, content: bytes, working_at_most: int) -> Job | None:

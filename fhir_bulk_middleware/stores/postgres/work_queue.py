@@ -162,13 +162,14 @@ def plan(
     if content is not None:
         session.change("UPDATE $job_rows SET content = %(content)s WHERE job_id = %(job)s", {"job": job_id, "content": content})
     session.change("DELETE FROM $work WHERE job_id = %(job)s AND slice = %(slice)s", _place(lease))
-    session.insert("slice", [slice_record(piece) | {"job_id": job_id} for piece in slices])
-    adapter = digest(lease.job.adapter)
-    session.insert("work", [{"job_id": job_id, "slice": piece.number, "adapter_key": adapter} for piece in slices])
+    session.insert("slice", [slice_record(piece) | {"job_id": job_id, "parts": len(piece.made)} for piece in slices])
+    session.insert("part", [part_record(part) | {"job_id": job_id} for piece in slices for part in piece.made])
+    adapter, left = digest(lease.job.adapter), [piece for piece in slices if not piece.made]
+    session.insert("work", [{"job_id": job_id, "slice": piece.number, "adapter_key": adapter} for piece in left])
     session.change(
         "UPDATE $job SET state = 'running', revision = revision + 1, changed_at = %(now)s, cut = coalesce(cut, %(cut)s),"
-        " codec = coalesce(codec, %(codec)s), more = %(more)s, plannings = %(plannings)s, estimate = estimate + %(estimate)s"
-        " WHERE id = %(job)s",
+        " codec = coalesce(codec, %(codec)s), more = %(more)s, plannings = %(plannings)s, estimate = estimate + %(estimate)s,"
+        " done = done + %(done)s WHERE id = %(job)s",
         {
             "job": job_id,
             "now": now,
@@ -177,9 +178,10 @@ def plan(
             "more": int(more),
             "plannings": lease.attempt,
             "estimate": sum(piece.estimate for piece in slices),
+            "done": sum(piece.estimate for piece in slices if piece.made),
         },
     )
-    if slices:
+    if left:
         hints.tell_of_work(session)
     else:
         _go_on(session, job_id, now, more=more)
@@ -201,9 +203,11 @@ def checkpoint(
         return Recorded.LOST
     job_id, place = lease.job.id, _place(lease)
     session.insert("part", [part_record(part) | {"job_id": job_id} for part in parts])
+    read = max(done, held.done)
     session.change(
-        "UPDATE $slice SET cursor = %(cursor)s, parts = parts + %(parts)s WHERE job_id = %(job)s AND number = %(slice)s",
-        place | {"cursor": cursor, "parts": len(parts)},
+        "UPDATE $slice SET cursor = %(cursor)s, parts = parts + %(parts)s, estimate = %(estimate)s"
+        " WHERE job_id = %(job)s AND number = %(slice)s",
+        place | {"cursor": cursor, "parts": len(parts), "estimate": read if finished else lease.slice.estimate},
     )
     if not finished:
         # An attempt that recorded a part made progress, so earlier tries no longer count.
@@ -215,7 +219,7 @@ def checkpoint(
         )
         _count(session, lease, done - held.done, 0)
         return Recorded.KEPT
-    _count(session, lease, done - held.done, max(done, held.done) - lease.slice.estimate)
+    _count(session, lease, done - held.done, read - lease.slice.estimate)
     session.change("DELETE FROM $work WHERE job_id = %(job)s AND slice = %(slice)s", place)
     return Recorded.COMPLETED if _go_on(session, job_id, now, more=held.more) else Recorded.KEPT
 

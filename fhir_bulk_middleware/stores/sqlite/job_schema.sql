@@ -72,8 +72,13 @@ CREATE TABLE slice (
     cursor TEXT,
     parts INTEGER NOT NULL,
     origin TEXT NOT NULL,
+    recipe TEXT,
+    fingerprint TEXT,
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
+
+-- The slices whose files a later job may link.
+CREATE INDEX slice_recipe ON slice (recipe) WHERE recipe IS NOT NULL;
 
 CREATE TABLE part (
     job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
@@ -94,12 +99,13 @@ CREATE TABLE part (
     continued_in TEXT,
     references_key TEXT,
     references_size INTEGER NOT NULL,
+    written_as TEXT NOT NULL,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 ) WITHOUT ROWID;
 
--- The bytes of all parts, without reading the parts, whose flush points are large.
-CREATE INDEX part_kept ON part (job_id, stored_size);
+-- The bytes of all parts, without reading the parts, whose flush points are large. Links to the same bytes count once.
+CREATE INDEX part_kept ON part (job_id, written_as, stored_size);
 
 -- Open work and its holder; slice -1 is the planning of the job. Only work that is left has a row, so finding some is cheap, and a
 -- lease is current exactly while a row has its worker and attempt. `excused` attempts do not count as tries. `done` is the highest

@@ -11,10 +11,11 @@ from typing import Any
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.figures import Census
-from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice, Standing
+from fhir_bulk_middleware.contract.job import Codec, Former, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_record import (
     JOB_FIELDS,
     PART_FIELDS,
+    SLICE_FIELDS,
     Scalar,
     job_from_record,
     job_record,
@@ -24,6 +25,7 @@ from fhir_bulk_middleware.contract.job_record import (
     registration_from_content,
     rows_content,
     rows_from_content,
+    slice_from_record,
 )
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
@@ -88,13 +90,20 @@ _CENSUS = """
     SELECT state, count(*), min(created_at) FROM job WHERE adapter = ? AND state IN ('queued', 'running') GROUP BY state
 """
 _KEPT_BYTES = """
-    SELECT coalesce(sum(stored_size), 0) FROM part INDEXED BY part_kept WHERE job_id IN (
-        SELECT id FROM job INDEXED BY job_changed WHERE adapter = :adapter AND state IN ('queued', 'running', 'completed')
-        UNION ALL
-        SELECT id FROM job INDEXED BY job_reclaimable
-        WHERE adapter = :adapter AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+    SELECT coalesce(sum(stored), 0) FROM (
+        SELECT max(stored_size) AS stored FROM part INDEXED BY part_kept WHERE job_id IN (
+            SELECT id FROM job INDEXED BY job_changed WHERE adapter = :adapter AND state IN ('queued', 'running', 'completed')
+            UNION ALL
+            SELECT id FROM job INDEXED BY job_reclaimable
+            WHERE adapter = :adapter AND reclaimed = 0 AND state IN ('cancelled', 'expired', 'failed')
+        ) GROUP BY written_as
     )
 """
+_NEWEST_OF = """
+    SELECT job.id FROM slice INDEXED BY slice_recipe CROSS JOIN job ON job.id = slice.job_id
+    WHERE slice.recipe = ? AND job.state = 'completed' ORDER BY job.created_at DESC, job.id DESC LIMIT 1
+"""
+_SLICES_OF = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND recipe IS NOT NULL ORDER BY number"  # noqa: S608
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
         AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
@@ -272,6 +281,10 @@ class SQLiteJobStore:
         """See `JobStore.renew`."""
         return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
+    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+        """See `JobStore.former`."""
+        return await self._database.aside(lambda: _former(self._database.reader, recipes))
+
     async def plan(
         self,
         lease: Lease,
@@ -330,6 +343,27 @@ def _job(record: tuple[Any, ...]) -> Job:
 
 def _part(record: tuple[Any, ...]) -> Part:
     return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
+
+
+def _former(reader: sqlite3.Connection, recipes: Collection[str]) -> list[Former]:
+    found: list[Former] = []
+    reader.execute("BEGIN")  # what is read until the rollback is of one instant
+    try:
+        newest: dict[str, set[str]] = {}
+        for recipe in recipes:
+            for (job_id,) in reader.execute(_NEWEST_OF, (recipe,)).fetchall():
+                newest.setdefault(job_id, set()).add(recipe)
+        for job_id, wanted in sorted(newest.items()):
+            parts: dict[int, list[Part]] = {}
+            for part in map(_part, reader.execute(_PARTS, (job_id,))):
+                parts.setdefault(part.slice, []).append(part)
+            for record in reader.execute(_SLICES_OF, (job_id,)):
+                piece = slice_from_record(dict(zip(SLICE_FIELDS, record, strict=True)))
+                if piece.recipe in wanted:
+                    found.append(Former(piece, tuple(parts.get(piece.number, ()))))
+    finally:
+        reader.rollback()
+    return found
 
 
 def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_most: int) -> Job | None:

@@ -6,6 +6,7 @@ still refers to its resources.
 """
 
 import json
+import secrets
 import sqlite3
 from collections.abc import Collection, Sequence
 from itertools import pairwise
@@ -16,7 +17,8 @@ from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
 from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
-from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS, CURRENT, first_of
+from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS, CURRENT, clock_row, first_of
+from fhir_bulk_middleware.stores.sqlite.resource_writing import STAMP_BITS
 
 __all__ = ["adopt", "bases"]
 
@@ -37,6 +39,7 @@ def adopt(connection: sqlite3.Connection, urls: Collection[str], version: FhirVe
         ).fetchall()
         for seq, _ in naming:
             _index(connection, seq, compartments, index)
+        _stamp(connection, {seq >> BLOCK_BITS for seq, _ in naming})
         for number, id_ in {(seq >> COUNTER_BITS, id_) for seq, id_ in naming}:
             _compare(connection, number, id_)
 
@@ -63,6 +66,15 @@ def _index(connection: sqlite3.Connection, seq: int, compartments: CompartmentMe
         connection.execute("UPDATE resource SET in_patient = 1 WHERE seq = ?", (seq,))
         if valid_to == CURRENT:
             connection.execute("UPDATE extent SET in_patient = in_patient + 1 WHERE block = ?", (seq >> BLOCK_BITS,))
+
+
+def _stamp(connection: sqlite3.Connection, blocks: Collection[int]) -> None:
+    """Mark extents as changed, since what lies in whose compartment has changed there."""
+    instant, stamp = clock_row(connection) + 1, secrets.randbits(STAMP_BITS)
+    connection.execute("UPDATE clock SET last = ?", (instant,))  # after every cut
+    connection.executemany(
+        "UPDATE extent SET changed = ?, stamp = ? WHERE block = ?", [(instant, stamp, block) for block in blocks]
+    )
 
 
 def _compare(connection: sqlite3.Connection, number: int, id_: str) -> None:

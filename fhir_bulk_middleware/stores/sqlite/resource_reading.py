@@ -5,10 +5,13 @@ with one join (a statement left open would block checkpoints of the write-ahead 
 SQLite's shell with the same query.
 """
 
+import hashlib
 import json
 import sqlite3
+import struct
+from bisect import bisect_left
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
@@ -28,11 +31,13 @@ __all__ = [
     "add_members",
     "connect",
     "empty_keys",
+    "fingerprint",
     "named",
     "pages",
     "read_pages",
     "read_span",
     "slices",
+    "slices_near",
     "span_of",
 ]
 
@@ -149,6 +154,43 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     return _cut(span, extents, target_bytes) if extents else ()
 
 
+def slices_near(connection: sqlite3.Connection, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+    """Ranges that begin where the former ones did, as long as they are of about equal size; else as `slices`.
+
+    What was written since lies behind the former ranges, so the last one grows, and is cut when it is large enough for two. What
+    lies before is superseded in time, so ranges shrink. All are cut anew when one has twice the target, or there are twice as
+    many as necessary.
+    """
+    span = read_span(connection, query, None)
+    if span is None or isinstance(query.selection, Compartments):
+        return slices(connection, query, target_bytes)
+    extents = _extents(connection, span, query)
+    firsts = sorted({first for first in (int(each.split("-")[0]) for each in former if each) if span.first < first <= span.last})
+    bounds = list(zip([span.first, *firsts], [first - 1 for first in firsts] + [span.last], strict=True))
+    pieces = [(replace(span, first=first, last=last), _clipped(extents, first, last)) for first, last in bounds]
+    sizes = [sum(extent.size for extent in inside) for _, inside in pieces]
+    if any(size > 2 * target_bytes for size in sizes[:-1]) or len(pieces) > 2 * max(1, round(sum(sizes) / target_bytes)):
+        return slices(connection, query, target_bytes)
+    kept = [Range(f"{piece.first}-{piece.last}", round(sum(extent.live for extent in inside))) for piece, inside in pieces[:-1]]
+    return (*kept, *_cut(*pieces[-1], target_bytes))
+
+
+def fingerprint(connection: sqlite3.Connection, query: Query) -> str | None:
+    """See `SupportsFingerprints`: a digest of the stamps of the extents that the range touches."""
+    span = read_span(connection, query, None)
+    if span is None or query.as_of is None:
+        return None
+    digest = hashlib.sha256()
+    for block, changed, stamp in connection.execute(
+        "SELECT block, changed, stamp FROM extent WHERE block BETWEEN ? AND ? ORDER BY block",
+        (span.first >> BLOCK_BITS, span.last >> BLOCK_BITS),
+    ):
+        if changed > query.as_of:
+            return None
+        digest.update(struct.pack("<qq", block, stamp))
+    return digest.hexdigest()
+
+
 def _anything(connection: sqlite3.Connection, span: Span, query: Query) -> bool:
     """Whether the span has a selected resource; all changes may be deletions, or lie outside of the selection."""
     _want(connection, span, query)
@@ -239,6 +281,22 @@ def _extents(connection: sqlite3.Connection, span: Span, query: Query) -> list[_
             part *= (in_patient if every else live - in_patient) / live
         found.append(_Extent(first, last, live * part, size * part))
     return found
+
+
+def _clipped(extents: Sequence[_Extent], first: int, last: int) -> list[_Extent]:
+    """The extents between two keys; one at an edge counts in proportion."""
+    found = []
+    for extent in extents[bisect_left(extents, first, key=_last) :]:
+        low, high = max(extent.first, first), min(extent.last, last)
+        if low > high:
+            break
+        part = (high - low + 1) / (extent.last - extent.first + 1)
+        found.append(_Extent(low, high, extent.live * part, extent.size * part))
+    return found
+
+
+def _last(extent: _Extent) -> int:
+    return extent.last
 
 
 def _members_extents(connection: sqlite3.Connection, span: Span, selection: Compartments, target_bytes: int) -> list[_Extent]:

@@ -11,6 +11,11 @@ version before it, so that what left a compartment is found without reading what
 Further tables hold the compartments by owner, so that the cost of an export of some patients depends on their resources alone;
 the targets of each Provenance; what names a resource that no patient owns (`resource_naming`); and the extents, which count the
 current versions in each block of neighbouring keys, so that slices of about equal size are cut without reading resources.
+
+An extent also has the instant at which one of its current versions was last added or superseded (`changed`), and a random number
+that each transaction that does so draws anew (`stamp`). If an extent has the same stamp as before, it was last changed by the
+same transaction, so it holds the same versions: also in a file that was restored from a backup and then written differently. The
+stamps of a range are its fingerprint as of a cut, if none of its extents was changed after the cut.
 """
 
 import sqlite3
@@ -108,6 +113,12 @@ CREATE TABLE base (url TEXT PRIMARY KEY) STRICT, WITHOUT ROWID
 CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURRENT}
 """.rstrip(),
     horizon.ANNOUNCED,
+    # Which versions an extent holds. Each extent gets a stamp of its own, since the file may be a copy of another.
+    """\
+ALTER TABLE extent ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE extent ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0;
+UPDATE extent SET changed = (SELECT last FROM clock), stamp = random()
+""".rstrip(),
 )
 
 

@@ -1,5 +1,6 @@
 """Writes versions of resources in SQLite, all of a transaction at one instant."""
 
+import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
-__all__ = ["Draft", "Writing", "cut", "draft"]
+__all__ = ["STAMP_BITS", "Draft", "Writing", "cut", "draft"]
+
+STAMP_BITS = 63
+"""Of the stamp of an extent: what a signed integer of SQLite holds."""
 
 
 class Draft(NamedTuple):
@@ -179,10 +183,13 @@ class Writing:
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany("INSERT INTO naming VALUES (?, ?)", sorted(self._names))
+        # A block whose counts are the same as before is among them too, if one version took the place of another.
+        changed = (self.instant, secrets.randbits(STAMP_BITS)) if self._live else ()
         self._connection.executemany(
-            "INSERT INTO extent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size",
-            [(block, live, self._in_patient[block], self._size[block]) for block, live in sorted(self._live.items())],
+            "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size,"
+            " changed = excluded.changed, stamp = excluded.stamp",
+            [(block, live, self._in_patient[block], self._size[block], *changed) for block, live in sorted(self._live.items())],
         )
 
     def _current(self, type_: str, id_: str) -> _Version | None:

@@ -263,6 +263,16 @@ class SQLiteResourceStore:
         with self._reading() as connection:
             return resource_reading.slices(connection, query, target_bytes)
 
+    async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+        """The ranges of a query, near those of an earlier plan; see `SupportsSlicesNear`."""
+        with self._reading() as connection:
+            return resource_reading.slices_near(connection, query, target_bytes, former)
+
+    async def fingerprint(self, query: Query) -> str | None:
+        """See `SupportsFingerprints`. The cost grows with the extents of the range, which are some hundred resources each."""
+        with self._reading() as connection:
+            return resource_reading.fingerprint(connection, query)
+
     async def now(self) -> Instant:
         """The store's clock: the machine's, but never behind an instant that it gave out."""
         return Instant(max(self._clock(), clock_row(self._database.reader)))

@@ -49,12 +49,16 @@ _SLICE = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND numb
 _INSERT_SLICE = insertion("slice", ("job_id", *SLICE_FIELDS))
 _INSERT_PART = insertion("part", ("job_id", *PART_FIELDS))
 
-# In the estimate of the job, replaces the estimate of a slice by its true count.
+# In the estimate of the job, replaces the estimate of a slice by its true count; then in that of the slice.
 _CORRECT = """
     UPDATE job SET estimate = estimate + (
         SELECT work.done - slice.estimate FROM work JOIN slice ON slice.job_id = work.job_id AND slice.number = work.slice
         WHERE work.job_id = ? AND work.slice = ?
     ) WHERE id = ?
+"""
+_CORRECT_SLICE = """
+    UPDATE slice SET estimate = (SELECT done FROM work WHERE work.job_id = slice.job_id AND work.slice = slice.number)
+    WHERE job_id = ? AND number = ?
 """
 
 
@@ -133,16 +137,26 @@ def plan(
     connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", (job_id, _PLANNING))
     connection.executemany(
         _INSERT_SLICE,
-        [slice_record(piece) | {"job_id": job_id} for piece in slices],
+        [slice_record(piece) | {"job_id": job_id, "parts": len(piece.made)} for piece in slices],
     )
+    connection.executemany(_INSERT_PART, [part_record(part) | {"job_id": job_id} for piece in slices for part in piece.made])
     connection.executemany(
         "INSERT INTO work (job_id, slice, adapter) VALUES (?, ?, ?)",
-        [(job_id, piece.number, lease.job.adapter) for piece in slices],
+        [(job_id, piece.number, lease.job.adapter) for piece in slices if not piece.made],
     )
     connection.execute(
         "UPDATE job SET state = 'running', revision = revision + 1, changed_at = ?, cut = coalesce(cut, ?),"
-        " codec = coalesce(codec, ?), more = ?, plannings = ?, estimate = estimate + ? WHERE id = ?",
-        (now, cut, codec.value, more, lease.attempt, sum(piece.estimate for piece in slices), job_id),
+        " codec = coalesce(codec, ?), more = ?, plannings = ?, estimate = estimate + ?, done = done + ? WHERE id = ?",
+        (
+            now,
+            cut,
+            codec.value,
+            more,
+            lease.attempt,
+            sum(piece.estimate for piece in slices),
+            sum(piece.estimate for piece in slices if piece.made),
+            job_id,
+        ),
     )
     _go_on(connection, job_id, now)
     return True
@@ -174,6 +188,7 @@ def checkpoint(
         connection.execute("UPDATE work SET excused = attempt - 1 WHERE job_id = ? AND slice = ?", _place(lease))
     if finished:
         connection.execute(_CORRECT, (*_place(lease), job_id))
+        connection.execute(_CORRECT_SLICE, _place(lease))
         connection.execute("DELETE FROM work WHERE job_id = ? AND slice = ?", _place(lease))
         if _go_on(connection, job_id, now):
             return Recorded.COMPLETED

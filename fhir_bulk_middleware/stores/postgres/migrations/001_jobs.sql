@@ -98,8 +98,13 @@ CREATE TABLE slice (
     cursor text,
     parts integer NOT NULL,
     origin text NOT NULL,
+    recipe text,
+    fingerprint text,
     PRIMARY KEY (job_id, number)
 );
+
+-- The slices whose files a later job may link.
+CREATE INDEX slice_recipe ON slice (recipe) WHERE recipe IS NOT NULL;
 
 CREATE TABLE part (
     job_id text COLLATE "C" NOT NULL REFERENCES job (id) ON DELETE CASCADE,
@@ -120,6 +125,7 @@ CREATE TABLE part (
     continued_in text,
     references_key text,
     references_size bigint NOT NULL,
+    written_as text NOT NULL,
     PRIMARY KEY (job_id, slice, number),
     UNIQUE (job_id, file_id)
 );
