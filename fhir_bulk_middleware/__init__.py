@@ -151,9 +151,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     )
     from fhir_bulk_middleware.delete.policy import (
         AIDBOX as AIDBOX,
+        Cell as Cell,
         DeletePolicy as DeletePolicy,
         FHIR_R4 as FHIR_R4,
         FHIR_R6_DRAFT as FHIR_R6_DRAFT,
+        NOT_FOUND as NOT_FOUND,
+        Shows as Shows,
     )
     from fhir_bulk_middleware.dialects import (
         DIALECTS as DIALECTS,
@@ -235,7 +238,7 @@ _MODULES = {
         "SupportsOrganising SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSlicesNear "
         "SupportsSnapshot SupportsTypes"
     ),
-    "delete.policy": "AIDBOX DeletePolicy FHIR_R4 FHIR_R6_DRAFT",
+    "delete.policy": "AIDBOX Cell DeletePolicy FHIR_R4 FHIR_R6_DRAFT NOT_FOUND Shows",
     "dialects": "DIALECTS Dialect HEALTH_CONNECT_AU SOARIAN STANDARD STU2 STU3 STU4 SUBJECT_BOUND",
     "fhir.canonical": "canonical canonical_and_content",
     "fhir.search.criteria": "Criteria CriteriaError",

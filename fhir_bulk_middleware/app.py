@@ -205,6 +205,7 @@ class BulkData:
             system_time=clock is system_clock,
             runner=runner,
             deletes=deletes,
+            log=log is not None,
         )
         runner = runner or default_runner(work, settings, None if groups is cast("object", resources) else groups)
         self._replies = Replies(dialect)

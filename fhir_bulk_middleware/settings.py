@@ -42,7 +42,8 @@ class Settings(BaseModel):
     fetched below it (FR-19), and absolute references below it are the host's own."""
 
     retention: Annotated[float, Field(gt=0)] = 7 * 86_400
-    """How long a finished job and its files are kept, from its completion. A dialect may fix another time."""
+    """How long a finished job and its files are kept, from its completion. A dialect may fix another time. A job keeps
+    the time that was set at its kick-off; `fhir-bulk jobs cancel` removes its files at once."""
 
     tombstone_retention: Annotated[float, Field(ge=0)] = 30 * 86_400
     """How long the id of an ended job is remembered, so that its owner gets the right answer (law 11)."""
@@ -152,7 +153,8 @@ class Settings(BaseModel):
     """The same for a remove-all that runs as a job."""
 
     removal_batch: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    """How many resources a remove-all job removes in one transaction."""
+    """How many resources a remove-all job removes in one transaction. With a log of deletes (`log=`), which removes one resource
+    after the other, progress is reported every 50 resources at least."""
 
     deadline: Annotated[float, Field(gt=0)] = 24 * 3600
     """How long a job may take before it fails."""

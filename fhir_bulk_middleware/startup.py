@@ -18,9 +18,16 @@ import anyio
 
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.check import capabilities, without
-from fhir_bulk_middleware.contract.deletes import SupportsDelete
+from fhir_bulk_middleware.contract.deletes import (
+    SupportsBatchDelete,
+    SupportsConditionalDelete,
+    SupportsDelete,
+    SupportsLockedDelete,
+    SupportsOutbox,
+)
 from fhir_bulk_middleware.contract.observer import Audit
 from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.storage import SupportsDeletions
 from fhir_bulk_middleware.delete.policy import DeletePolicy
 from fhir_bulk_middleware.identity import TellsAudiences, TellsIssuer
 from fhir_bulk_middleware.settings import Settings
@@ -28,6 +35,11 @@ from fhir_bulk_middleware.settings import Settings
 __all__ = ["Startup", "without_recipe"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
+
+_BY_THE_LOG = (SupportsDeletions, SupportsOutbox, SupportsBatchDelete)
+"""What our log of deletes does for a storage that cannot."""
+_OF_OUR_ROUTES = (SupportsConditionalDelete, SupportsLockedDelete, SupportsOutbox, SupportsBatchDelete)
+"""What matters only if DELETE of resources is answered here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,7 @@ class Startup:
         system_time: whether the clock is the machine's, as it is in worker processes.
         runner: the host's runner, None for the default.
         deletes: how DELETE of resources is answered; None if it is the host's.
+        log: whether our log of deletes stands before the storage.
     """
 
     mount: str
@@ -57,6 +70,7 @@ class Startup:
     system_time: bool
     runner: JobRunner | None
     deletes: DeletePolicy | None
+    log: bool
 
     async def announce(self) -> None:
         """Log the lines, and keep other processes of the group from repeating them until cancelled."""
@@ -76,10 +90,10 @@ class Startup:
     def _identity(self) -> str:
         verifier = self.verifier
         kind = type(verifier).__name__
-        issuer = f" of {verifier.issuer}" if isinstance(verifier, TellsIssuer) else ""
         audiences = f" for {', '.join(sorted(verifier.audiences))}" if isinstance(verifier, TellsAudiences) else ""
-        keys = f", checked with {verifier.keys}" if isinstance(verifier, TellsIssuer) else ""
-        return f"tokens{issuer}{audiences} are accepted{keys} ({kind})"
+        if isinstance(verifier, TellsIssuer):
+            return f"tokens of {verifier.issuer}{audiences} are accepted, checked with {verifier.keys} ({kind})"
+        return f"tokens{audiences} are accepted if {kind} accepts them"
 
     def _abilities(self) -> str:
         can = ", ".join(each.__name__ for each in self.abilities)
@@ -99,7 +113,7 @@ class Startup:
             return logging.INFO, "exports run in the server's own loop, as worker_processes=0 says"
         if lacking:
             slow = "exports run in the server's own loop and slow down its requests, since they cannot run in worker processes"
-            return logging.WARNING, f"{slow}: {'; '.join(lacking)} (see SupportsWorkerProcess in fhir_bulk_middleware.contract)"
+            return logging.WARNING, f"{slow}: {'; '.join(lacking)} (help(fhir_bulk_middleware.SupportsWorkerProcess) says how)"
         return logging.INFO, f"exports run in {self.settings.worker_processes} worker processes"
 
     def _told(self) -> str:
@@ -114,7 +128,8 @@ class Startup:
         return f"events are told to {', '.join(names)}; {failing if audited else 'there is no audit among them'}"
 
     def _not_promised(self) -> str:
-        lacking = [f"no {each.__name__} ({without(each)})" for each in capabilities() if each not in self.abilities]
+        made_up_for = {*self.abilities, *(_BY_THE_LOG if self.log else ()), *(_OF_OUR_ROUTES if self.deletes is None else ())}
+        lacking = [f"no {each.__name__} ({without(each)})" for each in capabilities() if each not in made_up_for]
         return f"not promised: {', '.join(lacking)}" if lacking else "all that an adapter can promise is promised"
 
 

@@ -29,6 +29,9 @@ def adapter_of(factory: str) -> SupportsExport:
         sys.path.insert(0, str(Path.cwd()))
     try:
         made = make(Recipe(factory, {}))
+    except ModuleNotFoundError as error:
+        where = f"modules are looked for among the installed packages and in the current folder, {Path.cwd()}"
+        raise NoAdapter(f"{factory}: {error}; {where}") from error
     except Exception as error:  # whatever the module or the factory of the user raises; the message says it
         raise NoAdapter(f"{factory}: {type(error).__name__}: {error}") from error
     if not isinstance(made, SupportsExport):

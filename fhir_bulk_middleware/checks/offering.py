@@ -1,18 +1,17 @@
 """What a mount with an adapter offers: routes, promises, and what each missing protocol would bring."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Principal, TokenRejected
-from fhir_bulk_middleware.contract.check import capabilities, check_capabilities, without
+from fhir_bulk_middleware.contract.check import capabilities, check_capabilities, first_sentence, without
 from fhir_bulk_middleware.contract.deletes import SupportsDelete
 from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.discovery.documentation import of_mount
-from fhir_bulk_middleware.export.manifest import storage_notes
+from fhir_bulk_middleware.export.manifest import notes_in_words, storage_notes
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
@@ -20,8 +19,6 @@ from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.workers.runner import LoopRunner
 
 __all__ = ["Offering", "offering"]
-
-_IDS = re.compile(r" \((?:law|[A-Z]{2}-)[^)]*\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Offering:
         missing: by protocol that the adapter does not implement, what is missing without it.
         routes: by path below the mount, its methods; with DELETE routes if the adapter can have them.
         promises: what the CapabilityStatement says of exports.
-        notes: what manifests say that is not promised.
+        notes: what manifests say that is not promised, in sentences.
         place: where exports run.
     """
 
@@ -41,7 +38,7 @@ class Offering:
     missing: Mapping[str, str]
     routes: Mapping[str, tuple[str, ...]]
     promises: str
-    notes: Mapping[str, bool]
+    notes: tuple[str, ...]
     place: str
 
 
@@ -79,23 +76,12 @@ def offering(adapter: SupportsExport, version: FhirVersion = FhirVersion.R4) -> 
     for row in bulk.table:
         routes[row.path] = (*routes.get(row.path, ()), row.method)
     return Offering(
-        implemented={each.__name__: _first(each) for each in abilities},
-        missing={each.__name__: _without(each) for each in capabilities() if each not in abilities},
+        implemented={each.__name__: first_sentence(each) for each in abilities},
+        missing={each.__name__: f"without it {without(each)}" for each in capabilities() if each not in abilities},
         routes=routes,
         promises=of_mount(bulk.offer),
-        notes=storage_notes(adapter, context=settings.context),
+        notes=notes_in_words(storage_notes(adapter, context=settings.context)),
         place="Exports run in worker processes, if the other parts have recipes, too."
         if isinstance(adapter, SupportsWorkerProcess)
         else f"Exports run in the server's event loop, since {type(adapter).__name__} has no recipe().",
     )
-
-
-def _first(protocol: type) -> str:
-    """The first sentence of a protocol's docstring, without ids of laws."""
-    return _IDS.sub("", " ".join((protocol.__doc__ or "").split()).partition(". ")[0].rstrip("."))
-
-
-def _without(protocol: type) -> str:
-    """What is missing without a protocol; what it is, if its docstring does not say that."""
-    text = without(protocol)
-    return f"without it {_IDS.sub('', text)}" if text else _first(protocol)

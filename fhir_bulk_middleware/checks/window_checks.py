@@ -51,7 +51,8 @@ async def last_updated(probe: Probe, notes: Notes) -> None:
                 notes.fault(
                     f"The lastUpdated of {record.reference} is {shown(record.instant)}, {ahead / 3600:.1f} hours after this"
                     " machine's clock.",
-                    "Show UTC, or local time with its offset: a local time with Z at its end is another instant.",
+                    "Show UTC, or local time with its offset: a local time with Z at its end is another instant. A column of"
+                    " local times is converted in SQL (examples/adapters.md, Local times).",
                 )
                 break
             if probe.cut is not None and record.instant > probe.cut:

@@ -134,8 +134,8 @@ def _show_offering(adapter: str, offered: Offering, out: Screen) -> None:
         out.say(f"  {' '.join(methods):<10} {path}")
     out.say("Promises")
     out.say(f"  {offered.promises}")
-    for note, holds in offered.notes.items():
-        out.say(f"  Manifests say {note}: {str(holds).lower()}.")
+    for note in offered.notes:
+        out.say(f"  {note}")
     out.say(f"  {offered.place}\n")
 
 

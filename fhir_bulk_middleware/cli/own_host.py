@@ -28,10 +28,17 @@ def own_bulk(app: str) -> BulkData:
         made = named(app)
         if not isinstance(made, BulkData):
             made = factory_of(Recipe(app, {}))()
+    except ModuleNotFoundError as error:
+        raise Complaint(
+            f"--app: {error}; modules are looked for among the installed packages and in the current folder, {Path.cwd()}"
+        ) from error
     except (ValueError, ImportError, TypeError) as error:
         raise Complaint(f"--app: {error}") from error
     if not isinstance(made, BulkData):
-        raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData")
+        raise Complaint(
+            f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; name your BulkData, or a function"
+            " that returns it"
+        )
     return made
 
 

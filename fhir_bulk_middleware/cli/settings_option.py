@@ -24,12 +24,13 @@ _SOURCE = re.compile(r"\s*\((?:laws? \d|[A-Z]{2}-\d)[^)]*\)")
 """Citations of laws and requirements in descriptions, which the help omits."""
 
 
-def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None) -> None:
+def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None, *, with_dir: bool = False) -> None:
     """Add the option to a command, and all settings with meaning and default to its help.
 
     Args:
         parser: the command's parser.
         own: settings with an option of their own: name to option.
+        with_dir: whether the command takes a STATE folder or `--app`, which has the settings of the host.
     """
     parser.add_argument(
         "--set",
@@ -37,7 +38,8 @@ def add_to(parser: argparse.ArgumentParser, own: Mapping[str, str] | None = None
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="change a setting from the list below (repeatable)",
+        help=f"{'with --dir, ' if with_dir else ''}change a setting from the list below (repeatable)"
+        + ("; with --app your host gives the settings" if with_dir else ""),
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"{_HEAD}\n" + "\n".join(

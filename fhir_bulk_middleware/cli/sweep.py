@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
     where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
-    settings_option.add_to(parser)
+    settings_option.add_to(parser, with_dir=True)
     add_log_level(parser)
     parser.set_defaults(run=_run)
 

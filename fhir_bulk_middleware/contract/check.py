@@ -5,6 +5,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, get_origin, get_type_hints
@@ -19,11 +20,13 @@ from fhir_bulk_middleware.contract.recipes import factory_of
 from fhir_bulk_middleware.contract.running import JobRunner, Recipe, SupportsWorkerProcess
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsGroups
 
-__all__ = ["capabilities", "check", "check_capabilities", "check_parts", "without"]
+__all__ = ["capabilities", "check", "check_capabilities", "check_parts", "first_sentence", "without"]
 
 _RECIPE_LARGEST = 16 * 1024
 """Bytes of a recipe's arguments as JSON: each worker gets them through a pipe at its start."""
 
+_IDS = re.compile(r" \((?:law|[A-Z]{2}-)[^)]*\)")
+"""Ids of laws and requirements, which mean something to readers of the code only."""
 
 _COMPARED = 5
 """Shortest method name that is checked for misspellings; shorter ones (`cut`, `put`) are alike by chance."""
@@ -58,7 +61,7 @@ def check(value: object, protocol: type, name: str) -> None:
     for method, as_promised in promised.items():
         fault = _fault(getattr(value, method), as_promised)
         if fault is not None:
-            raise TypeError(f"{name}: {kind}.{method} {fault} (see {protocol.__name__} in fhir_bulk_middleware.contract)")
+            raise TypeError(f"{name}: {kind}.{method} {fault} (see help(fhir_bulk_middleware.{protocol.__name__}))")
     if protocol is SupportsWorkerProcess:
         check_recipe(value, name)
     elif isinstance(value, SupportsWorkerProcess):
@@ -123,9 +126,17 @@ def check_capabilities(value: object, name: str) -> tuple[type, ...]:
 
 def without(protocol: type) -> str:
     """What is missing without a protocol: the rest of the sentence "Without it ..." of the protocol's docstring."""
-    text = " ".join((protocol.__doc__ or "").split())
-    _, found, rest = text.partition("Without it ")
-    return rest.split(". ")[0].rstrip(".") if found else ""
+    return _text(protocol).partition("Without it ")[2].partition(". ")[0].rstrip(".")
+
+
+def first_sentence(protocol: type) -> str:
+    """What kind of storage a protocol is: the first sentence of its docstring."""
+    return _text(protocol).partition(". ")[0].rstrip(".")
+
+
+def _text(protocol: type) -> str:
+    """The docstring of a protocol on one line, without ids."""
+    return _IDS.sub("", " ".join((protocol.__doc__ or "").split()))
 
 
 def _check_spelling(value: object, name: str, protocol: type) -> None:

@@ -134,9 +134,8 @@ class SupportsLockedDelete(Protocol):
 class SupportsOutbox(Protocol):
     """A storage that records each removal in the transaction that makes it, until observers know of it (law 37).
 
-    The process that removed sends the events, or, if it died, another process does. Without this protocol the process sends the
-    event right after the removal, and the event is lost if it dies in between. A `DeletionLog` before the storage closes that
-    gap, except for deletes that the host makes on its own.
+    Without it the event of a removal is lost if the process dies in between. With it another process sends the event then. A
+    `DeletionLog` before the storage does the same, except for deletes that the host makes on its own.
 
     Implemented by `SQLiteResourceStore` and `MemoryResourceStore`. Runs in the server and in a worker.
     """

@@ -25,7 +25,7 @@ class Recipe:
 
 @runtime_checkable
 class SupportsWorkerProcess(Protocol):
-    """An adapter or store that can be made again in a worker process. Without it, work runs in the server's event loop.
+    """An adapter or store that can be made again in a worker process. Without it work runs in the server's event loop.
 
     `recipe` is called in the server, when `BulkData` is made and when the engine starts. Its factory must be importable, so it
     cannot be in `__main__`.

@@ -438,7 +438,9 @@ class SupportsRead(Protocol):
 
 @runtime_checkable
 class SupportsAudit(Protocol):
-    """A storage that keeps FHIR AuditEvent resources. Without it none are kept; logs, metrics and the audit file do not need it.
+    """A storage that keeps FHIR AuditEvent resources.
+
+    Without it the storage gets no AuditEvents; logs, metrics and the audit file do not need it.
 
     We ship no implementation. Runs in the server or in a worker, wherever the event happens.
     """

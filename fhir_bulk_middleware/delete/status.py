@@ -85,7 +85,7 @@ class RemovalStatus:
 
     def progress(self, job: Job) -> str:
         """See `View.progress`."""
-        return progress(self._dialect, job, queued=_PROGRESS, running=_PROGRESS)
+        return progress(self._dialect, job, queued="Delete queued", running=_PROGRESS)
 
     async def _ended(self, request: Request, principal: Principal, standing: Standing) -> Response:
         """The result of a completed job: a batch-response Bundle, or counts if the caller may not read what was removed.

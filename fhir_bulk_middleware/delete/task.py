@@ -11,6 +11,7 @@ from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.removal import Batch, BatchId, Version
+from fhir_bulk_middleware.delete.journal import JournalledDeletes
 from fhir_bulk_middleware.delete.outbox_draining import Outbox, as_note
 from fhir_bulk_middleware.delete.record import Record
 from fhir_bulk_middleware.files.part import PartEncoder
@@ -24,6 +25,9 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease, LeaseLost
 
 __all__ = ["RemovalTask"]
+
+_ONE_BY_ONE = 50
+"""Resources of a batch that are removed one at a time, so that progress is seen while the storage is slow."""
 
 
 class RemovalTask:
@@ -60,7 +64,10 @@ class RemovalTask:
 
     async def plan(self, lease: Lease) -> Plan:
         """See `Task`. Each batch is a slice, whose range is that of its frozen versions."""
-        job, size, all_ = lease.job, self._settings.removal_batch, len(lease.rows.versions)
+        job, all_ = lease.job, len(lease.rows.versions)
+        size = self._settings.removal_batch
+        if isinstance(self._journal, JournalledDeletes):
+            size = min(size, _ONE_BY_ONE)
         ranges = [(first, min(first + size, all_)) for first in range(0, all_, size)]
         (type_,) = job.request.types
         slices = tuple(

@@ -18,7 +18,7 @@ from fhir_bulk_middleware.contract.storage import (
 from fhir_bulk_middleware.dialects.model import Dialect
 from fhir_bulk_middleware.files.format import MEDIA_TYPE
 
-__all__ = ["ManifestPage", "manifest", "published", "storage_notes"]
+__all__ = ["ManifestPage", "manifest", "notes_in_words", "published", "storage_notes"]
 
 _DEFINITION = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest"
 _EXTENSIONS = "urn:fhir-bulk-middleware:"
@@ -130,8 +130,12 @@ def _notes(job: Job, notes: Mapping[str, bool]) -> dict[str, bool]:
         ORGANISED_CONTEXT_COMPLETE: cohort and since and organised,
     }
     said = {name: value for name, value in notes.items() if matters.get(name, True)}
-    partly = {CHANGED_CONTEXT_COMPLETE, ORGANISED_CONTEXT_COMPLETE}
-    return {CONTEXT_COMPLETE if name in partly else name: value for name, value in said.items()}
+    return {_shown(name): value for name, value in said.items()}
+
+
+def _shown(note: str) -> str:
+    """The name of a note in manifests."""
+    return CONTEXT_COMPLETE if note in {CHANGED_CONTEXT_COMPLETE, ORGANISED_CONTEXT_COMPLETE} else note
 
 
 def _left(dialect: Dialect, job: Job, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -196,6 +200,18 @@ def published(standing: Standing) -> Sequence[Part]:
     if job.state is not JobState.RUNNING or not job.request.options.partial_manifests:
         return ()
     return [part for part in standing.parts if unfinished is None or part.slice <= unfinished]
+
+
+def notes_in_words(notes: Mapping[str, bool]) -> tuple[str, ...]:
+    """What manifests say of a storage, a sentence for each note."""
+    cohort = " of exports at Patient and Group level"
+    where = {
+        LEFT_COMPLETE: f"{cohort} with `_since`",
+        CONTEXT_COMPLETE: cohort,
+        CHANGED_CONTEXT_COMPLETE: f"{cohort} with `_since`",
+        ORGANISED_CONTEXT_COMPLETE: f"{cohort} with `_since` and `organizeOutputBy`",
+    }
+    return tuple(f"Manifests{where.get(name, '')} say {_shown(name)}: {str(value).lower()}." for name, value in notes.items())
 
 
 def storage_notes(resources: SupportsExport, *, context: bool) -> dict[str, bool]:

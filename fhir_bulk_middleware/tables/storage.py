@@ -96,7 +96,9 @@ class TableStorage(ABC):
             inner = select(numbered.c.id).where(numbered.c.place % step == 0, numbered.c.place < count).order_by(numbered.c.id)
             edges += [str(id_) for (id_,) in await self._rows(inner)]
         edges.append(None)
-        return [Range(json.dumps([low, high]), step) for low, high in pairwise(edges)]
+        last = count - step * (len(edges) - 2)
+        estimates = [*[step] * (len(edges) - 2), last]
+        return [Range(json.dumps(edge), estimate) for edge, estimate in zip(pairwise(edges), estimates, strict=True)]
 
     async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
         """See `SupportsContext`."""

@@ -1,7 +1,7 @@
 """The suites for storages whose resources can be deleted, and for logs of deletes.
 
-Subclass `DeleteSuite` with the two fixtures of `ResourceStoreSuite`: the adapter over an empty storage, and a writer that changes
-the storage directly; `DeletionLogSuite` with one fixture, `log`.
+Subclass `DeleteSuite` with the fixtures of `ResourceStoreSuite`: the adapter over an empty storage, a writer that changes the
+storage directly and, if it does not keep any JSON, `samples`; `DeletionLogSuite` with one fixture, `log`.
 
     class TestMyDeletes(DeleteSuite):
         @pytest.fixture
@@ -54,7 +54,7 @@ from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.testing.job_values import Suite, together
 from fhir_bulk_middleware.testing.needed import pytest
-from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, observation, patient, put
+from fhir_bulk_middleware.testing.resource_values import Reader, Samples, StorageSuite, Writer, needs, put
 
 __all__ = [
     "BatchDeleteSuite",
@@ -256,70 +256,82 @@ class ConditionalDeleteSuite(StorageSuite):
         needs(store, SupportsConditionalDelete)
         return await _rights(store, principal) if isinstance(store, SupportsDelete) else ""
 
-    async def test_a_target_is_met_by_what_lives_and_matches(self, store: Conditional, writer: Writer, rights: str) -> None:
+    async def test_a_target_is_met_by_what_lives_and_matches(
+        self, store: Conditional, writer: Writer, rights: str, samples: Samples
+    ) -> None:
         """All criteria, and the restrictions of granular scopes, on one type (law 8)."""
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(5)), patient("o1", "wanted"))
-        await writer.put(observation("other", "Patient/1", "another"), observation("changed", "Patient/1", "wanted"))
-        await writer.put(observation("changed", "Patient/2", "another"))
-        await writer.delete("Observation", "o4")
+        await put(
+            writer,
+            *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(5)),
+            samples.patient("o1", "wanted"),
+        )
+        await put(
+            writer, samples.record("other", "Patient/1", text="another"), samples.record("changed", "Patient/1", text="wanted")
+        )
+        await put(writer, samples.record("changed", "Patient/2", text="another"))
+        await writer.delete(samples.record_type, "o4")
         for at_most in (0, 2, 4, 100):
-            matches = await store.find(_target("Observation", ("code:text", "wanted"), rights=rights), at_most=at_most)
+            matches = await store.find(_target(samples.record_type, samples.criterion("wanted"), rights=rights), at_most=at_most)
             assert matches.count == 4, "all that live and match are counted"
             assert len(matches.versions) == min(at_most, 4), "as many are named as were asked for"
             assert {match.id for match in matches.versions} <= {f"o{n}" for n in range(4)}, "only what matches is named"
         for criteria in (("_id", "o1"), ("_id", "o4,none,o1")):
-            matches = await store.find(_target("Observation", criteria, rights=rights), at_most=9)
+            matches = await store.find(_target(samples.record_type, criteria, rights=rights), at_most=9)
             assert [match.id for match in matches.versions] == ["o1"], "only what matches is named"
-        granted = (Filter("Observation", (_criteria("Observation", ("_id", "o2,other")),)),)
-        matches = await store.find(_target("Observation", ("code:text", "wanted"), granted=granted, rights=rights), at_most=9)
+        granted = (Filter(samples.record_type, (_criteria(samples.record_type, ("_id", "o2,other")),)),)
+        matches = await store.find(
+            _target(samples.record_type, samples.criterion("wanted"), granted=granted, rights=rights), at_most=9
+        )
         assert [match.id for match in matches.versions] == ["o2"], "what is not granted is not found"
         assert (await store.find(_target("Condition", ("_id", "o1"), rights=rights), at_most=9)).count == 0, (
             "of a type of which there is nothing, nothing is found"
         )
 
     async def test_all_matches_are_removed_in_one_go(
-        self, store: Conditional, writer: Writer, reader: Reader, rights: str
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str, samples: Samples
     ) -> None:
         """And are returned as they were."""
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(40)))
-        await writer.put(observation("other", "Patient/1", "another"), patient("o1", "wanted"))
-        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(40)))
+        await put(writer, samples.record("other", "Patient/1", text="another"), samples.patient("o1", "wanted"))
+        target = _target(samples.record_type, samples.criterion("wanted"), rights=rights)
         removed = await store.remove_all(target, await store.find(target, at_most=100))
         assert isinstance(removed, Sequence), "matches that have not changed are removed"
         assert sorted(each.id for each in removed) == sorted(f"o{number}" for number in range(40)), "all matches are removed"
-        assert all(json.loads(each.json)["code"]["text"] == "wanted" for each in removed), "what was removed comes back"
-        assert await reader.ids(await reader.query("Observation")) == ["other"], "all matches are removed, and nothing else"
+        assert all(samples.text_of(json.loads(each.json)) == "wanted" for each in removed), "what was removed comes back"
+        assert await reader.ids(await reader.query(samples.record_type)) == ["other"], "all matches are removed, and nothing else"
         assert await reader.ids(await reader.query("Patient")) == ["o1"], "an id belongs to its type"
 
     @pytest.mark.parametrize("change", ["one more", "one changed", "one gone", "one changed into another"])
-    async def test_matches_that_are_not_the_matches_any_more_are_left_alone(
-        self, store: Conditional, writer: Writer, reader: Reader, rights: str, change: str
+    async def test_matches_that_are_not_the_matches_any_more_are_left_alone(  # noqa: PLR0917 - pytest names them
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str, change: str, samples: Samples
     ) -> None:
         """None of them is removed: the client did not ask for this set."""
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(3)))
-        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(3)))
+        target = _target(samples.record_type, samples.criterion("wanted"), rights=rights)
         matches = await store.find(target, at_most=9)
         match change:
             case "one more":
-                await writer.put(observation("new", "Patient/1", "wanted"))
+                await put(writer, samples.record("new", "Patient/1", text="wanted"))
             case "one changed":
-                await writer.put(observation("o1", "Patient/2", "wanted"))
+                await put(writer, samples.record("o1", "Patient/2", text="wanted"))
             case "one gone":
-                await writer.delete("Observation", "o1")
+                await writer.delete(samples.record_type, "o1")
             case _:
-                await writer.put(observation("o1", "Patient/1", "another"))
-        before = await reader.texts(await reader.query("Observation"))
+                await put(writer, samples.record("o1", "Patient/1", text="another"))
+        before = await reader.texts(await reader.query(samples.record_type))
         assert await store.remove_all(target, matches) is None, "matches that have changed are not removed"
-        assert await reader.texts(await reader.query("Observation")) == before, "when matches have changed nothing is removed"
+        assert await reader.texts(await reader.query(samples.record_type)) == before, (
+            "when matches have changed nothing is removed"
+        )
 
     async def test_of_a_remove_all_and_a_write_each_sees_the_other_or_not(
-        self, store: Conditional, writer: Writer, reader: Reader, rights: str
+        self, store: Conditional, writer: Writer, reader: Reader, rights: str, samples: Samples
     ) -> None:
         """The outcome is that of one after the other."""
         for race in range(_RACES):
             tag = f"t{race}"
-            await writer.put(*(observation(f"{tag}-{number}", "Patient/1", tag) for number in range(3)))
-            target = _target("Observation", ("code:text", tag), rights=rights)
+            await put(writer, *(samples.record(f"{tag}-{number}", "Patient/1", text=tag) for number in range(3)))
+            target = _target(samples.record_type, samples.criterion(tag), rights=rights)
             matches = await store.find(target, at_most=9)
             removed: list[object] = []
 
@@ -327,9 +339,9 @@ class ConditionalDeleteSuite(StorageSuite):
                 removed.append(await store.remove_all(target, matches))
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(writer.put, observation(f"{tag}-new", "Patient/1", tag)))
+                tasks.start_soon(partial(put, writer, samples.record(f"{tag}-new", "Patient/1", text=tag)))
                 tasks.start_soon(remove)
-            left = {id_ for id_ in await reader.ids(await reader.query("Observation")) if id_.startswith(f"{tag}-")}
+            left = {id_ for id_ in await reader.ids(await reader.query(samples.record_type)) if id_.startswith(f"{tag}-")}
             whole = {f"{tag}-{number}" for number in range(3)} if removed[0] is None else set()
             assert left == {f"{tag}-new"} | whole, "a remove-all takes all of its matches, or none, and nothing that came later"
 
@@ -337,59 +349,63 @@ class ConditionalDeleteSuite(StorageSuite):
 class BatchDeleteSuite(StorageSuite):
     """The promises of `SupportsBatchDelete`."""
 
-    async def _batch(self, store: Conditional, writer: Writer, principal: Principal, run: str = "run") -> Batch:
+    async def _batch(self, store: Conditional, writer: Writer, principal: Principal, samples: Samples, run: str = "run") -> Batch:
         """A batch of three unchanged resources, one that has changed since, and one that is gone."""
         needs(store, SupportsBatchDelete)
         needs(store, SupportsConditionalDelete)
         rights = await _rights(store, principal)
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(5)))
-        found = await store.find(_target("Observation", ("code:text", "wanted"), rights=rights), at_most=9)
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(5)))
+        found = await store.find(_target(samples.record_type, samples.criterion("wanted"), rights=rights), at_most=9)
         versions = tuple(sorted(found.versions, key=lambda match: match.id))
-        await writer.put(observation("o3", "Patient/1", "wanted"))
-        await writer.delete("Observation", "o4")
-        return Batch(id=BatchId(run, 7), type="Observation", versions=versions, rights=rights)
+        await put(writer, samples.record("o3", "Patient/1", text="wanted"))
+        await writer.delete(samples.record_type, "o4")
+        return Batch(id=BatchId(run, 7), type=samples.record_type, versions=versions, rights=rights)
 
     async def test_what_is_as_it_was_frozen_is_removed(
-        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """Law 26: changed resources are not removed, and reported."""
-        batch = await self._batch(store, writer, principal)
+        batch = await self._batch(store, writer, principal, samples)
         assert isinstance(store, SupportsBatchDelete)
         outcomes = await store.remove_batch(batch)
         assert list(outcomes or ()) == [DeleteOutcome.DELETED] * 3 + [
             DeleteOutcome.VERSION_MISMATCH,
             DeleteOutcome.ALREADY_DELETED,
         ], "what came of each is told, in order"
-        assert await reader.ids(await reader.query("Observation")) == ["o3"], "what changed since it was frozen is left alone"
+        assert await reader.ids(await reader.query(samples.record_type)) == ["o3"], (
+            "what changed since it was frozen is left alone"
+        )
 
-    async def test_a_batch_is_done_once(self, store: Conditional, writer: Writer, reader: Reader, principal: Principal) -> None:
+    async def test_a_batch_is_done_once(
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
+    ) -> None:
         """However often it is begun, and by several callers at once."""
-        batch = await self._batch(store, writer, principal)
+        batch = await self._batch(store, writer, principal, samples)
         assert isinstance(store, SupportsBatchDelete)
         several = await together(4, lambda _: store.remove_batch(batch))
         assert all(list(outcomes or ()) == list(several[0] or ()) for outcomes in several), "a batch has one outcome"
         assert list(several[0] or ()).count(DeleteOutcome.DELETED) == 3, "a batch has one outcome"
-        await writer.put(observation("o0", "Patient/1", "back"))
+        await put(writer, samples.record("o0", "Patient/1", text="back"))
         assert list(await store.remove_batch(batch) or ()) == list(several[0] or ()), "a batch that was done is not done again"
-        assert "o0" in await reader.ids(await reader.query("Observation")), "a batch that was done is not done again"
+        assert "o0" in await reader.ids(await reader.query(samples.record_type)), "a batch that was done is not done again"
 
     async def test_nothing_is_removed_after_the_end_of_the_run(
-        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """So the tally in the response to a cancel stays true."""
-        batch = await self._batch(store, writer, principal)
+        batch = await self._batch(store, writer, principal, samples)
         assert isinstance(store, SupportsBatchDelete)
-        first = Batch(id=BatchId("run", 0), type="Observation", versions=batch.versions[:1], rights=batch.rights)
+        first = Batch(id=BatchId("run", 0), type=samples.record_type, versions=batch.versions[:1], rights=batch.rights)
         await store.remove_batch(first)
         for again in (False, True):
             tally = await store.end_run("run", cancelled=not again)
             assert (tally.removed, tally.left, tally.doubtful) == (1, 0, 0), "the end of a run tells what it has come to"
             assert tally.cancelled, "whoever ended a run first says whether it was a cancel"
         assert await store.remove_batch(batch) is None, "after its end a run removes nothing"
-        assert sorted(await reader.ids(await reader.query("Observation"))) == ["o1", "o2", "o3"], (
+        assert sorted(await reader.ids(await reader.query(samples.record_type))) == ["o1", "o2", "o3"], (
             "after its end a run removes nothing"
         )
-        other = Batch(id=BatchId("other", 0), type="Observation", versions=batch.versions[1:2], rights=batch.rights)
+        other = Batch(id=BatchId("other", 0), type=samples.record_type, versions=batch.versions[1:2], rights=batch.rights)
         assert list(await store.remove_batch(other) or ()) == [DeleteOutcome.DELETED], "each run ends by itself"
         never = await store.end_run("never begun")
         assert (never.removed, never.left) == (0, 0), "a run that never began has come to nothing"
@@ -399,75 +415,77 @@ class LockedDeleteSuite(StorageSuite):
     """The promises of `SupportsLockedDelete`."""
 
     async def test_what_is_found_under_the_lock_is_removed_or_nothing(
-        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal
+        self, store: Conditional, writer: Writer, reader: Reader, principal: Principal, samples: Samples
     ) -> None:
         """The conditions of a conditional delete hold at the instant of the removal."""
         needs(store, SupportsLockedDelete)
         assert isinstance(store, SupportsLockedDelete)
         rights = await _rights(store, principal)
-        target = _target("Observation", ("code:text", "wanted"), rights=rights)
+        target = _target(samples.record_type, samples.criterion("wanted"), rights=rights)
         none = await store.remove_matching(target, at_most=9, if_version=None)
         assert isinstance(none, Matches), "where nothing matches, that is told"
         assert none.count == 0, "where nothing matches, that is told"
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(3)))
-        await writer.put(observation("other", "Patient/1", "another"))
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(3)))
+        await put(writer, samples.record("other", "Patient/1", text="another"))
         for at_most, versions in ((2, None), (9, frozenset({"no-such-version"}))):
             left = await store.remove_matching(target, at_most=at_most, if_version=versions)
             assert isinstance(left, Matches), "more than were asked for, or another version, are left alone"
             assert left.count == 3, "more than were asked for, or another version, are left alone"
-        assert len(await reader.ids(await reader.query("Observation"))) == 4, (
+        assert len(await reader.ids(await reader.query(samples.record_type))) == 4, (
             "more than were asked for, or another version, are left alone"
         )
         removed = await store.remove_matching(target, at_most=3, if_version=None)
         assert isinstance(removed, Sequence), "all that match are removed"
         assert sorted(each.id for each in removed) == ["o0", "o1", "o2"], "all that match are removed, and come back"
-        assert await reader.ids(await reader.query("Observation")) == ["other"], "all that match are removed, and nothing else"
+        assert await reader.ids(await reader.query(samples.record_type)) == ["other"], (
+            "all that match are removed, and nothing else"
+        )
 
 
 class OutboxSuite(StorageSuite):
     """The promises of `SupportsOutbox`."""
 
     async def test_each_removal_is_reported_in_order_under_its_note(
-        self, store: Conditional, writer: Writer, principal: Principal
+        self, store: Conditional, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
         """Law 37: with each of the delete protocols."""
         needs(store, SupportsOutbox)
         assert isinstance(store, SupportsOutbox)
         rights = await _rights(store, principal)
-        await writer.put(*(observation(f"o{number}", "Patient/1", "wanted") for number in range(6)))
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="wanted") for number in range(6)))
         one = store.recording("first")
-        await one.remove("Observation", "o0", None, rights)
-        await one.remove("Observation", "o0", None, rights)
-        await one.remove("Observation", "o1", frozenset({"no-such-version"}), rights)
+        await one.remove(samples.record_type, "o0", None, rights)
+        await one.remove(samples.record_type, "o0", None, rights)
+        await one.remove(samples.record_type, "o1", frozenset({"no-such-version"}), rights)
         expected: list[tuple[str, tuple[str, ...]]] = [("first", ("o0",))]
         if isinstance(several := store.recording("second"), SupportsConditionalDelete):
-            target = _target("Observation", ("_id", "o1,o2"), rights=rights)
+            target = _target(samples.record_type, ("_id", "o1,o2"), rights=rights)
             await several.remove_all(target, await several.find(target, at_most=9))
             expected.append(("second", ("o1", "o2")))
         if isinstance(locked := store.recording("third"), SupportsLockedDelete):
-            await locked.remove_matching(_target("Observation", ("_id", "o3"), rights=rights), at_most=1, if_version=None)
+            await locked.remove_matching(_target(samples.record_type, ("_id", "o3"), rights=rights), at_most=1, if_version=None)
             expected.append(("third", ("o3",)))
         if isinstance(store, SupportsBatchDelete):
-            found = await store.find(_target("Observation", ("_id", "o4"), rights=rights), at_most=9)
-            frozen = Batch(id=BatchId("r", 0), type="Observation", versions=found.versions, rights=rights, note="fourth")
+            found = await store.find(_target(samples.record_type, ("_id", "o4"), rights=rights), at_most=9)
+            frozen = Batch(id=BatchId("r", 0), type=samples.record_type, versions=found.versions, rights=rights, note="fourth")
             for _ in range(2):
                 await store.remove_batch(frozen)
             expected.append(("fourth", ("o4",)))
-        await store.remove("Observation", "o5", None, rights)  # without a note
+        await store.remove(samples.record_type, "o5", None, rights)  # without a note
         reports = await _unreported(store, "a", 1)
         told = [(report.note, tuple(sorted(report.ids))) for report in reports]
         assert told == expected, "each removal is reported once, in order, under its note"
-        assert {report.type for report in reports} == {"Observation"}, "a report names the type"
+        assert {report.type for report in reports} == {samples.record_type}, "a report names the type"
         assert sorted({report.number for report in reports}) == [report.number for report in reports], "reports are numbered"
 
     async def test_reports_are_leased_to_one_teller_and_kept_until_they_are_told(
-        self, store: Deleting, writer: Writer, principal: Principal
+        self, store: Deleting, writer: Writer, principal: Principal, samples: Samples
     ) -> None:
         """So that each is sent at least once, and usually only once."""
         needs(store, SupportsOutbox)
         assert isinstance(store, SupportsOutbox)
         rights = await _rights(store, principal)
-        await writer.put(patient("1"), patient("2"))
+        await writer.put(samples.patient("1"), samples.patient("2"))
         for id_ in ("1", "2"):
             await store.recording("note").remove("Patient", id_, None, rights)
         await _teller_takes_turns(store)

@@ -414,6 +414,19 @@ class SlicesSuite(StorageSuite):
         ranges = await reader.sliced(await reader.query(samples.record_type), 16_000)
         assert 3 <= len(ranges) <= 20, "slices are about as large as asked"
 
+    @pytest.mark.parametrize("target_bytes", [16_000, 100_000_000])
+    async def test_estimates_together_are_about_the_number_of_resources(
+        self, store: SupportsExport, reader: Reader, writer: Writer, samples: Samples, target_bytes: int
+    ) -> None:
+        """In one slice and in several: clients see the sum in `X-Progress`."""
+        needs(store, SupportsSlices)
+        assert isinstance(store, SupportsSlices)
+        await put(writer, *(samples.record(f"o{number}", "Patient/1", text="x" * 2_000) for number in range(64)))
+        query = await reader.query(samples.record_type)
+        held = len(await reader.lines(query))
+        estimate = sum(found.estimate for found in await store.slices(query, target_bytes))
+        assert held / 2 <= estimate <= 2 * held, "estimates together are about the number of resources"
+
 
 class DeletionsSuite(StorageSuite):
     """The promises of `SupportsDeletions` and `SupportsForgetting`."""

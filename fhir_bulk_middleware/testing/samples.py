@@ -98,6 +98,10 @@ class Samples:
         """The `text` that `patient` or `record` was called with; its default if that was empty."""
         return str((content.get("code") or content["name"][0])["text"])
 
+    def criterion(self, text: str) -> tuple[str, str]:
+        """A search parameter and its value that find the records with this `text`, and no others; for conditional deletes."""
+        return "code:text", text
+
     def changed(self, content: Mapping[str, Any]) -> Instant:
         """The `lastUpdated` of an exported line."""
         return parse(content["meta"]["lastUpdated"])

@@ -89,6 +89,9 @@ def test_a_sound_adapter_over_tables_passes(check: Check, clinic: Path, kind: ty
     assert [(finding["check"], finding["promise"]) for finding in report["findings"]] == [*CHECKS]
     lacking = {finding["check"] for finding in report["findings"] if finding["lacks"]}
     assert not_checked(report) == lacking, "all that the adapter implements was looked at"
+    offered = report["offering"]
+    assert "Manifests of exports at Patient and Group level say contextComplete: false." in offered["notes"]
+    assert all(text.startswith("without it ") and len(text) > 20 for text in offered["missing"].values())
 
 
 def test_our_stores_pass_with_all_that_they_can_do(check: Check, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +171,7 @@ def test_the_json_has_all_of_it(check: Check, clinic: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--adapter", "no_such_module:make"], "No module named"),
+        (["--adapter", "no_such_module:make"], "in the current folder, "),
         (["--adapter", "nonsense"], "a factory is written package.module:callable"),
         (["--adapter", "builtins:dict"], "does not implement SupportsExport"),
         (["--adapter", "broken_adapters:_elsewhere.x"], "--adapter: "),

@@ -175,7 +175,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(folder: Folder, tmp_path: Pat
         (["--dir", tmp_path / "broken"], "cannot be read"),
         (["--app", "json:dumps"], "--app: "),
         (["--app", "builtins:dict"], "returns a dict, which is not a BulkData"),
-        (["--app", "no.such:thing"], "--app: No module named"),
+        (["--app", "no.such:thing"], "in the current folder, "),
     ):
         code, out, err = ran(capsys, *arguments)
         assert (code, out) == (2, ""), arguments

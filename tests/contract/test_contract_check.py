@@ -1,6 +1,7 @@
 """What a host is told when it makes a `BulkData` of parts that cannot work, and of parts that can (law 43)."""
 
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from listed import Complete, Listed, Remade
 
-from fhir_bulk_middleware import AuditFile, BulkData, JoseTokenVerifier, LogEvents, Settings
+from fhir_bulk_middleware import AIDBOX, AuditFile, BulkData, JoseTokenVerifier, LogEvents, MemoryDeletionLog, Settings
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Page, Query
-from fhir_bulk_middleware.contract.removal import Current
+from fhir_bulk_middleware.contract.removal import Current, Removal
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
@@ -262,17 +263,20 @@ async def test_the_start_says_once_what_was_made_and_what_is_not_promised(
         pass
     records = [record for record in caplog.records if record.getMessage().startswith("mount standard: ")]
     identity, abilities, place, told, lacking = [record.getMessage().removeprefix("mount standard: ") for record in records]
-    assert identity == "tokens are accepted (Trusting)"
+    assert identity == "tokens are accepted if Trusting accepts them"
     assert abilities.startswith("the adapter Complete (")
     assert "has SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions" in abilities
     assert place == (
         "exports run in the server's own loop and slow down its requests, since they cannot run in worker processes: resources"
         " (Complete) has no recipe(); jobs (MemoryJobStore) has no recipe(); outputs (MemoryOutputStore) has no recipe()"
-        " (see SupportsWorkerProcess in fhir_bulk_middleware.contract)"
+        " (help(fhir_bulk_middleware.SupportsWorkerProcess) says how)"
     )
     assert told.startswith("nobody is told of exports, files and deletes")
     assert "no SupportsDelete (there is no DELETE route: the host keeps its own" in lacking
     assert "no SupportsGroups (there is no Group level" in lacking
+    assert "no SupportsWorkerProcess (work runs in the server's event loop)" in lacking
+    assert not re.search(r"\(\)|law \d|[A-Z]{2}-\d", lacking), "each protocol is explained, in words and not by our ids"
+    assert "SupportsOutbox" not in lacking, "it matters only if DELETE of resources is ours"
     assert [record.levelno for record in records] == [logging.INFO, logging.INFO, logging.WARNING, logging.INFO, logging.INFO]
     assert not [record for record in records if "\n" in record.getMessage()]
 
@@ -294,3 +298,23 @@ async def test_the_start_says_once_what_was_made_and_what_is_not_promised(
     assert place == "exports run in 3 worker processes"
     assert told == "events are told to AuditFile (audit), LogEvents; what an audit cannot record is refused"
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.anyio
+async def test_the_start_does_not_name_what_the_log_of_deletes_makes_up_for(caplog: pytest.LogCaptureFixture) -> None:
+    class Deleting(Complete):
+        async def deletable(self, principal: Principal) -> Authorisation:
+            raise NotImplementedError
+
+        async def remove(self, type_: str, id_: str, if_version: frozenset[str] | None, rights: str) -> Removal:
+            raise NotImplementedError
+
+        async def current(self, type_: str, id_: str) -> Current | None:
+            raise NotImplementedError
+
+    caplog.set_level(logging.INFO, "fhir_bulk_middleware")
+    async with make(Deleting({}), deletes=AIDBOX, log=MemoryDeletionLog()).running():
+        pass
+    lacking = caplog.records[4].getMessage()
+    assert "no SupportsLockedDelete (a conditional delete finds, then removes" in lacking
+    assert not re.search("SupportsDeletions|SupportsOutbox|SupportsBatchDelete", lacking)

@@ -237,6 +237,23 @@ async def test_a_batch_that_a_crash_cut_short_is_gone_on_with(make_house: Any, e
         assert await gone(house, f"/$export?_type=Patient&_since={start}") == [f"Patient/p{number}" for number in range(4)]
 
 
+async def test_a_remove_all_one_by_one_reports_progress_every_fifty_resources(make_house: Any) -> None:
+    host = HardHost()
+    await host.put(*(f'{{"resourceType":"Patient","id":"p{number}","gender":"male"}}' for number in range(120)))
+    async with make_house(parts={"resources": host, "log": MemoryDeletionLog()}) as house:
+        location = (await house.ask("DELETE", "/Patient?gender=male", scope=FULL, headers=JOB)).headers["Content-Location"]
+        poll = await house.ask("GET", location, scope=FULL, headers={"Prefer": "wait=0"})
+        assert poll.headers["X-Progress"] == "Delete queued"
+        await house.runner.step()
+        await house.runner.step()
+        poll = await house.ask("GET", location, scope=FULL, headers={"Prefer": "wait=0"})
+        assert poll.headers["X-Progress"] == "Deleting - 50 of 120 resources"
+        await house.runner.finish()
+
+        bundle = (await house.ask("GET", location, scope=FULL)).json()
+        assert [entry["response"]["status"] for entry in bundle["entry"]] == ["204"] * 120
+
+
 async def test_a_cancel_on_such_a_host_tells_what_was_removed(hard: tuple[House, HardHost]) -> None:
     house, host = hard
     location = (await house.ask("DELETE", FINAL, scope=FULL, headers=JOB)).headers["Content-Location"]

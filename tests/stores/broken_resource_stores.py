@@ -401,6 +401,13 @@ class ForgetsTheFormerRanges(Broken):
         return await super().slices(query, target_bytes + 700 * grown)
 
 
+class EstimatesWhatItWasAskedFor(Broken):
+    promise = "estimates together are about the number of resources"
+
+    async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
+        return [replace(found, estimate=target_bytes) for found in await super().slices(query, target_bytes)]
+
+
 class TellsWhatLivesAgain(Broken):
     promise = "what was created again is not among the deletions"
 

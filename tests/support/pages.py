@@ -19,6 +19,7 @@ from fhir_bulk_middleware.caps import CAPS
 from fhir_bulk_middleware.checks.report import CHECKS, DATA_CHECKS
 from fhir_bulk_middleware.contract import deletes, running, storage
 from fhir_bulk_middleware.contract.query import EveryPatient, Level
+from fhir_bulk_middleware.delete.policy import AIDBOX, FHIR_R4, FHIR_R6_DRAFT, Cell, DeletePolicy, Shows
 from fhir_bulk_middleware.dialects import DIALECTS, STANDARD, Dialect
 from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.export.types import listed
@@ -26,7 +27,7 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH
-from fhir_bulk_middleware.outcomes import Operation
+from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation
 from fhir_bulk_middleware.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,8 +117,8 @@ def dialects() -> str:
     return table(["", *(f"`{_constant(dialect)}`" for dialect in shown)], rows)
 
 
-def _constant(dialect: Dialect) -> str:
-    return next(name for name in dir(fhir_bulk_middleware) if getattr(fhir_bulk_middleware, name) is dialect)
+def _constant(value: object) -> str:
+    return next(name for name in dir(fhir_bulk_middleware) if getattr(fhir_bulk_middleware, name) is value)
 
 
 def _kick_off(level: Level) -> Callable[[Dialect], str]:
@@ -174,11 +175,32 @@ def _ways(version: FhirVersion) -> dict[str, str]:
     return ways
 
 
+def policies() -> str:
+    """The answer to each outcome of a delete, a column for each policy."""
+    rows = [[f"`{outcome.name}`", *(_cell(policy.cells[outcome]) for policy in _POLICIES)] for outcome in DeleteOutcome]
+    asked: dict[str, Callable[[DeletePolicy], str | None]] = {
+        "asks for no content": lambda policy: policy.no_content_parameter and f"`{policy.no_content_parameter}=true`",
+        "asks what would be removed": lambda policy: policy.dry_run_parameter and f"`{policy.dry_run_parameter}=true`",
+        "asks to remove all matches": lambda policy: policy.remove_all_header and f"`{': '.join(policy.remove_all_header)}`",
+    }
+    rows += [[what, *(say(policy) or "not offered" for policy in _POLICIES)] for what, say in asked.items()]
+    return table(["", *(f"`{_constant(policy)}`" for policy in _POLICIES)], rows)
+
+
+_POLICIES = (AIDBOX, FHIR_R4, FHIR_R6_DRAFT)
+
+
+def _cell(cell: Cell) -> str:
+    shown = {Shows.NOTHING: "", Shows.REMOVED: ", what was removed", Shows.OUTCOME: f", `{cell.code}`"}
+    return f"{cell.status}{shown[cell.shows]}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     ".github/caps.md": caps,
     "examples/adapters.md": protocols,
     "examples/check.md": checks,
     "examples/conformance-kit.md": suites,
+    "examples/deletes.md": policies,
     "examples/dialects.md": dialects,
     "examples/group-exports.md": group_types,
     "examples/settings.md": settings,

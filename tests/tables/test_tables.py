@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Date,
     DateTime,
     Integer,
@@ -20,7 +22,9 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    cast,
     event,
+    literal,
     select,
     text,
 )
@@ -37,9 +41,11 @@ from fhir_bulk_middleware import (
     Filter,
     Filters,
     Instant,
+    NeverExisted,
     NoPatient,
     Principal,
     Query,
+    Removed,
     Selection,
     Target,
     Window,
@@ -408,3 +414,80 @@ def test_dates_beyond_the_calendar_bound_nothing(asked: str, condition: str) -> 
     day = replace(VISITS, search={"date": DateColumn(visit.c.day)})
     found = narrowed(day, [filter_of("Encounter", asked)], "sqlite").compile(compile_kwargs={"literal_binds": True})
     assert str(found).replace("true", "1 = 1") == condition
+
+
+# --- Keys of several columns ---
+
+
+dose = Table(
+    "dose",
+    metadata,
+    Column("clinic", Integer, primary_key=True),
+    Column("person", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("updated", BigInteger),
+)
+
+
+def key(*columns: Column[int]) -> ColumnElement[str]:
+    texts = [cast(column, String) for column in columns]
+    return reduce(lambda text, column: text + literal("-") + column, texts[1:], texts[0])
+
+
+class Clinics(TableDeletes):
+    """Its rights are the clinic whose rows count."""
+
+    async def authorise(self, principal: Principal) -> Authorisation:
+        return Authorisation(self.exportable_types(), str(principal.claims["clinic"]))
+
+    deletable = authorise
+
+    def allowed(self, table: ResourceTable, rights: str) -> ColumnElement[bool]:
+        del table
+        return dose.c.clinic == int(rights)
+
+    async def erase(self, connection: AsyncConnection, resource: Current) -> None:
+        values = zip(dose.primary_key.columns, map(int, resource.id.split("-")), strict=True)
+        await connection.execute(dose.delete().where(*(column == value for column, value in values)))
+
+
+async def test_an_id_may_be_made_of_several_columns(engine: AsyncEngine) -> None:
+    whose = key(dose.c.clinic, dose.c.person)
+    doses = ResourceTable(
+        type="Immunization",
+        rows=select(dose),
+        id=key(dose.c.clinic, dose.c.person, dose.c.number),
+        last_updated=dose.c.updated,
+        patients=[whose],
+        search={"patient": ReferenceColumn(whose, "Patient")},
+        resource=lambda row: {
+            "resourceType": "Immunization",
+            "patient": {"reference": f"Patient/{row.clinic}-{row.person}"},
+        },
+    )
+    async with writing(engine) as connection:
+        rows = [(clinic, person, number) for clinic in (1, 2) for person in (1, 11) for number in range(1, 13)]
+        values = [dict(zip(("clinic", "person", "number", "updated"), (*row, 1), strict=True)) for row in rows]
+        await connection.execute(dose.insert(), values)
+    clinics = Clinics(engine, [doses])
+
+    async def ids(asked: Query) -> list[str]:
+        return [json.loads(line)["id"] for line in await lines(clinics, asked)]
+
+    everything = query("Immunization", rights="1")
+    whole = await ids(everything)
+    assert sorted(whole) == sorted("-".join(map(str, row)) for row in rows if row[0] == 1)
+    ranges = await clinics.slices(everything, 1_000)
+    assert len(ranges) > 1
+    assert [id_ for each in ranges for id_ in await ids(replace(everything, range=each.range))] == whole
+    assert sum(each.estimate for each in ranges) == len(whole)
+    of_one = query("Immunization", Compartments(frozenset({"Patient/1-1", "Patient/2-1"})), rights="1")
+    assert sorted(await ids(of_one)) == sorted(f"1-1-{number}" for number in range(1, 13))
+
+    assert isinstance(await clinics.remove("Immunization", "2-1-1", None, "1"), NeverExisted), "it is another clinic's"
+    assert isinstance(await clinics.remove("Immunization", "1-1", None, "1"), NeverExisted)
+    assert isinstance(await clinics.remove("Immunization", "1-1-1", None, "1"), Removed)
+    target = Target(criteria=Criteria.parse(FhirVersion.R4, "Immunization", "patient=Patient/1-11"), rights="1")
+    matches = await clinics.find(target, at_most=99)
+    assert len(await clinics.remove_all(target, matches) or ()) == 12
+    assert sorted(await ids(everything)) == sorted(f"1-1-{number}" for number in range(2, 13))
