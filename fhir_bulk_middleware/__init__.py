@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Recorded as Recorded,
         fell_silent as fell_silent,
     )
+    from fhir_bulk_middleware.contract.migration import SupportsMigration as SupportsMigration
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
     from fhir_bulk_middleware.contract.output_store import (
         OutputSink as OutputSink,
@@ -211,6 +212,7 @@ _MODULES = {
     ),
     "contract.job_store": "Due JobStore ListPlace SupportsHints",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
+    "contract.migration": "SupportsMigration",
     "contract.observer": "Audit Observer",
     "contract.output_store": "OutputSink OutputStore SupportsSignedUrls",
     "contract.paging": "PageMaker",

@@ -1,4 +1,4 @@
-"""The command line `fhir-bulk`: demo, serve, token, keys, jobs, sweep, worker, audit, openapi, bench and check.
+"""The command line `fhir-bulk`: demo, serve, token, keys, jobs, sweep, worker, migrate, audit, openapi, bench and check.
 
 Exit codes: 0 for success, and for a server, worker or view that was stopped (Ctrl-C, SIGTERM; SIGTERM also while a server loads
 its data); 1 if the demo, a verification or a check found a fault; 2 for a wrong command line and other errors that the user can
@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from fhir_bulk_middleware.cli import audit, bench, check, demo, jobs, keys, openapi, serve, sweep, token, worker
+from fhir_bulk_middleware.cli import audit, bench, check, demo, jobs, keys, migrate, openapi, serve, sweep, token, worker
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import LoadError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, serve, token, keys, jobs, sweep, worker, audit, openapi, bench, check)
+_COMMANDS = (demo, serve, token, keys, jobs, sweep, worker, migrate, audit, openapi, bench, check)
 _USAGE = 2
 _INTERRUPTED = 130
 
