@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Due as Due,
         JobStore as JobStore,
         ListPlace as ListPlace,
+        SupportsBacklog as SupportsBacklog,
         SupportsHints as SupportsHints,
     )
     from fhir_bulk_middleware.contract.lease import (
@@ -121,10 +122,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         VersionMismatch as VersionMismatch,
     )
     from fhir_bulk_middleware.contract.running import (
+        Dispatcher as Dispatcher,
         JobRunner as JobRunner,
         Recipe as Recipe,
         SupportsWorkerProcess as SupportsWorkerProcess,
         Work as Work,
+        WorkingDispatcher as WorkingDispatcher,
     )
     from fhir_bulk_middleware.contract.storage import (
         SupportsAudit as SupportsAudit,
@@ -193,6 +196,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog as SQLiteDeletionLog
     from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore as SQLiteJobStore
     from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore as SQLiteResourceStore
+    from fhir_bulk_middleware.workers.step_threads import StepThreads as StepThreads
 
     __version__: str
 
@@ -210,7 +214,7 @@ _MODULES = {
         "part_record registration_content registration_from_content rows_content rows_from_content "
         "slice_from_record slice_record"
     ),
-    "contract.job_store": "Due JobStore ListPlace SupportsHints",
+    "contract.job_store": "Due JobStore ListPlace SupportsBacklog SupportsHints",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
     "contract.migration": "SupportsMigration",
     "contract.observer": "Audit Observer",
@@ -225,7 +229,7 @@ _MODULES = {
         "AlreadyDeleted Batch BatchId BatchProgress Current Matches NeverExisted Protected Removed Report "
         "Target Version VersionMismatch"
     ),
-    "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
+    "contract.running": "Dispatcher JobRunner Recipe SupportsWorkerProcess Work WorkingDispatcher",
     "contract.storage": (
         "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
         "SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming SupportsOrganising "
@@ -252,6 +256,7 @@ _MODULES = {
     "stores.sqlite.deletions": "SQLiteDeletionLog",
     "stores.sqlite.jobs": "SQLiteJobStore",
     "stores.sqlite.resources": "SQLiteResourceStore",
+    "workers.step_threads": "StepThreads",
 }
 """The public names by the module that defines them."""
 
