@@ -31,6 +31,9 @@ _log = logging.getLogger("fhir_bulk_middleware")
 
 _STEP = "fhir_bulk:step"
 _RETRY_STALLED = "fhir_bulk:retry_stalled"
+_ALIVE = """
+    SELECT count(*) AS alive FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %(seconds)s)
+"""
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _POLL = 1.0
 _PAUSE_LONGEST = 30.0
@@ -162,6 +165,13 @@ class ProcrastinateRunner:
         """See `JobRunner`."""
         for woken in self._woken:
             woken.set()
+
+    async def workers_alive(self) -> int:
+        """See `SupportsWorkerCount`; on all machines, with the house's other workers of the same App."""
+        if not self._users:
+            return 0
+        (row,) = await self.app.connector.execute_query_all_async(_ALIVE, seconds=self._stalled_after)
+        return int(row["alive"])
 
     async def migrate(self) -> None:
         """Make the tables of procrastinate if there are none, where a connection string was given.

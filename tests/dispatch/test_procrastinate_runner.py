@@ -10,6 +10,7 @@ from procrastinate import App, PsycopgConnector
 from psycopg.conninfo import make_conninfo
 from waiting import until
 
+from fhir_bulk_middleware.contract.figures import SupportsWorkerCount
 from fhir_bulk_middleware.contract.running import Dispatcher, JobRunner, Work
 from fhir_bulk_middleware.dispatch import ProcrastinateRunner
 from fhir_bulk_middleware.testing.runner import FolderWork, RunnerSuite
@@ -91,6 +92,40 @@ async def test_a_task_of_a_worker_that_fell_silent_is_given_to_another(
     async with runner.running(work):
         await until(lambda: not rows(postgres, stalled))
         await until(lambda: not rows(postgres, f"SELECT id FROM {jobs} WHERE queueing_lock = 'the same'"))  # noqa: S608
+
+
+@pytest.mark.anyio
+async def test_a_server_knows_how_many_workers_there_are_anywhere(
+    postgres: str, schema: str, quick: Callable[..., _Working], tmp_path: Any
+) -> None:
+    """For health and metrics: also of those that work in other processes, and not of those that fell silent."""
+    server, worker, work = ProcrastinateRunner(postgres, schema=schema), quick(), FolderWork(str(tmp_path / "work"))
+    assert isinstance(server, SupportsWorkerCount)
+    assert await server.workers_alive() == 0
+    async with server.running(work):
+        assert await server.workers_alive() == 0
+        async with worker.working(work):
+            await until(lambda: rows(postgres, f"SELECT count(*) FROM {schema}.procrastinate_workers") == [(1,)])  # noqa: S608
+            assert await server.workers_alive() == 1
+            silent = f"INSERT INTO {schema}.procrastinate_workers (last_heartbeat) VALUES ('2026-01-01') RETURNING 1"  # noqa: S608
+            assert rows(postgres, silent) == [(1,)]
+            assert await server.workers_alive() == 1
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_loses_its_connections_goes_on(postgres: str, quick: Callable[..., _Working], tmp_path: Any) -> None:
+    """As when PostgreSQL is restarted: procrastinate's own worker may end by it."""
+    runner, work = quick(), FolderWork(str(tmp_path / "work"))
+    others = "FROM pg_stat_activity WHERE query LIKE '%procrastinate%' AND pid <> pg_backend_pid()"
+    cut = f"SELECT count(pg_terminate_backend(pid)) > 1 {others}"
+    async with runner.running(work):
+        for name in ("one", "two", "three"):
+            work.add(name)
+            runner.wake()
+            await until(lambda name=name: work.done(name))  # type: ignore[misc]
+            assert rows(postgres, cut) == [(True,)]
+        work.add("four")
+        await until(lambda: work.done("four"))
 
 
 @pytest.mark.anyio
