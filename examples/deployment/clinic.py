@@ -40,7 +40,11 @@ bulk = BulkData(
     resources=_clinic,
     verifier=JoseTokenVerifier(jwks=os.environ["JWKS"], issuer=os.environ["ISSUER"], audience=os.environ["AUDIENCE"]),
     jobs=PostgresJobStore(_dsn),
-    outputs=ObjectOutputStore(os.environ["EXPORTS_URL"], config=json.loads(os.environ.get("EXPORTS_CONFIG", "{}"))),
+    outputs=ObjectOutputStore(
+        os.environ["EXPORTS_URL"],
+        config=json.loads(os.environ.get("EXPORTS_CONFIG", "{}")),
+        client_options=json.loads(os.environ.get("EXPORTS_CLIENT", "{}")),
+    ),
     runner=ProcrastinateRunner(_dsn),
     settings=Settings.from_environment(),
     adapter="clinic",

@@ -1,6 +1,7 @@
 """The deployment of the examples, tried on loopback: its commands with its environment, as processes on a real PostgreSQL.
 
-Both files are parsed, and each command in them is run. Images, volumes and balancers are not there; object storage is a folder.
+Both files are parsed, and each command in them is run. Images, volumes and balancers are not there. Object storage is the S3
+server of the compose file where that is installed (`.ci/objects`), else a folder.
 """
 
 import json
@@ -21,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import object_servers
 import psycopg
 import pytest
 import yaml
@@ -65,28 +67,18 @@ class Place:
         mint = TokenMint(settings["ISSUER"], settings["AUDIENCE"])
         (folder / "jwks.json").write_text(json.dumps(mint.jwks))
         (folder / "jwks.json").chmod(0o600)
-        self.objects = folder / "objects"
-        self.objects.mkdir()
+        self.objects, self._storage = folder / "objects", dict[str, str]()
+        self._store()
         self.token = mint.token("me", "system/*.rs")
         self.servers: list[tuple[int, subprocess.Popen[bytes]]] = []
         self._turn = count()
 
     def environment(self, service: str, port: int = 0) -> dict[str, str]:
         """The environment of a service, with the place's own in place of what only containers have."""
-        given = {
-            "POSTGRES_PASSWORD": "p",
-            "S3_ACCESS_KEY": "a",
-            "S3_SECRET_KEY": "s",
-            "PUBLIC_BASE_URL": "https://ehr.example/fhir",
-        }
-        theirs = {
-            name: re.sub(r"\$\{(\w+):\?\}", lambda found: given[found[1]], value)
-            for name, value in SERVICES[service]["environment"].items()
-        }
+        theirs = {name: _filled(value) for name, value in SERVICES[service]["environment"].items()}
         ours = {
             "DATABASE_URL": self.dsn,
-            "EXPORTS_URL": self.objects.as_uri(),
-            "EXPORTS_CONFIG": "{}",
+            **self._storage,
             "JWKS": str(self._folder / "jwks.json"),
             "UVICORN_HOST": "127.0.0.1",
             "UVICORN_PORT": str(port),
@@ -102,6 +94,26 @@ class Place:
         }
         path = os.pathsep.join([str(EXAMPLES), *(entry or str(Path.cwd()) for entry in sys.path)])
         return {**os.environ, "PYTHONPATH": path, **theirs, **ours, **quick}
+
+    def _store(self) -> None:
+        """Start the S3 server of the files if it is installed (`.ci/objects`); else a folder takes its place."""
+        program, data = object_servers.INSTALLED / "bin" / "versitygw", self._folder / "data"
+        if not program.exists():
+            self.objects.mkdir()
+            self._storage = {"EXPORTS_URL": self.objects.as_uri(), "EXPORTS_CONFIG": "{}"}
+            return
+        service, port = SERVICES["objects"], _free_port()
+        here = [str(part).replace("/data", str(data)).replace(":7070", f"127.0.0.1:{port}") for part in service["command"]]
+        subprocess.run([part.replace("/data", str(data)) for part in SERVICES["bucket"]["entrypoint"]], check=True)
+        log = self._stack.enter_context((self._folder / "objects.log").open("wb"))
+        keys = {name: _filled(value) for name, value in service["environment"].items()}
+        process = subprocess.Popen([program, *here], env={**os.environ, **keys}, stdout=log, stderr=log)
+        self._stack.callback(process.wait, 60)
+        self._stack.callback(process.terminate)
+        given = SERVICES["server"]["environment"]
+        self.objects = data / "buckets" / given["EXPORTS_URL"].removeprefix("s3://")
+        config = given["EXPORTS_CONFIG"].replace("objects:7070", f"127.0.0.1:{port}")
+        self._storage = {"EXPORTS_URL": given["EXPORTS_URL"], "EXPORTS_CONFIG": config}
 
     def run(self, command: Sequence[str], service: str, port: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run a command as in a container of the service, to its end."""
@@ -178,6 +190,12 @@ class Place:
 ALL = sorted([*(f"Patient/p{number}" for number in range(PEOPLE)), *(f"Observation/o{number}" for number in range(PEOPLE))])
 
 
+def _filled(value: str) -> str:
+    """A value of the compose file with the secrets that stand in the environment."""
+    given = {"POSTGRES_PASSWORD": "p", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "s", "PUBLIC_BASE_URL": "https://ehr.example/fhir"}
+    return re.sub(r"\$\{(\w+):\?\}", lambda found: given[found[1]], value)
+
+
 def _program(name: str) -> str:
     return sys.executable if name == "python" else str(Path(sys.executable).parent / name)
 
@@ -216,7 +234,7 @@ def place(tmp_path: Path, postgres: str) -> Iterator[Place]:
 
 
 def test_each_service_of_the_compose_file_has_what_it_refers_to() -> None:
-    assert {"database", "objects", "migrate", "server", "worker"} == set(SERVICES)
+    assert {"database", "objects", "bucket", "migrate", "server", "worker"} == set(SERVICES)
     for name, service in SERVICES.items():
         assert ("image" in service) != ("build" in service), name
         assert set(service.get("depends_on", ())) <= set(SERVICES)
@@ -240,7 +258,7 @@ def test_the_cluster_runs_what_the_compose_file_runs() -> None:
         assert box["command"] == SERVICES[service]["command"]
         assert box["envFrom"] == [{"configMapRef": {"name": of_kind("ConfigMap")["metadata"]["name"]}}]
         secret = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in box["env"]}
-        needed = set(SERVICES[service]["environment"]) - {"AWS_ALLOW_HTTP"}
+        needed = set(SERVICES[service]["environment"]) - {"EXPORTS_CLIENT"}
         assert needed <= {*configured, *secret}
         assert not any(re.search("KEY|PASSWORD|DATABASE", name) for name in configured), "secrets are not in the ConfigMap"
         spec = of_kind(kind, name)["spec"]["template"]["spec"]
@@ -283,8 +301,7 @@ def test_the_deployment_exports_and_tells_its_probes_and_its_autoscaler_how_it_i
     box = container("Deployment", "clinic-server")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert box[probe]["httpGet"]["port"] in {port["name"] for port in box["ports"]}
-        answer = place.ask("GET", box[probe]["httpGet"]["path"])
-        assert answer.json()["status"] == "pass", answer.text
+        _until(lambda path=box[probe]["httpGet"]["path"]: place.ask("GET", path).json()["status"] == "pass")
     worker.terminate()
     assert worker.wait(40) == 0
 
