@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Due as Due,
         JobStore as JobStore,
         ListPlace as ListPlace,
+        SupportsBacklog as SupportsBacklog,
         SupportsHints as SupportsHints,
     )
     from fhir_bulk_middleware.contract.lease import (
@@ -74,6 +75,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Recorded as Recorded,
         fell_silent as fell_silent,
     )
+    from fhir_bulk_middleware.contract.migration import SupportsMigration as SupportsMigration
     from fhir_bulk_middleware.contract.observer import Audit as Audit, Observer as Observer
     from fhir_bulk_middleware.contract.output_store import (
         Link as Link,
@@ -123,10 +125,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         VersionMismatch as VersionMismatch,
     )
     from fhir_bulk_middleware.contract.running import (
+        Dispatcher as Dispatcher,
         JobRunner as JobRunner,
         Recipe as Recipe,
         SupportsWorkerProcess as SupportsWorkerProcess,
         Work as Work,
+        WorkingDispatcher as WorkingDispatcher,
     )
     from fhir_bulk_middleware.contract.storage import (
         SupportsAudit as SupportsAudit,
@@ -200,6 +204,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from fhir_bulk_middleware.stores.sqlite.deletions import SQLiteDeletionLog as SQLiteDeletionLog
     from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore as SQLiteJobStore
     from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore as SQLiteResourceStore
+    from fhir_bulk_middleware.workers.step_threads import StepThreads as StepThreads
 
     __version__: str
 
@@ -217,8 +222,9 @@ _MODULES = {
         "part_record registration_content registration_from_content rows_content rows_from_content "
         "slice_from_record slice_record"
     ),
-    "contract.job_store": "Due JobStore ListPlace SupportsHints",
+    "contract.job_store": "Due JobStore ListPlace SupportsBacklog SupportsHints",
     "contract.lease": "LEASE_SLACK Lease Recorded fell_silent",
+    "contract.migration": "SupportsMigration",
     "contract.observer": "Audit Observer",
     "contract.output_store": "Link OutputSink OutputStore SupportsLinking SupportsSignedUrls",
     "contract.paging": "PageMaker",
@@ -231,7 +237,7 @@ _MODULES = {
         "AlreadyDeleted Batch BatchId BatchProgress Current Matches NeverExisted Protected Removed Report "
         "Target Version VersionMismatch"
     ),
-    "contract.running": "JobRunner Recipe SupportsWorkerProcess Work",
+    "contract.running": "Dispatcher JobRunner Recipe SupportsWorkerProcess Work WorkingDispatcher",
     "contract.storage": (
         "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
         "SupportsFingerprints SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming "
@@ -259,6 +265,7 @@ _MODULES = {
     "stores.sqlite.deletions": "SQLiteDeletionLog",
     "stores.sqlite.jobs": "SQLiteJobStore",
     "stores.sqlite.resources": "SQLiteResourceStore",
+    "workers.step_threads": "StepThreads",
 }
 """The public names by the module that defines them."""
 

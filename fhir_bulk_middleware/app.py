@@ -27,7 +27,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsGroups,
     SupportsJoining,
 )
-from fhir_bulk_middleware.default_runner import default_runner
+from fhir_bulk_middleware.default_runner import bound, default_runner
 from fhir_bulk_middleware.delete.endpoints import DeleteEndpoints
 from fhir_bulk_middleware.delete.outbox_draining import Outbox
 from fhir_bulk_middleware.delete.policy import AIDBOX, DeletePolicy
@@ -207,7 +207,7 @@ class BulkData:
             deletes=deletes,
             log=log is not None,
         )
-        runner = runner or default_runner(work, settings, None if groups is cast("object", resources) else groups)
+        runner = bound(runner or default_runner(work, settings, None if groups is cast("object", resources) else groups), work)
         self._replies = Replies(dialect)
         self._guard = Guard(
             verifier,

@@ -1,4 +1,4 @@
-"""Chooses the runner of a `BulkData` that was given none."""
+"""Chooses the runner of a `BulkData` that was given none, and tells a dispatcher its work."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from fhir_bulk_middleware.contract.running import JobRunner, SupportsWorkerProcess
+from fhir_bulk_middleware.contract.running import Dispatcher, JobRunner, SupportsWorkerProcess, Work
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
-__all__ = ["default_runner"]
+__all__ = ["bound", "default_runner"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -30,3 +30,10 @@ def default_runner(work: JobWork, settings: Settings, groups: object | None) -> 
         return LoopRunner()
     same = hashlib.sha256(json.dumps([recipe.factory, recipe.arguments], sort_keys=True, default=dict).encode()).hexdigest()
     return ProcessRunner(Path(tempfile.gettempdir()) / f"fhir-bulk-{os.getuid()}-{same[:16]}", settings)
+
+
+def bound(runner: JobRunner, work: Work) -> JobRunner:
+    """The runner, which knows the work if it is a dispatcher."""
+    if isinstance(runner, Dispatcher):
+        runner.bind(work)
+    return runner

@@ -10,6 +10,7 @@ EXTRAS = {
     "metrics": ["prometheus_client"],
     "objectstore": ["obstore"],
     "postgres": ["psycopg"],
+    "procrastinate": ["procrastinate"],
     "sqlalchemy": ["sqlalchemy"],
     "testing": ["pytest", "_pytest"],
     "tracing": ["opentelemetry"],
@@ -20,7 +21,8 @@ EXTRAS = {
 NEEDS = {
     "metrics": {"observers.metrics", "observers.figure_files"},
     "objectstore": {"stores.objects"},
-    "postgres": {"stores.postgres"},
+    "postgres": {"dispatch", "stores.postgres"},
+    "procrastinate": {"dispatch"},
     "sqlalchemy": {"tables"},
     "demo": {"demo.client", "demo.journey"},
     "cli": {"cli.jobs_bars", "demo.rich_screen"},

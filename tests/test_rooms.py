@@ -19,7 +19,7 @@ FLOORS = (
     "fhir",
     "contract",
     "dialects jose observers stores tables workers",
-    "http identity",
+    "http identity dispatch",
     "files",
     "jobs",
     "delete export health",

@@ -1,4 +1,4 @@
-"""The command line `fhir-bulk`: demo, serve, token, keys, jobs, sweep, worker, audit, openapi, bench and check.
+"""The command line `fhir-bulk`: demo, serve, token, keys, jobs, sweep, worker, migrate, audit, openapi, bench and check.
 
 Exit codes: 0 for success, and for a server, worker or view that was stopped (Ctrl-C, SIGTERM; SIGTERM also while a server loads
 its data); 1 if the demo, a verification or a check found a fault; 2 for a wrong command line and other errors that the user can
@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "jobs": "list, show, cancel or watch the jobs of all owners, as the operator",
     "sweep": "end overdue and expired jobs and delete their files, once",
     "worker": "run a further worker until Ctrl-C or SIGTERM",
+    "migrate": "make the tables of your own host's stores, or bring them up to date",
     "audit": "verify an audit file, print an anchor or a digest",
     "openapi": "print the OpenAPI 3.1 document of a dialect's routes",
     "bench": "time the stages of an export, or a server's exports from outside",

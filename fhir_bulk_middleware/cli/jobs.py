@@ -25,7 +25,7 @@ from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["add_options"]
 
-_ACTIONS = {"list": False, "show": True, "cancel": True, "watch": False}
+_ACTIONS = {"list": False, "show": True, "cancel": True, "cancel-all": False, "watch": False}
 """The actions, and whether they need the id of a job."""
 
 _REFUSALS = {
@@ -38,7 +38,12 @@ _REFUSALS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
     parser.add_argument(
-        "action", nargs="?", choices=_ACTIONS, default="list", metavar="ACTION", help="list (default), show, cancel, watch"
+        "action",
+        nargs="?",
+        choices=_ACTIONS,
+        default="list",
+        metavar="ACTION",
+        help="list (default), show, cancel, cancel-all, watch",
     )
     parser.add_argument("id", nargs="?", metavar="ID", help="the id of the job, for show and cancel")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -78,6 +83,9 @@ async def _act(given: argparse.Namespace) -> None:
                 found = await operator.listed(given.limit)
                 text = compact_json([jobs_report.document(job) for job in found]) if given.json else jobs_report.table(found)
                 sys.stdout.write(f"{text}\n")
+            case "cancel-all":
+                cancelled = await operator.cancel_all(_user())
+                sys.stdout.write(compact_json({"cancelled": cancelled}) + "\n" if given.json else f"{cancelled} jobs cancelled\n")
             case _:
                 job = await _one(given, operator)
                 text = compact_json(jobs_report.document(job)) if given.json else jobs_report.lines(job)

@@ -16,7 +16,7 @@ from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.contract.recipes import make
 from fhir_bulk_middleware.contract.registration import NotAdmitted
-from fhir_bulk_middleware.contract.running import Work
+from fhir_bulk_middleware.contract.running import Dispatcher, Work, WorkingDispatcher
 from fhir_bulk_middleware.demo.show import screen
 from fhir_bulk_middleware.settings import Settings
 
@@ -66,7 +66,7 @@ async def _work_own(app: str, bulk: "BulkData") -> None:
 
 
 def _in_this_process(bulk: "BulkData") -> AbstractAsyncContextManager[None]:
-    """Work in this process too, where the engine only keeps a pool of workers or stands by for one that a server keeps.
+    """Work in this process too, where the engine only dispatches, keeps a pool of workers, or stands by for one of a server.
 
     The parts are made again as in a worker process, which may block. An engine that works in its own
     loop works here already.
@@ -80,9 +80,12 @@ def _in_this_process(bulk: "BulkData") -> AbstractAsyncContextManager[None]:
             "this worker works in its own loop, one piece at a time: %s",
             "; ".join(without_recipe(bulk.parts)) or "the clock is not the machine's, or groups= has no recipe()",
         )
-    if recipe is None or not isinstance(bulk.engine.runner, ProcessRunner):
-        return nullcontext()
-    return LoopRunner().running(cast("Work", make(recipe)))
+    runner, work = bulk.engine.runner, bulk.engine.work
+    if isinstance(runner, WorkingDispatcher):
+        return runner.working(work)
+    if isinstance(runner, Dispatcher) or (recipe is not None and isinstance(runner, ProcessRunner)):
+        return LoopRunner().running(work if recipe is None else cast("Work", make(recipe)))
+    return nullcontext()
 
 
 async def _work(state: State, given: Settings) -> None:

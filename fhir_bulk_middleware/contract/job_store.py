@@ -11,7 +11,7 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant
 
-__all__ = ["Due", "JobStore", "ListPlace", "SupportsHints"]
+__all__ = ["Due", "JobStore", "ListPlace", "SupportsBacklog", "SupportsHints"]
 
 
 class Due(StrEnum):
@@ -239,5 +239,17 @@ class SupportsHints(Protocol):
         Args:
             work: to be called when there may be new work, also when hints may have been lost. Never blocks.
             ended: to be called with the id of a job that may have ended. Never blocks.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsBacklog(Protocol):
+    """A job store that counts the work which waits, so that a dispatcher can make as many tasks of it (`Dispatcher`)."""
+
+    async def backlog(self, now: Instant, at_most: int, *, adapter: str = "") -> int:
+        """The number of free pieces of work of the adapter, as `JobStore.claim` defines them, counted up to `at_most`.
+
+        Called every second by each process that dispatches, so a database reads it from an index.
         """
         ...

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-__all__ = ["JobRunner", "Recipe", "SupportsWorkerProcess", "Work"]
+__all__ = ["Dispatcher", "JobRunner", "Recipe", "SupportsWorkerProcess", "Work", "WorkingDispatcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,14 @@ class Work(Protocol):
         """Do one piece of work under the name `worker`; False if there was none."""
         ...
 
+    async def backlog(self, at_most: int) -> int:
+        """The number of pieces of work that a `step` could claim now, counted up to `at_most`.
+
+        Raises:
+            TypeError: the job store does not count them (`SupportsBacklog`).
+        """
+        ...
+
     async def abandoned(self, worker: str, cause: str = "") -> None:
         """Give back all work of a worker that has ended; the cause is logged if the job fails."""
         ...
@@ -70,4 +78,29 @@ class JobRunner(Protocol):
 
     def wake(self) -> None:
         """Say that there may be new work. Never blocks or fails; a missed call delays work by a second at most."""
+        ...
+
+
+@runtime_checkable
+class Dispatcher(JobRunner, Protocol):
+    """A `JobRunner` that hands pieces of work to workers of a task queue. `running` announces work, and carries none out.
+
+    It decides where a step of the work runs, and leases decide whose results count. So a step that is started twice, late or for
+    nothing is harmless, and several dispatchers and pools may serve the same jobs.
+    """
+
+    def bind(self, work: Work) -> None:
+        """Remember the work. Called when `BulkData` is made, because workers of the queue import it and start no engine."""
+        ...
+
+
+@runtime_checkable
+class WorkingDispatcher(Dispatcher, Protocol):
+    """A `Dispatcher` that can also be a worker of its queue. `fhir-bulk worker` is one then, else it works by itself."""
+
+    def working(self, work: Work) -> AbstractAsyncContextManager[None]:
+        """Be a worker in this process while the context is open.
+
+        On exit no work is begun any more, and work in flight is finished or given back.
+        """
         ...

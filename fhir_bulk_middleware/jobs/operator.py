@@ -19,6 +19,10 @@ __all__ = ["JobOperator"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 
+_BATCH = 100
+_ENDED = frozenset({Reason.JOB_UNKNOWN, Reason.JOB_CANCELLED, Reason.JOB_EXPIRED})
+
+
 class JobOperator:
     """Lists, shows and cancels jobs of all owners and mounts.
 
@@ -83,6 +87,31 @@ class JobOperator:
             await self._outputs.discard(job_id)
         except OSError:
             _log.exception("the files of job %s could not be removed", job_id)
+        return cancelled
+
+    async def cancel_all(self, operator: str) -> int:
+        """Cancel every job that was neither cancelled nor expired, and return how many those were.
+
+        For the restore of an older job store, which does not know what was cancelled or has expired since, and would go on
+        with it (law 36).
+
+        Args:
+            operator: who cancels, for the audit.
+
+        Raises:
+            NotAdmitted: the output store belongs to another job store (law 32); nothing was changed.
+        """
+        cancelled, place = 0, None
+        while jobs := await self.listed(_BATCH, place):
+            for job in jobs:
+                try:
+                    await self.cancel(job.id, operator)
+                except Refused as refused:
+                    if refused.reason not in _ENDED:
+                        raise
+                else:
+                    cancelled += 1
+            place = ListPlace.of(jobs[-1])
         return cancelled
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import anyio
 
 from fhir_bulk_middleware.contract.events import Failed, PartSealed, Started
 from fhir_bulk_middleware.contract.job import Failure, Job, JobKind
-from fhir_bulk_middleware.contract.job_store import JobStore
+from fhir_bulk_middleware.contract.job_store import JobStore, SupportsBacklog
 from fhir_bulk_middleware.contract.lease import Lease
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.contract.running import Recipe
@@ -83,6 +83,15 @@ class JobWork:
     def recipe(self) -> Recipe | None:
         """See `Work`."""
         return self._recipe
+
+    async def backlog(self, at_most: int) -> int:
+        """See `Work`."""
+        if not isinstance(self._jobs, SupportsBacklog):
+            raise TypeError(
+                f"jobs: {type(self._jobs).__name__} does not count the work that waits, which a dispatcher has to know: use"
+                " PostgresJobStore, or a job store that implements SupportsBacklog"
+            )
+        return await self._jobs.backlog(self._clock(), at_most, adapter=self.adapter)
 
     async def abandoned(self, worker: str, cause: str = "") -> None:
         """See `Work`."""

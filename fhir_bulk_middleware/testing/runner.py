@@ -56,6 +56,10 @@ class FolderWork:
             return True
         return False
 
+    async def backlog(self, at_most: int) -> int:
+        """How many pieces wait."""
+        return len(list(self._folder.glob("todo-*"))[:at_most])
+
     async def abandoned(self, worker: str, cause: str = "") -> None:
         """Give back what a worker held."""
         self._log(f"abandoned {worker} {cause}")

@@ -20,7 +20,7 @@ from fhir_bulk_middleware.workers.standstill import watched
 from fhir_bulk_middleware.workers.starts import Starts
 from fhir_bulk_middleware.workers.wakeup import WakeUps
 
-__all__ = ["LoopRunner", "ProcessRunner"]
+__all__ = ["LoopRunner", "ProcessRunner", "beside"]
 
 
 class LoopRunner:
@@ -43,7 +43,7 @@ class LoopRunner:
         """See `JobRunner`."""
         self._woken = [asyncio.Event() for _ in range(self._workers)]
         with watched(self._patience):
-            async with _beside([partial(self._serve, work, woken) for woken in self._woken]):
+            async with beside([partial(self._serve, work, woken) for woken in self._woken]):
                 yield
         self._woken = []
 
@@ -108,7 +108,7 @@ class ProcessRunner:
         self._wake_ups.prepare()
         pool = WorkerPool(self._folder, self._wake_ups, self._pipes, self._settings, starts=self._starts)
         self._adapter = work.adapter
-        async with _beside([partial(pool.keep, work, recipe)]):
+        async with beside([partial(pool.keep, work, recipe)]):
             yield
 
     async def workers_alive(self) -> int:
@@ -123,7 +123,7 @@ class ProcessRunner:
 
 
 @asynccontextmanager
-async def _beside(tasks: list[Callable[[], Coroutine[object, object, None]]]) -> AsyncGenerator[None]:
+async def beside(tasks: list[Callable[[], Coroutine[object, object, None]]]) -> AsyncGenerator[None]:
     """Run tasks while the context is open. An exception of the body is raised as it is, not in a group."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:

@@ -476,7 +476,20 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert left.value.code == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["demo", "serve", "token", "keys", "jobs", "sweep", "worker", "audit", "openapi", "bench", "check"]
+    assert commands == [
+        "demo",
+        "serve",
+        "token",
+        "keys",
+        "jobs",
+        "sweep",
+        "worker",
+        "migrate",
+        "audit",
+        "openapi",
+        "bench",
+        "check",
+    ]
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "httpx2"])

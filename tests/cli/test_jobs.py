@@ -41,7 +41,7 @@ class Folder:
         job = replace(a_job(owner, at=system_clock(), mount=mount), adapter="state")
 
         async def add() -> None:
-            assert await self.stores.jobs.add(job, ROWS, working_at_most=100)
+            assert await self.stores.jobs.add(job, ROWS, working_at_most=1_000)
 
         anyio.run(add)
         return job
@@ -154,6 +154,18 @@ def test_a_cancel_is_final_and_takes_the_files_at_once(folder: Folder, capsys: p
     assert record["event"] == "cancelled"
     assert (record["operator"], record["job_id"]) == (pwd.getpwuid(os.getuid()).pw_name, job.id)
     assert (record["owner"]["subject"], record["caller"]) == (OWNER.subject, None)
+
+
+def test_all_jobs_are_cancelled_for_a_job_store_that_was_restored(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Law 36: of all owners, in any state in which they could be found or go on."""
+    jobs = [folder.job(OWNER if number % 2 else OTHER) for number in range(103)]
+    folder.turn(jobs[0].cancelled(system_clock()))
+    folder.plan()
+    code, out, _ = ran(capsys, "cancel-all", "--dir", folder.state.folder)
+    assert (code, out) == (0, "102 jobs cancelled\n")
+    assert {folder.found(job).state for job in jobs} == {JobState.CANCELLED}
+    code, out, _ = ran(capsys, "cancel-all", "--dir", folder.state.folder, "--json")
+    assert json.loads(out) == {"cancelled": 0}
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,8 @@ _COHORT = "tests/export/test_cohort.py"
 _PROBES = "tests/health/test_probes.py"
 _TRACING = "tests/test_tracing.py"
 _COMMITS = "tests/stores/test_commit_order.py"
+_TASKS = "tests/dispatch/test_procrastinate_runner.py"
+_TASK_WORKERS = "tests/dispatch/test_workers_of_procrastinate.py"
 _CUTS = "tests/stores/test_postgres_cuts.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
@@ -1390,6 +1392,46 @@ POSTGRES = (
         "ORDER BY slice LIMIT 1 FOR UPDATE SKIP LOCKED",
         "ORDER BY slice LIMIT 1 FOR UPDATE",
         (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-backlog-leaves-out-lost-work",
+        "law 18",
+        "stores/postgres/work_queue.py",
+        "FROM (SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND {_FREE} LIMIT",
+        "FROM (SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND worker IS NULL LIMIT",
+        (_POSTGRES_SUITE,),
+    ),
+    Mutant(
+        "tickets-are-added-without-end",
+        "law 19",
+        "dispatch/tickets.py",
+        "[: max(free - len(waiting), 0)]",
+        "[:free]",
+        (_TASKS,),
+    ),
+    Mutant(
+        "a-worker-that-stops-does-not-drain",
+        "law 18",
+        "dispatch/procrastinate_runner.py",
+        "shutdown_graceful_timeout=self._drain",
+        "shutdown_graceful_timeout=0.0",
+        (_TASK_WORKERS,),
+    ),
+    Mutant(
+        "stalled-tasks-stay-where-they-are",
+        "law 18",
+        "dispatch/procrastinate_runner.py",
+        "await manager.retry_job(job)",
+        "pass",
+        (_TASKS,),
+    ),
+    Mutant(
+        "a-cancelled-step-is-not-told",
+        "law 18",
+        "workers/step_threads.py",
+        "self._loop.call_soon_threadsafe(self._cancel)",
+        "pass",
+        (_TASK_WORKERS,),
     ),
     Mutant(
         "postgres-cancel-leaves-the-leases",

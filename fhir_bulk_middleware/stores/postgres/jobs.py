@@ -284,6 +284,10 @@ class PostgresJobStore:
         self._rows = None
         return None
 
+    async def backlog(self, now: Instant, at_most: int, *, adapter: str = "") -> int:
+        """See `SupportsBacklog`."""
+        return await self._connections.read(partial(work.backlog, adapter=adapter, now=now, at_most=at_most))
+
     async def _rows_of(self, job: Job) -> Rows | None:
         """The rows of a job, None if it was reclaimed. Those of the last one are cached, because it mostly has more slices.
 

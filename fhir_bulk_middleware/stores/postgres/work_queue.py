@@ -24,13 +24,16 @@ from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
-__all__ = ["Granted", "anything", "checkpoint", "claim", "open_planning", "plan", "release", "renew"]
+__all__ = ["Granted", "anything", "backlog", "checkpoint", "claim", "open_planning", "plan", "release", "renew"]
 
 _PLANNING = -1
 _CANDIDATES = 16
 
 _FREE = f"(leased_until IS NULL OR leased_until <= %(now)s OR leased_until > %(now)s + leased_for * {LEASE_SLACK})"
 _ANYTHING = f"SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND {_FREE} LIMIT 1"  # noqa: S608 - constants of ours only
+_BACKLOG = f"""
+    SELECT count(*) FROM (SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND {_FREE} LIMIT %(limit)s) AS free
+"""  # noqa: S608
 
 # Owners take turns; within an owner the oldest job comes first.
 _CANDIDATE_JOBS = f"""
@@ -103,6 +106,12 @@ def open_planning(session: Session, job: Job) -> None:
 def anything(session: Session, adapter: str, now: Instant) -> bool:
     """Whether there may be something to claim: a read only, so that idle workers write nothing."""
     return session.row(_ANYTHING, {"adapter": digest(adapter), "now": now}) is not None
+
+
+def backlog(session: Session, adapter: str, now: Instant, at_most: int) -> int:
+    """How much there is to claim, counted up to `at_most`."""
+    count: int = session.one(_BACKLOG, {"adapter": digest(adapter), "now": now, "limit": at_most})
+    return count
 
 
 def claim(session: Session, known: KnownJobs, adapter: str, *, worker: str, now: Instant, lease_seconds: float) -> Granted | None:

@@ -1,0 +1,1 @@
+"""Dispatchers on task queues other than procrastinate."""

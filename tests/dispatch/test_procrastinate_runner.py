@@ -1,0 +1,187 @@
+"""`ProcrastinateRunner` keeps the promises of a `JobRunner` with a worker in the same process, and refuses what cannot work."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from procrastinate import App, PsycopgConnector
+from psycopg.conninfo import make_conninfo
+from waiting import until
+
+from fhir_bulk_middleware.contract.figures import SupportsWorkerCount
+from fhir_bulk_middleware.contract.running import Dispatcher, JobRunner, Work
+from fhir_bulk_middleware.dispatch import ProcrastinateRunner
+from fhir_bulk_middleware.testing.runner import FolderWork, RunnerSuite
+
+pytest_plugins = ["postgres_fixtures"]
+pytestmark = pytest.mark.timeout(300)
+
+
+class _Working(ProcrastinateRunner):
+    """Whoever runs it is a worker too."""
+
+    @asynccontextmanager
+    async def running(self, work: Work) -> AsyncGenerator[None]:
+        async with super().running(work), self.working(work):
+            yield
+
+
+@pytest.fixture
+def quick(postgres: str, schema: str) -> Callable[..., _Working]:
+    """Makes runners on this test's schema, with short times."""
+
+    def made(**options: Any) -> _Working:
+        return _Working(postgres, schema=schema, **{"drain": 0.1, "heartbeat": 0.5, "stalled_after": 2.0} | options)
+
+    return made
+
+
+class TestProcrastinateRunner(RunnerSuite):
+    patience = 60.0
+
+    @pytest.fixture(params=[1, 3])
+    def runner(self, request: pytest.FixtureRequest, quick: Callable[..., _Working]) -> JobRunner:
+        return quick(concurrency=request.param)
+
+
+def test_it_is_a_dispatcher(quick: Callable[..., _Working]) -> None:
+    assert isinstance(quick(), Dispatcher)
+
+
+def rows(dsn: str, text: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(text.encode()).fetchall()
+
+
+@pytest.mark.anyio
+async def test_as_many_tasks_wait_as_there_are_pieces_of_work(postgres: str, schema: str, tmp_path: Any) -> None:
+    """However many processes dispatch, so that the length of the queue says how many workers are wanted."""
+    work = FolderWork(str(tmp_path / "work"))
+    for number in range(30):
+        work.add(f"{number}")
+    waiting = f"SELECT task_name, queue_name, priority, args FROM {schema}.procrastinate_jobs WHERE status = 'todo'"  # noqa: S608
+    one, two = (ProcrastinateRunner(postgres, schema=schema, queue="exports", priority=7) for _ in range(2))
+    async with one.running(work), two.running(work):
+        await until(lambda: len(rows(postgres, waiting)) == 30)
+        for _ in range(20):
+            one.wake()
+            two.wake()
+            await until(lambda: len(rows(postgres, waiting)) >= 30)
+        found = rows(postgres, waiting)
+    assert found == [("fhir_bulk:step", "exports", 7, {"adapter": ""})] * 30
+
+
+@pytest.mark.anyio
+async def test_a_task_of_a_worker_that_fell_silent_is_given_to_another(
+    postgres: str, schema: str, quick: Callable[..., _Working], tmp_path: Any
+) -> None:
+    """Also if another one of its number waits already: then it is dropped."""
+    runner, work = quick(), FolderWork(str(tmp_path / "work"))
+    jobs = f"{schema}.procrastinate_jobs"
+    async with runner.running(work):
+        work.add("one")
+        await until(lambda: work.done("one"))
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        task = "SELECT 'fhir_bulk', 'fhir_bulk:step', '{\"adapter\": \"\"}', 'doing', 'the same'"
+        insert = f"INSERT INTO {jobs} (queue_name, task_name, args, status, queueing_lock) {task} FROM generate_series(1, 2)"
+        connection.execute(insert.encode())
+    stalled = f"SELECT id FROM {jobs} WHERE status = 'doing' AND worker_id IS NULL"  # noqa: S608
+    assert len(rows(postgres, stalled)) == 2
+    async with runner.running(work):
+        await until(lambda: not rows(postgres, stalled))
+        await until(lambda: not rows(postgres, f"SELECT id FROM {jobs} WHERE queueing_lock = 'the same'"))  # noqa: S608
+
+
+@pytest.mark.anyio
+async def test_a_server_knows_how_many_workers_there_are_anywhere(
+    postgres: str, schema: str, quick: Callable[..., _Working], tmp_path: Any
+) -> None:
+    """For health and metrics: also of those that work in other processes, and not of those that fell silent."""
+    server, worker, work = ProcrastinateRunner(postgres, schema=schema), quick(), FolderWork(str(tmp_path / "work"))
+    assert isinstance(server, SupportsWorkerCount)
+    assert await server.workers_alive() == 0
+    async with server.running(work):
+        assert await server.workers_alive() == 0
+        async with worker.working(work):
+            await until(lambda: rows(postgres, f"SELECT count(*) FROM {schema}.procrastinate_workers") == [(1,)])  # noqa: S608
+            assert await server.workers_alive() == 1
+            silent = f"INSERT INTO {schema}.procrastinate_workers (last_heartbeat) VALUES ('2026-01-01') RETURNING 1"  # noqa: S608
+            assert rows(postgres, silent) == [(1,)]
+            assert await server.workers_alive() == 1
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_loses_its_connections_goes_on(postgres: str, quick: Callable[..., _Working], tmp_path: Any) -> None:
+    """As when PostgreSQL is restarted: procrastinate's own worker may end by it."""
+    runner, work = quick(), FolderWork(str(tmp_path / "work"))
+    others = "FROM pg_stat_activity WHERE query LIKE '%procrastinate%' AND pid <> pg_backend_pid()"
+    cut = f"SELECT count(pg_terminate_backend(pid)) > 1 {others}"
+    async with runner.running(work):
+        for name in ("one", "two", "three"):
+            work.add(name)
+            runner.wake()
+            await until(lambda name=name: work.done(name))  # type: ignore[misc]
+            assert rows(postgres, cut) == [(True,)]
+        work.add("four")
+        await until(lambda: work.done("four"))
+
+
+@pytest.mark.anyio
+async def test_a_house_hands_its_own_app_in(postgres: str, schema: str, tmp_path: Any) -> None:
+    """Its tables have to be there; its own tasks run beside ours, and what it opened stays open."""
+    options = {"options": f"-c search_path={schema}"}
+    app = App(connector=PsycopgConnector(conninfo=postgres, kwargs=options, min_size=1))
+    greeted: list[str] = []
+
+    @app.task(name="clinic:greet", queue="fhir_bulk")
+    async def greet(name: str) -> None:
+        greeted.append(name)
+
+    runner, work = _Working(app, drain=0.1), FolderWork(str(tmp_path / "work"))
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+    with pytest.raises(RuntimeError, match="procrastinate schema --apply"):
+        async with runner.running(work):
+            pass
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        async with runner.running(work):
+            work.add("one")
+            await greet.defer_async(name="you")
+            await until(lambda: work.done("one") and greeted == ["you"])
+        assert await app.check_connection_async()
+    with pytest.raises(ValueError, match="already"):
+        ProcrastinateRunner(app)
+
+
+@pytest.mark.anyio
+async def test_a_role_that_may_not_make_tables_is_told_so(postgres: str, schema: str) -> None:
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {schema} LOGIN".encode())
+        try:
+            with pytest.raises(RuntimeError, match=r"procrastinate cannot be .* permission denied"):
+                await ProcrastinateRunner(make_conninfo(postgres, user=schema), schema=schema).migrate()
+        finally:
+            connection.execute(f"DROP ROLE {schema}".encode())
+
+
+@pytest.mark.anyio
+async def test_a_job_store_that_does_not_count_its_work_is_refused(quick: Callable[..., _Working], make_house: Any) -> None:
+    with pytest.raises(TypeError, match="PostgresJobStore"):
+        async with make_house(parts={"runner": quick()}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"concurrency": 0}, "concurrency"),
+        ({"heartbeat": 30.0, "stalled_after": 30.0}, "heartbeat"),
+        ({"schema": "Upper"}, "schema"),
+    ],
+)
+def test_an_argument_of_another_form_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ProcrastinateRunner("postgresql://db.example/fhir", **options)
