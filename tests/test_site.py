@@ -1,6 +1,5 @@
 """The documentation site is assembled from the pages of the repository, completely, and each of its links leads somewhere."""
 
-import importlib.util
 import posixpath
 import re
 import subprocess
@@ -8,10 +7,10 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from site_program import ASSEMBLE
 from waiting import PATIENCE
 
 import fhir_bulk_middleware
@@ -21,19 +20,6 @@ _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _NAMED = re.compile(r"`\]\[([\w.]+)\]")
 UNKNOWN = f"KO-{99}"
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-
-
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("assemble", ROOT / ".site" / "assemble.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["assemble"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-ASSEMBLE = program()
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,26 @@ from fhir_bulk_middleware.cli import audit, bench, check, demo, jobs, keys, open
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.loading import LoadError
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _COMMANDS = (demo, serve, token, keys, jobs, sweep, worker, audit, openapi, bench, check)
 _USAGE = 2
 _INTERRUPTED = 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
-    parser.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands and their options."""
+    made = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
+    made.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_to(commands)
-    parsed = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parsed = parser().parse_args(arguments)
     run = parsed.run
     try:
         code: int = run(parsed)
