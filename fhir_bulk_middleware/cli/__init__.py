@@ -7,14 +7,14 @@ fix; 130 if the demo or a load was interrupted by Ctrl-C.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module, metadata
 from typing import Final
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.demo.load_error import LoadError
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _COMMANDS: Final = {
     "demo": "make a population, serve it, export it and check each file",
@@ -30,23 +30,32 @@ _COMMANDS: Final = {
     "bench": "time the stages of an export, or a server's exports from outside",
     "check": "read the data of a storage adapter, and say which promises hold and what to do",
 }
-"""Each command with its help. The module of its name adds its options; it is imported only if the command is given."""
+"""Each command with its help. The module of its name adds its options; `main` imports only that of the command that is given."""
 
 _USAGE = 2
 _INTERRUPTED = 130
 
 
+def parser(commands: Collection[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        commands: those whose options it has; their modules are imported.
+    """
+    made = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
+    made.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
+    parsers = made.add_subparsers(metavar="COMMAND", required=True)
+    for name, purpose in _COMMANDS.items():
+        options = parsers.add_parser(name, help=purpose)
+        if name in commands:
+            import_module(f"{__name__}.{name}").add_options(options)
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="fhir-bulk", description="FHIR Bulk Data export for existing FHIR servers.")
-    parser.add_argument("--version", action="version", version=f"fhir-bulk {metadata.version('fhir-bulk-middleware')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, purpose in _COMMANDS.items():
-        options = commands.add_parser(name, help=purpose)
-        if name in given[:1]:
-            import_module(f"{__name__}.{name}").add_options(options)
-    parsed = parser.parse_args(given)
+    parsed = parser(given[:1]).parse_args(given)
     run = parsed.run
     try:
         code: int = run(parsed)

@@ -65,6 +65,7 @@ class NoPatient:
 
 
 Selection = Everything | EveryPatient | Compartments | NoPatient
+"""Which resources of a type a query asks for. An adapter tells the four apart; empty `Compartments` hold nothing."""
 
 
 @dataclass(frozen=True, slots=True)

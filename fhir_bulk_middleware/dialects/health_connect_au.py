@@ -44,4 +44,4 @@ HEALTH_CONNECT_AU = replace(
         }
     ),
 )
-"""As on the two pages, unless section 12.2 of the requirements decides otherwise."""
+"""Health Connect Australia, as its pages "Batch Request Status" and "Batch Request Delete" describe it (CD-07 to CD-09)."""

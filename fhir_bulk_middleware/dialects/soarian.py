@@ -43,4 +43,4 @@ SOARIAN = replace(
         }
     ),
 )
-"""As on the page. Only a DELETE cancels, never a GET (CD-01)."""
+"""Oracle Health Soarian Clinicals, as its page "Delete bulk data" describes it. Only a DELETE cancels, never a GET (CD-01)."""

@@ -70,9 +70,10 @@ STANDARD = Dialect(
         },
     ),
 )
+"""Bulk Data Access 3.0.0; the default."""
 
 STU3 = STANDARD
-"""Bulk Data Access 3.0.0."""
+"""Bulk Data Access 3.0.0: another name of `STANDARD`."""
 
 STU2 = replace(
     STANDARD,

@@ -38,5 +38,7 @@ SUBJECT_BOUND = replace(
         }
     ),
 )
-"""As on the page, except for `Retry-After` in milliseconds, which breaks clients that follow RFC 9110. To opt in (CD-11):
+"""A vendor whose exports belong to the subject of the token that scheduled them, as its page describes it.
+
+Except for `Retry-After` in milliseconds, which breaks clients that follow RFC 9110. To opt in (CD-11):
 `replace(SUBJECT_BOUND, retry_after=RetryAfter.MILLISECONDS)`."""

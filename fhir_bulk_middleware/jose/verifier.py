@@ -31,13 +31,13 @@ class JoseTokenVerifier:
     Args:
         jwks: the issuer's keys: a JWK Set as a mapping, the path of a file, an https URL, or a `KeySource`.
         issuer: the required `iss`.
-            audience: the accepted `aud`, one or several.
-            algorithms: the accepted signature algorithms, a subset of the default.
-            leeway: seconds by which the issuer's clock may differ, at most 300.
-            require_at_jwt: whether the header must have `typ: at+jwt` (RFC 9068); by default `JWT` or no `typ` is accepted too.
-            required_claims: required claims besides `exp`, `iss`, `aud` and `sub`, such as `client_id`, `iat`, `jti`.
-            longest_life: maximum lifetime in seconds (`exp - iat`, which makes `iat` required); None for no limit.
-            clock: returns the current time.
+        audience: the accepted `aud`, one or several.
+        algorithms: the accepted signature algorithms, a subset of the default.
+        leeway: seconds by which the issuer's clock may differ, at most 300.
+        require_at_jwt: whether the header must have `typ: at+jwt` (RFC 9068); by default `JWT` or no `typ` is accepted too.
+        required_claims: required claims besides `exp`, `iss`, `aud` and `sub`, such as `client_id`, `iat`, `jti`.
+        longest_life: maximum lifetime in seconds (`exp - iat`, which makes `iat` required); None for no limit.
+        clock: returns the current time.
 
     Raises:
         ValueError: a setting is insecure, or would reject all tokens.

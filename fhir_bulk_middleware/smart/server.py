@@ -69,7 +69,7 @@ class AuthorizationServer:
         clients: the registered clients.
         key: signs the tokens.
         replay: the log of used assertions. All processes that serve the same clients must share it: a `SQLiteReplayLog` on one
-        machine, a `MemoryReplayLog` for a single process.
+            machine, a `MemoryReplayLog` for a single process.
         lifetime: seconds that an access token is valid, 1 to 86,400. SMART recommends at most 300 (SE-05).
         body_seconds: time limit for the body of a token request to arrive (law 38).
         version: FHIR version of the resource types in scopes.
@@ -77,7 +77,7 @@ class AuthorizationServer:
 
     Raises:
         ValueError: the lifetime is out of bounds, the URL is not absolute, two clients have the same id, or a scope names an
-        unknown resource type.
+            unknown resource type.
         TypeError: there is no replay log.
     """
 

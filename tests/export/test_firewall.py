@@ -1,3 +1,5 @@
+"""No line leaves a slice that is of another type or names none of the job's patients (law 17)."""
+
 import json
 
 import pytest

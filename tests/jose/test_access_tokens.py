@@ -1,4 +1,4 @@
-"""Which access tokens are good, and what they say."""
+"""Which access tokens are good, and what they say (law 9)."""
 
 import base64
 import hashlib

@@ -1,6 +1,8 @@
 """No law and no requirement is forgotten, and every one that is cited can be looked up in this repository."""
 
-from matrix import NOT_OURS, PROOFS, citations, cited_in, everywhere, known, proofs
+import re
+
+from matrix import NOT_OURS, PROOFS, ROOT, citations, cited_in, everywhere, known, proofs
 
 
 def test_every_requirement_has_a_test_or_a_reason() -> None:
@@ -21,6 +23,16 @@ def test_every_law_and_requirement_that_is_cited_anywhere_is_listed_here() -> No
 
 def test_the_list_of_proofs_is_that_of_today() -> None:
     assert PROOFS.read_text("utf-8") == proofs(), "run `python tests/requirements/matrix.py --write`"
+
+
+def test_each_law_on_the_page_of_promises_is_cited_by_a_test_beside_it() -> None:
+    page = (ROOT / "examples" / "promises.md").read_text("utf-8")
+    files = {name: {test.partition("::")[0] for test in tests} for name, tests in citations().items()}
+    rows = re.findall(r"^\| (\d[\d, ]*) \| .* \| (.*) \|$", page, re.MULTILINE)
+    found = {f"law {law}": set(re.findall(r"\(\.\./([^)]+)\)", tests)) for laws, tests in rows for law in laws.split(", ")}
+
+    assert len(found) > 20
+    assert {law: tests for law, tests in found.items() if tests.isdisjoint(files[law])} == {}
 
 
 def test_no_id_is_listed_twice() -> None:

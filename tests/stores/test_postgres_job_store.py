@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -309,9 +310,9 @@ async def test_a_role_that_may_not_make_tables_uses_those_that_another_made(
     with pytest.raises(RuntimeError, match=r"call PostgresJobStore\(\.\.\.\)\.migrate\(\) once"):
         await store_on(least).registry()
     await store_on().migrate()
-    superuser.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}'.encode())
-    superuser.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{schema}" TO {role}'.encode())
-    superuser.execute(f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{schema}" TO {role}'.encode())
+    page = (Path(__file__).parents[2] / "examples" / "postgres.md").read_text()
+    (grants,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    superuser.execute(grants.replace("SCHEMA fhir_bulk", f'SCHEMA "{schema}"').replace("TO fhir_bulk", f"TO {role}").encode())
     store = store_on(least)
     job = await started(store)
     assert await store.checkpoint(await claimed(store), [], None, NOW, done=1, finished=True) is Recorded.COMPLETED
