@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fhir_bulk_middleware.instant import Instant, parse
-from fhir_bulk_middleware.stores.sqlite.drafting import MalformedLine
+from fhir_bulk_middleware.stores.drafting import MalformedLine
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 __all__ = ["ByLastUpdated", "LoadError", "NdjsonFolder", "load"]

@@ -14,8 +14,8 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
+from fhir_bulk_middleware.stores.digests import digest_of_owners
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS, CURRENT, first_of
 
 __all__ = ["adopt", "bases"]
