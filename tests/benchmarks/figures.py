@@ -32,6 +32,7 @@ GOALS: Mapping[str, Goal] = {
     "1": Goal(1.8, 3.2),
     "2": Goal(1.2, 1.6),
     "3": Goal(0.75, 1.2),
+    "3b": Goal(0.95, 1.3),
     "4": Goal(1.1, 1.4),
     "4 bytes": Goal(1 / 9, 1 / 6),
     "5": Goal(11, 13),
