@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fhir_bulk_middleware.demo.load_error import LoadError
 from fhir_bulk_middleware.instant import Instant, parse
-from fhir_bulk_middleware.stores.sqlite.drafting import MalformedLine
+from fhir_bulk_middleware.stores.drafting import MalformedLine
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 __all__ = ["ByLastUpdated", "NdjsonFolder", "load"]

@@ -1,1 +1,1 @@
-"""Stores that we ship: memory (the readable specification), the file system, SQLite."""
+"""Stores that we ship, and what they share."""

@@ -34,6 +34,7 @@ GOALS: Mapping[str, Goal] = {
     "2c": Goal(0.05, 0.2),
     "2c disk": Goal(1.05, 1.5),
     "3": Goal(0.75, 1.2),
+    "3b": Goal(0.95, 1.3),
     "4": Goal(1.1, 1.4),
     "4 bytes": Goal(1 / 9, 1 / 6),
     "5": Goal(11, 13),

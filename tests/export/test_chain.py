@@ -26,6 +26,7 @@ from house import BASE, ISSUER, HandClock, HandRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner, Principal
@@ -36,12 +37,16 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-Store = MemoryResourceStore | SQLiteResourceStore
+pytest_plugins = ["postgres_fixtures"]
+
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 
 EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "60"))
+EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_CHAIN", "8"))
 TYPES = ("Observation", "Patient", "Condition")
 GROUP = ("Group", "g")
 SMALL = Settings(
@@ -108,7 +113,7 @@ class World:
         for client, _, bulk in self.mounts.values():
             await client.aclose()
             await bulk.engine.stop()
-        if isinstance(self.store, SQLiteResourceStore):
+        if not isinstance(self.store, MemoryResourceStore):
             self.store.close()
 
     async def write(self, keys: tuple[Key, ...], whose: int) -> None:
@@ -367,11 +372,21 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
 @pytest.mark.parametrize("store", STORES)
 def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
+    live(store, STORES[store], EXAMPLES)
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
+def test_chained_exports_from_postgresql_give_the_store_at_each_cut(empty_postgres: EmptyStores) -> None:
+    live("postgres", lambda _, clock: empty_postgres.store(clock, blocking=True), EXAMPLES_IN_POSTGRES)
+
+
+def live(store: str, make: Callable[[Path, HandClock], Store], examples: int) -> None:
+    """Live through so many histories."""
     lived: Counter[str] = Counter()
-    machine = type("Machine", (ChainMachine,), {"make": staticmethod(STORES[store]), "lived": lived})
-    profile = settings(max_examples=EXAMPLES, stateful_step_count=15, suppress_health_check=list(HealthCheck), print_blob=True)
+    machine = type("Machine", (ChainMachine,), {"make": staticmethod(make), "lived": lived})
+    profile = settings(max_examples=examples, stateful_step_count=15, suppress_health_check=list(HealthCheck), print_blob=True)
     run_state_machine_as_test(machine, settings=profile)
-    assert lived["histories"] >= EXAMPLES
+    assert lived["histories"] >= examples
     assert lived["exports"] > lived["histories"]
     print(f"{store}: {dict(lived)}")  # noqa: T201 - told with `-s`, for the long mode
 
@@ -381,6 +396,7 @@ def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
 _WRITER = """
 import asyncio, json, random, sys
 from pathlib import Path
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 async def main(path, who):

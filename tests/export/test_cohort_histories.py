@@ -22,6 +22,7 @@ from house import BASE, ISSUER, HandClock, HandRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.access import Owner, Principal
@@ -30,13 +31,17 @@ from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-Store = MemoryResourceStore | SQLiteResourceStore
+pytest_plugins = ["postgres_fixtures"]
+
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 References = dict[str, list[str]]
 
 EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "25"))
+EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "8"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(
     public_base_url=BASE,
@@ -241,7 +246,7 @@ class Mirror:
     async def close(self) -> None:
         await self.client.aclose()
         await self.bulk.engine.stop()
-        if isinstance(self.store, SQLiteResourceStore):
+        if not isinstance(self.store, MemoryResourceStore):
             self.store.close()
 
     async def put(self, key: Key, named: References) -> None:
@@ -439,13 +444,23 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
 @pytest.mark.parametrize("store", STORES)
 def test_a_mirror_of_a_group_has_what_a_full_export_has(store: str) -> None:
+    live(store, STORES[store], EXAMPLES)
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
+def test_a_mirror_of_a_group_in_postgresql_has_what_a_full_export_has(empty_postgres: EmptyStores) -> None:
+    live("postgres", lambda _, clock: empty_postgres.store(clock, blocking=True), EXAMPLES_IN_POSTGRES)
+
+
+def live(store: str, make: Callable[[Path, HandClock], Store], examples: int) -> None:
+    """Live through so many histories."""
     lived: Counter[str] = Counter()
-    machine = type("Machine", (CohortMachine,), {"make": staticmethod(STORES[store]), "lived": lived})
+    machine = type("Machine", (CohortMachine,), {"make": staticmethod(make), "lived": lived})
     profile = settings(
-        max_examples=EXAMPLES, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        max_examples=examples, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
     )
     run_state_machine_as_test(machine, settings=profile)
-    assert lived["histories"] >= EXAMPLES
+    assert lived["histories"] >= examples
     assert lived["exports"] > lived["histories"]
-    assert EXAMPLES < 100 or not (rare := {name for name, count in lived.items() if not count}), f"never tried: {rare}"
+    assert examples < 100 or not (rare := {name for name, count in lived.items() if not count}), f"never tried: {rare}"
     print(f"{store}: {dict(lived)}")  # noqa: T201 - told with `-s`, for the long mode

@@ -1485,7 +1485,7 @@ POSTGRES = (
         "postgres-newer-schema-is-used-whatever-it-says",
         "law 30",
         "stores/postgres/schema.py",
-        "    if code > _LATEST:",
+        "    if code > latest:",
         "    if code > version:",
         (_POSTGRES,),
     ),

@@ -1,4 +1,4 @@
-"""Memory and SQLite give the same answers about cohorts and context, and those that a naive reading of the history gives.
+"""Memory, SQLite and PostgreSQL answer about cohorts and context what a naive reading of the history gives.
 
 Random histories: resources are created, changed, moved between patients and to none, deleted and created again; then every
 window between two cuts is asked for (laws 34, 40).
@@ -6,6 +6,7 @@ window between two cuts is asked for (laws 34, 40).
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from house import HandClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.contract.query import (
     Compartments,
@@ -28,14 +31,17 @@ from fhir_bulk_middleware.contract.query import (
     Selection,
     Window,
 )
-from fhir_bulk_middleware.instant import Instant, Precision, parse
+from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-Store = MemoryResourceStore | SQLiteResourceStore
+pytest_plugins = ["postgres_fixtures"]
+
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 
-NOON = parse("2024-05-06T12:00:00.000000Z")
+HISTORIES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "10"))
 BASE = "https://ehr.example/fhir"
 TYPES = ("Encounter", "Observation", "Organization")
 SELECTIONS: tuple[Selection, ...] = (
@@ -232,33 +238,40 @@ async def agree(model: Model, store: Store, since: Instant, as_of: Instant) -> N
                 assert await names(store, queries, reference) == model.naming(queries, reference, instant)
 
 
-async def live(changes: Sequence[Put | Delete | Cut]) -> None:
-    now = [NOON]
-    with tempfile.TemporaryDirectory() as folder:
-        memory = MemoryResourceStore(clock=lambda: now[0], base_urls=[BASE])
-        sqlite = SQLiteResourceStore(Path(folder, "resources.db"), clock=lambda: now[0], base_urls=[BASE])
-        model, cuts = Model(), [await memory.cut(Precision.MICROSECONDS)]
-        await sqlite.cut(Precision.MICROSECONDS)
-        for change in [*changes, Cut()]:
-            now[0] = Instant(now[0] + 1_000)
-            for store in (memory, sqlite):
-                match change:
-                    case Put(key):
-                        written = (await store.update(*key, resource(change))).last_updated
-                        model.versions += [(written, key, change)] if store is memory else []
-                    case Delete(key):
-                        gone = await store.delete(*key)
-                        model.versions += [(now[0], key, None)] if gone and store is memory else []
-                    case Cut():
-                        cut = await store.cut(Precision.MICROSECONDS)
-                        cuts += [cut] if store is memory else []
-        for since, as_of in combinations(cuts, 2):
-            for store in (memory, sqlite):
-                await agree(model, store, since, as_of)
-        sqlite.close()
+async def live(changes: Sequence[Put | Delete | Cut], store: Store, clock: HandClock) -> None:
+    model, cuts = Model(), [await store.cut(Precision.MICROSECONDS)]
+    for change in [*changes, Cut()]:
+        clock.now = after(clock.now, 0.001)
+        match change:
+            case Put(key):
+                written = (await store.update(*key, resource(change))).last_updated
+                model.versions.append((written, key, change))
+            case Delete(key):
+                if await store.delete(*key):
+                    model.versions.append((clock.now, key, None))
+            case Cut():
+                cuts.append(await store.cut(Precision.MICROSECONDS))
+    for since, as_of in combinations(cuts, 2):
+        await agree(model, store, since, as_of)
+    if not isinstance(store, MemoryResourceStore):
+        store.close()
+
+
+HISTORIES = st.lists(CHANGES, min_size=1, max_size=12)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(CHANGES, min_size=1, max_size=12))
+@given(HISTORIES)
 def test_both_stores_say_what_their_history_says(changes: list[Put | Delete | Cut]) -> None:
-    asyncio.run(live(changes))
+    with tempfile.TemporaryDirectory() as folder:
+        clock = HandClock()
+        asyncio.run(live(changes, MemoryResourceStore(clock=clock, base_urls=[BASE]), clock))
+        sqlite = SQLiteResourceStore(Path(folder, "resources.db"), clock=clock, base_urls=[BASE])
+        asyncio.run(live(changes, sqlite, clock))
+
+
+@settings(max_examples=HISTORIES_IN_POSTGRES, deadline=None, suppress_health_check=[*HealthCheck])
+@given(changes=HISTORIES)
+def test_postgresql_says_what_its_history_says(empty_postgres: EmptyStores, changes: list[Put | Delete | Cut]) -> None:
+    clock = HandClock()
+    asyncio.run(live(changes, empty_postgres.store(clock, base_urls=[BASE], blocking=True), clock))

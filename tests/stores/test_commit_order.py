@@ -1,7 +1,8 @@
 """Exports of a PostgreSQL whose writers commit in any order tell each net change once: in the next export, or in one after it.
 
 The writers hold transactions open across exports, roll them back, roll back to savepoints, prepare them, and set the clock.
-The cuts go ahead at once (patience 0), so that every slow writer is late.
+The cuts go ahead at once (patience 0), so that every slow writer is late. So it is for a host's own tables (`examples/documents`)
+and for `PostgresResourceStore`.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,9 +25,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_fixture import database, set_clock
 from postgres_fixture import server as postgres
+from postgres_resources import EmptyStores, empty_stores
 
 from fhir_bulk_middleware.contract.query import Everything, Query, Window
+from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
+from fhir_bulk_middleware.stores.drafts import draft
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
+from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes
+from fhir_bulk_middleware.stores.postgres.resource_writing import Writing
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
+from fhir_bulk_middleware.stores.postgres.session import Session
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Key = tuple[str, str]
@@ -38,10 +48,79 @@ AT_ONCE = 8
 SECONDS = float(os.environ.get("FHIR_BULK_COMMITS_SECONDS", "3"))
 
 
-@pytest.fixture(scope="module")
-def dsn() -> Iterator[str]:
-    with postgres() as server, database(server, SCHEMA) as own:
-        yield own
+class Documents:
+    """The host's own tables."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._compartments = CompartmentMembership(FhirVersion.R4)
+
+    def storage(self, patience: float) -> DocumentStorage:
+        return DocumentStorage(self.dsn, patience=patience)
+
+    def write(self, connection: Connection, resources: Sequence[str]) -> None:
+        write(connection, resources, self._compartments)
+
+    def delete(self, connection: Connection, key: Key) -> bool:
+        return delete(connection, *key)
+
+    def clean(self) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("DELETE FROM compartment; DELETE FROM version; DELETE FROM bulk_cut")
+
+
+class Store:
+    """The store, written to in transactions of the test."""
+
+    def __init__(self, stores: EmptyStores) -> None:
+        self.dsn = f"{stores.dsn}{'&' if '?' in stores.dsn else '?'}options=-csearch_path%3D{stores.schema}"
+        self._stores = stores
+        self._types: ResourceTypes = stores.store()._types
+        self._types.assured_here({"Observation", "Patient"})
+        self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ())
+
+    def storage(self, patience: float) -> PostgresResourceStore:
+        return self._stores.another(wait_for_writers=patience, blocking=True)
+
+    def write(self, connection: Connection, resources: Sequence[str]) -> None:
+        drafts = [draft(resource, *self._drafting) for resource in resources]
+        writing = self._writing(connection)
+        writing.expect([(new.canonical.type, new.canonical.id) for new in drafts])
+        for new in drafts:
+            writing.put(new)
+        writing.finish()
+
+    def delete(self, connection: Connection, key: Key) -> bool:
+        writing = self._writing(connection)
+        writing.expect([key], texts=True)
+        removed = writing.delete(*key)
+        writing.finish()
+        return removed is not None
+
+    def clean(self) -> None:
+        self._stores.empty()
+
+    def _writing(self, connection: Connection) -> Writing:
+        session = Session.__new__(Session)  # its own connection would be another one
+        session._connection = connection
+        session._tables = self._stores.tables
+        session.transaction = session.one("SELECT pg_current_xact_id()::text")
+        return Writing(session, self._types)
+
+
+Place = Documents | Store
+
+
+@pytest.fixture(scope="module", params=["documents", "store"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where the resources are kept."""
+    with postgres() as server:
+        if request.param == "documents":
+            with database(server, SCHEMA) as own:
+                yield Documents(own)
+        else:
+            with empty_stores(server) as stores:
+                yield Store(stores)
 
 
 # --- Scripts: what several connections do, step by step ---
@@ -118,7 +197,7 @@ class Open:
 class Client:
     """Mirrors the storage by exports that chain."""
 
-    storage: DocumentStorage
+    storage: DocumentStorage | PostgresResourceStore
     precision: Precision
     since: Instant | None = None
     knows: dict[Key, tuple[int, str | None]] = field(default_factory=dict)
@@ -178,9 +257,8 @@ class Client:
 class Script:
     """Plays steps on connections; leaves out those that would wait for another transaction."""
 
-    def __init__(self, dsn: str, storage: DocumentStorage, connections: list[Connection]) -> None:
-        self.dsn = dsn
-        self.storage = storage
+    def __init__(self, place: Place, storage: DocumentStorage | PostgresResourceStore, connections: list[Connection]) -> None:
+        self.place = place
         self.connections = connections
         self.open: dict[int, Open] = {}
         self.prepared: list[Open] = []
@@ -190,8 +268,7 @@ class Script:
 
     async def play(self, steps: list[Step]) -> None:
         self.set_clock(0)
-        with psycopg.connect(self.dsn, autocommit=True) as clean:
-            clean.execute("DELETE FROM compartment; DELETE FROM version; DELETE FROM bulk_cut")
+        self.place.clean()
         try:
             for step in steps:
                 await self.take(step)
@@ -245,18 +322,18 @@ class Script:
             number, _ = transaction.changes.get(key) or self.committed.get(key) or (0, None)
             transaction.changes[key] = (number + 1, f"{self.serial}")
             resources.append(self.resource(key))
-        write(connection, resources, self.storage.compartments)
+        self.place.write(connection, resources)
 
     def undo(self, writer: int, key: Key) -> None:
         connection, _ = self.begun(writer, key)
         connection.execute("SAVEPOINT undone")
-        write(connection, [self.resource(key)], self.storage.compartments)
+        self.place.write(connection, [self.resource(key)])
         connection.execute("ROLLBACK TO SAVEPOINT undone")
 
     def delete(self, writer: int, key: Key) -> None:
         connection, transaction = self.begun(writer, key)
         number, text = transaction.changes.get(key) or self.committed.get(key) or (0, None)
-        assert delete(connection, *key) is (text is not None)
+        assert self.place.delete(connection, key) is (text is not None)
         if text is not None:
             transaction.changes[key] = (number + 1, None)
 
@@ -277,7 +354,7 @@ class Script:
 
     def end_all(self, how: str) -> None:
         if how.endswith("PREPARED"):
-            with psycopg.connect(self.dsn, autocommit=True) as connection:
+            with psycopg.connect(self.place.dsn, autocommit=True) as connection:
                 for transaction in self.prepared:
                     connection.execute(f"{how} '{transaction.prepared}'".encode())
                     if how.startswith("COMMIT"):
@@ -288,18 +365,18 @@ class Script:
             self.end(writer, how)
 
     def set_clock(self, offset: int) -> None:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
+        with psycopg.connect(self.place.dsn, autocommit=True) as connection:
             set_clock(connection, offset)
 
 
 @pytest.fixture(scope="module")
-def play(dsn: str) -> Iterator[Callable[[list[Step]], None]]:
-    storage = DocumentStorage(dsn, patience=0)
+def play(place: Place) -> Iterator[Callable[[list[Step]], None]]:
+    storage = place.storage(0)
     with ExitStack() as stack, asyncio.Runner() as runner:
-        connections = [stack.enter_context(psycopg.connect(dsn, autocommit=True)) for _ in range(WRITERS)]
+        connections = [stack.enter_context(psycopg.connect(place.dsn, autocommit=True)) for _ in range(WRITERS)]
         for connection in connections:
             connection.execute("SET lock_timeout = '100s'")
-        yield lambda steps: runner.run(Script(dsn, storage, connections).play(steps))
+        yield lambda steps: runner.run(Script(place, storage, connections).play(steps))
     storage.close()
 
 
@@ -339,16 +416,15 @@ def test_exports_tell_each_net_change_once_in_whatever_order_writers_commit(
 class Busy:
     """A writer in a thread, on a connection and for resources of its own, beside exports that it does not wait for."""
 
-    dsn: str
+    place: Place
     number: int
-    storage: DocumentStorage
     until: float
     committed: dict[Key, str | None] = field(default_factory=dict)
     commits: int = 0
 
     def run(self) -> None:
         random = Random(self.number)  # noqa: S311 - repeatable, not secret
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
+        with psycopg.connect(self.place.dsn, autocommit=True) as connection:
             while time.monotonic() < self.until:
                 self.transact(connection, random)
 
@@ -358,12 +434,12 @@ class Busy:
         for _ in range(random.randint(1, 3)):
             key = (random.choice(("Observation", "Patient")), f"w{self.number}-{random.randrange(6)}")
             if random.random() < 0.3:
-                delete(connection, *key)
+                self.place.delete(connection, key)
                 changes[key] = None
             else:
                 text = f"{self.number}.{self.commits}.{random.randrange(10**6)}"
                 content = {"resourceType": key[0], "id": key[1], "language": text}
-                write(connection, [json.dumps(content)], self.storage.compartments)
+                self.place.write(connection, [json.dumps(content)])
                 changes[key] = text
             if random.random() < 0.2:
                 connection.execute("SELECT pg_sleep(%s)", (random.random() / 3,))  # the database stalls, not the test
@@ -383,14 +459,14 @@ class Busy:
 
 
 @pytest.mark.parametrize("patience", [0, 0.05])
-def test_many_writers_at_once_lose_and_double_nothing(dsn: str, patience: float) -> None:
+def test_many_writers_at_once_lose_and_double_nothing(place: Place, patience: float) -> None:
     """Law 3. Each export, applied to the one before, gives the storage at its cut; the last one gives all that was committed."""
-    with psycopg.connect(dsn, autocommit=True) as clean:
-        set_clock(clean, 0)
-        clean.execute("DELETE FROM compartment; DELETE FROM version; DELETE FROM bulk_cut")
-    storage = DocumentStorage(dsn, patience=patience)
+    with psycopg.connect(place.dsn, autocommit=True) as connection:
+        set_clock(connection, 0)
+    place.clean()
+    storage = place.storage(patience)
     ends = time.monotonic() + SECONDS
-    writers = [Busy(dsn, number, storage, ends) for number in range(AT_ONCE)]
+    writers = [Busy(place, number, ends) for number in range(AT_ONCE)]
     client = Client(storage, Precision.MICROSECONDS)
     with ThreadPoolExecutor(AT_ONCE) as pool, asyncio.Runner() as runner:
         running = [pool.submit(writer.run) for writer in writers]

@@ -1,28 +1,36 @@
 """The chain law (law 3): exports that follow each other by `_since` give the store at each cut, whatever the clock does.
 
-The two stores live through the same history by the same clock, and must export the same bytes.
+Memory and SQLite live through the same histories by the same clock, and must export the same bytes; PostgreSQL lives through
+others.
 """
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from house import HandClock
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
 from fhir_bulk_middleware.instant import Instant, Precision, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-Store = MemoryResourceStore | SQLiteResourceStore
+pytest_plugins = ["postgres_fixtures"]
+
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
+
+HISTORIES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_CHAIN", "15"))
 
 NOON = parse("2024-05-06T12:00:00.000000Z")
 TYPES = ("Observation", "Patient")
@@ -188,39 +196,49 @@ class History:
         return max([Instant(0), *self.cuts, *(at for at, _, _ in self.log)])
 
 
-@contextmanager
-def both(machine: list[Instant]) -> Iterator[tuple[History, History]]:
-    with tempfile.TemporaryDirectory() as folder:
-        store = SQLiteResourceStore(Path(folder, "resources.db"), clock=lambda: machine[0])
-        yield History(MemoryResourceStore(clock=lambda: machine[0])), History(store)
-        store.close()
-
-
-async def live(events: list[Put | Delete | Step | Cut]) -> None:
-    machine = [NOON]
-    with both(machine) as histories:
-        for serial, change in enumerate([*events, Cut(Precision.MICROSECONDS)]):
-            if isinstance(change, Step):
-                machine[0] = Instant(machine[0] + change.micros)
-            for history in histories:
-                await history.happen(change, serial)
-        memory, sqlite = histories
-        assert memory.exports == sqlite.exports, "both stores export the same bytes"
-        for selection, since in product(SELECTIONS, (None, *memory.cuts)):
-            for type_ in TYPES:
-                query = Query(type=type_, selection=selection, window=Window(since), as_of=memory.cuts[-1])
-                lines, references = await memory.export(query)
-                assert (lines, references) == await sqlite.export(query), "both stores select the same"
-                told = {reference.partition("/")[2] for reference in references}
-                assert told == memory.died(type_, selection, since), "a deletion is told to all whose the resource was since then"
+async def live(events: list[Put | Delete | Step | Cut], clock: HandClock, *stores: Store) -> list[History]:
+    histories = [History(store) for store in stores]
+    for serial, change in enumerate([*events, Cut(Precision.MICROSECONDS)]):
+        if isinstance(change, Step):
+            clock.now = Instant(clock.now + change.micros)
         for history in histories:
-            await history.again()
+            await history.happen(change, serial)
+    first, *others = histories
+    assert all(first.exports == other.exports for other in others), "both stores export the same bytes"
+    for selection, since in product(SELECTIONS, (None, *first.cuts)):
+        for type_ in TYPES:
+            query = Query(type=type_, selection=selection, window=Window(since), as_of=first.cuts[-1])
+            lines, references = await first.export(query)
+            for other in others:
+                assert (lines, references) == await other.export(query), "both stores select the same"
+            told = {reference.partition("/")[2] for reference in references}
+            assert told == first.died(type_, selection, since), "a deletion is told to all whose the resource was since then"
+    for history in histories:
+        await history.again()
+    return histories
+
+
+def live_in_both(events: list[Put | Delete | Step | Cut]) -> None:
+    clock = HandClock()
+    with tempfile.TemporaryDirectory() as folder:
+        store = SQLiteResourceStore(Path(folder, "resources.db"), clock=clock)
+        asyncio.run(live(events, clock, MemoryResourceStore(clock=clock), store))
+        store.close()
 
 
 @settings(max_examples=80)
 @given(EVENTS)
 def test_exports_in_turn_give_the_store_at_each_cut(events: list[Put | Delete | Step | Cut]) -> None:
-    asyncio.run(live(events))
+    live_in_both(events)
+
+
+@settings(max_examples=HISTORIES_IN_POSTGRES, suppress_health_check=[*HealthCheck])
+@given(events=EVENTS)
+def test_exports_from_postgresql_in_turn_give_the_store_at_each_cut(
+    empty_postgres: EmptyStores, events: list[Put | Delete | Step | Cut]
+) -> None:
+    clock = HandClock()
+    asyncio.run(live(events, clock, empty_postgres.store(clock, blocking=True)))
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -228,24 +246,20 @@ def test_a_resource_that_was_deleted_and_came_back_lives(precision: Precision) -
     key = ("Patient", "0")
     second = Step(1_000_000)
     put = Put((key,), 0)
-    asyncio.run(
-        live(
-            [put, second, Cut(precision), Delete(key), second, put, second, Cut(precision), Delete(key), put, Delete(key), second]
-        )
+    live_in_both(
+        [put, second, Cut(precision), Delete(key), second, put, second, Cut(precision), Delete(key), put, Delete(key), second]
     )
 
 
 def test_the_clock_goes_back_across_a_cut() -> None:
     key, other = ("Patient", "0"), ("Observation", "1")
-    asyncio.run(
-        live(
-            [
-                Put((key, other), 0),
-                Cut(Precision.MICROSECONDS),
-                Step(-2_500_000),
-                Put((key,), 0),
-                Cut(Precision.SECONDS),
-                Delete(key),
-            ]
-        )
+    live_in_both(
+        [
+            Put((key, other), 0),
+            Cut(Precision.MICROSECONDS),
+            Step(-2_500_000),
+            Put((key,), 0),
+            Cut(Precision.SECONDS),
+            Delete(key),
+        ]
     )

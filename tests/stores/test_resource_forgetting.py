@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 from house import HandClock
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.contract.query import Compartments, Everything, Query, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletionHorizon, SupportsForgetting
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["postgres_fixtures"]
 
 DAY = 86_400.0
-Store = MemoryResourceStore | SQLiteResourceStore
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 
 
 @pytest.fixture
@@ -24,10 +27,14 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryResourceStore(clock=clock)
+        return
+    if request.param == "postgres":
+        stores: EmptyStores = request.getfixturevalue("empty_postgres")
+        yield stores.store(clock)
         return
     store = SQLiteResourceStore(tmp_path / "resources.db", clock=clock)
     yield store

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from house import HandClock
+from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.contract.access import Owner, Principal
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
@@ -24,37 +26,35 @@ from fhir_bulk_middleware.contract.storage import (
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after, parse
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.stores.versioned import VersionConflict
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["postgres_fixtures"]
 
-Store = MemoryResourceStore | SQLiteResourceStore
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 
 NOON = parse("2024-05-06T12:00:00.000000Z")
 ANYBODY = Principal(owner=Owner("https://issuer.example", "host"), scopes=(), expires_at=after(NOON, 60))
 BASE = "https://ehr.example/fhir"
 
 
-class Machine:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> Instant:
-        return self.now
-
-
 @pytest.fixture
-def machine() -> Machine:
-    return Machine()
+def machine() -> HandClock:
+    clock = HandClock()
+    clock.now = NOON
+    return clock
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, machine: Machine) -> Iterator[Store]:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, machine: HandClock) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryResourceStore(clock=machine, base_urls=[BASE])
+        return
+    if request.param == "postgres":
+        stores: EmptyStores = request.getfixturevalue("empty_postgres")
+        yield stores.store(machine, base_urls=[BASE])
         return
     store = SQLiteResourceStore(tmp_path / "resources.db", clock=machine, base_urls=[BASE])
     yield store
@@ -258,7 +258,7 @@ async def test_any_type_of_the_release_may_be_exported_held_or_not(store: Store)
     assert list(await store.slices(query, 1)) == []
 
 
-async def test_the_clock_is_remembered_when_the_machine_s_is_set_back(tmp_path: Path, machine: Machine) -> None:
+async def test_the_clock_is_remembered_when_the_machine_s_is_set_back(tmp_path: Path, machine: HandClock) -> None:
     path = tmp_path / "resources.db"
     store = SQLiteResourceStore(path, clock=machine)
     stored = await store.create("Patient", someone(), "p")
@@ -276,7 +276,7 @@ async def test_the_clock_is_remembered_when_the_machine_s_is_set_back(tmp_path: 
 
 @pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
 async def test_a_cut_does_not_go_back_with_a_clock_that_is_set_back_by_less_than_its_unit(
-    in_file: bool, tmp_path: Path, machine: Machine
+    in_file: bool, tmp_path: Path, machine: HandClock
 ) -> None:
     """Law 4."""
     store = SQLiteResourceStore(tmp_path / "resources.db", clock=machine) if in_file else MemoryResourceStore(clock=machine)
@@ -290,9 +290,10 @@ async def test_a_cut_does_not_go_back_with_a_clock_that_is_set_back_by_less_than
 
 def test_each_store_has_the_capabilities_that_it_says() -> None:
     everywhere = (SupportsExport, SupportsSnapshot, SupportsSlices, SupportsDeletions, SupportsGroups)
-    for store, protocol in itertools.product((MemoryResourceStore, SQLiteResourceStore), everywhere):
+    for store, protocol in itertools.product((MemoryResourceStore, SQLiteResourceStore, PostgresResourceStore), everywhere):
         assert issubclass(store, protocol)
     assert issubclass(SQLiteResourceStore, SupportsWorkerProcess)
+    assert issubclass(PostgresResourceStore, SupportsWorkerProcess)
     assert not issubclass(MemoryResourceStore, SupportsWorkerProcess)
 
 

@@ -24,13 +24,14 @@ from fhir_bulk_middleware.fhir.canonical import canonical_and_content
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, render, system_clock
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 
 class Host:
     """Writes through a store's own methods."""
 
-    def __init__(self, store: MemoryResourceStore | SQLiteResourceStore) -> None:
+    def __init__(self, store: MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore) -> None:
         self.store = store
 
     async def put(self, *resources: str) -> None:

@@ -1,7 +1,7 @@
 """A mount on memory stores behind a real ASGI application, with a clock and a runner that tests control."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,7 +37,24 @@ class HandClock:
     """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
+        self._followers: list[Callable[[Instant], None]] = []
         self.now = parse("2026-03-01T12:00:00Z")
+
+    @property
+    def now(self) -> Instant:
+        """The instant that the test has made it."""
+        return self._now
+
+    @now.setter
+    def now(self, now: Instant) -> None:
+        self._now = now
+        for follower in self._followers:
+            follower(now)
+
+    def follow(self, follower: Callable[[Instant], None]) -> None:
+        """Set another clock, such as that of a database, whenever this one is set."""
+        self._followers.append(follower)
+        follower(self._now)
 
     def __call__(self) -> Instant:
         """The instant that the test has made it."""

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from benchmarks.postgres_server import postgres_server
+from postgres_resources import EmptyStores, empty_stores
 
 from fhir_bulk_middleware.stores.postgres import PostgresJobStore
 
@@ -26,6 +27,13 @@ def postgres() -> Iterator[str]:
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield own
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres: str) -> Iterator[EmptyStores]:
+    """Resource stores, one after the other, each empty when it is given."""
+    with empty_stores(postgres) as stores:
+        yield stores
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -101,6 +101,46 @@ class Connections:
         """
         return await self._run(lambda: self._write_once(step))
 
+    def write_here(self, step: Callable[[Session], T]) -> T:
+        """As `write`, in the calling thread, which is blocked: for loaders."""
+        self._know_process()
+        return self._repeated(lambda: self._write_once(step), time.monotonic() + self._patience)
+
+    def read_here(self, step: Callable[[Session], T]) -> T:
+        """As `read`, in the calling thread, which is blocked."""
+        self._know_process()
+        return self._repeated(lambda: self._read_once(step, snapshot=False), time.monotonic() + self._patience)
+
+    @contextmanager
+    def lent(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection in a transaction of its own, in which names are those of our schema, for `PostgresCuts`.
+
+        Raises:
+            psycopg.Error: the server failed; `patiently` and `repeated` call again what asked for the connection.
+        """
+        self._know_process()
+        with self._session() as session, session.named() as connection:
+            yield connection
+
+    async def patiently(self, ask: Callable[[], T]) -> T:
+        """As `read`, for a function that gets its connections from `lent` and writes nothing."""
+        return await self._run(ask)
+
+    async def repeated(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """As `patiently`, for a coroutine function that may be called several times."""
+        until, pause = time.monotonic() + self._patience, _PAUSE_SHORTEST
+        while True:
+            try:
+                return await ask()
+            except psycopg.Error as error:
+                if not is_temporary(error):
+                    raise
+                self._tell(error)
+                if time.monotonic() + pause > until:
+                    raise PostgresBusy from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSE_LONGEST)
+
     async def aside(self, work: Callable[[], T]) -> T:
         """Run slow work without a connection: in a thread, or in the calling one if `blocking`."""
         return work() if self._blocking else await asyncio.to_thread(work)
@@ -125,8 +165,7 @@ class Connections:
 
     async def _run(self, once: Callable[[], T]) -> T:
         until = time.monotonic() + self._patience
-        if os.getpid() != self._process:
-            self._forked()
+        self._know_process()
         if self._blocking:
             return self._repeated(once, until)
         in_use: list[Session] = []
@@ -265,16 +304,20 @@ class Connections:
         with self._migrating:
             if self._checked:
                 return
-            if not schema.check(session, self._tables.schema):
+            if not schema.check(session, self._tables):
                 session.begin()
-                schema.migrate(session, self._tables.schema)
+                schema.migrate(session, self._tables)
                 session.commit()
             if session.one("SELECT current_setting('synchronous_commit') = 'off'"):
                 _log.warning(
-                    "synchronous_commit is off for this role or database: a job that was answered 202 can be lost when the "
-                    "server crashes (law 30)"
+                    "synchronous_commit is off for this role or database: what was answered can be lost when the server "
+                    "crashes (law 30)"
                 )
             self._checked = True
+
+    def _know_process(self) -> None:
+        if os.getpid() != self._process:
+            self._forked()
 
     def _forked(self) -> None:
         """Start afresh in the child, without closing the connections, which are the parent's."""

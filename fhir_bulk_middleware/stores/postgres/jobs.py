@@ -1,6 +1,5 @@
 """Jobs in PostgreSQL, shared by any number of processes on any number of machines."""
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,12 +31,12 @@ from fhir_bulk_middleware.stores.postgres import hints
 from fhir_bulk_middleware.stores.postgres import work_queue as work
 from fhir_bulk_middleware.stores.postgres.connections import Connections
 from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs, read_job
-from fhir_bulk_middleware.stores.postgres.session import Session, Tables, options
+from fhir_bulk_middleware.stores.postgres.schema import job_tables
+from fhir_bulk_middleware.stores.postgres.session import Session, options
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
 __all__ = ["PostgresJobStore"]
 
-_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _WORKERS_PATIENCE = 60.0
 
 _LATEST = 2**63 - 1
@@ -154,12 +153,10 @@ class PostgresJobStore:
         listen: str | bool = True,
         blocking: bool = False,
     ) -> None:
-        if _SCHEMA.fullmatch(schema) is None:
-            raise ValueError(f"schema: 1 to 63 lower-case letters, digits and underscores are required, not {schema!r}")
         if connections < 1:
             raise ValueError("connections: a positive number is required")
         self._dsn = dsn
-        self._tables = Tables(schema)
+        self._tables = job_tables(schema)
         self._listening = None if listen is False else options(dsn if listen is True else listen)
         self._patience = patience
         self._connections = Connections(dsn, self._tables, at_most=connections, patience=patience, blocking=blocking)

@@ -1,20 +1,25 @@
 """A connection to PostgreSQL, with statements that name tables by `$name`."""
 
 import os
+import re
 import socket
 import string
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg.types.string import ByteaBinaryLoader
 
 from fhir_bulk_middleware.stores.postgres.texts import from_stored, stored
 
 __all__ = ["Session", "Tables", "options"]
 
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
 _KEEPALIVE = {"keepalives": "1", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+_MOST_STATEMENTS = 512
 _SILENCE_MILLISECONDS = "30000"
 _CONNECT_SECONDS = "5"
 
@@ -26,6 +31,12 @@ _BEGIN = b"""
     SET LOCAL lock_timeout = '10s';
     SET LOCAL statement_timeout = '60s';
     SELECT pg_current_xact_id()::text
+"""
+_BEGIN_NAMED = """
+    BEGIN ISOLATION LEVEL READ COMMITTED;
+    SET LOCAL idle_in_transaction_session_timeout = '10s';
+    SET LOCAL lock_timeout = '10s';
+    SET LOCAL search_path TO "{}"
 """
 _BEGIN_SNAPSHOT = b"""
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -54,22 +65,34 @@ def options(dsn: str) -> dict[str, str]:
 
 
 class Tables:
-    """Names of tables in one schema of the database, for statements that write them as `$job`.
+    """The tables of one store in one schema of the database, for statements that write their names as `$job`.
 
     Args:
         schema: the name of the schema: lower-case letters, digits and underscores.
+        names: the names of tables, sequences and functions.
+        version_table: the table that records the version of these tables.
+        scripts: the scripts that make them, one for each version (`schema`).
+        store: the class of the store, for messages.
+
+    Raises:
+        ValueError: the name of the schema has another form.
     """
 
-    _NAMES = ("job", "job_rows", "part", "registration", "schema_version", "slice", "store", "turn", "turn_number", "work")
-
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, names: Sequence[str], version_table: str, scripts: Sequence[str], store: str) -> None:
+        if _SCHEMA.fullmatch(schema) is None:
+            raise ValueError(f"schema: 1 to 63 lower-case letters, digits and underscores are required, not {schema!r}")
         self.schema = schema
-        self._names = {name: f'"{schema}".{name}' for name in self._NAMES}
+        self.version_table = version_table
+        self.scripts = tuple(scripts)
+        self.store = store
+        self._names = {name: f'"{schema}".{name}' for name in names}
         self._statements: dict[str, bytes] = {}
 
     def statement(self, text: str) -> bytes:
         """The statement, with the tables of this schema."""
         if (known := self._statements.get(text)) is None:
+            if len(self._statements) >= _MOST_STATEMENTS:  # some have instants in them
+                self._statements.clear()
             known = self._statements[text] = string.Template(text).substitute(self._names).encode()
         return known
 
@@ -83,6 +106,9 @@ class Session:
         chosen: of the connection (`options`).
         tables: the tables.
 
+    Attributes:
+        transaction: the id of the last transaction that `begin` began.
+
     Raises:
         psycopg.Error: the connection cannot be made.
     """
@@ -95,6 +121,7 @@ class Session:
         )
         self._tables = tables
         self.opened = self.used = time.monotonic()
+        self.transaction = ""
 
     @property
     def channel(self) -> str:
@@ -116,7 +143,15 @@ class Session:
         cursor = self._connection.execute(_BEGIN)
         while cursor.nextset():
             pass
-        return str(self._first(cursor.fetchone())[0])
+        self.transaction = str(self._first(cursor.fetchone())[0])
+        return self.transaction
+
+    @contextmanager
+    def named(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """The connection in a transaction in which names without a schema are those of ours; commits at the end."""
+        self._connection.execute(_BEGIN_NAMED.format(self._tables.schema).encode())
+        yield self._connection
+        self.commit()
 
     def begin_snapshot(self) -> None:
         """Begin a transaction that reads as of one instant."""
@@ -140,6 +175,17 @@ class Session:
         """The first row of a query, None if there is none."""
         found = self._execute(text, values).fetchone()
         return None if found is None else tuple(map(from_stored, found))
+
+    def lines(self, text: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query, with text as the bytes that it is."""
+        with self._connection.cursor(binary=True) as cursor:
+            cursor.adapters.register_loader("text", ByteaBinaryLoader)
+            return cursor.execute(self._tables.statement(text), None if values is None else _stored(values)).fetchall()
+
+    def copy(self, into: str, rows: bytes) -> None:
+        """Insert rows that are written as COPY reads them; `into` names table and columns."""
+        with self._connection.cursor() as cursor, cursor.copy(self._tables.statement(f"COPY {into} FROM STDIN")) as copy:
+            copy.write(rows)
 
     def one(self, text: str, values: Mapping[str, object] | None = None) -> Any:
         """The first column of the first row of a query that has one."""

@@ -15,8 +15,8 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
+from fhir_bulk_middleware.stores.digests import digest_of_owners
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS, CURRENT, clock_row, first_of
 from fhir_bulk_middleware.stores.sqlite.resource_writing import STAMP_BITS
 

@@ -1,12 +1,14 @@
 """Writes batches of drafts into a resource store: at the instant of each batch, or at the instants that the resources have."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
-from fhir_bulk_middleware.instant import Clock, Instant, parse
+from fhir_bulk_middleware.instant import Clock
+from fhir_bulk_middleware.stores.drafting import Drafted, MalformedLine
+from fhir_bulk_middleware.stores.drafts import Draft
+from fhir_bulk_middleware.stores.history_lines import History
 from fhir_bulk_middleware.stores.sqlite.database import Database
-from fhir_bulk_middleware.stores.sqlite.drafting import Drafted, MalformedLine
-from fhir_bulk_middleware.stores.sqlite.resource_writing import Draft, Writing
+from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
 
 __all__ = ["load_history", "load_now"]
 
@@ -42,7 +44,7 @@ def load_history(
         MalformedLine: `meta.lastUpdated` is missing or malformed, lies in the future, or is not later than the store's latest
             instant.
     """
-    history = _History(batches)
+    history = History(batches)
     kept = 0
     while history:
         kept += database.write_here(lambda connection: _write(connection, clock, history, least))
@@ -50,42 +52,7 @@ def load_history(
     return kept
 
 
-class _History:
-    """The drafts with their numbers and instants, with a look at the next one.
-
-    Attributes:
-        number: the number of the next line.
-        new: its draft; None after the last one.
-        instant: its instant.
-    """
-
-    number: int
-    new: Draft | None
-    instant: Instant
-
-    def __init__(self, batches: Iterable[Drafted]) -> None:
-        self._lines: Iterator[tuple[int, Draft]] = (line for batch in batches for line in batch)
-        self.advance()
-
-    def __bool__(self) -> bool:
-        return self.new is not None
-
-    def advance(self) -> None:
-        """Go to the next line."""
-        self.number, self.new = next(self._lines, (0, None))
-        if self.new is not None:
-            self.instant = self._instant(self.new.last_updated)
-
-    def _instant(self, text: str | None) -> Instant:
-        if text is None:
-            raise MalformedLine(self.number, "meta.lastUpdated: is missing; without it a resource cannot keep it")
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise MalformedLine(self.number, f"meta.lastUpdated: {error}") from None
-
-
-def _write(connection: sqlite3.Connection, clock: Clock, history: _History, least: int) -> int:
+def _write(connection: sqlite3.Connection, clock: Clock, history: History, least: int) -> int:
     writing, written, instant = Writing(connection, clock), 0, None
     while history.new is not None and (written < least or history.instant == instant):
         if history.instant != instant:

@@ -9,21 +9,16 @@ A key of the index is a digest, so it may also lead to a line that names somethi
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.fhir.reference import References
-from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.stores.sqlite.digests import digest
+from fhir_bulk_middleware.stores.digests import digest
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_reading import MEMBERS, pages, read_pages, span_of
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT
 
-__all__ = ["NamingIndex", "naming"]
-
-_PROVENANCE = "Provenance"
-_IS_PROVENANCE = b'{"resourceType":"Provenance",'
+__all__ = ["naming"]
 
 _FIRST_PAGE = 4_096
 """Bytes; each page is four times as large as the one before, since most readers stop at the first line."""
@@ -41,31 +36,6 @@ _VERSIONS = """
 SELECT seq, json FROM resource
 WHERE seq > ? AND seq IN (SELECT value FROM json_each(?)) AND valid_to > ? AND deleted = 0 ORDER BY seq
 """
-
-
-class NamingIndex:
-    """What the index has of each version.
-
-    Args:
-        version: the FHIR release of the resources.
-        base_urls: the base URLs under which absolute references lead to this store.
-
-    Attributes:
-        named: what a line names (`References.named`).
-    """
-
-    def __init__(self, version: FhirVersion, base_urls: Collection[str]) -> None:
-        self.named = References(base_urls).named
-        self._owned = frozenset(type_.encode() for type_ in CompartmentMembership(version).types("Patient"))
-
-    def covers(self, reference: bytes, namer: str) -> bool:
-        """Whether the index has the resources of a type that name this one."""
-        return namer == _PROVENANCE or reference.partition(b"/")[0] not in self._owned
-
-    def keys(self, line: bytes) -> frozenset[int]:
-        """The keys of a version by its text."""
-        namer = _PROVENANCE if line.startswith(_IS_PROVENANCE) else ""
-        return frozenset(digest(reference) for reference in self.named(line) if self.covers(reference, namer))
 
 
 def naming(

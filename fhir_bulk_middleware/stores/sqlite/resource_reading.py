@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     BLOCK_BITS,
     CURRENT,
@@ -149,9 +150,9 @@ def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> S
     if span is None or (query.window.since is not None and not _anything(connection, span, query)):
         return ()
     if not isinstance(query.selection, Compartments):
-        return _cut(span, _extents(connection, span, query), target_bytes)
+        return cut_ranges(span.first, span.last, _extents(connection, span, query), target_bytes)
     extents = _members_extents(connection, span, query.selection, target_bytes)
-    return _cut(span, extents, target_bytes) if extents else ()
+    return cut_ranges(span.first, span.last, extents, target_bytes) if extents else ()
 
 
 def slices_near(connection: sqlite3.Connection, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
@@ -172,7 +173,7 @@ def slices_near(connection: sqlite3.Connection, query: Query, target_bytes: int,
     if any(size > 2 * target_bytes for size in sizes[:-1]) or len(pieces) > 2 * max(1, round(sum(sizes) / target_bytes)):
         return slices(connection, query, target_bytes)
     kept = [Range(f"{piece.first}-{piece.last}", round(sum(extent.live for extent in inside))) for piece, inside in pieces[:-1]]
-    return (*kept, *_cut(*pieces[-1], target_bytes))
+    return (*kept, *cut_ranges(pieces[-1][0].first, pieces[-1][0].last, pieces[-1][1], target_bytes))
 
 
 def fingerprint(connection: sqlite3.Connection, query: Query) -> str | None:
@@ -257,15 +258,7 @@ def read_span(connection: sqlite3.Connection, query: Query, after: str | None) -
     return Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)
 
 
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    first: int
-    last: int
-    live: float
-    size: float
-
-
-def _extents(connection: sqlite3.Connection, span: Span, query: Query) -> list[_Extent]:
+def _extents(connection: sqlite3.Connection, span: Span, query: Query) -> list[Extent]:
     """The extents of the span; a block at its edge counts in proportion to its versions inside."""
     begin, end = first_of(span.number) + 1, next_of(connection, span.number) - 1
     every, none = isinstance(query.selection, EveryPatient), isinstance(query.selection, NoPatient)
@@ -279,11 +272,11 @@ def _extents(connection: sqlite3.Connection, span: Span, query: Query) -> list[_
         part = (last - first + 1) / (high - low + 1)
         if (every or none) and live:
             part *= (in_patient if every else live - in_patient) / live
-        found.append(_Extent(first, last, live * part, size * part))
+        found.append(Extent(first, last, live * part, size * part))
     return found
 
 
-def _clipped(extents: Sequence[_Extent], first: int, last: int) -> list[_Extent]:
+def _clipped(extents: Sequence[Extent], first: int, last: int) -> list[Extent]:
     """The extents between two keys; one at an edge counts in proportion."""
     found = []
     for extent in extents[bisect_left(extents, first, key=_last) :]:
@@ -291,15 +284,15 @@ def _clipped(extents: Sequence[_Extent], first: int, last: int) -> list[_Extent]
         if low > high:
             break
         part = (high - low + 1) / (extent.last - extent.first + 1)
-        found.append(_Extent(low, high, extent.live * part, extent.size * part))
+        found.append(Extent(low, high, extent.live * part, extent.size * part))
     return found
 
 
-def _last(extent: _Extent) -> int:
+def _last(extent: Extent) -> int:
     return extent.last
 
 
-def _members_extents(connection: sqlite3.Connection, span: Span, selection: Compartments, target_bytes: int) -> list[_Extent]:
+def _members_extents(connection: sqlite3.Connection, span: Span, selection: Compartments, target_bytes: int) -> list[Extent]:
     """The extents of the members' versions in the span; each counts as an average version of the type there."""
     begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
     live, size = connection.execute(
@@ -311,25 +304,6 @@ def _members_extents(connection: sqlite3.Connection, span: Span, selection: Comp
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {MEMBERS}", members).fetchone()[0]
     if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
-        return [_Extent(span.first, span.last, count * live, count * size)] if count else []
+        return [Extent(span.first, span.last, count * live, count * size)] if count else []
     seqs = connection.execute(f"SELECT DISTINCT compartment.seq {MEMBERS} ORDER BY 1", members)
-    return [_Extent(seq, seq, live, size) for (seq,) in seqs]
-
-
-def _cut(span: Span, extents: Sequence[_Extent], target_bytes: int) -> Sequence[Range]:
-    """Cut a span where another share of its bytes is full; within an extent all versions count as equally large."""
-    total = sum(extent.size for extent in extents)
-    share = total / max(1, round(total / target_bytes))
-    ranges, first, live, filled = [], span.first, 0.0, 0.0
-    for extent in extents:
-        begin, rest_live, rest_size = extent.first, extent.live, extent.size
-        while share and filled + rest_size > share * 1.000001:  # not for the crumbs of floating point
-            part = (share - filled) / rest_size
-            end = begin + int(part * (extent.last - begin + 1))
-            if end > first:
-                ranges.append(Range(f"{first}-{end - 1}", round(live + rest_live * part)))
-                first, live = end, 0.0
-            begin, rest_live, rest_size, filled = end, rest_live * (1 - part), rest_size * (1 - part), 0.0
-        live += rest_live
-        filled += rest_size
-    return (*ranges, Range(f"{first}-{span.last}", round(live)))
+    return [Extent(seq, seq, live, size) for (seq,) in seqs]

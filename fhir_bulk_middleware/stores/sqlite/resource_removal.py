@@ -19,16 +19,14 @@ from fhir_bulk_middleware.contract.removal import (
     VersionMismatch,
     batch_outcome,
 )
-from fhir_bulk_middleware.fhir.search.values import TokenValue
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores import removal_journal as journal
+from fhir_bulk_middleware.stores.removal_journal import ids_of
 from fhir_bulk_middleware.stores.sqlite import outbox
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, first_of, next_of, number_of
 from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
 
 __all__ = ["Removing", "end_run", "find"]
-
-_LETTERS = {DeleteOutcome.DELETED: "D", DeleteOutcome.ALREADY_DELETED: "A", DeleteOutcome.VERSION_MISMATCH: "V"}
-_OUTCOMES = {letter: outcome for outcome, letter in _LETTERS.items()}
 
 
 def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[str], at_most: int) -> Matches:
@@ -118,10 +116,9 @@ class Removing:
         place = (batch.id.run, batch.id.number)
         row = self._connection.execute("SELECT outcomes FROM removal_batch WHERE run = ? AND number = ?", place).fetchone()
         if row is not None:
-            return [_OUTCOMES[letter] for letter in row[0]]
+            return journal.outcomes(row[0])
         outcomes = [batch_outcome(self.one(batch.type, frozen.id, {frozen.version})) for frozen in batch.versions]
-        letters = "".join(_LETTERS[outcome] for outcome in outcomes)
-        self._connection.execute("INSERT INTO removal_batch VALUES (?, ?, ?)", (*place, letters))
+        self._connection.execute("INSERT INTO removal_batch VALUES (?, ?, ?)", (*place, journal.letters(outcomes)))
         return outcomes
 
     def finish(self) -> None:
@@ -143,7 +140,7 @@ def end_run(connection: sqlite3.Connection, run: str, *, cancelled: bool) -> Tal
     connection.execute("INSERT OR IGNORE INTO removal_run (run, cancelled) VALUES (?, ?)", (run, cancelled))
     (by_cancel,) = connection.execute("SELECT cancelled FROM removal_run WHERE run = ?", (run,)).fetchone()
     rows = connection.execute("SELECT outcomes FROM removal_batch WHERE run = ?", (run,)).fetchall()
-    return Tally.of([_OUTCOMES[letter] for (letters,) in rows for letter in letters], cancelled=bool(by_cancel))
+    return Tally.of(journal.outcomes("".join(letters for (letters,) in rows)), cancelled=bool(by_cancel))
 
 
 def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, bool] | None:
@@ -163,7 +160,7 @@ def _matching(
 ) -> Iterator[Version]:
     """Current versions with keys above `after` that meet the target."""
     filters = Filters(target.filters, target.type, base_urls)
-    ids = _ids(target)
+    ids = ids_of(target)
     # A plus sign keeps SQLite from walking along the type where it can go straight to the ids.
     chosen, which, plus = (
         ("", (), "") if ids is None else ("id IN (SELECT value FROM json_each(?)) AND ", (json.dumps(ids),), "+")
@@ -176,11 +173,3 @@ def _matching(
     for id_, version, text in rows:
         if filters.passes(text):
             yield Version(id_, str(version))
-
-
-def _ids(target: Target) -> list[str] | None:
-    """The ids that can match if `_id` is a criterion; None for any id."""
-    for criterion in target.criteria.criteria:
-        if criterion.name == "_id" and criterion.modifier is None:
-            return [value.code or "" for value in criterion.values if isinstance(value, TokenValue)]
-    return None

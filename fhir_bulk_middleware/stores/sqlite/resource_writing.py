@@ -3,65 +3,19 @@
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
-from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
-from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, render
-from fhir_bulk_middleware.stores.sqlite.digests import digest_of_owners
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
+from fhir_bulk_middleware.stores.digests import digest_of_owners
+from fhir_bulk_middleware.stores.drafts import Draft
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
-__all__ = ["STAMP_BITS", "Draft", "Writing", "cut", "draft"]
+__all__ = ["STAMP_BITS", "Writing", "cut"]
 
 STAMP_BITS = 63
 """Of the stamp of an extent: what a signed integer of SQLite holds."""
-
-
-class Draft(NamedTuple):
-    """A resource with everything that can be computed before the transaction begins.
-
-    Attributes:
-        canonical: its text, except for version and instant.
-        owners: its compartments.
-        targets: the targets of a Provenance, as type and id.
-        names: the keys of what it names (`NamingIndex`).
-        last_updated: the author's `meta.lastUpdated`, unchecked; None if it is missing.
-    """
-
-    canonical: Canonical
-    owners: frozenset[str]
-    targets: frozenset[tuple[str, str]] = frozenset()
-    names: frozenset[int] = frozenset()
-    last_updated: str | None = None
-
-
-def draft(
-    resource: bytes | str | Mapping[str, object],
-    compartments: CompartmentMembership,
-    index: NamingIndex,
-    resource_id: str | None = None,
-) -> Draft:
-    """Prepare a resource for writing.
-
-    Raises:
-        ValueError: as `canonical`.
-    """
-    form, content = canonical_and_content(resource, resource_id=resource_id)
-    last_updated = content["meta"].get("lastUpdated") if "meta" in content else None
-    return Draft(
-        form,
-        compartments.of(content, MEMBER_KINDS),
-        targets(content, compartments.parse),
-        index.keys(form.text(0, Instant(0))),  # no version and no instant names anything
-        last_updated if isinstance(last_updated, str) else None,
-    )
 
 
 @dataclass(frozen=True, slots=True)

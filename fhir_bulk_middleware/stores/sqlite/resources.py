@@ -22,6 +22,9 @@ from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.drafting import drafted
+from fhir_bulk_middleware.stores.drafts import Draft, draft
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.sqlite import horizon_table as horizon
 from fhir_bulk_middleware.stores.sqlite import (
     outbox,
@@ -35,9 +38,7 @@ from fhir_bulk_middleware.stores.sqlite import (
     resource_removal,
 )
 from fhir_bulk_middleware.stores.sqlite.database import Database
-from fhir_bulk_middleware.stores.sqlite.drafting import drafted
 from fhir_bulk_middleware.stores.sqlite.resource_loading import load_history, load_now
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
 from fhir_bulk_middleware.stores.sqlite.resource_removal import Removing
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     CURRENT,
@@ -47,7 +48,7 @@ from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     first_of,
     number_of,
 )
-from fhir_bulk_middleware.stores.sqlite.resource_writing import Draft, Writing, cut, draft
+from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing, cut
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
 
 __all__ = ["SQLiteResourceStore", "resource_store"]

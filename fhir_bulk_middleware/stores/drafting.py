@@ -18,12 +18,12 @@ from typing import Any, Self
 from fhir_bulk_middleware.fhir.canonical import Canonical
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.version import FhirVersion
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
-from fhir_bulk_middleware.stores.sqlite.resource_writing import Draft, draft
+from fhir_bulk_middleware.stores.drafts import Draft, draft
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 
 __all__ = ["Drafted", "Line", "MalformedLine", "Packed", "drafted", "drafts_of", "packed"]
 
-_PROCESS = "fhir_bulk_middleware.stores.sqlite.drafting_process"
+_PROCESS = "fhir_bulk_middleware.stores.drafting_process"
 
 Line = tuple[int, bytes]
 """A line and its number, from 1."""

@@ -1,4 +1,4 @@
-"""A helper process of a load: `python -m fhir_bulk_middleware.stores.sqlite.drafting_process`.
+"""A helper process of a load: `python -m fhir_bulk_middleware.stores.drafting_process`.
 
 It gets pickled tasks on stdin: release and base URLs, then batches of lines. It answers each batch on stdout with the drafts or a
 `MalformedLine`. It ends when stdin closes, so it never outlives the process that loads.
@@ -10,8 +10,8 @@ import sys
 from contextlib import suppress
 
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.stores.sqlite.drafting import Line, MalformedLine, Packed, drafts_of, packed
-from fhir_bulk_middleware.stores.sqlite.resource_naming import NamingIndex
+from fhir_bulk_middleware.stores.drafting import Line, MalformedLine, Packed, drafts_of, packed
+from fhir_bulk_middleware.stores.naming_index import NamingIndex
 
 __all__ = ["main"]
 

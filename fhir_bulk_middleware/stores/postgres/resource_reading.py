@@ -1,0 +1,233 @@
+"""Reads versions of resources in PostgreSQL for an export: pages, slices and named resources, as of a cut.
+
+This is the hot path. Text is read in binary form, as bytes that nobody parses, some megabytes with each statement. What is
+visible as of a cut does not change any more (`cut.py`), so no transaction stays open between two statements, and a read goes on
+behind its last key after a lost connection.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
+
+from fhir_bulk_middleware.contract.paging import PageMaker
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
+from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
+from fhir_bulk_middleware.stores.postgres.resource_types import first_of
+from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
+from fhir_bulk_middleware.stores.postgres.resource_writing import BLOCK_BITS
+from fhir_bulk_middleware.stores.postgres.session import Session
+
+__all__ = ["Lines", "by_keys", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions"]
+
+Lines = list[tuple[int, bytes]]
+"""Keys and texts of versions."""
+
+_STEP_BYTES = 2 * 1024 * 1024
+"""The size of what one statement reads: large enough that its cost does not count, small beside a worker's memory."""
+_FIRST_ROWS, _MOST_ROWS = 200, 8_000
+
+_MANY_EXTENTS = 2_000
+_FOLD_FACTOR = 4
+_MOST_GROUPS = 20_000
+
+_PAGE = """
+    SELECT seq, json FROM $resource AS r WHERE seq > %(after)s AND seq <= {last} AND {living} ORDER BY seq LIMIT %(rows)s
+"""
+_BY_KEYS = """
+    SELECT seq, json FROM $resource AS r WHERE seq = ANY(%(keys)s::bigint[]) AND {living} ORDER BY seq
+"""
+_MEMBERS = """
+    SELECT DISTINCT seq FROM $resource_compartment
+    WHERE owner = ANY(%(owners)s::text[]) AND seq BETWEEN {first} AND {last} ORDER BY seq
+"""
+_COUNT_MEMBERS = """
+    SELECT count(*) FROM $resource_compartment WHERE owner = ANY(%(owners)s::text[]) AND seq BETWEEN {first} AND {last}
+"""
+_NAMED = """
+    SELECT asked.place, r.json FROM unnest(%(ids)s::text[]) WITH ORDINALITY AS asked (id, place)
+    JOIN $resource AS r ON r.type = {number} AND r.id = asked.id
+    WHERE asked.place > %(after)s AND {living} ORDER BY asked.place LIMIT %(rows)s
+"""
+_WRITTEN = """
+    SELECT min(seq), max(seq), count(*), sum(size)::bigint FROM $resource AS r
+    WHERE {between} AND {living} GROUP BY seq >> {bits} ORDER BY 1
+"""
+_EXTENTS = """
+    SELECT block >> {shift}, sum(versions)::bigint, sum(live)::bigint, sum(in_patient)::bigint, sum(size)::bigint, count(*)
+    FROM $resource_extent WHERE block BETWEEN {low} AND {high} GROUP BY 1 ORDER BY 1
+"""
+_FOLD = """
+    WITH several AS (DELETE FROM $resource_extent WHERE block BETWEEN %(low)s AND %(high)s RETURNING *)
+    INSERT INTO $resource_extent SELECT block, sum(versions), sum(live), sum(in_patient), sum(size) FROM several GROUP BY block
+"""
+
+
+async def pages(database: Database, query: Query, after: str | None) -> AsyncIterator[Page]:
+    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5)."""
+    span = await database.span(query, after)
+    if span is not None:
+        async for page in paged(versions(database, query, span), query.page_bytes):
+            yield page
+
+
+def versions(database: Database, query: Query, span: Span) -> AsyncIterator[Lines]:
+    """The versions of a query in a span by `seq`, some at a time."""
+    living = span.view.living()
+    if isinstance(query.selection, Compartments):
+        return _of_members(database, query.selection, span, living)
+    return _stepped(database, _PAGE.format(last=span.last, living=living), span.first - 1)
+
+
+async def paged(steps: AsyncIterator[Lines], page_bytes: int) -> AsyncIterator[Page]:
+    """Pages of rows that come by their keys."""
+    lines: list[bytes] = []
+    size = last = 0
+    async for rows in steps:
+        for seq, line in rows:
+            size += len(line) + 1
+            if size > page_bytes and lines:
+                lines.append(b"")
+                yield Page(b"\n".join(lines), len(lines) - 1, str(last))
+                lines, size = [], len(line) + 1
+            lines.append(line)
+            last = seq
+    if lines:
+        lines.append(b"")
+        yield Page(b"\n".join(lines), len(lines) - 1, str(last))
+
+
+def pages_of(rows: Lines, page_bytes: int) -> Iterator[Page]:
+    """Pages of some rows, none of which waits for further rows."""
+    maker = PageMaker(page_bytes)
+    for seq, line in rows:
+        if (page := maker.add(line, str(seq))) is not None:
+            yield page
+    if (page := maker.last()) is not None:
+        yield page
+
+
+async def named(database: Database, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
+    """See `SupportsContext`. One look-up for each id."""
+    view = await database.view(query)
+    if view is not None:
+        text = _NAMED.format(number=view.number, living=view.living())
+        async for page in paged(_stepped(database, text, 0, {"ids": [*ids]}), query.page_bytes):
+            yield page
+
+
+async def members_keys(database: Database, owners: Iterable[str], span: Span) -> list[int]:
+    """The keys of all versions in the compartments, each once, in order."""
+    text = _MEMBERS.format(first=span.first, last=span.last)
+    values = {"owners": sorted(owners)}
+    return [seq for (seq,) in await database.connections.read(lambda session: session.lines(text, values))]
+
+
+async def by_keys(database: Database, keys: Sequence[int], living: str) -> AsyncIterator[Lines]:
+    """Those of the versions that meet a condition, by their keys."""
+    text, rows, start = _BY_KEYS.format(living=living), _FIRST_ROWS, 0
+    while start < len(keys):
+        some = keys[start : start + rows]
+        found = await database.connections.read(partial(Session.lines, text=text, values={"keys": some}))
+        if found:
+            yield found
+        start, rows = start + rows, _rows(found, rows)
+
+
+async def _of_members(database: Database, selection: Compartments, span: Span, living: str) -> AsyncIterator[Lines]:
+    """The members' versions in the span are looked up once, so that the cost of reading depends on those alone."""
+    async for found in by_keys(database, await members_keys(database, selection.references, span), living):
+        yield found
+
+
+async def _stepped(database: Database, text: str, after: int, values: dict[str, object] | None = None) -> AsyncIterator[Lines]:
+    """The rows of a statement that has a key to begin behind and a number of rows."""
+    rows = _FIRST_ROWS
+    while True:
+        given = {**(values or {}), "after": after, "rows": rows}
+        found: Lines = await database.connections.read(partial(Session.lines, text=text, values=given))
+        if found:
+            yield found
+            after = found[-1][0]
+        if len(found) < rows:
+            return
+        rows = _rows(found, rows)
+
+
+def _rows(found: Lines, rows: int) -> int:
+    """How many rows to read next, by the size of the last ones."""
+    size = sum(len(line) for _, line in found)
+    most = min(4 * rows, _MOST_ROWS)
+    return most if not size else max(1, min(most, len(found) * _STEP_BYTES // size))
+
+
+async def slices(database: Database, query: Query, target_bytes: int) -> Sequence[Range]:
+    """Ranges of `seq` of about equal size; none if the query cannot hold anything.
+
+    The ranges are correct whatever the extents say: extents only determine where to cut and the estimates. Those of a window are
+    what is in it; the others count what is current now, which is close to what was current at a cut just made.
+    """
+    span = await database.span(query)
+    if span is None:
+        return ()
+    if query.window.since is not None:
+        return cut_ranges(span.first, span.last, found, target_bytes) if (found := await _written(database, query, span)) else ()
+    last = await database.last_key(span)
+    span = Span(span.view, span.first, min(span.last, last))
+    groups = await _extents(database, span)
+    if not isinstance(query.selection, Compartments):
+        return cut_ranges(span.first, span.last, [_extent(group, query) for group in groups], target_bytes)
+    found = await _members_extents(database, span, query.selection, groups, target_bytes)
+    return cut_ranges(span.first, span.last, found, target_bytes) if found else ()
+
+
+async def _written(database: Database, query: Query, span: Span) -> list[Extent]:
+    """The extents of what was written within a window, exactly."""
+    living, values = span.view.living(), {}
+    if isinstance(query.selection, Compartments):
+        living = f"{living} AND r.owners && %(owners)s::text[]"
+        values["owners"] = sorted(query.selection.references)
+    text = _WRITTEN.format(between=span.between(), living=living, bits=BLOCK_BITS)
+    rows = await database.connections.read(lambda session: session.rows(text, values or None))
+    return [Extent(*row) for row in rows]
+
+
+_Group = tuple[int, int, int, int, int, int]
+"""First and last key of a group of blocks; versions, living resources, those in a patient's compartment, bytes."""
+
+
+async def _extents(database: Database, span: Span) -> list[_Group]:
+    """The extents of a span in groups of blocks. Rows that writers added are folded if there are many of them."""
+    low, high = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
+    blocks = high - low + 1
+    shift = max(0, (blocks // _MOST_GROUPS).bit_length())
+    text = _EXTENTS.format(shift=shift, low=low, high=high)
+    rows = await database.connections.read(lambda session: session.rows(text))
+    written = sum(row[5] for row in rows)
+    if written > _MANY_EXTENTS and written > _FOLD_FACTOR * min(blocks, len(rows) << shift):
+        values = {"low": low, "high": high}
+        await database.connections.write(lambda session: session.change(_FOLD, values))
+    bits = BLOCK_BITS + shift
+    begin = first_of(span.view.number) + 1
+    return [
+        (max(group << bits, begin, span.first), min(((group + 1) << bits) - 1, span.last), *counts) for group, *counts, _ in rows
+    ]
+
+
+def _extent(group: _Group, query: Query) -> Extent:
+    first, last, _, live, in_patient, size = group
+    part = 1.0
+    if isinstance(query.selection, EveryPatient | NoPatient) and live:
+        part = (in_patient if isinstance(query.selection, EveryPatient) else live - in_patient) / live
+    return Extent(first, last, live * part, size * part)
+
+
+async def _members_extents(
+    database: Database, span: Span, selection: Compartments, groups: Sequence[_Group], target_bytes: int
+) -> list[Extent]:
+    """The extents of the members' versions in the span; each counts as an average version of the type."""
+    there = max(1, sum(group[2] for group in groups))
+    live, size = sum(group[3] for group in groups) / there, sum(group[5] for group in groups) / there
+    text, values = _COUNT_MEMBERS.format(first=span.first, last=span.last), {"owners": sorted(selection.references)}
+    count: int = await database.connections.read(lambda session: session.one(text, values))
+    if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
+        return [Extent(span.first, span.last, count * live, count * size)] if count else []
+    return [Extent(seq, seq, live, size) for seq in await members_keys(database, selection.references, span)]

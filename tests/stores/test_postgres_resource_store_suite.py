@@ -1,0 +1,28 @@
+"""The resource store in PostgreSQL keeps the promises of the kit; another process of the host writes to it."""
+
+from collections.abc import Callable
+
+import pytest
+from hosts import Host
+from postgres_resources import EmptyStores
+
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
+from fhir_bulk_middleware.testing.deletes import DeleteSuite
+from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite, StoredTextSuite
+
+pytest_plugins = ["postgres_fixtures"]
+
+
+class TestPostgresResourceStore(ResourceStoreSuite, StoredTextSuite, DeleteSuite):
+    @pytest.fixture
+    def store(self, empty_postgres: EmptyStores) -> PostgresResourceStore:
+        return empty_postgres.store()
+
+    @pytest.fixture
+    def writer(self, store: PostgresResourceStore, empty_postgres: EmptyStores) -> Host:
+        del store  # it is there, and empty, before another process of the host uses its tables
+        return Host(empty_postgres.another())
+
+    @pytest.fixture
+    def set_clock(self, empty_postgres: EmptyStores) -> Callable[[float], None]:
+        return empty_postgres.offset
