@@ -263,7 +263,7 @@ class Slice:
         cursor: the position after the last sealed part; None at the start.
         parts: the number of sealed parts.
         origin: why its resources are in the export.
-        recipe: a digest of all that its files depend on but the resources themselves; None if no other job may have its files.
+        cache_key: a digest of all that its files depend on but the resources themselves; None if no other job may have its files.
         fingerprint: stands for the resources of its range as of the cut (`SupportsFingerprints`); None if that is unknown.
         made: its parts, if they are linked files of an earlier job. The plan that writes it then finishes it too. Not kept: a
             slice that is read from a job store has none.
@@ -277,7 +277,7 @@ class Slice:
     cursor: str | None = None
     parts: int = 0
     origin: Origin = Origin.SELECTED
-    recipe: str | None = None
+    cache_key: str | None = None
     fingerprint: str | None = None
     made: tuple["Part", ...] = ()
 

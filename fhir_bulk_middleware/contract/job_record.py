@@ -95,7 +95,7 @@ JOB_FIELDS = (
 )
 """The names of a job's record. `kept_for` is its retention in microseconds, so it expires at `changed_at + kept_for`."""
 
-SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "origin", "recipe", "fingerprint")
+SLICE_FIELDS = ("number", "kind", "type", "range", "estimate", "cursor", "parts", "origin", "cache_key", "fingerprint")
 """The names of a slice's record."""
 
 PART_FIELDS = (

@@ -151,14 +151,14 @@ class JobStore(Protocol):
         """
         ...
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
-        """The slices with one of these recipes and their parts, of each recipe those of the newest completed job that has some.
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
+        """The slices with one of these cache keys, and their parts: for each key those of the newest completed job that has some.
 
-        Ordered by job and number. A recipe says whose job it may come from (law 7), so no other restriction is needed. Jobs that
-        are queued, running or failed, cancelled or expired are passed over: their files may not be finished, or go away.
+        Ordered by job and number. A cache key says whose job it may come from (law 7), so no other restriction is needed. Jobs
+        that are queued, running or failed, cancelled or expired are passed over: their files may not be finished, or go away.
 
         Args:
-            recipes: at most some hundred.
+            cache_keys: at most some hundred.
         """
         ...
 

@@ -1,21 +1,21 @@
 """Links the files of earlier exports into an export that is being planned, where nothing has changed since.
 
 A full export of a storage that hardly changed since the last one is almost the same bytes again. Each slice of the selected
-output gets a *recipe* and a *fingerprint* when it is planned. The recipe is a digest of everything but the resources: the shape
-that was asked for, rights, filters, sizes, codec, owner, and the code itself (`recipe`). The fingerprint stands for the
-resources of the slice's range as of the cut; only the storage can make it (`SupportsFingerprints`). Where a completed job has a
-slice of the same recipe, range and fingerprint, its files are the files that this slice would write. They are linked, and the
-plan that records the slice records their hash, size, flush points and count with it, in one transaction. No other work is left
-for it.
+output gets a *cache key* and a *fingerprint* when it is planned. The cache key is a digest of everything but the resources: the
+shape that was asked for, rights, filters, sizes, codec, owner, and the code itself (`cache_key`). The fingerprint stands for
+the resources of the slice's range as of the cut; only the storage can make it (`SupportsFingerprints`). Where a completed job
+has a slice of the same cache key, range and fingerprint, its files are the files that this slice would write. They are linked,
+and the plan that records the slice records their hash, size, flush points and count with it, in one transaction. No other work
+is left for it.
 
-**The same bytes (law 5).** A file is a function of recipe, range and resources, and all three are the same. The edges of slices
-must not move as the storage grows, so the ranges of the earlier job are kept as long as they are of about equal size
+**The same bytes (law 5).** A file is a function of cache key, range and resources, and all three are the same. The edges of
+slices must not move as the storage grows, so the ranges of the earlier job are kept as long as they are of about equal size
 (`SupportsSlicesNear`). They are frozen in the plan, as ever.
 
-**Nobody can tell (law 7).** A recipe names the owner, so a job is only faster because of an earlier job of its own owner. If
+**Nobody can tell (law 7).** A cache key names the owner, so a job is only faster because of an earlier job of its own owner. If
 files were shared among owners, the speed of an export would tell whether somebody else had asked for the same before. Operators
-whose clients may know that of each other can choose it (`Settings.reuse`); rights, filters and elements are in the recipe then
-too, so that nobody gets rows that were selected for somebody with other rights.
+whose clients may know that of each other can choose it (`Settings.reuse`); rights, filters and elements are in the cache key
+then too, so that nobody gets rows that were selected for somebody with other rights.
 
 **What may go wrong.** An earlier job can be cancelled, expire or be swept at any moment: then there is nothing to link, and the
 slice is written as usual. Files are linked before they are recorded: a worker that is killed in between leaves links that no row
@@ -38,7 +38,7 @@ from fhir_bulk_middleware.contract.output_store import Link, OutputStore, Suppor
 from fhir_bulk_middleware.contract.query import EveryPatient, Everything, Query, Rows, Window
 from fhir_bulk_middleware.contract.returned import answered
 from fhir_bulk_middleware.contract.storage import SupportsExport, SupportsFingerprints, SupportsSnapshot
-from fhir_bulk_middleware.export.recipe import recipe_of
+from fhir_bulk_middleware.export.cache_key import cache_key_of
 from fhir_bulk_middleware.files.format import ending_of
 from fhir_bulk_middleware.identifiers import file_id
 from fhir_bulk_middleware.instant import Clock, Instant
@@ -69,7 +69,7 @@ class Reuse:
     outputs: OutputStore
     settings: Settings
     clock: Clock
-    _recipes: dict[str, str] = field(default_factory=dict, init=False)
+    _cache_keys: dict[str, str] = field(default_factory=dict, init=False)
     _former: list[Former] = field(default_factory=list, init=False)
     _same: dict[_Sameness, Former] = field(default_factory=dict, init=False)
 
@@ -78,22 +78,22 @@ class Reuse:
         if not self._applies(job, rows):
             return
         everybody = self.settings.reuse == "everybody"
-        self._recipes = {type_: recipe_of(job, rows, type_, sizes, everybody=everybody) for type_ in types}
-        self._former = [*await self.jobs.former(frozenset(self._recipes.values()))]
+        self._cache_keys = {type_: cache_key_of(job, rows, type_, sizes, everybody=everybody) for type_ in types}
+        self._former = [*await self.jobs.former(frozenset(self._cache_keys.values()))]
         self._same = {key: former for former in self._former if (key := _sameness(former.slice)) is not None}
 
     def ranges(self, resource_type: str) -> list[str]:
         """The ranges of the type in the earlier job, in order; none if there are none."""
-        recipe = self._recipes.get(resource_type)
-        return [] if recipe is None else [former.slice.range for former in self._former if former.slice.recipe == recipe]
+        cache_key = self._cache_keys.get(resource_type)
+        return [] if cache_key is None else [former.slice.range for former in self._former if former.slice.cache_key == cache_key]
 
     async def marked(self, piece: Slice, query: Query) -> Slice:
-        """The slice with recipe and fingerprint, by which a later job finds its files; as it is if none may."""
-        recipe = self._recipes.get(piece.type)
-        if recipe is None or not isinstance(self.resources, SupportsFingerprints):
+        """The slice with cache key and fingerprint, by which a later job finds its files; as it is if none may."""
+        cache_key = self._cache_keys.get(piece.type)
+        if cache_key is None or not isinstance(self.resources, SupportsFingerprints):
             return piece
         found = await self.resources.fingerprint(replace(query, range=piece.range))
-        return replace(piece, recipe=recipe, fingerprint=None if found is None else answered(found, str, "fingerprint"))
+        return replace(piece, cache_key=cache_key, fingerprint=None if found is None else answered(found, str, "fingerprint"))
 
     async def linked(self, lease: Lease, slices: Sequence[Slice]) -> tuple[Slice, ...]:
         """The slices of a plan; those with the same files as before have them (`Slice.made`)."""
@@ -140,7 +140,7 @@ class Reuse:
 
 
 def _sameness(piece: Slice) -> _Sameness | None:
-    return None if piece.recipe is None or piece.fingerprint is None else (piece.recipe, piece.range, piece.fingerprint)
+    return None if piece.cache_key is None or piece.fingerprint is None else (piece.cache_key, piece.range, piece.fingerprint)
 
 
 def _linked(lease: Lease, number: int, part: Part, now: Instant) -> Part:

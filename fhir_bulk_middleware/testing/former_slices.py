@@ -27,8 +27,8 @@ from fhir_bulk_middleware.testing.needed import pytest
 __all__ = ["FormerSlicesSuite"]
 
 
-def _slice(number: int, recipe: str | None, range_: str = "") -> Slice:
-    return replace(a_slice(number, range_=range_), recipe=recipe, fingerprint=None if recipe is None else f"f{number}")
+def _slice(number: int, cache_key: str | None, range_: str = "") -> Slice:
+    return replace(a_slice(number, range_=range_), cache_key=cache_key, fingerprint=None if cache_key is None else f"f{number}")
 
 
 async def _completed(store: JobStore, slices: Sequence[Slice], at: Instant = NOW) -> tuple[Job, list[Part]]:
@@ -51,22 +51,22 @@ class FormerSlicesSuite(Suite):
         slices = [_slice(0, "a", "0-9"), _slice(1, "b"), _slice(2, None), _slice(3, "a", "10-19")]
         _, parts = await _completed(store, slices)
         former = await store.former(["a", "unknown"])
-        assert [each.slice.number for each in former] == [0, 3], "slices are found by their recipes, by number"
-        of_plan = [(each.slice.range, each.slice.recipe, each.slice.fingerprint) for each in former]
-        assert of_plan == [("0-9", "a", "f0"), ("10-19", "a", "f3")], "a slice keeps range, recipe and fingerprint"
+        assert [each.slice.number for each in former] == [0, 3], "slices are found by their cache_keys, by number"
+        of_plan = [(each.slice.range, each.slice.cache_key, each.slice.fingerprint) for each in former]
+        assert of_plan == [("0-9", "a", "f0"), ("10-19", "a", "f3")], "a slice keeps range, cache_key and fingerprint"
         assert [each.parts for each in former] == [(parts[0],), (parts[3],)], "a former slice has its own parts"
         assert [each.slice.estimate for each in former] == [7, 7], "the estimate of a finished slice is what was read"
-        assert await store.former([]) == [], "without a recipe nothing is found"
+        assert await store.former([]) == [], "without a cache_key nothing is found"
 
     async def test_of_several_jobs_the_newest_is_found_for_each_recipe(self, store: JobStore) -> None:
         """Whichever was completed or added last."""
         await _completed(store, [_slice(0, "a"), _slice(1, "b")], hour(1))
         newest, _ = await _completed(store, [_slice(0, "a")], hour(2))
         await _completed(store, [_slice(0, "a")], hour(0))
-        former: list[Former] = sorted(await store.former(["a", "b"]), key=lambda each: each.slice.recipe or "")
-        assert [each.slice.recipe for each in former] == ["a", "b"], "each recipe is found in one job"
+        former: list[Former] = sorted(await store.former(["a", "b"]), key=lambda each: each.slice.cache_key or "")
+        assert [each.slice.cache_key for each in former] == ["a", "b"], "each cache_key is found in one job"
         keys = [part.key.startswith(newest.id) for each in former for part in each.parts]
-        assert keys == [True, False], "of several jobs with a recipe the newest is found"
+        assert keys == [True, False], "of several jobs with a cache_key the newest is found"
 
     @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED])
     async def test_only_completed_jobs_are_found(self, store: JobStore, state: JobState) -> None:

@@ -192,7 +192,7 @@ FILES = (
     Mutant(
         "files-cross-owners",
         "law 7",
-        "export/recipe.py",
+        "export/cache_key.py",
         '"owner": None if everybody else owner_record(job.owner),',
         '"owner": None,',
         (_REUSE,),
@@ -200,7 +200,7 @@ FILES = (
     Mutant(
         "files-cross-shapes",
         "law 5",
-        "export/recipe.py",
+        "export/cache_key.py",
         '        "options": _OPTIONS.dump_python(options, mode="json"),\n',
         "",
         (_REUSE,),
@@ -225,8 +225,8 @@ FILES = (
         "files-of-unfinished-jobs-are-linked",
         "law 5",
         "stores/sqlite/jobs.py",
-        "WHERE slice.recipe = ? AND job.state = 'completed'",
-        "WHERE slice.recipe = ?",
+        "WHERE slice.cache_key = ? AND job.state = 'completed'",
+        "WHERE slice.cache_key = ?",
         (_JOB_STORES,),
     ),
     Mutant(

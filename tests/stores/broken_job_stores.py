@@ -830,22 +830,22 @@ class ChangesTheCodec(Broken):
 class FindsWhatIsNotFinished(Broken):
     promise = "only the slices of completed jobs are found"
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
         entries = list(self._entries.values())
-        return [Former(piece, ()) for each in entries for piece in each.slices.values() if piece.recipe in recipes]
+        return [Former(piece, ()) for each in entries for piece in each.slices.values() if piece.cache_key in cache_keys]
 
 
 class FindsTheOldest(Broken):
-    promise = "of several jobs with a recipe the newest is found"
+    promise = "of several jobs with a cache_key the newest is found"
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
         entries = self._entries
         try:
             self._entries = {
                 id_: replace(entry, job=replace(entry.job, created_at=Instant(-entry.job.created_at)))
                 for id_, entry in entries.items()
             }
-            return await super().former(recipes)
+            return await super().former(cache_keys)
         finally:
             self._entries = entries
 

@@ -254,17 +254,17 @@ class MemoryJobStore:
             _advance(entry, work, done)
             return True
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
         """See `JobStore.former`."""
         with self._lock:
             completed = [entry for entry in self._entries.values() if entry.job.state is JobState.COMPLETED]
             completed.sort(key=lambda entry: ListPlace.of(entry.job))
-            newest = {piece.recipe: entry for entry in completed for piece in entry.slices.values()}
+            newest = {piece.cache_key: entry for entry in completed for piece in entry.slices.values()}
             return [
                 Former(piece, tuple(part for place, part in sorted(entry.parts.items()) if place[0] == piece.number))
                 for entry in completed
                 for _, piece in sorted(entry.slices.items())
-                if piece.recipe in recipes and newest[piece.recipe] is entry
+                if piece.cache_key in cache_keys and newest[piece.cache_key] is entry
             ]
 
     async def plan(

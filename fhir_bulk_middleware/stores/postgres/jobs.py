@@ -94,13 +94,13 @@ _KEPT_BYTES = """
     ) AS kept
 """
 _NEWEST_OF = """
-    SELECT DISTINCT ON (slice.recipe) slice.recipe, job.id FROM $slice AS slice JOIN $job AS job ON job.id = slice.job_id
-    WHERE slice.recipe = ANY(%(recipes)s) AND job.state = 'completed'
-    ORDER BY slice.recipe, job.created_at DESC, job.id DESC
+    SELECT DISTINCT ON (slice.cache_key) slice.cache_key, job.id FROM $slice AS slice JOIN $job AS job ON job.id = slice.job_id
+    WHERE slice.cache_key = ANY(%(cache_keys)s) AND job.state = 'completed'
+    ORDER BY slice.cache_key, job.created_at DESC, job.id DESC
 """
 _SLICES_OF = f"""
     SELECT job_id, {", ".join(SLICE_FIELDS)} FROM $slice
-    WHERE job_id = ANY(%(jobs)s) AND recipe = ANY(%(recipes)s) ORDER BY job_id, number
+    WHERE job_id = ANY(%(jobs)s) AND cache_key = ANY(%(cache_keys)s) ORDER BY job_id, number
 """  # noqa: S608
 _PARTS_OF = f"SELECT job_id, {', '.join(PART_FIELDS)} FROM $part WHERE job_id = ANY(%(jobs)s) ORDER BY job_id, slice, number"  # noqa: S608
 _KEEPS_FILES = """
@@ -305,9 +305,9 @@ class PostgresJobStore:
         """See `JobStore.renew`."""
         return await self._connections.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
         """See `JobStore.former`."""
-        return await self._connections.read(partial(_former, recipes=recipes), snapshot=True)
+        return await self._connections.read(partial(_former, cache_keys=cache_keys), snapshot=True)
 
     async def plan(
         self,
@@ -394,9 +394,9 @@ def _standing(session: Session, known: KnownJobs, job_id: str, place: bytes, fil
     return Standing(job, tuple(map(_part, session.rows(_PARTS, {"id": job_id}))), unfinished, slices)
 
 
-def _former(session: Session, recipes: Collection[str]) -> list[Former]:
-    newest: dict[str, str] = dict(session.rows(_NEWEST_OF, {"recipes": list(recipes)}))
-    of = {"jobs": sorted(set(newest.values())), "recipes": list(recipes)}
+def _former(session: Session, cache_keys: Collection[str]) -> list[Former]:
+    newest: dict[str, str] = dict(session.rows(_NEWEST_OF, {"cache_keys": list(cache_keys)}))
+    of = {"jobs": sorted(set(newest.values())), "cache_keys": list(cache_keys)}
     parts: dict[tuple[str, int], list[Part]] = {}
     for job_id, *record in session.rows(_PARTS_OF, of):
         part = _part(tuple(record))
@@ -404,7 +404,7 @@ def _former(session: Session, recipes: Collection[str]) -> list[Former]:
     found = []
     for job_id, *record in session.rows(_SLICES_OF, of):
         piece = slice_from_record(dict(zip(SLICE_FIELDS, record, strict=True)))
-        if piece.recipe is not None and newest.get(piece.recipe) == job_id:
+        if piece.cache_key is not None and newest.get(piece.cache_key) == job_id:
             found.append(Former(piece, tuple(parts.get((job_id, piece.number), ()))))
     return found
 

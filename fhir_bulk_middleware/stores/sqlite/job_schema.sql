@@ -72,13 +72,13 @@ CREATE TABLE slice (
     cursor TEXT,
     parts INTEGER NOT NULL,
     origin TEXT NOT NULL,
-    recipe TEXT,
+    cache_key TEXT,
     fingerprint TEXT,
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
 
 -- The slices whose files a later job may link.
-CREATE INDEX slice_recipe ON slice (recipe) WHERE recipe IS NOT NULL;
+CREATE INDEX slice_cache_key ON slice (cache_key) WHERE cache_key IS NOT NULL;
 
 CREATE TABLE part (
     job_id TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,

@@ -100,10 +100,10 @@ _KEPT_BYTES = """
     )
 """
 _NEWEST_OF = """
-    SELECT job.id FROM slice INDEXED BY slice_recipe CROSS JOIN job ON job.id = slice.job_id
-    WHERE slice.recipe = ? AND job.state = 'completed' ORDER BY job.created_at DESC, job.id DESC LIMIT 1
+    SELECT job.id FROM slice INDEXED BY slice_cache_key CROSS JOIN job ON job.id = slice.job_id
+    WHERE slice.cache_key = ? AND job.state = 'completed' ORDER BY job.created_at DESC, job.id DESC LIMIT 1
 """
-_SLICES_OF = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND recipe IS NOT NULL ORDER BY number"  # noqa: S608
+_SLICES_OF = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND cache_key IS NOT NULL ORDER BY number"  # noqa: S608
 _KEEPS_FILES = """
     SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))
         AND (+adapter <> ? OR +state IN ('queued', 'running', 'completed'))
@@ -281,9 +281,9 @@ class SQLiteJobStore:
         """See `JobStore.renew`."""
         return await self._database.write(partial(work.renew, lease=lease, now=now, lease_seconds=lease_seconds, done=done))
 
-    async def former(self, recipes: Collection[str]) -> Sequence[Former]:
+    async def former(self, cache_keys: Collection[str]) -> Sequence[Former]:
         """See `JobStore.former`."""
-        return await self._database.aside(lambda: _former(self._database.reader, recipes))
+        return await self._database.aside(lambda: _former(self._database.reader, cache_keys))
 
     async def plan(
         self,
@@ -345,21 +345,21 @@ def _part(record: tuple[Any, ...]) -> Part:
     return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
 
 
-def _former(reader: sqlite3.Connection, recipes: Collection[str]) -> list[Former]:
+def _former(reader: sqlite3.Connection, cache_keys: Collection[str]) -> list[Former]:
     found: list[Former] = []
     reader.execute("BEGIN")  # what is read until the rollback is of one instant
     try:
         newest: dict[str, set[str]] = {}
-        for recipe in recipes:
-            for (job_id,) in reader.execute(_NEWEST_OF, (recipe,)).fetchall():
-                newest.setdefault(job_id, set()).add(recipe)
+        for cache_key in cache_keys:
+            for (job_id,) in reader.execute(_NEWEST_OF, (cache_key,)).fetchall():
+                newest.setdefault(job_id, set()).add(cache_key)
         for job_id, wanted in sorted(newest.items()):
             parts: dict[int, list[Part]] = {}
             for part in map(_part, reader.execute(_PARTS, (job_id,))):
                 parts.setdefault(part.slice, []).append(part)
             for record in reader.execute(_SLICES_OF, (job_id,)):
                 piece = slice_from_record(dict(zip(SLICE_FIELDS, record, strict=True)))
-                if piece.recipe in wanted:
+                if piece.cache_key in wanted:
                     found.append(Former(piece, tuple(parts.get(piece.number, ()))))
     finally:
         reader.rollback()

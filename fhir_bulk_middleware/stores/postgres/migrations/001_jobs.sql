@@ -98,13 +98,13 @@ CREATE TABLE slice (
     cursor text,
     parts integer NOT NULL,
     origin text NOT NULL,
-    recipe text,
+    cache_key text,
     fingerprint text,
     PRIMARY KEY (job_id, number)
 );
 
 -- The slices whose files a later job may link.
-CREATE INDEX slice_recipe ON slice (recipe) WHERE recipe IS NOT NULL;
+CREATE INDEX slice_cache_key ON slice (cache_key) WHERE cache_key IS NOT NULL;
 
 CREATE TABLE part (
     job_id text COLLATE "C" NOT NULL REFERENCES job (id) ON DELETE CASCADE,

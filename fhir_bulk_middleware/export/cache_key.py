@@ -1,7 +1,7 @@
 """Digests of all that the files of a slice depend on, but the resources themselves.
 
-Two slices with one recipe and one fingerprint (`SupportsFingerprints`) have the same files, byte for byte. A recipe leaves out
-only what is named here, so that an option that is added later is in it without further ado.
+Two slices with one cache key and one fingerprint (`SupportsFingerprints`) have the same files, byte for byte. A cache key
+leaves out only what is named here, so that an option that is added later is in it without further ado.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from fhir_bulk_middleware.contract.job_record import owner_record, rows_content
 from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.files.part import default_codec
 
-__all__ = ["recipe_of"]
+__all__ = ["cache_key_of"]
 
 _OPTIONS = TypeAdapter(Options)
 _CODE = ("contract", "export", "fhir", "files", "stores")
 """The packages whose code decides what is in a file."""
 
 
-def recipe_of(job: Job, rows: Rows, resource_type: str, sizes: Sizes, *, everybody: bool) -> str:
-    """The recipe of the selected output of one type.
+def cache_key_of(job: Job, rows: Rows, resource_type: str, sizes: Sizes, *, everybody: bool) -> str:
+    """The cache key of the selected output of one type.
 
     Args:
         job: the job.
@@ -65,7 +65,7 @@ def recipe_of(job: Job, rows: Rows, resource_type: str, sizes: Sizes, *, everybo
 
 @cache
 def _code() -> str:
-    """A digest of the code, so that no other version of it has the same recipes."""
+    """A digest of the code, so that no other version of it has the same cache keys."""
     digest, package = hashlib.sha256(), files("fhir_bulk_middleware")
     for name, content in _contents(package.joinpath(name) for name in _CODE):
         digest.update(f"{name} {len(content)} ".encode() + content)
