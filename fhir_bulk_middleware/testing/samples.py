@@ -71,8 +71,8 @@ class Samples:
         return observation(id_, first, text, **more)
 
     def outside(self, id_: str) -> str | None:
-        """A resource of `outside_type`."""
-        return organization(id_)
+        """A resource of `outside_type`; None if there is no such type."""
+        return None if self.outside_type is None else organization(id_)
 
     def naming(self, id_: str, patient: str, outside: str) -> str | None:
         """A resource of `record_type` in the compartment of this patient that names the resource `outside` of `outside_type`."""
