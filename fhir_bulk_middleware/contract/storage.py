@@ -1,7 +1,7 @@
 """The protocols of a storage adapter for exports: one object with `SupportsExport`, and each further protocol that it can keep.
 
-A capability is an implemented protocol: routes, CapabilityStatement and manifests follow from it. `SQLiteResourceStore` and
-`MemoryResourceStore` implement all of them but `SupportsAudit`.
+A capability is an implemented protocol: routes, CapabilityStatement and manifests follow from it. `SQLiteResourceStore`,
+`PostgresResourceStore` and `MemoryResourceStore` implement all of them but `SupportsAudit`.
 
 Each protocol says where its methods run. *In the server* is the event loop that answers requests. *In a worker* is a worker
 process, or the server's loop for an adapter that is no `SupportsWorkerProcess`.

@@ -14,6 +14,8 @@ _JOB_ROUNDS = "tests/jobs/test_job_rounds.py"
 _JOB_STORES = "tests/stores/test_job_stores.py"
 _POSTGRES_SUITE = "tests/stores/test_postgres_job_store_suite.py"
 _POSTGRES = "tests/stores/test_postgres_job_store.py"
+_POSTGRES_RESOURCES_SUITE = "tests/stores/test_postgres_resource_store_suite.py"
+_POSTGRES_RESOURCES = "tests/stores/test_postgres_resource_store.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
 _OBJECTS = "tests/stores/test_object_output_store.py"
@@ -1491,6 +1493,65 @@ POSTGRES = (
     ),
 )
 
+RESOURCES_IN_POSTGRES = (
+    Mutant(
+        "postgres-superseded-versions-hold",
+        "law 3",
+        "stores/postgres/resource_view.py",
+        'f"{sees(seen, row)} AND NOT {ended(seen, row)}"',
+        'f"{sees(seen, row)} AND NOT {ended(seen, row)} IS NULL"',
+        (_POSTGRES_RESOURCES_SUITE,),
+    ),
+    Mutant(
+        "postgres-moves-are-not-marked",
+        "law 34",
+        "stores/postgres/resource_writing.py",
+        "newest.owners != new.owners)",
+        "newest.owners == new.owners)",
+        (_POSTGRES_RESOURCES_SUITE,),
+    ),
+    Mutant(
+        "postgres-deletions-of-other-compartments",
+        "law 27",
+        "stores/postgres/resource_losses.py",
+        "return not references.isdisjoint(owners)",
+        "return bool(references or owners)",
+        (_POSTGRES_RESOURCES_SUITE,),
+    ),
+    Mutant(
+        "postgres-further-matches-are-left",
+        "RD-13",
+        "stores/postgres/resource_removal.py",
+        " and not self._further(target, found) else None",
+        " else None",
+        (_POSTGRES_RESOURCES_SUITE,),
+    ),
+    Mutant(
+        "postgres-late-deletions-are-forgotten-early",
+        "law 3",
+        "stores/postgres/resource_forgetting.py",
+        '_DELETED.format(sees=sees(seen, "r"))',
+        '_DELETED.format(sees="true")',
+        (_POSTGRES_RESOURCES,),
+    ),
+    Mutant(
+        "postgres-one-instant-in-two-transactions",
+        "law 4",
+        "stores/postgres/resource_loading.py",
+        "(len(dated) < least or history.instant == dated[-1][1])",
+        "len(dated) < least",
+        (_POSTGRES_RESOURCES,),
+    ),
+    Mutant(
+        "postgres-indexes-find-too-little",
+        "TF-02",
+        "stores/postgres/resource_criteria.py",
+        "if all(self._index.covers(name, type_) for name in names)",
+        "if any(self._index.covers(name, type_) for name in names)",
+        (_POSTGRES_RESOURCES,),
+    ),
+)
+
 COMMITS = (
     Mutant(
         "a-cut-believes-stamps",
@@ -1580,5 +1641,6 @@ MUTANTS = (
     *CHECKS,
     *OPERATION,
     *POSTGRES,
+    *RESOURCES_IN_POSTGRES,
     *COMMITS,
 )

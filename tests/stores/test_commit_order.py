@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_fixture import database, set_clock
 from postgres_fixture import server as postgres
-from postgres_resources import EmptyStores, empty_stores
+from postgres_resources import EmptyStores, empty_stores, writing_on
 
 from fhir_bulk_middleware.contract.query import Everything, Query, Window
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -33,10 +33,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.drafts import draft
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
-from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes
-from fhir_bulk_middleware.stores.postgres.resource_writing import Writing
 from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
-from fhir_bulk_middleware.stores.postgres.session import Session
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Key = tuple[str, str]
@@ -75,23 +72,24 @@ class Store:
     def __init__(self, stores: EmptyStores) -> None:
         self.dsn = f"{stores.dsn}{'&' if '?' in stores.dsn else '?'}options=-csearch_path%3D{stores.schema}"
         self._stores = stores
-        self._types: ResourceTypes = stores.store()._types
-        self._types.assured_here({"Observation", "Patient"})
+        self._store = self._reading = stores.store()
+        self._store._types.assured_here({"Observation", "Patient"})
         self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ())
 
     def storage(self, patience: float) -> PostgresResourceStore:
-        return self._stores.another(wait_for_writers=patience, blocking=True)
+        self._reading = self._stores.another(wait_for_writers=patience, blocking=True)
+        return self._reading
 
     def write(self, connection: Connection, resources: Sequence[str]) -> None:
         drafts = [draft(resource, *self._drafting) for resource in resources]
-        writing = self._writing(connection)
+        writing = writing_on(connection, self._store)
         writing.expect([(new.canonical.type, new.canonical.id) for new in drafts])
         for new in drafts:
             writing.put(new)
         writing.finish()
 
     def delete(self, connection: Connection, key: Key) -> bool:
-        writing = self._writing(connection)
+        writing = writing_on(connection, self._store)
         writing.expect([key], texts=True)
         removed = writing.delete(*key)
         writing.finish()
@@ -99,13 +97,7 @@ class Store:
 
     def clean(self) -> None:
         self._stores.empty()
-
-    def _writing(self, connection: Connection) -> Writing:
-        session = Session.__new__(Session)  # its own connection would be another one
-        session._connection = connection
-        session._tables = self._stores.tables
-        session.transaction = session.one("SELECT pg_current_xact_id()::text")
-        return Writing(session, self._types)
+        self._reading._database.forget_cuts()  # cuts at whole seconds may have the instants of those before
 
 
 Place = Documents | Store

@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
+from urllib.parse import parse_qsl
 
 import psycopg
 import pytest
 from cutting_proxy import Cut, CuttingProxy
 from house import HandClock
-from postgres_resources import EmptyStores
+from postgres_resources import EmptyStores, writing_on
 
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
+from fhir_bulk_middleware.contract.filters import Filters
+from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Filter, Query, Selection, Window
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
 from fhir_bulk_middleware.contract.removal import Matches, Target
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
@@ -195,6 +197,60 @@ async def test_of_a_conditional_delete_and_busy_writers_each_sees_the_other_or_n
     assert (await store.find(by_text("de"), at_most=9)).count == 0
 
 
+# --- Criteria and indexes
+
+OBSERVATIONS = [
+    {"id": "mine", "subject": {"reference": "Patient/1"}},
+    {"id": "absolute", "subject": {"reference": "https://ehr.example/fhir/Patient/1"}},
+    {"id": "versioned", "subject": {"reference": "Patient/1/_history/3"}, "performer": [{"reference": "Practitioner/9"}]},
+    {"id": "performed", "subject": {"reference": "Patient/2"}, "performer": [{"reference": "Patient/1"}]},
+    {"id": "foreign", "subject": {"reference": "https://other.example/fhir/Patient/1"}},
+    {"id": "of-a-place", "subject": {"reference": "Location/5"}},
+    {"id": "of-an-organization", "subject": {"reference": "Patient/3"}, "performer": [{"reference": "Organization/7"}]},
+]
+CRITERIA = {
+    "_id=mine": True,
+    "_id=mine,foreign": True,
+    "patient=1": True,
+    "patient=Patient/1": True,
+    "patient=https://ehr.example/fhir/Patient/1": True,
+    "subject=Patient/1": True,
+    "subject:Patient=1": True,
+    "subject=1": False,
+    "subject=Location/5": True,
+    "performer=Patient/1": True,
+    "performer=Organization/7": True,
+    "performer=Organization/7,Patient/1": False,
+    "performer:Organization=7": True,
+    "subject=https://other.example/fhir/Patient/1": False,
+    "patient=1&performer=Practitioner/9": True,
+    "patient:missing=true": False,
+}
+"""And whether an index finds what they mean."""
+
+
+@pytest.mark.parametrize("written", CRITERIA)
+async def test_an_index_finds_all_that_criteria_mean(empty_postgres: EmptyStores, written: str) -> None:
+    """The same as reading each resource does; and, in an export, no more than that."""
+    empty_postgres.store()
+    store = empty_postgres.another(base_urls=["https://ehr.example/fhir"])
+    lines = [json.dumps({"resourceType": "Observation"} | content).encode() for content in OBSERVATIONS]
+    put(store, *lines)
+    put(store, json.dumps({"resourceType": "Observation", "id": "mine", "subject": {"reference": "Patient/2"}}).encode())
+    put(store, lines[0])
+    criteria = Criteria.of(FhirVersion.R4, "Observation", parse_qsl(written))
+    filters = Filters([Filter("Observation", (criteria,))], "Observation", ["https://ehr.example/fhir"])
+    expected = {json.loads(line)["id"] for line in lines if filters.passes(line)}
+    matches = await store.find(Target(criteria=criteria), at_most=9)
+    assert {match.id for match in matches.versions} == expected
+    as_of = await store.cut(Precision.MICROSECONDS)
+    filtered = (Filter("Observation", (criteria,)),)
+    query = Query(type="Observation", selection=Everything(), window=Window(), as_of=as_of, filters=filtered)
+    found = {json.loads(line)["id"] async for page in store.pages(query, None) for line in page.lines.splitlines()}
+    assert expected <= found
+    assert (len(found) < len(OBSERVATIONS)) is CRITERIA[written], "what other resources there are is not read"
+
+
 # --- Connections that break
 
 
@@ -342,6 +398,28 @@ async def test_a_load_may_keep_what_resources_say_of_their_last_change(empty_pos
         with pytest.raises(MalformedLine, match=said):
             store.load([wrong], keep_last_updated=True)
     assert await store.read("Patient", "c") is None
+
+
+async def test_a_deletion_that_was_committed_late_is_not_forgotten_early(
+    store: PostgresResourceStore, database: "psycopg.Connection[Any]"
+) -> None:
+    """It was stamped before the horizon and is told by an export since then, so it has to stay."""
+    put(store, someone("slow"), someone("kept"))
+    writing = writing_on(database, store)
+    writing.expect([("Patient", "slow")], texts=True)
+    assert writing.delete("Patient", "slow") is not None
+    writing.finish()
+    horizon = await store.cut(Precision.MICROSECONDS)
+    database.commit()
+    for _ in range(2):
+        assert await store.forget(horizon, now=await store.now(), grace=0) == 0
+    as_of = await store.cut(Precision.MICROSECONDS)
+    query = Query(type="Patient", selection=EVERYTHING, window=Window(horizon), as_of=as_of)
+    assert [page.references async for page in store.deletions(query, None)] == [("Patient/slow",)]
+    for _ in range(2):
+        removed = await store.forget(as_of, now=await store.now(), grace=0)
+    assert removed == 2
+    assert await store.read("Patient", "slow") is None
 
 
 async def test_rows_of_extents_are_folded_where_there_are_many(

@@ -9,10 +9,12 @@ import psycopg
 from house import HandClock
 
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.postgres.resource_writing import Writing
 from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.postgres.schema import resource_tables
+from fhir_bulk_middleware.stores.postgres.session import Session
 
-__all__ = ["EmptyStores", "empty_stores"]
+__all__ = ["EmptyStores", "empty_stores", "writing_on"]
 
 _KEPT = ("resource_schema_version", "resource_type", "test_clock")
 
@@ -83,6 +85,15 @@ class EmptyStores:
 
     def _clock(self, now: str) -> None:
         self.run(f"CREATE OR REPLACE FUNCTION {{}}.bulk_clock() RETURNS bigint LANGUAGE sql VOLATILE AS $$SELECT {now}$$")
+
+
+def writing_on(connection: "psycopg.Connection[Any]", store: PostgresResourceStore) -> Writing:
+    """A write in a transaction of the test, which is open on a connection of its own."""
+    session = Session.__new__(Session)  # it would make a connection
+    session._connection = connection
+    session._tables = store._tables
+    session.transaction = session.one("SELECT pg_current_xact_id()::text")
+    return Writing(session, store._types)
 
 
 @contextmanager

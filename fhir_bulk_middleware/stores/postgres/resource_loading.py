@@ -9,7 +9,7 @@ from fhir_bulk_middleware.stores.drafts import Draft
 from fhir_bulk_middleware.stores.history_lines import History
 from fhir_bulk_middleware.stores.postgres.connections import Connections
 from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes
-from fhir_bulk_middleware.stores.postgres.resource_writing import Writing, again_if_created
+from fhir_bulk_middleware.stores.postgres.resource_writing import Writing, again_if_created, clocks
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["load_history", "load_now"]
@@ -75,7 +75,7 @@ def _write_now(session: Session, drafts: list[Draft], types: ResourceTypes) -> N
 def _write_dated(session: Session, dated: list[_Dated], types: ResourceTypes) -> None:
     writing, at = Writing(session, types), None
     writing.expect([(new.canonical.type, new.canonical.id) for _, _, new in dated])
-    clock, latest = writing.latest()
+    clock, latest = clocks(session)
     for number, instant, new in dated:
         if instant != at:
             try:

@@ -11,6 +11,7 @@ from functools import partial
 from fhir_bulk_middleware.contract.paging import PageMaker
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
 from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
+from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.resource_writing import BLOCK_BITS
@@ -61,12 +62,27 @@ _FOLD = """
 """
 
 
-async def pages(database: Database, query: Query, after: str | None) -> AsyncIterator[Page]:
-    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5)."""
+async def pages(
+    database: Database, query: Query, after: str | None, criteria: CriteriaIndex | None = None
+) -> AsyncIterator[Page]:
+    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5).
+
+    Args:
+        database: where to read.
+        query: the query.
+        after: the cursor to read on from.
+        criteria: finds what can meet the filters of the query; None to read all.
+    """
     span = await database.span(query, after)
-    if span is not None:
-        async for page in paged(versions(database, query, span), query.page_bytes):
-            yield page
+    if span is None:
+        return
+    steps = versions(database, query, span)
+    if criteria is not None and query.filters and not isinstance(query.selection, Compartments):
+        between = span.first, span.last
+        if (keys := await criteria.keys(query.filters, query.type, between, span.view.number)) is not None:
+            steps = by_keys(database, keys, span.view.living())
+    async for page in paged(steps, query.page_bytes):
+        yield page
 
 
 def versions(database: Database, query: Query, span: Span) -> AsyncIterator[Lines]:
@@ -183,8 +199,8 @@ async def _written(database: Database, query: Query, span: Span) -> list[Extent]
     """The extents of what was written within a window, exactly."""
     living, values = span.view.living(), {}
     if isinstance(query.selection, Compartments):
-        living = f"{living} AND r.owners && %(owners)s::text[]"
-        values["owners"] = sorted(query.selection.references)
+        living = f"{living} AND seq = ANY(%(keys)s::bigint[])"
+        values["keys"] = await members_keys(database, query.selection.references, span)
     text = _WRITTEN.format(between=span.between(), living=living, bits=BLOCK_BITS)
     rows = await database.connections.read(lambda session: session.rows(text, values or None))
     return [Extent(*row) for row in rows]

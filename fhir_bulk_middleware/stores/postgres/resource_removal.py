@@ -4,7 +4,8 @@ Nothing is locked but the resources that are removed. Whether the matches of cri
 are locked, of what was written since they were looked for. What another transaction commits after that comes after the removal.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+import copy
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 
 from fhir_bulk_middleware.contract.filters import Filters
@@ -25,12 +26,17 @@ from fhir_bulk_middleware.contract.removal import (
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores import removal_journal as journal
 from fhir_bulk_middleware.stores.postgres import outbox
+from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex
+from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database
 from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT, Writing
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.removal_journal import ids_of
 
 __all__ = ["Found", "Removing", "end_run", "find"]
+
+_Row = tuple[int, bytes, int, bytes]
+"""Key, id, number and text of a version."""
 
 _ROWS = 1_000
 
@@ -40,6 +46,7 @@ _CURRENT = f"""
     WHERE type = %(type)s AND ended = {CURRENT} AND NOT deleted AND seq > %(after)s {{more}} ORDER BY seq LIMIT {_ROWS}
 """  # noqa: S608 - constants of ours only
 _WITH_IDS = "AND id = ANY(%(ids)s::text[])"
+_WITH_KEYS = "AND seq = ANY(%(keys)s::bigint[])"
 _SINCE = "AND writer >= %(mark)s::xid8"
 _RUN_LOCK = "SELECT pg_advisory_xact_lock{shared}(hashtextextended(%(name)s, 0))"
 _ENDED = "SELECT cancelled FROM $resource_removal_run WHERE run = %(run)s"
@@ -59,7 +66,7 @@ class Found:
         self.mark = ""
         self._filters = Filters(target.filters, target.type, base_urls)
 
-    def add(self, rows: Sequence[tuple[int, bytes, int, bytes]]) -> list[str]:
+    def add(self, rows: Sequence[_Row]) -> list[str]:
         """Add those of the current versions that match; the ids of matches that are new."""
         new = []
         for _, id_, number, text in rows:
@@ -72,38 +79,41 @@ class Found:
                 self.versions[key] = version
         return new
 
+    def copy(self) -> "Found":
+        """The same matches, for a transaction that may be repeated."""
+        again = copy.copy(self)
+        again.versions = {**self.versions}
+        return again
+
     def matches(self, at_most: int) -> Matches:
         """The matches as a host gets them."""
         return Matches(len(self.versions), tuple(self.versions.values())[:at_most], self.mark)
 
 
-async def find(database: Database, target: Target, base_urls: Collection[str]) -> Found:
+async def find(database: Database, target: Target, base_urls: Collection[str], criteria: CriteriaIndex) -> Found:
     """The matches, in short statements: what is written meanwhile is found or not, and is found by `Removing` in any case."""
     found = Found(target, base_urls)
     found.mark = await database.connections.read(lambda session: session.one(_MARK))
     number = await database.types.number(target.type)
     if number is not None:
-        async for rows in _current(database, number, target):
+        async for rows in _current(database, number, target, criteria):
             found.add(rows)
     return found
 
 
-async def _current(database: Database, number: int, target: Target) -> AsyncIterator[list[tuple[int, bytes, int, bytes]]]:
-    values, text = _asked(number, target, "")
-    rows: list[tuple[int, bytes, int, bytes]] = [(0, b"", 0, b"")]
-    while rows:
-        asked = values | {"after": rows[-1][0]}
-        rows = await database.connections.read(partial(Session.lines, text=text, values=asked))
+async def _current(database: Database, number: int, target: Target, criteria: CriteriaIndex) -> AsyncIterator[list[_Row]]:
+    """The current versions that may match."""
+    keys = await criteria.keys(target.filters, target.type, (first_of(number) + 1, first_of(number + 1) - 1), number)
+    text, after = _CURRENT.format(more="" if keys is None else _WITH_KEYS), 0
+    while keys is None or keys:
+        some, keys = (None, None) if keys is None else (keys[:_ROWS], keys[_ROWS:])
+        values = {"type": number, "after": after, "keys": some}
+        rows: list[_Row] = await database.connections.read(partial(Session.lines, text=text, values=values))
         yield rows
-
-
-def _asked(number: int, target: Target, more: str) -> tuple[dict[str, object], str]:
-    """The values and the text of a statement for current versions that may match."""
-    values: dict[str, object] = {"type": number}
-    if (ids := ids_of(target)) is not None:
-        values["ids"] = ids
-        more = f"{_WITH_IDS} {more}"
-    return values, _CURRENT.format(more=more)
+        if keys is None:
+            if not rows:
+                return
+            after = rows[-1][0]
 
 
 class Removing:
@@ -190,18 +200,13 @@ class Removing:
 
     def _further(self, target: Target, found: Found) -> bool:
         """Look at what was written since the mark; whether there are matches that were not found before."""
-        values, text = _asked(self._number, target, _SINCE)
-        values["mark"] = found.mark
-        further = False
-        for rows in self._since(text, values):
+        further, after = False, 0
+        values = {"type": self._number, "mark": found.mark, "ids": ids_of(target)}
+        text = _CURRENT.format(more=_SINCE if values["ids"] is None else f"{_SINCE} {_WITH_IDS}")
+        while rows := self._session.lines(text, values | {"after": after}):
             further = bool(found.add(rows)) or further
+            after = rows[-1][0]
         return further
-
-    def _since(self, text: str, values: dict[str, object]) -> Iterator[list[tuple[int, bytes, int, bytes]]]:
-        rows: list[tuple[int, bytes, int, bytes]] = [(0, b"", 0, b"")]
-        while rows:
-            rows = self._session.lines(text, values | {"after": rows[-1][0]})
-            yield rows
 
     def _remove(self, target: Target, found: Found) -> Sequence[Current]:
         self._writing.expect([(target.type, id_) for id_ in found.versions], texts=True)

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from functools import partial
 
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.postgres.connections import Connections
 from fhir_bulk_middleware.stores.postgres.session import Session
 
@@ -25,11 +26,17 @@ class ResourceTypes:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._numbers: dict[str, int] = {}
+        self._complete = Instant(0)
 
-    async def number(self, type_: str) -> int | None:
-        """The number of a type, None if no resource of it was ever written."""
-        if type_ not in self._numbers:
+    async def number(self, type_: str, as_of: Instant | None = None) -> int | None:
+        """The number of a type, None if no resource of it was written, or was visible at a cut.
+
+        A type has its number before its first resource is committed. So numbers that were read after a cut was taken are complete
+        for it and for all cuts before it, and an export reads them once.
+        """
+        if type_ not in self._numbers and (as_of is None or as_of > self._complete):
             self._numbers |= await self._connections.read(_numbers)
+            self._complete = max(self._complete, as_of or self._complete)
         return self._numbers.get(type_)
 
     async def assured(self, type_: str) -> int:

@@ -3,6 +3,7 @@
 `cut.py` says which versions are visible at an instant. A version *holds* at an instant if it is visible and the next one is not.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,9 @@ from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["Database", "Span", "View", "at", "ended", "sees"]
+
+_CACHED_SECONDS = 10.0
+_MOST_CACHED = 64
 
 _EDGES = "SELECT min(seq + 0), max(seq + 0) FROM $resource AS r WHERE {}"
 _LAST = "SELECT max(seq) FROM $resource WHERE seq > %(first)s AND seq < %(end)s"
@@ -116,14 +120,31 @@ class Database:
         self.connections = connections
         self.cuts = cuts
         self.types = types
+        self._known: dict[tuple[Instant, bool], tuple[float, Seen]] = {}
 
-    async def seen(self, instant: Instant) -> Seen:
-        """What was visible at an instant."""
-        return await self.connections.patiently(partial(self.cuts.seen, instant))
+    async def seen(self, instant: Instant, *, whole: bool = False) -> Seen:
+        """What was visible at an instant: at the edge of a window or, if `whole`, at the cut of a read.
+
+        It does not change once there is a cut. It is cached for the types of an export, and not for long, since a database may be
+        restored while we run.
+        """
+        read_at, known = self._known.get((instant, whole), (0.0, None))
+        if known is not None and time.monotonic() < read_at + _CACHED_SECONDS:
+            return known
+        found = await self.connections.patiently(partial(self.cuts.as_of if whole else self.cuts.seen, instant))
+        if len(self._known) >= _MOST_CACHED:
+            self._known.clear()
+        if found.snapshot is not None:
+            self._known[instant, whole] = time.monotonic(), found
+        return found
+
+    def forget_cuts(self) -> None:
+        """Read all cuts again, since they changed."""
+        self._known.clear()
 
     async def view(self, query: Query) -> View | None:
         """What a query can see, None if there never was a resource of its type."""
-        number = await self.types.number(query.type)
+        number = await self.types.number(query.type, query.as_of)
         if number is None:
             return None
         since, until, as_of = query.window.since, query.window.until, query.as_of
@@ -132,7 +153,7 @@ class Database:
         return View(
             number,
             query.selection,
-            None if as_of is None else await self.connections.patiently(partial(self.cuts.as_of, as_of)),
+            None if as_of is None else await self.seen(as_of, whole=True),
             None if until is None else await self.seen(until),
             None if since is None else await self.seen(since),
         )

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes, f
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
-__all__ = ["BLOCK_BITS", "CURRENT", "NEWEST_STAMP", "Key", "Writing", "again_if_created"]
+__all__ = ["BLOCK_BITS", "CURRENT", "NEWEST_STAMP", "Key", "Writing", "again_if_created", "clocks"]
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -85,6 +85,12 @@ def again_if_created(write: Callable[[], T]) -> T:
             return write()
         except psycopg.errors.UniqueViolation:
             continue
+
+
+def clocks(session: Session) -> tuple[Instant, Instant]:
+    """The database's clock, and the latest instant of a cut or a committed write."""
+    clock, latest = session.row(_CLOCKS) or (0, 0)
+    return Instant(clock), Instant(latest)
 
 
 class Writing:
@@ -153,17 +159,12 @@ class Writing:
         least = max((version.stamp for version in self._newest.values() if version is not None), default=0) + 1
         return Instant(self._session.one(_STAMP, {"least": least}))
 
-    def latest(self) -> tuple[Instant, Instant]:
-        """The clock, and the latest instant of a cut or a committed write, for a load that keeps `meta.lastUpdated`."""
-        clock, last = self._session.row(_CLOCKS) or (0, 0)
-        return Instant(clock), Instant(last)
-
     def continue_at(self, instant: Instant, last: tuple[Instant, Instant]) -> None:
         """Write the next versions at an instant of the past.
 
         Args:
             instant: the instant.
-            last: the clock, and the latest instant that the store had before (`latest`).
+            last: the clock, and the latest instant that the store had before (`clocks`).
 
         Raises:
             ValueError: the instant is in the future, or the store has a later one.

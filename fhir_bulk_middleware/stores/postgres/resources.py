@@ -39,11 +39,12 @@ from fhir_bulk_middleware.stores.postgres import (
 )
 from fhir_bulk_middleware.stores.postgres.connections import Connections
 from fhir_bulk_middleware.stores.postgres.cut import PostgresCuts
+from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex
 from fhir_bulk_middleware.stores.postgres.resource_loading import load_history, load_now
 from fhir_bulk_middleware.stores.postgres.resource_removal import Removing
 from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes, first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, at
-from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT, NEWEST_STAMP, Writing
+from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT, NEWEST_STAMP, Writing, clocks
 from fhir_bulk_middleware.stores.postgres.schema import resource_tables
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.versioned import SearchPage, Stored
@@ -254,6 +255,7 @@ class PostgresResourceStore:
         Call it once, while nothing writes; it rewrites the table of resources. The next export since any cut tells everything.
         """
         self._database.cuts.adopt([("resource", "writer"), ("resource", "ended_by")])
+        self._database.forget_cuts()
 
     def open(self) -> None:
         """Make the tables and index base URLs that are new to the store, which otherwise the first use does. Blocks."""
@@ -277,9 +279,12 @@ class PostgresResourceStore:
         """
         return Authorisation(definitions(self._version).resource_types | await self.types())
 
-    def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        """The resources of a query; see `SupportsExport`."""
-        return resource_reading.pages(self._database, query, after)
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        """The resources of a query; see `SupportsExport`. Filters by ids and references are answered by indexes."""
+        await self._known()
+        criteria = self._criteria_index if query.filters else None
+        async for page in resource_reading.pages(self._database, query, after, criteria):
+            yield page
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
@@ -295,8 +300,8 @@ class PostgresResourceStore:
 
     async def naming(self, queries: Sequence[Query], reference: str) -> AsyncIterator[Page]:
         """Resources by what they name; see `SupportsNaming`."""
-        index = (await self._known()).naming_index
-        async for page in resource_naming.naming(self._database, queries, reference, index):
+        await self._known()
+        async for page in resource_naming.naming(self._database, queries, reference, self._naming_index):
             yield page
 
     async def deletions_known_since(self) -> Instant | None:
@@ -311,8 +316,8 @@ class PostgresResourceStore:
         Returns:
             How many versions were removed.
         """
-        index = (await self._known()).naming_index
-        return await resource_forgetting.forget(self._database, index, before, now, grace)
+        await self._known()
+        return await resource_forgetting.forget(self._database, self._naming_index, before, now, grace)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""
@@ -320,7 +325,7 @@ class PostgresResourceStore:
 
     async def now(self) -> Instant:
         """The database's clock, but never behind a cut or a committed write."""
-        return await self._connections.repeated(self._database.cuts.now)
+        return max(await self._connections.read(clocks))
 
     async def cut(self, precision: Precision) -> Instant:
         """Fix a cut beside any number of writers; see `SupportsSnapshot` and `PostgresCuts`."""
@@ -347,8 +352,8 @@ class PostgresResourceStore:
         self, query: Query, targets: Sequence[ProvenanceTarget], after: str | None, *, latest: bool
     ) -> AsyncIterator[Page]:
         """Provenance by its targets; see `SupportsProvenance`."""
-        base_urls = (await self._known())._base_urls  # noqa: SLF001 - its own
-        pages = resource_provenance.provenance(self._database, query, targets, after, base_urls=base_urls, latest=latest)
+        await self._known()
+        pages = resource_provenance.provenance(self._database, query, targets, after, base_urls=self._base_urls, latest=latest)
         async for page in pages:
             yield page
 
@@ -374,28 +379,29 @@ class PostgresResourceStore:
         return await self._removal(type_, lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
-        """See `SupportsConditionalDelete`. Reads the whole type, or the ids of a criterion `_id`."""
-        base_urls = (await self._known())._base_urls  # noqa: SLF001 - its own
-        return (await resource_removal.find(self._database, target, base_urls)).matches(at_most)
+        """See `SupportsConditionalDelete`. Reads the whole type, or what an index finds by ids and references."""
+        await self._known()
+        found = await resource_removal.find(self._database, target, self._base_urls, self._criteria_index)
+        return found.matches(at_most)
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
         """See `SupportsConditionalDelete`. Locks the matches, and reads what was written since `find`."""
         if await self._types.number(target.type) is None:
             return None
-        base_urls = (await self._known())._base_urls  # noqa: SLF001 - its own
-        return await self._removal(target.type, lambda removing: removing.all(target, matches, base_urls), self._note)
+        await self._known()
+        return await self._removal(target.type, lambda removing: removing.all(target, matches, self._base_urls), self._note)
 
     async def remove_matching(
         self, target: Target, *, at_most: int, if_version: frozenset[str] | None
     ) -> Sequence[Current] | Matches:
-        """See `SupportsLockedDelete`. Reads the whole type, or the ids of a criterion `_id`, and locks the matches only."""
-        base_urls = (await self._known())._base_urls  # noqa: SLF001 - its own
-        found = await resource_removal.find(self._database, target, base_urls)
+        """See `SupportsLockedDelete`. Finds as `find` does, and locks the matches only."""
+        await self._known()
+        found = await resource_removal.find(self._database, target, self._base_urls, self._criteria_index)
         if await self._types.number(target.type) is None:
             return found.matches(at_most)
 
         def remove(removing: Removing) -> Sequence[Current] | Matches:
-            return removing.matching(target, copy.deepcopy(found), at_most, if_version)
+            return removing.matching(target, found.copy(), at_most, if_version)
 
         return await self._removal(target.type, remove, self._note)
 
@@ -436,11 +442,10 @@ class PostgresResourceStore:
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    async def _known(self) -> "PostgresResourceStore":
-        """This store, with its base URLs read."""
+    async def _known(self) -> None:
+        """Read the base URLs, before what depends on them."""
         if "_base_urls" not in self.__dict__:
             await self._connections.aside(self.open)
-        return self
 
     @cached_property
     def _base_urls(self) -> tuple[str, ...]:
@@ -456,9 +461,12 @@ class PostgresResourceStore:
         return CompartmentMembership(self._version, self._base_urls)
 
     @cached_property
-    def naming_index(self) -> NamingIndex:
-        """What the index has of each version."""
+    def _naming_index(self) -> NamingIndex:
         return NamingIndex(self._version, self._base_urls)
+
+    @cached_property
+    def _criteria_index(self) -> CriteriaIndex:
+        return CriteriaIndex(self._connections, self._compartments, self._naming_index)
 
     async def _members(self, group_id: str, instant: Instant | None) -> frozenset[str] | None:
         """The members of a group and of the groups inside it, as they are now or were at an instant; None if there is none."""
@@ -503,7 +511,7 @@ class PostgresResourceStore:
         absent: bool = False,
     ) -> Stored:
         await self._known()
-        new: Draft = draft(resource, self._compartments, self.naming_index, id_)
+        new: Draft = draft(resource, self._compartments, self._naming_index, id_)
         if new.canonical.type != type_:
             raise ValueError(f"resourceType: must be {type_}")
         await self._types.assured(type_)
