@@ -85,7 +85,10 @@ def test_every_command_is_described_and_none_beside(capsys: pytest.CaptureFixtur
 # --- The examples ---
 
 
-@pytest.mark.parametrize(("page", "name"), [("README.md", "mount"), ("examples/adapters.md", "smallest/server")])
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("README.md", "mount"), ("examples/adapters.md", "smallest/server"), ("examples/conformance-kit.md", "smallest/test_kit")],
+)
 def test_the_example_on_the_page_is_the_file_that_is_tested(page: str, name: str) -> None:
     assert f"```python\n{(EXAMPLES / f'{name}.py').read_text()}```\n" in (ROOT / page).read_text()
 

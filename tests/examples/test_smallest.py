@@ -9,51 +9,12 @@ from exporting import exported
 from house import AUDIENCE, ISSUER
 from loopback import served
 from smallest.server import Shelf, host
+from smallest.test_kit import Desk, TestSmallest
 
-from fhir_bulk_middleware import Instant, JoseTokenVerifier, system_clock
-from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
-from fhir_bulk_middleware.testing.samples import Samples
+from fhir_bulk_middleware import JoseTokenVerifier
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
-
-class Desk:
-    """Writes into the dict."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
-
-    async def put(self, *resources: str) -> None:
-        now = Instant(max([system_clock(), *(changed + 1 for changed, _ in self.shelf.values())]))
-        contents = map(json.loads, resources)
-        self.shelf.update({f"{content['resourceType']}/{content['id']}": (now, content) for content in contents})
-
-    async def delete(self, type_: str, id_: str) -> None:
-        del self.shelf[f"{type_}/{id_}"]
-
-
-class TwoTypes(Samples):
-    outside_type, types = None, frozenset({"Observation"})
-
-    def outside(self, _: str) -> None:
-        """There is nothing outside of a patient's compartment."""
-
-    def linked(self, type_: str, id_: str, path: str, reference: str) -> str:
-        link = {"reference": reference}
-        return json.dumps({"resourceType": type_, "id": id_, path: [link] if path == "performer" else link})
-
-
-class TestSmallest(ResourceStoreSuite):
-    @pytest.fixture
-    def samples(self) -> Samples:
-        return TwoTypes()
-
-    @pytest.fixture
-    def store(self) -> Shelf:
-        return Shelf()
-
-    @pytest.fixture
-    def writer(self, store: Shelf) -> Desk:
-        return Desk(store)
+__all__ = ["TestSmallest"]
 
 
 @pytest.mark.anyio

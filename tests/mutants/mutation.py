@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
 _COPIED = (
-    *("fhir_bulk_middleware", "tests", "examples", ".ci", ".github", ".pre-commit-config.yaml"),
+    *("fhir_bulk_middleware", "tests", "examples", ".ci", ".github", ".site", ".pre-commit-config.yaml"),
     *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
 )
 _PASSED, _FAILED = 0, 1
@@ -81,7 +81,7 @@ def copied(folder: Path) -> Iterator[Path]:
     for name in _COPIED:
         source, target = ROOT / name, place / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis", ".venv", "build"))
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _IDS = r"(?:laws? \d+|[A-Z]{2}-\d+)(?:(?:, | and | to )(?:law )?(?:[A-Z]{2}-)?\d+)*"
 _CITED = re.compile(rf" \({_IDS}\)|(?<=\(){_IDS}[,;] |, {_IDS}(?=\))")
 """Ids of laws and requirements, which are for readers of the code."""
+_RUNS = re.compile(r"\b[Rr]uns in\b|is called in the server")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,6 +47,12 @@ def plain(docstring: str | None) -> list[str]:
     """The paragraphs of a docstring as they read on a page: each on one line, without ids."""
     paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
     return [_CITED.sub("", " ".join(paragraph.split())) for paragraph in paragraphs]
+
+
+def prose(docstring: str | None) -> str:
+    """A docstring without its examples, which are indented."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(text for text in paragraphs if not text.startswith("    "))
 
 
 def settings() -> str:
@@ -85,11 +92,12 @@ def protocols() -> str:
     for module in (storage, deletes, running):
         for name, protocol in vars(module).items():
             if name.startswith("Supports") and protocol.__module__ == module.__name__:
-                paragraphs = plain(protocol.__doc__)
-                runs = next((text.removeprefix("Runs in").lstrip(": ") for text in paragraphs if text.startswith("Runs in")), "")
+                first, *others = plain(prose(protocol.__doc__))
+                sentences = [sentence for text in others for sentence in re.split(r"(?<=\.) (?=[A-Z`])", text)]
+                runs = next(text for text in sentences if _RUNS.search(text)).removeprefix("Runs in ").rstrip(".")
+                without = next((text for text in sentences if text.startswith(("Without it", "Without this"))), "")
                 methods = ", ".join(f"`{method}`" for method in vars(protocol) if not method.startswith("_"))
-                meaning = " ".join(text for text in paragraphs[:2] if not text.startswith("Runs in"))
-                rows.append([f"`{name}`", methods, meaning, runs.rstrip(".")])
+                rows.append([f"`{name}`", methods, f"{first} {without}".rstrip(), runs])
     return table(["Protocol", "Methods", "Meaning", "Runs in"], rows)
 
 
