@@ -7,7 +7,7 @@ import importlib
 import os
 from typing import Any
 
-from clinic import FOLDER
+from clinic_parts import FOLDER
 
 
 def _attached(app: Any, base: str, way: str) -> Any:

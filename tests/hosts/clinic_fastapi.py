@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import clinic_starlette
-from clinic import lifespan, static_folder
+from clinic_parts import lifespan, static_folder
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, HTTPException, Query
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles

@@ -2,7 +2,7 @@
 
 import clinic_fastapi
 import clinic_starlette
-from clinic import lifespan, static_folder
+from clinic_parts import lifespan, static_folder
 from fhir.resources.patient import Patient
 from fhirstarter import FHIRProvider, FHIRStarter, InteractionContext
 from fhirstarter.exceptions import FHIRResourceNotFoundError

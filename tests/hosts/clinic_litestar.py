@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from clinic import CHUNKS, digest, lifespan, static_folder
+from clinic_parts import CHUNKS, digest, lifespan, static_folder
 from clinic_starlette import OwnMiddleware
 from litestar import Litestar, MediaType, Request, Response, WebSocket, delete, get, post, websocket
 from litestar.datastructures import Cookie
@@ -30,18 +30,18 @@ async def create(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @get("/fhir/Patient/{id:str}", media_type=MediaType.TEXT)
-async def patient(id: str) -> str:  # noqa: A002 - the host's own name
-    return f"patient {id}"
+async def patient(request: Request[Any, Any, Any]) -> str:
+    return f"patient {request.path_params['id']}"
 
 
 @delete("/fhir/Patient/{id:str}")
-async def delete_patient(id: str) -> None:  # noqa: A002
-    del id
+async def delete_patient() -> None:
+    """Nothing is kept."""
 
 
 @delete("/notes/{id:path}", status_code=200)
-async def delete_note(id: str) -> dict[str, str]:  # noqa: A002
-    return {"deleted": str(id)}
+async def delete_note(request: Request[Any, Any, Any]) -> dict[str, str]:
+    return {"deleted": str(request.path_params["id"])}
 
 
 @post("/echo", media_type=MediaType.TEXT)

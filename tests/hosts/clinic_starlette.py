@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from clinic import CHUNKS, digest, lifespan, static_folder
+from clinic_parts import CHUNKS, digest, lifespan, static_folder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware

@@ -31,6 +31,7 @@ _COMMITS = "tests/stores/test_commit_order.py"
 _CUTS = "tests/stores/test_postgres_cuts.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
+_PROXIES = "tests/http/test_proxy_signs.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
@@ -1459,6 +1460,41 @@ COMMITS = (
     ),
 )
 
+PROXIES = (
+    Mutant(
+        "an-inside-address-goes-out",
+        "KO-114",
+        "http/proxy_signs.py",
+        "            raise Refused(Reason.FAULT)\n",
+        "",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "a-host-that-a-proxy-made-up-goes-out",
+        "KO-114",
+        "http/proxy_signs.py",
+        "if _inside(name) or (hosts and name not in map(_name, hosts)):",
+        "if _inside(name):",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "the-missing-setting-is-logged-with-each-request",
+        "KO-114",
+        "http/proxy_signs.py",
+        "            self._logged.add(finding)\n",
+        "",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "a-mount-deletes-what-the-host-deletes",
+        "law 42",
+        "app.py",
+        "if deletes is None or sources.one is None",
+        "if sources.one is None",
+        ("tests/test_attach.py",),
+    ),
+)
+
 MUTANTS = (
     *FILES,
     *WORK,
@@ -1474,4 +1510,5 @@ MUTANTS = (
     *OPERATION,
     *POSTGRES,
     *COMMITS,
+    *PROXIES,
 )
