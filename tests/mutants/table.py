@@ -1486,6 +1486,14 @@ PROXIES = (
         (_PROXIES,),
     ),
     Mutant(
+        "a-prefix-of-the-application-hides-our-paths",
+        "KO-114",
+        "mount.py",
+        'if not root or f"{path}/".startswith(f"{root}/"):',
+        "if root == given:",
+        ("tests/test_attach.py",),
+    ),
+    Mutant(
         "a-mount-deletes-what-the-host-deletes",
         "law 42",
         "app.py",
