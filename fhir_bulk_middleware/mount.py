@@ -95,6 +95,7 @@ class SelectiveMount(Mount):
         match, child = super().matches(scope)
         if match is Match.NONE:
             return Match.NONE, {}
+        child = {**child, **_whole_path(scope, child)}
         inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # the keys that routes read
         for route in self._inner.routes:
             found, more = route.matches(inner)
@@ -138,7 +139,7 @@ class AllowedHere(Mount):
         match, child = super().matches(scope)
         if match is Match.NONE:
             return Match.NONE, {}
-        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}
+        inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child, **_whole_path(scope, child)}
         for route in self._shared:
             if route.lies_on(inner)[0] is not Match.NONE and scope["method"] not in route.rows:
                 return Match.FULL, {_ALLOWED: sorted(route.rows)}
@@ -162,6 +163,19 @@ class AllowedHere(Mount):
                     name: _with_ours(value, ours) if name.lower() == "allow" else value for name, value in error.headers.items()
                 }
             raise
+
+
+def _whole_path(scope: Scope, child: Scope) -> Scope:
+    """The path with `root_path` in front, if it lacks it.
+
+    `FastAPI(root_path=...)` adds the prefix that a proxy has stripped to `root_path` and not to the path. Starlette matches such
+    a path once, but not a second time below a mount.
+    """
+    given, path = scope.get("root_path", ""), scope["path"]
+    root = given.rstrip("/")
+    if not root or f"{path}/".startswith(f"{root}/"):
+        return {}
+    return {"path": root + path, "root_path": root + child["root_path"].removeprefix(given)}
 
 
 def _allowing(name: bytes, value: bytes, ours: Sequence[str]) -> tuple[bytes, bytes]:

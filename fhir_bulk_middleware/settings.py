@@ -35,7 +35,8 @@ class Settings(BaseModel):
 
     public_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
     """The URL at which clients reach the mount, path included (`https://ehr.example/fhir`). Without it, URLs are built from each
-    request: its scheme, its Host header (only its form is checked) and the mount's path (KO-114)."""
+    request: its scheme, its Host header and the mount's path (KO-114). A request that a proxy sent with an inside address as Host
+    is then refused. Set it behind every proxy."""
 
     fhir_base_url: Annotated[str, AfterValidator(_absolute)] | None = None
     """The base URL of the host's own FHIR API, if it differs from the mount's, as with `app.mount("/bulk", ...)`. Attachments are

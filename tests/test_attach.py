@@ -97,16 +97,15 @@ def fastapi_host(log: list[str]) -> Any:
 
 
 def litestar_host(log: list[str]) -> Any:
-    from litestar import Litestar, MediaType, get
-    from litestar.params import FromPath
+    from litestar import Litestar, MediaType, Request, get
 
     @get("/fhir/metadata")
     async def metadata() -> dict[str, str]:
         return {"resourceType": "CapabilityStatement"}
 
     @get("/fhir/Patient/{id:str}", media_type=MediaType.TEXT)
-    async def patient(id: FromPath[str]) -> str:  # noqa: A002 - the host's own name
-        return f"host patient {id}"
+    async def patient(request: Request[Any, Any, Any]) -> str:
+        return f"host patient {request.path_params['id']}"
 
     async def up() -> None:
         log.append("host up")
@@ -349,6 +348,38 @@ async def test_a_path_that_comes_again_by_another_prefix_is_answered_for_that_pr
 
                 assert location.startswith(f"https://front.example{prefix}/fhir/$export-status/")
                 assert (polls, gone) == ([202, 202], [202, 404])
+
+
+@pytest.mark.parametrize("prefix", ["/north", "/north/"])
+async def test_a_host_that_is_told_of_a_stripped_prefix_by_its_application_gets_urls_with_it(mint: Any, prefix: str) -> None:
+    """KO-114: `FastAPI(root_path=)` says what a proxy has taken from the path."""
+    from fastapi import FastAPI
+
+    house = House(mint, STANDARD, Settings())
+    await house.resources.create("Patient", {"resourceType": "Patient"}, "1")
+    host = FastAPI(root_path=prefix)
+
+    @host.get("/fhir/Patient/{id}")
+    async def patient(id: str) -> PlainTextResponse:  # noqa: A002 - the host's own name
+        return PlainTextResponse(f"host patient {id}")
+
+    house.bulk.install(host, "/fhir")
+    async with (
+        house.bulk.running(),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(host), base_url="https://front.example") as client,
+    ):
+        headers = {**KICK_OFF, "Authorization": f"Bearer {house.token(scope='system/*.cruds')}"}
+        for _ in range(2):
+            accepted = await client.get("/fhir/$export?_type=Patient", headers=headers)
+            assert accepted.headers["Content-Location"].startswith("https://front.example/north/fhir/$export-status/")
+        await house.runner.finish()
+        path = accepted.headers["Content-Location"].replace("/north", "", 1)
+        for _ in range(2):
+            manifest = (await client.get(path, headers=headers)).json()
+            assert manifest["request"] == "https://front.example/north/fhir/$export?_type=Patient"
+        assert (await client.get("/fhir/Patient/1")).text == "host patient 1"
+        assert "DELETE" in (await client.put("/fhir/Patient/1")).headers["Allow"]
+        assert (await client.delete("/fhir/Patient/1", headers=headers)).json()["id"] == "1"
 
 
 @pytest.mark.parametrize("attached", ["installed", "around"])

@@ -85,6 +85,14 @@ def test_each_requirement_of_the_package_has_a_floor() -> None:
     assert {"starlette==1.3.1", "h11==0.16"} <= {*pins}
 
 
+def test_the_floors_of_the_hosts_are_those_that_the_readme_names() -> None:
+    printed = subprocess.run([ROOT / ".ci" / "floors", "--hosts"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    named = dict(re.findall(r"(Starlette|FastAPI|FHIRStarter|Litestar|Django) (\d[\d.]*\d)", (ROOT / "README.md").read_text()))
+
+    assert len(named) == 5
+    assert {f"{host.lower()}=={least}" for host, least in named.items()} <= {*printed.stdout.split()}
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("cyclonedx_py") is None, reason="the development tool cyclonedx-bom is not installed"
 )

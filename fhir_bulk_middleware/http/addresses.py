@@ -6,6 +6,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from fhir_bulk_middleware.dialects.model import Dialect
+from fhir_bulk_middleware.http.proxy_signs import ProxySigns
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
 __all__ = ["Addresses"]
@@ -23,24 +24,27 @@ class Addresses:
     Args:
         dialect: the templates of paths.
         public_base_url: the URL at which clients reach the mount. None to build it from each request (scheme, Host header, path
-            of the mount), which needs a proxy that forwards these.
+            of the mount), which needs a proxy that forwards these; `ProxySigns` logs what is missing.
     """
 
     def __init__(self, dialect: Dialect, public_base_url: str | None) -> None:
         self._dialect = dialect
         self._public = public_base_url
+        self._proxies = ProxySigns()
 
     def base(self, request: Request) -> str:
         """The URL of the mount, without a slash at its end.
 
         Raises:
-            Refused: `HOST_INVALID`, if the URL must be built from a malformed Host header.
+            Refused: the URL must be built from the request, and its Host header is malformed (`HOST_INVALID`) or names an
+                inside address of a proxy (`FAULT`).
         """
         if self._public is not None:
             return self._public
         host = request.headers.get("host", "")
         if _HOST.fullmatch(host) is None:
             raise Refused(Reason.HOST_INVALID, "The Host header must name a host, and a port if need be.", part="http.Host")
+        self._proxies.check(request.scope, host)
         return f"{request.scope['scheme']}://{host}{quote(request.scope.get('root_path', '').rstrip('/'), safe=_IN_PATHS)}"
 
     def kick_off(self, request: Request) -> str:

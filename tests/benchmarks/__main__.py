@@ -20,7 +20,7 @@ from .lifecycle import large, lifecycle, one_type, scaling, small
 from .postgres import postgres
 from .starting import starting
 from .tables import mapped, tables
-from .traffic import host, kick_off, polls
+from .traffic import host, in_loop, kick_off, polls
 from .unchanged import unchanged
 from .worst import worst
 
@@ -37,6 +37,7 @@ SCENARIOS: dict[str, Scenario] = {
     "scaling": scaling,
     "polls": polls,
     "host": host,
+    "in-loop": in_loop,
     "kick-off": kick_off,
     "downloads": downloads,
     "lifecycle": lifecycle,

@@ -1,6 +1,6 @@
 """The server that is measured: the middleware, and beside it, in the same process, what it is compared with.
 
-`python -m tests.benchmarks.served FOLDER STORE FD WORKERS`; the folder has a key set.
+`python -m tests.benchmarks.served FOLDER STORE FD WORKERS`; the folder has a key set. With -1 workers, exports run in its loop.
 """
 
 import json
@@ -25,15 +25,17 @@ from fhir_bulk_middleware.middleware import BulkDataMiddleware
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.workers.runner import ProcessRunner
+from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
 from .watch import WatchedStore
 
-__all__ = ["AUDIENCE", "ISSUER", "PATIENT", "Nobody"]
+__all__ = ["AUDIENCE", "IN_LOOP", "ISSUER", "PATIENT", "Nobody"]
 
 ISSUER = "https://benchmark.example"
 AUDIENCE = "https://benchmark.example/fhir"
 _ALGORITHMS = ["RS384", "ES384", "RS256", "ES256"]
+IN_LOOP = -1
+"""Instead of a number of workers: exports run in the server's loop, as those of an adapter without a recipe do."""
 PATIENT = b'{"resourceType":"Patient","id":"1","active":true}'
 
 
@@ -61,7 +63,7 @@ def _host(base: str) -> Starlette:
 
 def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
     settings = Settings(
-        worker_processes=workers,
+        worker_processes=max(workers, 0),
         reuse="never",  # of several exports of one store, each is to be measured as the first
         retry_after=1,
         first_poll_wait=1 if workers else 0,  # where nothing works, a held poll is only slow
@@ -71,7 +73,9 @@ def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
         kick_offs_per_minute=10**9 if workers else 60,
         refusals_per_minute=10**9 if workers else 300,
     )
-    runner: JobRunner = ProcessRunner(folder / "runner", settings) if workers else Nobody()
+    runner: JobRunner = Nobody()
+    if workers:
+        runner = LoopRunner() if workers == IN_LOOP else ProcessRunner(folder / "runner", settings)
     return BulkData(
         resources=WatchedStore(store),
         verifier=JoseTokenVerifier(jwks=json.loads((folder / "jwks.json").read_text()), issuer=ISSUER, audience=AUDIENCE),

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 from fhir_bulk_middleware.contract.access import Owner
@@ -19,10 +20,10 @@ from .figures import Figure, ratio
 from .load import Load
 from .parked import Parked, parked
 from .rounds import Series, interleave
-from .served import ISSUER
+from .served import IN_LOOP, ISSUER
 from .server import SUBJECT, Server, serve
 
-__all__ = ["a_job", "host", "kick_off", "polls"]
+__all__ = ["a_job", "host", "in_loop", "kick_off", "polls"]
 
 _FEW = 4
 """Connections of a load that shares the machine with an export."""
@@ -116,6 +117,29 @@ def host(bench: Bench) -> Iterator[Figure]:
         found = interleave(measures, bench.rounds, rate=True)
     yield ratio("12", "a host's own request, BulkDataMiddleware around it / without", found["around"], found["without"])
     yield ratio("12", "a host's own request, install() / without", found["installed"], found["without"])
+
+
+def in_loop(bench: Bench) -> Iterator[Figure]:
+    """A host's own requests while exports run in the loop of its server."""
+    loads: dict[str, list[Load]] = {"idle": [], "export": []}
+    exported: list[float] = []
+    with serve(bench.data, bench.folder / "in-loop", workers=IN_LOOP) as server:
+
+        def measure(name: str) -> float:
+            load = server.load("/installed/Patient/1", token=False, connections=_FEW, seconds=bench.seconds)
+            loads[name].append(load)
+            return load.rate
+
+        def during_export() -> float:
+            with _exporting(server, exported):
+                return measure("export")
+
+        found = interleave({"idle": partial(measure, "idle"), "export": during_export}, bench.rounds, rate=True)
+    p99 = [load.p99 for load in loads["export"][1:]]
+    idle = median(load.p99 for load in loads["idle"][1:])
+    note = f"{_FEW} connections; exports of everything took {median(exported):.2f} s meanwhile"
+    yield ratio("", "a host's own requests during exports in its loop / idle", found["export"], found["idle"], note)
+    yield Figure("in loop p99 ms", "p99 of those requests, ms", median(p99), min(p99), f"idle {idle:.2f} ms")
 
 
 def kick_off(bench: Bench) -> Iterator[Figure]:

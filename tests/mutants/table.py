@@ -36,6 +36,7 @@ _TASK_WORKERS = "tests/dispatch/test_workers_of_procrastinate.py"
 _CUTS = "tests/stores/test_postgres_cuts.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
+_PROXIES = "tests/http/test_proxy_signs.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
@@ -1627,6 +1628,49 @@ COMMITS = (
     ),
 )
 
+PROXIES = (
+    Mutant(
+        "an-inside-address-goes-out",
+        "KO-114",
+        "http/proxy_signs.py",
+        "            raise Refused(Reason.FAULT)\n",
+        "",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "a-host-that-a-proxy-made-up-goes-out",
+        "KO-114",
+        "http/proxy_signs.py",
+        "if _inside(name) or (hosts and name not in map(_name, hosts)):",
+        "if _inside(name):",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "the-missing-setting-is-logged-with-each-request",
+        "KO-114",
+        "http/proxy_signs.py",
+        "            self._logged.add(finding)\n",
+        "",
+        (_PROXIES,),
+    ),
+    Mutant(
+        "a-prefix-of-the-application-hides-our-paths",
+        "KO-114",
+        "mount.py",
+        'if not root or f"{path}/".startswith(f"{root}/"):',
+        "if root == given:",
+        ("tests/test_attach.py",),
+    ),
+    Mutant(
+        "a-mount-deletes-what-the-host-deletes",
+        "law 42",
+        "app.py",
+        "if deletes is None or sources.one is None",
+        "if sources.one is None",
+        ("tests/test_attach.py",),
+    ),
+)
+
 MUTANTS = (
     *FILES,
     *WORK,
@@ -1643,4 +1687,5 @@ MUTANTS = (
     *POSTGRES,
     *RESOURCES_IN_POSTGRES,
     *COMMITS,
+    *PROXIES,
 )

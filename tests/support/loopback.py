@@ -76,7 +76,12 @@ def free_socket() -> socket.socket:
 
 @contextmanager
 def served(
-    app: Any, listener: socket.socket | None = None, *, longest: float | None = LONGEST_TURN, watch: Watch | None = None
+    app: Any,
+    listener: socket.socket | None = None,
+    *,
+    longest: float | None = LONGEST_TURN,
+    watch: Watch | None = None,
+    **options: Any,
 ) -> Iterator[str]:
     """Serve an application; its URL, without a slash at its end.
 
@@ -85,10 +90,12 @@ def served(
         listener: where it is served; None for a free port.
         longest: seconds of CPU time that one callback may take, else the test fails; None where it is not about that.
         watch: for who wants to know more.
+        options: of uvicorn, such as `root_path`.
     """
     watch = watch or Watch()
     with listener or free_socket() as open_:
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        given: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5}
+        config = uvicorn.Config(app, **(given | options))
         config.load()  # here, because it imports the server's protocols: the first turn of the loop would count that
         server = uvicorn.Server(config)
 
