@@ -36,7 +36,7 @@ READ_BY_TESTS: dict[str, str] = {
 """Languages whose blocks a test of their page reads, so that one of `tests` must name the page."""
 
 _SYNTAX = r"\[ ! { } do done done; export fi if read then until while"
-_PROGRAMS = "cat|cd|cp|curl|diff|echo|false|grep|mkdir|printf|sed|sha256sum|sleep|tr|true"
+_PROGRAMS = "cat|cd|cp|curl|diff|echo|false|grep|mkdir|pg_dump|printf|procrastinate|sed|sha256sum|sleep|taskiq|tr|true"
 ORDINARY = re.compile(rf"{_SYNTAX.replace(' ', '|')}|{_PROGRAMS}")
 """Programs that are not ours. A script that uses another one needs a check of it in `PROGRAMS`, or a place here."""
 

@@ -76,13 +76,16 @@ bulk = BulkData(resources=adapter, verifier=verifier, jobs=jobs, outputs=outputs
 
 PRELUDES: dict[str, str] = {
     "examples/adapters.md": """
-from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, select
+from functools import reduce
+from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table, Text, cast, func, literal, select
 from fhir_bulk_middleware.tables import *
 tables = MetaData()
 observation = Table("observation", tables, Column("id", String), Column("updated", DateTime), Column("version", Integer),
     Column("deleted", DateTime), Column("patient_id", String), Column("code", String), Column("taken", DateTime))
 performer = Table("performer", tables, Column("observation_id", String), Column("patient_id", String))
+dose = Table("dose", tables, Column("clinic_no", Integer), Column("person_no", Integer), Column("dose_no", Integer), Column("changed", DateTime))
 def observation_of(row): return {}
+def dose_of(row): return {}
 """,
     "examples/client-keys.md": """
 Path("nightly-keys.json").write_text(json.dumps(MINT.jwks))
