@@ -83,7 +83,8 @@ tables = MetaData()
 observation = Table("observation", tables, Column("id", String), Column("updated", DateTime), Column("version", Integer),
     Column("deleted", DateTime), Column("patient_id", String), Column("code", String), Column("taken", DateTime))
 performer = Table("performer", tables, Column("observation_id", String), Column("patient_id", String))
-dose = Table("dose", tables, Column("clinic_no", Integer), Column("person_no", Integer), Column("dose_no", Integer), Column("changed", DateTime))
+dose = Table("dose", tables, Column("clinic_no", Integer), Column("person_no", Integer), Column("dose_no", Integer),
+    Column("changed", DateTime))
 def observation_of(row): return {}
 def dose_of(row): return {}
 """,
@@ -102,6 +103,11 @@ from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
 """,
     "examples/securing.md": """
 os.environ["FHIR_BULK_AUDIT_KEY"] = "k" * 40
+""",
+    "examples/workers.md": """
+from taskiq import InMemoryBroker
+from workers.taskiq_runner import TaskiqRunner
+broker = InMemoryBroker()
 """,
 }
 """What else a page presupposes, by page."""
