@@ -199,7 +199,7 @@ async def test_of_a_conditional_delete_and_busy_writers_each_sees_the_other_or_n
 
 # --- Criteria and indexes
 
-OBSERVATIONS = [
+OBSERVATIONS: list[dict[str, Any]] = [
     {"id": "mine", "subject": {"reference": "Patient/1"}},
     {"id": "absolute", "subject": {"reference": "https://ehr.example/fhir/Patient/1"}},
     {"id": "versioned", "subject": {"reference": "Patient/1/_history/3"}, "performer": [{"reference": "Practitioner/9"}]},
@@ -234,7 +234,7 @@ async def test_an_index_finds_all_that_criteria_mean(empty_postgres: EmptyStores
     """The same as reading each resource does; and, in an export, no more than that."""
     empty_postgres.store()
     store = empty_postgres.another(base_urls=["https://ehr.example/fhir"])
-    lines = [json.dumps({"resourceType": "Observation"} | content).encode() for content in OBSERVATIONS]
+    lines = [json.dumps({"resourceType": "Observation", **content}).encode() for content in OBSERVATIONS]
     put(store, *lines)
     put(store, json.dumps({"resourceType": "Observation", "id": "mine", "subject": {"reference": "Patient/2"}}).encode())
     put(store, lines[0])
