@@ -31,6 +31,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import anyio.lowlevel
+
 from fhir_bulk_middleware.contract.job import FileKind, Former, Job, Part, Sizes, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease
@@ -92,6 +94,7 @@ class Reuse:
         cache_key = self._cache_keys.get(piece.type)
         if cache_key is None or not isinstance(self.resources, SupportsFingerprints):
             return piece
+        await anyio.lowlevel.checkpoint()  # a plan can have thousands of slices, and storages answer without a pause (law 38)
         found = await self.resources.fingerprint(replace(query, range=piece.range))
         return replace(piece, cache_key=cache_key, fingerprint=None if found is None else answered(found, str, "fingerprint"))
 
