@@ -102,7 +102,8 @@ async def test_helpers_give_the_same_store(tmp_path: Path, helpers: int) -> None
 
     assert load(alone, lines) == load(helped, lines, helpers=helpers) == len(lines) > 4_000
 
-    for table in ("resource", "compartment", "target", "owner", "extent"):
+    extent = "(SELECT block, live, in_patient, size, changed FROM extent)"  # without its stamp, which is random
+    for table in ("resource", "compartment", "target", "owner", extent):
         rows = []
         for path in ("alone.db", "helped.db"):
             with closing(sqlite3.connect(tmp_path / path)) as database:

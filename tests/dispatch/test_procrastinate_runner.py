@@ -1,12 +1,15 @@
 """`ProcrastinateRunner` keeps the promises of a `JobRunner` with a worker in the same process, and refuses what cannot work."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from procrastinate import App, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
 from psycopg.conninfo import make_conninfo
 from waiting import until
 
@@ -112,20 +115,36 @@ async def test_a_server_knows_how_many_workers_there_are_anywhere(
             assert await server.workers_alive() == 1
 
 
+@contextmanager
+def connections_may_be_lost() -> Iterator[None]:
+    """procrastinate's worker leaves it to the loop to report that it could not record the end of a task."""
+    loop = asyncio.get_running_loop()
+    reported: list[BaseException] = []
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    try:
+        yield
+        gc.collect()  # the loop reports an exception that nobody has asked for when its task is freed
+    finally:
+        loop.set_exception_handler(before)
+    assert [error for error in reported if not isinstance(error, ConnectorException)] == []
+
+
 @pytest.mark.anyio
 async def test_a_worker_that_loses_its_connections_goes_on(postgres: str, quick: Callable[..., _Working], tmp_path: Any) -> None:
     """As when PostgreSQL is restarted: procrastinate's own worker may end by it."""
     runner, work = quick(), FolderWork(str(tmp_path / "work"))
     others = "FROM pg_stat_activity WHERE query LIKE '%procrastinate%' AND pid <> pg_backend_pid()"
-    cut = f"SELECT count(pg_terminate_backend(pid)) > 1 {others}"
-    async with runner.running(work):
-        for name in ("one", "two", "three"):
-            work.add(name)
-            runner.wake()
-            await until(lambda name=name: work.done(name))  # type: ignore[misc]
-            assert rows(postgres, cut) == [(True,)]
-        work.add("four")
-        await until(lambda: work.done("four"))
+    cut = f"SELECT count(pg_terminate_backend(pid)) > 0 {others}"
+    with connections_may_be_lost():
+        async with runner.running(work):
+            for name in ("one", "two", "three"):
+                work.add(name)
+                runner.wake()
+                await until(lambda name=name: work.done(name))  # type: ignore[misc]
+                await until(lambda: rows(postgres, cut) == [(True,)])  # once its last statement is one of procrastinate's
+            work.add("four")
+            await until(lambda: work.done("four"))
 
 
 @pytest.mark.anyio

@@ -48,7 +48,7 @@ async def export(folder: Path, outputs: Any, mint: TokenMint, resources: SQLiteR
 
 
 async def test_the_same_data_has_the_same_lines_on_files_and_on_s3_and_by_signed_urls(
-    tmp_path: Path, mint: TokenMint, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    tmp_path: Path, mint: TokenMint, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     resources = SQLiteResourceStore(tmp_path / "store.db")
     for line in population(12):
@@ -58,12 +58,12 @@ async def test_the_same_data_has_the_same_lines_on_files_and_on_s3_and_by_signed
         (tmp_path / name).mkdir()
 
     on_files = await export(tmp_path / "a", FileOutputStore(tmp_path / "exports"), mint, resources, SETTINGS)
-    on_s3 = await export(tmp_path / "b", store_on(s3_server), mint, resources, SETTINGS)
+    on_s3 = await export(tmp_path / "b", outputs_on(s3_server), mint, resources, SETTINGS)
     assert len(on_files) > 500
     assert on_s3 == on_files
 
     signing = SETTINGS.model_copy(update={"signed_url_seconds": 300.0})
-    below = store_on(s3_server)
+    below = outputs_on(s3_server)
     other = ObjectOutputStore(f"{below.recipe().arguments['url']}/signed", **_options(below))
     manifest = await export(tmp_path / "c", other, mint, resources, signing)
     resources.close()

@@ -62,7 +62,7 @@ async def expected(make_house: Any) -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_an_export_into_a_failing_store_has_the_right_bytes(
-    make_house: Any, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], seed: int
+    make_house: Any, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], seed: int
 ) -> None:
     """One request in three fails in one way or another; each file is whole in the end, and nothing else is left."""
     chance = random.Random(seed)  # noqa: S311 - which requests fail
@@ -73,7 +73,7 @@ async def test_an_export_into_a_failing_store_has_the_right_bytes(
 
     right, proxy = await expected(make_house), FaultyProxy(s3_server.address)
     async with proxy.running():
-        store = store_on(s3_server, port=proxy.port, patience=2)
+        store = outputs_on(s3_server, port=proxy.port, patience=2)
         async with make_house(parts={"outputs": store}, **PATIENT) as house:
             await write_much(house)
             proxy.plan = plan
@@ -87,11 +87,11 @@ async def test_an_export_into_a_failing_store_has_the_right_bytes(
 
 
 async def test_a_store_that_is_away_for_good_fails_the_job_clearly(
-    make_house: Any, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    make_house: Any, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     proxy = FaultyProxy(s3_server.address)
     async with proxy.running():
-        store = store_on(s3_server, port=proxy.port, patience=0.1)
+        store = outputs_on(s3_server, port=proxy.port, patience=0.1)
         async with make_house(parts={"outputs": store}, renew_seconds=0.01, attempts=3) as house:
             await write_much(house)
             proxy.plan = lambda request: Fault.UNAVAILABLE if request.method != "GET" else None
@@ -102,10 +102,10 @@ async def test_a_store_that_is_away_for_good_fails_the_job_clearly(
 
 
 async def test_a_download_survives_answers_that_are_cut(
-    make_house: Any, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    make_house: Any, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     proxy = FaultyProxy(s3_server.address)
-    async with proxy.running(), make_house(parts={"outputs": store_on(s3_server, port=proxy.port)}, **PATIENT) as house:
+    async with proxy.running(), make_house(parts={"outputs": outputs_on(s3_server, port=proxy.port)}, **PATIENT) as house:
         await write_much(house)
         manifest = await house.export(EXPORT)
         right = await sums(house, manifest)
@@ -116,11 +116,11 @@ async def test_a_download_survives_answers_that_are_cut(
 
 
 async def test_a_file_that_the_store_cannot_give_now_is_busy(
-    make_house: Any, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    make_house: Any, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     proxy = FaultyProxy(s3_server.address)
     async with proxy.running():
-        store = store_on(s3_server, port=proxy.port, patience=0.2)
+        store = outputs_on(s3_server, port=proxy.port, patience=0.2)
         async with make_house(parts={"outputs": store}, **PATIENT) as house:
             await write_much(house)
             (item, _) = (await house.export(EXPORT))["output"]
@@ -133,13 +133,13 @@ async def test_a_file_that_the_store_cannot_give_now_is_busy(
 
 @pytest.mark.parametrize("name", ["s3_server", "azure_server"])
 async def test_a_part_that_was_damaged_on_its_way_is_never_sealed(
-    request: pytest.FixtureRequest, store_on: Callable[..., ObjectOutputStore], name: str
+    request: pytest.FixtureRequest, outputs_on: Callable[..., ObjectOutputStore], name: str
 ) -> None:
     """S3 refuses it by its checksum; from Azure it is read back."""
     server: ObjectServer = request.getfixturevalue(name)
     proxy = FaultyProxy(server.address)
     async with proxy.running():
-        store = store_on(server, port=proxy.port, patience=0.5)
+        store = outputs_on(server, port=proxy.port, patience=0.5)
         proxy.plan = lambda seen: Fault.DAMAGE if seen.size > 1_000_000 else None
         with pytest.raises((OSError, Refused)):
             await write(store)
@@ -160,7 +160,7 @@ async def test_a_part_that_was_damaged_on_its_way_is_never_sealed(
     ],
 )
 async def test_the_options_of_encryption_and_checksums_reach_the_store(
-    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], config: dict[str, Any], header: str, value: str | None
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], config: dict[str, Any], header: str, value: str | None
 ) -> None:
     """The first request of a part writes the empty note beside it; its answer does not matter here."""
     seen: list[Request] = []
@@ -173,14 +173,14 @@ async def test_the_options_of_encryption_and_checksums_reach_the_store(
     async with proxy.running():
         proxy.plan = plan
         with pytest.raises(Refused):
-            await write(store_on(s3_server, port=proxy.port, config=config, patience=0.1))
+            await write(outputs_on(s3_server, port=proxy.port, config=config, patience=0.1))
     assert (seen[0].method, seen[0].headers.get(header)) == ("PUT", value)
 
 
-async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> None:
+async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> None:
     proxy = FaultyProxy(s3_server.address)
     async with proxy.running():
-        store = store_on(s3_server, port=proxy.port, client_options={"read_timeout": "300ms"}, patience=30)
+        store = outputs_on(s3_server, port=proxy.port, client_options={"read_timeout": "300ms"}, patience=30)
         silent = iter([True] * 2)
         proxy.plan = lambda _: Fault.SILENCE if next(silent, False) else None
         assert await store.bind("a" * 32)
@@ -188,10 +188,10 @@ async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, store_on: 
 
 
 async def test_a_cancel_ends_the_signed_urls_of_its_job(
-    make_house: Any, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    make_house: Any, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     """DL-08, FR-05: what the manifest names works without a token until the cancel is answered."""
-    async with make_house(parts={"outputs": store_on(s3_server)}, signed_url_seconds=300) as house:
+    async with make_house(parts={"outputs": outputs_on(s3_server)}, signed_url_seconds=300) as house:
         await write_much(house)
         location = await house.kick_off(EXPORT)
         await house.runner.finish()

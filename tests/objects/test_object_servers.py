@@ -30,20 +30,20 @@ WITHIN = 60.0
 
 class TestOnS3(OutputStoreSuite):
     @pytest.fixture
-    def store(self, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> OutputStore:
-        return store_on(s3_server)
+    def store(self, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> OutputStore:
+        return outputs_on(s3_server)
 
 
 class TestOnS3ReadBack(OutputStoreSuite):
     @pytest.fixture
-    def store(self, s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> OutputStore:
-        return store_on(s3_server, read_back=True, credentials="object_servers:credentials")
+    def store(self, s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> OutputStore:
+        return outputs_on(s3_server, read_back=True, credentials="object_servers:credentials")
 
 
 class TestOnAzure(OutputStoreSuite):
     @pytest.fixture
-    def store(self, azure_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> OutputStore:
-        return store_on(azure_server)
+    def store(self, azure_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> OutputStore:
+        return outputs_on(azure_server)
 
 
 @pytest.fixture(params=["s3_server", "azure_server"])
@@ -70,9 +70,9 @@ def unfinished(server: ObjectServer) -> list[str]:
 
 @pytest.mark.anyio
 async def test_a_part_of_several_blocks_reads_back_whole_and_in_ranges(
-    server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
-    store = store_on(server)
+    store = outputs_on(server)
     await put(store, KEY, LONG)
     assert await get(store.read(KEY, 0, len(LONG))) == LONG
     for start, length in [(8 * 1024 * 1024 - 1, 2), (len(LONG) - 7, 7), (123, 9_000_000)]:
@@ -81,10 +81,10 @@ async def test_a_part_of_several_blocks_reads_back_whole_and_in_ranges(
 
 @pytest.mark.anyio
 async def test_a_signed_url_gives_one_object_with_the_right_headers_and_nothing_else(
-    server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
     """FR-01, FR-05, FR-07."""
-    store = store_on(server)
+    store = outputs_on(server)
     await put(store, KEY, LONG)
     await put(store, OTHER, b"other")
     signed, plain = await store.signed_urls([KEY, OTHER], 300)
@@ -106,9 +106,9 @@ async def test_a_signed_url_gives_one_object_with_the_right_headers_and_nothing_
 
 @pytest.mark.anyio
 async def test_a_signed_url_ends_with_its_time_and_with_its_object(
-    server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
-    store = store_on(server)
+    store = outputs_on(server)
     await put(store, KEY, b"x")
     (short,) = await store.signed_urls([KEY], 1)
     ends = time.monotonic() + WITHIN
@@ -124,9 +124,9 @@ async def test_a_signed_url_ends_with_its_time_and_with_its_object(
 
 @pytest.mark.anyio
 async def test_the_upload_of_a_killed_worker_is_found_and_aborted(
-    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
-    store = store_on(s3_server)
+    store = outputs_on(s3_server)
     before = set(unfinished(s3_server))
     script = (
         "import json, os, sys, anyio\n"
@@ -149,9 +149,9 @@ async def test_the_upload_of_a_killed_worker_is_found_and_aborted(
 
 @pytest.mark.anyio
 async def test_discarding_one_job_leaves_the_uploads_of_others(
-    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
 ) -> None:
-    store = store_on(s3_server)
+    store = outputs_on(s3_server)
     async with store.create(KEY) as sink:
         for _ in range(20):
             await sink.write(bytes(1_000_000))
@@ -162,7 +162,7 @@ async def test_discarding_one_job_leaves_the_uploads_of_others(
 
 @pytest.mark.anyio
 async def test_a_bucket_that_is_not_there_and_a_wrong_key_are_told_at_start(
-    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], monkeypatch: pytest.MonkeyPatch
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = {"allow_http": True}
     nowhere = ObjectOutputStore("s3://nowhere", config=dict(s3_server.config), client_options=client)
@@ -170,11 +170,11 @@ async def test_a_bucket_that_is_not_there_and_a_wrong_key_are_told_at_start(
         await nowhere.bind("a" * 32)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(PermissionError, match="refuses the credentials"):
-        await store_on(s3_server).bind("a" * 32)
+        await outputs_on(s3_server).bind("a" * 32)
 
 
 @pytest.mark.timeout(600)
-def test_processes_that_used_a_store_end_cleanly(s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore]) -> None:
+def test_processes_that_used_a_store_end_cleanly(s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> None:
     """Threads of obstore that wait for the interpreter while it ends would abort one process in ten."""
     script = (
         "import json, sys, anyio\n"
@@ -186,7 +186,7 @@ def test_processes_that_used_a_store_end_cleanly(s3_server: ObjectServer, store_
         "anyio.run(write)"
     )
 
-    recipe = json.dumps(as_json(store_on(s3_server).recipe()))
+    recipe = json.dumps(as_json(outputs_on(s3_server).recipe()))
 
     def status(number: int) -> int:
         key = f"{JOB}/{number}-0.1.ndjson"
@@ -199,7 +199,7 @@ def test_processes_that_used_a_store_end_cleanly(s3_server: ObjectServer, store_
 @pytest.mark.timeout(600)
 @pytest.mark.anyio
 async def test_memory_is_bounded_whatever_the_size_of_a_part(
-    s3_server: ObjectServer, store_on: Callable[..., ObjectOutputStore], tmp_path: Path
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], tmp_path: Path
 ) -> None:
     """The largest resident size of a process that writes 400 MB is not far from that of one that writes 40 MB."""
     script = (
@@ -212,7 +212,7 @@ async def test_memory_is_bounded_whatever_the_size_of_a_part(
         "anyio.run(write)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    recipe: Any = json.dumps(as_json(store_on(s3_server).recipe()))
+    recipe: Any = json.dumps(as_json(outputs_on(s3_server).recipe()))
     used = [
         int((await anyio.run_process([sys.executable, "-c", script, recipe, megabytes], cwd=tmp_path)).stdout) // 1024
         for megabytes in ("40", "400")

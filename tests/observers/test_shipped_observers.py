@@ -226,6 +226,8 @@ def test_a_server_keeps_an_audit_file_unless_told_not_to(tmp_path: Path) -> None
 
     state = State(tmp_path / "--audit")
     records = [json.loads(line) for line in state.audit.read_bytes().splitlines()]
-    assert [record["event"] for record in records] == ["kicked-off", "started", "part-sealed", "completed", "file-served"]
+    events = [record["event"] for record in records]
+    assert events[:3] == ["kicked-off", "started", "part-sealed"]
+    assert sorted(events[3:]) == ["completed", "file-served"], "a quick client has the file before the worker tells of the end"
     assert isinstance(verify(state.audit), Verified)
     assert main(["audit", "verify", str(state.audit)]) == 0

@@ -31,7 +31,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store_on() -> Callable[..., ObjectOutputStore]:
+def outputs_on() -> Callable[..., ObjectOutputStore]:
     """Makes a store below a prefix that is this test's own; `port` is that of a proxy in front of the server."""
     prefix = secrets.token_hex(6)
 

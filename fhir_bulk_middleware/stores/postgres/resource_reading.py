@@ -187,6 +187,8 @@ async def slices(database: Database, query: Query, target_bytes: int) -> Sequenc
     if query.window.since is not None:
         return cut_ranges(span.first, span.last, found, target_bytes) if (found := await _written(database, query, span)) else ()
     last = await database.last_key(span)
+    if last is None:
+        return ()
     span = Span(span.view, span.first, min(span.last, last))
     groups = await _extents(database, span)
     if not isinstance(query.selection, Compartments):

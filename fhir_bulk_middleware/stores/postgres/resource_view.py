@@ -187,11 +187,11 @@ class Database:
             span = Span(view, first, last)
         return None if span.first > span.last else span
 
-    async def last_key(self, span: Span) -> int:
-        """The highest key that there is in a span of a whole type now; its first one if there is none."""
+    async def last_key(self, span: Span) -> int | None:
+        """The highest key that there is in a span of a whole type now; None if there is none."""
         values = {"first": span.first - 1, "end": span.last + 1}
         found = await self.connections.read(lambda session: session.one(_LAST, values))
-        return span.first if found is None else int(found)
+        return None if found is None else int(found)
 
 
 def _edges(session: Session, text: str) -> tuple[int, int]:
