@@ -43,8 +43,8 @@ class BulkDataMiddleware:
         lifespan = _Lifespan(self._bulk, receive, send)
         try:
             await self._app(scope, lifespan.receive, lifespan.send)
-        except Exception:
-            if lifespan.answered:  # the host has a lifespan, which failed
+        except Exception:  # a host without a lifespan may raise anything; one that has a lifespan has failed
+            if lifespan.answered:
                 raise
         finally:
             await lifespan.stop()

@@ -125,8 +125,8 @@ class JobWork:
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged whole, and the work is tried again
             _log.exception("%s: attempt %d failed", _name(lease), lease.attempt)
             await self._give_back(lease, type(error).__name__)
-        except BaseException:
-            with anyio.move_on_after(_GRACE, shield=True):  # a worker that is stopped gives its work back at once
+        except BaseException:  # a worker that is stopped gives its work back at once
+            with anyio.move_on_after(_GRACE, shield=True):
                 await self._jobs.release(lease, f"worker {lease.worker} was stopped", excused=True)
             raise
         return True

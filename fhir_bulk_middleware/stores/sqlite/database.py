@@ -177,8 +177,8 @@ class Database:
         try:
             yield connection
             connection.commit()
-        except BaseException:
-            connection.rollback()  # also after a failed commit: an open transaction would block every later one
+        except BaseException:  # also after a failed commit: an open transaction would block every later one
+            connection.rollback()
             raise
         self._checkpoints.after_commit(connection)
 
@@ -204,7 +204,7 @@ class Database:
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA secure_delete={'ON' if self._forgets else 'OFF'}")
             self._migrate(connection)
-        except BaseException:
+        except BaseException:  # a connection that nobody gets must not stay open
             connection.close()
             raise
         return connection
@@ -224,7 +224,7 @@ class Database:
                 for statement in script.split(";\n"):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version={latest}")
-        except BaseException:
+        except BaseException:  # whatever interrupts it, no half of a schema stays, and no lock
             connection.rollback()
             raise
         connection.commit()
