@@ -237,6 +237,9 @@ async def current_of(
 ) -> Current | None:
     """A resource as it is now, or its deletion if that is known; None if there is none that meets the condition.
 
+    PostgreSQL finds no row if a writer ended the version while the statement waited for its lock, though there is a next version
+    by then: so it is looked for again.
+
     Args:
         connection: the database.
         table: the type's table.
@@ -251,10 +254,14 @@ async def current_of(
     statement = _with_key(table).where(living(table), mine)
     if lock:
         statement = statement.with_for_update(of=list(table.id._from_objects))  # noqa: SLF001 - of the table, not of joined ones
-    row = (await connection.execute(statement)).one_or_none()
-    if row is not None:
-        return to_current(table, row)
-    return await _deletion_of(connection, table, id_, mine)
+    known = _only(table, and_(mine, changed(table, None))).limit(1)
+    while True:
+        row = (await connection.execute(statement)).one_or_none()
+        if row is not None:
+            return to_current(table, row)
+        deletion = await _deletion_of(connection, table, id_, mine)
+        if deletion is not None or not lock or (await connection.execute(known)).first() is None:
+            return deletion
 
 
 async def _deletion_of(connection: AsyncConnection, table: ResourceTable, id_: str, mine: _Condition) -> Current | None:
@@ -262,7 +269,8 @@ async def _deletion_of(connection: AsyncConnection, table: ResourceTable, id_: s
     at = table.deleted_at if table.history is None else table.last_updated
     if at is None:
         return None
-    marked = _only(table, and_(mine, changed(table, None))).add_columns(at, _version(table))
+    deleted = at.is_not(None) if table.history is None else table.history.deleted
+    marked = _only(table, and_(mine, changed(table, None), deleted)).add_columns(at, _version(table))
     gone: Any = (await connection.execute(marked)).one_or_none()
     if gone is None:
         return None

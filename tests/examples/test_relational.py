@@ -21,9 +21,10 @@ from relational.test_practice import Desk
 from relational.test_practice import TestPractice as Practice
 from relational.test_practice import TestPracticeWithHistory as PracticeWithHistory
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from waiting import PATIENCE, until
 
-from fhir_bulk_middleware import Instant, JoseTokenVerifier
+from fhir_bulk_middleware import Instant, JoseTokenVerifier, Removed, VersionMismatch
 from fhir_bulk_middleware.testing.resource_values import Reader, patient
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
@@ -40,6 +41,7 @@ def postgres() -> Iterator[str]:
 
 
 WAITING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+BLOCKED = text("SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted")
 
 
 def schema(dsn: str, name: str) -> str:
@@ -85,6 +87,29 @@ class TestPracticeWithHistoryOnPostgreSQL(PracticeWithHistory):
         assert sorted(await reader.ids(await reader.query("Patient", as_of=cuts[0]))) == sorted(
             id_ for id_, at in found.items() if cuts[0] is not None and at <= cuts[0]
         )
+
+    async def test_a_removal_that_waited_for_an_update_is_told_of_its_version(
+        self, store: practice_with_history.PracticeWithHistory, writer: Desk
+    ) -> None:
+        """Law 25: the row that the removal waited for is no current version any more, yet the resource is there."""
+        await writer.put(patient("1", "old"))
+        outcome: list[object] = []
+
+        async def remove() -> None:
+            outcome.append(await store.remove("Patient", "1", frozenset({"1"}), ""))
+
+        async with anyio.create_task_group() as tasks, store.engine.connect() as watching, store.engine.begin() as connection:
+            await practice_with_history.save(connection, json.loads(patient("1", "new")))
+            tasks.start_soon(remove)
+            await until(lambda: _blocked(watching))
+        assert outcome == [VersionMismatch()]
+        assert isinstance(await store.remove("Patient", "1", frozenset({"2"}), ""), Removed)
+
+
+async def _blocked(watching: AsyncConnection) -> bool:
+    """Whether some session waits for a row of another."""
+    await watching.rollback()
+    return bool((await watching.execute(BLOCKED)).scalar_one())
 
 
 # --- Under a real server ---
