@@ -70,6 +70,8 @@ class CuttingProxy:
                         server.sendall(data)
                         server.shutdown(socket.SHUT_WR)
                         answers.join()
+                    else:
+                        server.shutdown(socket.SHUT_RDWR)  # to close it is not enough while `answers` reads from it
                     return
                 server.sendall(data)
 
