@@ -96,6 +96,7 @@ def test_the_floors_of_the_hosts_are_those_that_the_readme_names() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("cyclonedx_py") is None, reason="the development tool cyclonedx-bom is not installed"
 )
+@pytest.mark.long
 def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
     bill = tmp_path / "sbom.json"
     subprocess.run([ROOT / ".ci" / "sbom", sys.executable, bill], timeout=PATIENCE, check=True, env={"PATH": "/usr/bin:/bin"})

@@ -82,6 +82,7 @@ def test_timed_measures_the_action() -> None:
     assert 0 <= seconds < 60
 
 
+@pytest.mark.long
 def test_a_missing_tool_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
 
@@ -91,6 +92,7 @@ def test_a_missing_tool_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (skipped.row, skipped.why) == ("2", "there is no sqlite3 shell here")
 
 
+@pytest.mark.long
 def test_files_that_are_not_what_the_store_holds_are_found(tmp_path: Path) -> None:
     bench = Bench(folder=tmp_path, rounds=1, resources=300)
     assert {figure.median for figure in identical(bench)} == {0}
@@ -101,6 +103,7 @@ def test_files_that_are_not_what_the_store_holds_are_found(tmp_path: Path) -> No
     assert {figure.verdict for figure in identical(bench)} == {"REGRESSION"}
 
 
+@pytest.mark.long
 def test_one_command_measures_and_prints_the_table(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", f"{__package__}", "--quick", "--only", "host", "--only", "kick-off", "--work", str(tmp_path)],

@@ -8,6 +8,7 @@ import pytest
 from chaos_rounds import chaos
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_minute_of_trouble_breaks_no_law(tmp_path: Path) -> None:
     seed = secrets.token_hex(4)

@@ -105,6 +105,7 @@ def with_examples(document: dict[str, Any], examples: dict[str, str]) -> dict[st
 
 @pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: TokenMint, dialect: Dialect, tmp_path: Path) -> None:
     made, base = bulk

@@ -21,7 +21,7 @@ from waiting import until
 
 from fhir_bulk_middleware.cli.state import State
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(500), pytest.mark.long]
 pytest_plugins = ["postgres_fixtures"]
 COUNT = 150
 SLICES = 50

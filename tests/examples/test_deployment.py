@@ -26,6 +26,7 @@ import object_servers
 import psycopg
 import pytest
 import yaml
+from loopback import NO_TLS
 from psycopg.conninfo import make_conninfo
 from waiting import PATIENCE
 
@@ -38,7 +39,7 @@ CLUSTER: list[dict[str, Any]] = list(yaml.safe_load_all((EXAMPLES / "deployment"
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PEOPLE = 40
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 pytest_plugins = ["postgres_fixtures"]
 
 
@@ -156,6 +157,7 @@ class Place:
                     f"http://127.0.0.1:{port}{path}",
                     headers={"Authorization": f"Bearer {self.token}", "Connection": "close", **(headers or {})},
                     timeout=60,
+                    verify=NO_TLS,
                 )
             except (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError):
                 time.sleep(0.01)

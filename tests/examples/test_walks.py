@@ -22,7 +22,7 @@ from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _END = "-- end of the block --"
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the walks are made with curl")
+pytestmark = [pytest.mark.skipif(shutil.which("curl") is None, reason="the walks are made with curl"), pytest.mark.long]
 
 
 class Shell:

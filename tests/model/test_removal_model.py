@@ -9,7 +9,10 @@ SMALL = Size(batches=1, workers=2, attempts=2)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("size", "states"), [(WIDE, 50_000), (LONG, 200_000)], ids=["wide", "long"])
+@pytest.mark.parametrize(
+    ("size", "states"),
+    [pytest.param(WIDE, 50_000, id="wide"), pytest.param(LONG, 200_000, id="long", marks=pytest.mark.long)],
+)
 def test_no_law_is_broken_whatever_happens_and_whoever_is_killed(size: Size, states: int) -> None:
     found = search(size, Design())
 

@@ -105,7 +105,7 @@ def mutated(place: Path, mutant: Mutant) -> Iterator[None]:
 
 def run(place: Path, tests: Sequence[str], *, stop_at_first: bool = True) -> Outcome:
     """Run tests of a copy, against the package of that copy, in worker processes too."""
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600"]
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-o", "timeout=600"]
     environment = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
         [*command, *(["-x"] if stop_at_first else []), *tests],

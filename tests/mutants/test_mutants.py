@@ -26,6 +26,7 @@ def test_no_two_mutants_share_a_name() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_bug_in_the_copy_is_seen_and_a_copy_without_one_passes(tmp_path: Path) -> None:
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == "range-end-exclusive")
     with copied(tmp_path) as place:

@@ -1,4 +1,4 @@
-"""Exports by worker processes into S3, fetched through the server and by signed URLs. `.ci/objects` runs this."""
+"""Exports by worker processes into S3, fetched through the server and by signed URLs. `.ci/long` runs this."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 pytest_plugins = ["object_fixtures"]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600), pytest.mark.long]
 SETTINGS = Settings(worker_processes=2, slice_bytes=200_000, part_bytes=400_000)
 
 

@@ -1,4 +1,4 @@
-"""Exports into an object store that fails: 500, 503, silence, cut and damaged uploads. `.ci/objects` runs this."""
+"""Exports into an object store that fails: 500, 503, silence, cut and damaged uploads. `.ci/long` runs this."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from fhir_bulk_middleware.stores.objects import ObjectOutputStore
 
 pytest_plugins = ["object_fixtures"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 JOB = "0f8fad5b-d9cb-469f-a165-70867728950e"
 KEY = f"{JOB}/0-0.1.ndjson"

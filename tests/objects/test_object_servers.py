@@ -1,4 +1,4 @@
-"""The output store on real servers of object storage, which check signatures. `.ci/objects` installs them and runs this."""
+"""The output store on real servers of object storage, which check signatures. `.ci/long` runs this."""
 
 import json
 import subprocess
@@ -20,6 +20,8 @@ from fhir_bulk_middleware.stores.objects import ObjectOutputStore
 from fhir_bulk_middleware.testing.output_store import OutputStoreSuite
 
 pytest_plugins = ["object_fixtures"]
+
+pytestmark = pytest.mark.long
 
 JOB = "0f8fad5b-d9cb-469f-a165-70867728950e"
 KEY = f"{JOB}/0-0.1.ndjson.gz"

@@ -1,4 +1,4 @@
-"""The output store in object storage, on the stores that need no server: memory and a folder. `.ci/objects` has the others."""
+"""The output store in object storage, on the stores that need no server: memory and a folder. `tests/objects` has the others."""
 
 import json
 import subprocess

@@ -9,7 +9,7 @@ import pytest
 
 __all__ = ["assert_named", "failures_of"]
 
-_QUIET = ["-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:xdist", "--assert=plain", "-o", "timeout=0"]
+_QUIET = ["-q", "--no-header", "--no-summary", "--tb=native", "-p", "no:xdist", "--assert=plain", "-o", "timeout=0"]
 _source = cache(inspect.getsource)
 
 

@@ -107,7 +107,7 @@ def _make_container(url: str) -> None:
 def _program(name: str, package: str) -> Path:
     found = INSTALLED / name
     if not found.exists():
-        pytest.skip(f"{package} is not installed: .ci/objects installs it and runs these tests")
+        pytest.skip(f"{package} is not installed: .ci/objects installs it")
     return found
 
 
