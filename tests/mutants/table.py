@@ -374,7 +374,7 @@ WORK = (
     Mutant(
         "rows-of-the-round-before",
         "law 33",
-        "stores/sqlite/jobs.py",
+        "stores/granting.py",
         "(job.id, job.revision)\n",
         "(job.id, 0)\n",
         (_JOB_STORES,),

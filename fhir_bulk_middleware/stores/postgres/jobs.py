@@ -18,7 +18,6 @@ from fhir_bulk_middleware.contract.job_record import (
     registration_content,
     registration_from_content,
     rows_content,
-    rows_from_content,
     slice_from_record,
 )
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
@@ -27,10 +26,11 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.granting import LastRows
+from fhir_bulk_middleware.stores.known_jobs import KnownJobs, read_job
 from fhir_bulk_middleware.stores.postgres import hints
 from fhir_bulk_middleware.stores.postgres import work_queue as work
 from fhir_bulk_middleware.stores.postgres.connections import Connections
-from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs, read_job
 from fhir_bulk_middleware.stores.postgres.schema import job_tables
 from fhir_bulk_middleware.stores.postgres.session import Session, options
 from fhir_bulk_middleware.stores.postgres.texts import digest
@@ -161,7 +161,7 @@ class PostgresJobStore:
         self._patience = patience
         self._connections = Connections(dsn, self._tables, at_most=connections, patience=patience, blocking=blocking)
         self._known = KnownJobs()
-        self._rows: tuple[tuple[str, int], Rows] | None = None
+        self._rows = LastRows(self._connections.aside)
 
     def recipe(self) -> Recipe:
         """The same tables, blocking."""
@@ -267,39 +267,21 @@ class PostgresJobStore:
             )
             if granted is None:
                 return None
-            rows = await self._rows_of(granted.job)
+            rows = await self._rows.of(granted.job, partial(self._content, granted.job.id))
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
-                return Lease(
-                    job=granted.job,
-                    rows=rows,
-                    slice=granted.slice,
-                    attempt=granted.attempt,
-                    worker=worker,
-                    tries=granted.tries,
-                    cause=granted.cause,
-                )
-        self._rows = None
+                return granted.lease(worker, rows)
+        self._rows.forget()
         return None
 
     async def backlog(self, now: Instant, at_most: int, *, adapter: str = "") -> int:
         """See `SupportsBacklog`."""
         return await self._connections.read(partial(work.backlog, adapter=adapter, now=now, at_most=at_most))
 
-    async def _rows_of(self, job: Job) -> Rows | None:
-        """The rows of a job, None if it was reclaimed. Those of the last one are cached, because it mostly has more slices.
-
-        The key contains the revision, because each round of the plan may replace the rows.
-        """
-        remembered, key = self._rows, (job.id, job.revision)
-        if remembered is not None and remembered[0] == key:
-            return remembered[1]
+    async def _content(self, job_id: str) -> bytes | None:
+        """The content of the rows of a job, None if it was reclaimed."""
         read = "SELECT content FROM $job_rows WHERE job_id = %(job)s"
-        record = await self._connections.read(lambda session: session.row(read, {"job": job.id}))
-        if record is None:
-            return None
-        rows = await self._connections.aside(partial(rows_from_content, record[0]))
-        self._rows = key, rows
-        return rows
+        record = await self._connections.read(lambda session: session.row(read, {"job": job_id}))
+        return None if record is None else record[0]
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `JobStore.renew`."""

@@ -6,7 +6,6 @@ locks only work and an owner's turn, and waits for neither (`SKIP LOCKED`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice
@@ -19,12 +18,13 @@ from fhir_bulk_middleware.contract.job_record import (
 )
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.stores.granting import Granted
+from fhir_bulk_middleware.stores.known_jobs import KnownJobs
 from fhir_bulk_middleware.stores.postgres import hints
-from fhir_bulk_middleware.stores.postgres.known_jobs import KnownJobs
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
-__all__ = ["Granted", "anything", "backlog", "checkpoint", "claim", "open_planning", "plan", "release", "renew"]
+__all__ = ["anything", "backlog", "checkpoint", "claim", "open_planning", "plan", "release", "renew"]
 
 _PLANNING = -1
 _CANDIDATES = 16
@@ -72,17 +72,6 @@ _OPEN_NEXT_ROUND = """
     SELECT id, %(slice)s, adapter_key, plannings, plannings FROM $job WHERE id = %(job)s
 """
 _COMPLETE = "UPDATE $job SET state = 'completed', revision = revision + 1, changed_at = %(now)s WHERE id = %(job)s"
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A lease without the rows of its job."""
-
-    job: Job
-    slice: Slice | None
-    attempt: int
-    tries: int
-    cause: str | None
 
 
 class _Held(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -17,14 +16,12 @@ from fhir_bulk_middleware.contract.job_record import (
     PART_FIELDS,
     SLICE_FIELDS,
     Scalar,
-    job_from_record,
     job_record,
     owner_record,
     part_from_record,
     registration_content,
     registration_from_content,
     rows_content,
-    rows_from_content,
     slice_from_record,
 )
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
@@ -33,16 +30,12 @@ from fhir_bulk_middleware.contract.query import Rows
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.granting import LastRows
+from fhir_bulk_middleware.stores.known_jobs import KnownJobs, read_job
 from fhir_bulk_middleware.stores.sqlite import work_queue as work
 from fhir_bulk_middleware.stores.sqlite.database import Database
 
 __all__ = ["SQLiteJobStore"]
-
-_KNOWN = 512
-"""The maximum number of cached jobs."""
-
-_KNOWN_CHARACTERS = 8 * 1024 * 1024
-"""The maximum number of characters of all cached jobs, so that jobs which clients made large do not fill memory."""
 
 _LATEST = 2**63 - 1
 """Later than every instant."""
@@ -124,9 +117,8 @@ class SQLiteJobStore:
     def __init__(self, path: str | Path, *, blocking: bool = False) -> None:
         schema = files("fhir_bulk_middleware.stores.sqlite").joinpath("job_schema.sql").read_text("utf-8")
         self._database = Database(Path(path), [schema], synchronous="FULL", forgets=True, blocking=blocking)
-        self._known: dict[str, Job] = {}
-        self._known_characters = 0
-        self._rows: tuple[tuple[str, int], Rows] | None = None
+        self._known = KnownJobs()
+        self._rows = LastRows(self._database.aside)
 
     def recipe(self) -> Recipe:
         """The same file, blocking."""
@@ -161,18 +153,11 @@ class SQLiteJobStore:
         if standing is None:
             return None
         revision, done, estimate = standing
-        known = self._known.get(job_id)
-        if known is not None and known.revision == revision:
-            return known if (known.done, known.estimate) == (done, estimate) else replace(known, done=done, estimate=estimate)
+        known = self._known.get(job_id, revision, done, estimate)
+        if known is not None:
+            return known
         record = reader.execute(_WHOLE, (job_id,)).fetchone()
-        if record is None:  # it was removed between the two reads
-            return None
-        self._known_characters += sum(len(value) for value in record if isinstance(value, str))
-        if len(self._known) >= _KNOWN or self._known_characters > _KNOWN_CHARACTERS:
-            self._known_characters = 0
-            self._known.clear()  # several threads may be here, and this is one step
-        job = self._known[job_id] = _job(record)
-        return job
+        return None if record is None else self._known.job(record)  # None if it was removed between the two reads
 
     async def replace(self, job: Job) -> bool:
         """See `JobStore.replace`. The identity of a job is never rewritten, and `done` never falls."""
@@ -210,7 +195,7 @@ class SQLiteJobStore:
 
     async def _listed(self, read: str, of: Mapping[str, Scalar], after: ListPlace | None, limit: int) -> Sequence[Job]:
         values = {**of, **_behind(after), "limit": limit}
-        return await self._database.aside(lambda: [_job(record) for record in self._database.reader.execute(read, values)])
+        return await self._database.aside(lambda: [read_job(record) for record in self._database.reader.execute(read, values)])
 
     async def census(self, *, adapter: str = "") -> Census:
         """See `SupportsCensus`. It reads indexes alone, and none has an entry for a job that was ended and reclaimed."""
@@ -225,7 +210,7 @@ class SQLiteJobStore:
 
     async def due(self, step: Due, before: Instant, limit: int, *, adapter: str = "") -> Sequence[Job]:
         """See `JobStore.due`."""
-        return [_job(record) for record in self._database.reader.execute(_DUE[step], (adapter, before, limit))]
+        return [read_job(record) for record in self._database.reader.execute(_DUE[step], (adapter, before, limit))]
 
     async def reclaimed(self, job_id: str) -> None:
         """See `JobStore.reclaimed`."""
@@ -248,34 +233,16 @@ class SQLiteJobStore:
             )
             if granted is None:
                 return None
-            rows = await self._rows_of(granted.job)
+            rows = await self._rows.of(granted.job, partial(self._content, granted.job.id))
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
-                return Lease(
-                    job=granted.job,
-                    rows=rows,
-                    slice=granted.slice,
-                    attempt=granted.attempt,
-                    worker=worker,
-                    tries=granted.tries,
-                    cause=granted.cause,
-                )
-        self._rows = None
+                return granted.lease(worker, rows)
+        self._rows.forget()
         return None
 
-    async def _rows_of(self, job: Job) -> Rows | None:
-        """The rows of a job, None if it was reclaimed. Those of the last one are cached, because it mostly has more slices.
-
-        The key contains the revision, because each round of the plan may replace the rows.
-        """
-        remembered, key = self._rows, (job.id, job.revision)
-        if remembered is not None and remembered[0] == key:
-            return remembered[1]
-        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job.id,)).fetchone()
-        if record is None:
-            return None
-        rows = await self._database.aside(partial(rows_from_content, record[0]))
-        self._rows = key, rows
-        return rows
+    async def _content(self, job_id: str) -> bytes | None:
+        """The content of the rows of a job, None if it was reclaimed."""
+        record = self._database.reader.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
+        return None if record is None else record[0]
 
     async def renew(self, lease: Lease, now: Instant, *, lease_seconds: float, done: int) -> bool:
         """See `JobStore.renew`."""
@@ -337,10 +304,6 @@ def _behind(after: ListPlace | None) -> dict[str, Scalar]:
     return {"after_at": after.created_at, "after_id": after.job_id}
 
 
-def _job(record: tuple[Any, ...]) -> Job:
-    return job_from_record(dict(zip(JOB_FIELDS, record, strict=True)))
-
-
 def _part(record: tuple[Any, ...]) -> Part:
     return part_from_record(dict(zip(PART_FIELDS, record, strict=True)))
 
@@ -371,7 +334,7 @@ def _add(connection: sqlite3.Connection, job: Job, content: bytes, working_at_mo
     if job.idempotency is not None:
         kept = connection.execute(_SAME_KEY, record).fetchone()
         if kept is not None:
-            return _job(kept)
+            return read_job(kept)
     (working,) = connection.execute(_WORKING, record).fetchone()
     if working >= working_at_most:
         return None

@@ -6,7 +6,6 @@ working states, a trigger deletes all of its rows in the same transaction.
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from fhir_bulk_middleware.contract.job import Codec, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_record import (
@@ -21,8 +20,9 @@ from fhir_bulk_middleware.contract.job_record import (
 )
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
 from fhir_bulk_middleware.instant import Instant, after
+from fhir_bulk_middleware.stores.granting import Granted
 
-__all__ = ["Granted", "anything", "checkpoint", "claim", "insertion", "open_planning", "plan", "release", "renew"]
+__all__ = ["anything", "checkpoint", "claim", "insertion", "open_planning", "plan", "release", "renew"]
 
 _PLANNING = -1
 
@@ -60,17 +60,6 @@ _CORRECT_SLICE = """
     UPDATE slice SET estimate = (SELECT done FROM work WHERE work.job_id = slice.job_id AND work.slice = slice.number)
     WHERE job_id = ? AND number = ?
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A lease without the rows of its job."""
-
-    job: Job
-    slice: Slice | None
-    attempt: int
-    tries: int
-    cause: str | None
 
 
 def open_planning(connection: sqlite3.Connection, job: Job) -> None:

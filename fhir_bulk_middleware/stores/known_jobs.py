@@ -27,12 +27,19 @@ class KnownJobs:
         self._characters = 0
         self._lock = threading.Lock()
 
+    def get(self, job_id: str, revision: int, done: int, estimate: int) -> Job | None:
+        """A known job that still has this revision, with its progress; all else of a job changes with the revision."""
+        known = self._jobs.get(job_id)
+        if known is None or known.revision != revision:
+            return None
+        return known if (known.done, known.estimate) == (done, estimate) else replace(known, done=done, estimate=estimate)
+
     def job(self, row: tuple[Any, ...]) -> Job:
-        """As `read_job`. Of a known job only progress is taken from the row, because all else changes with the revision."""
+        """As `read_job`; a known job is not read again."""
         record = dict(zip(JOB_FIELDS, row, strict=True))
-        known = self._jobs.get(record["id"])
-        if known is not None and known.revision == record["revision"]:
-            return replace(known, done=record["done"], estimate=record["estimate"])
+        known = self.get(record["id"], record["revision"], record["done"], record["estimate"])
+        if known is not None:
+            return known
         job = job_from_record(record)
         with self._lock:
             self._characters += sum(len(value) for value in row if isinstance(value, str))
