@@ -1,5 +1,6 @@
 """Reads an adapter within bounds, checks the form of what it hands over, and measures each call."""
 
+import sysconfig
 import time
 import traceback
 from collections import defaultdict
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 _LINE_FAULTS = 5
 _OURS = str(Path(fhir_bulk_middleware.__file__).parent)
+_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _SEE_PAGE = "See `Page` in fhir_bulk_middleware.contract.query."
 
 
@@ -247,8 +249,14 @@ class Probe:
 
 
 def raised(error: Exception) -> tuple[str, str]:
-    """An exception of the adapter as a sentence, with the place outside of this package where it came from."""
+    """An exception of the adapter as a sentence, with the place in the host's code where it came from, and what to do.
+
+    Lines of a library are named only if the host has none: that of a driver is rarely the one to mend.
+    """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    place = f" in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    host = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames
+    place = f" in {host[-1].name}, {Path(host[-1].filename).name} line {host[-1].lineno}" if host else ""
+    notes = " ".join(f"{note.rstrip('.')}." for note in getattr(error, "__notes__", ()))
     text = f"{type(error).__name__}{place}: {error}".rstrip(". ")
-    return f"{text}.", "Look at this line; a storage that cannot answer now raises Refused(Reason.BUSY)."
+    where = "this line" if host else "what the adapter gave"
+    return f"{text}. {notes}".rstrip(), f"Look at {where}; a storage that cannot answer now raises Refused(Reason.BUSY)."

@@ -495,6 +495,14 @@ TRUTH = (
         ("tests/tables/test_tables.py",),
     ),
     Mutant(
+        "a-search-column-of-another-kind-leaves-out-what-meets-the-criteria",
+        "law 8",
+        "tables/declaration.py",
+        "            if _KINDS[type(given)] not in kinds:\n",
+        "            if not kinds:\n",
+        ("tests/tables/test_tables.py",),
+    ),
+    Mutant(
         "a-group-without-members-is-everybody-in-tables",
         "KO-03",
         "tables/conditions.py",
