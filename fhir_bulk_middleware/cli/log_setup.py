@@ -21,11 +21,19 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def logging_to_stderr(level: str) -> Iterator[None]:
-    """Log to stderr while the context is open. Worker processes that start meanwhile use the same level."""
+def logging_to_stderr(level: str, *, unless_configured: bool = False) -> Iterator[None]:
+    """Log to stderr while the context is open. Worker processes that start meanwhile use the same level.
+
+    Args:
+        level: the lowest level to log.
+        unless_configured: leave it to the handlers of the host, as soon as its module has been imported and configured some;
+            each line would be logged twice otherwise.
+    """
     log = logging.getLogger("fhir_bulk_middleware")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_FORMAT))
+    if unless_configured:
+        handler.addFilter(lambda _: not _others(log, handler))
     before = log.level
     log.addHandler(handler)
     log.setLevel(level.upper())
@@ -34,3 +42,13 @@ def logging_to_stderr(level: str) -> Iterator[None]:
     finally:
         log.setLevel(before)
         log.removeHandler(handler)
+
+
+def _others(log: logging.Logger, handler: logging.Handler) -> bool:
+    """Whether the records of a logger reach other handlers, too."""
+    looked_at: logging.Logger | None = log
+    while looked_at is not None:
+        if any(each is not handler for each in looked_at.handlers):
+            return True
+        looked_at = looked_at.parent if looked_at.propagate else None
+    return False

@@ -1,5 +1,6 @@
 """`--app MODULE:NAME`: the host's own `BulkData`, for commands on its machine."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 __all__ = ["APP_HELP", "check_shared", "own_bulk"]
 
 APP_HELP = "your host's BulkData, or a function that returns it"
+_NAME_IT = "name your BulkData, or a function without arguments that returns it"
 
 
 def own_bulk(app: str) -> BulkData:
@@ -27,7 +29,13 @@ def own_bulk(app: str) -> BulkData:
     try:
         made = named(app)
         if not isinstance(made, BulkData):
-            made = factory_of(Recipe(app, {}))()
+            factory = factory_of(Recipe(app, {}))
+            try:
+                inspect.signature(factory).bind()
+            except TypeError:  # such as an ASGI application
+                kind = "function with arguments" if inspect.isroutine(factory) else type(factory).__name__
+                raise Complaint(f"--app: {app} is a {kind}; {_NAME_IT}") from None
+            made = factory()
     except ModuleNotFoundError as error:
         raise Complaint(
             f"--app: {error}; modules are looked for among the installed packages and in the current folder, {Path.cwd()}"
@@ -35,10 +43,7 @@ def own_bulk(app: str) -> BulkData:
     except (ValueError, ImportError, TypeError) as error:
         raise Complaint(f"--app: {error}") from error
     if not isinstance(made, BulkData):
-        raise Complaint(
-            f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; name your BulkData, or a function"
-            " that returns it"
-        )
+        raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; {_NAME_IT}")
     return made
 
 
