@@ -288,7 +288,6 @@ def host(adapter: TableDeletes, tables: MetaData, save: Save, folder: Path, veri
         outputs=FileOutputStore(folder / "exports"),
         deletes=FHIR_R4,
         log=SQLiteDeletionLog(folder / "deletes.db"),
-        adapter="practice",  # and not a digest of the recipe, in which the password of the database may stand
     )
     bulk.install(app, base="/fhir")
     return app

@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 _LINE_FAULTS = 5
 _OURS = str(Path(fhir_bulk_middleware.__file__).parent)
-_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_STANDARD = sysconfig.get_path("stdlib")
+_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 _SEE_PAGE = "See `Page` in fhir_bulk_middleware.contract.query."
 
 
@@ -249,14 +250,19 @@ class Probe:
 
 
 def raised(error: Exception) -> tuple[str, str]:
-    """An exception of the adapter as a sentence, with the place in the host's code where it came from, and what to do.
-
-    Lines of a library are named only if the host has none: that of a driver is rarely the one to mend.
-    """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    host = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames
-    place = f" in {host[-1].name}, {Path(host[-1].filename).name} line {host[-1].lineno}" if host else ""
+    """An exception of the adapter as a sentence, with the place in the host's code where it came from, and what to do."""
+    frame = _place(error)
+    place = f" in {frame.name}, {Path(frame.filename).name} line {frame.lineno}" if frame else ""
     notes = " ".join(f"{note.rstrip('.')}." for note in getattr(error, "__notes__", ()))
     text = f"{type(error).__name__}{place}: {error}".rstrip(". ")
-    where = "this line" if host else "what the adapter gave"
+    where = "this line" if frame else "what the adapter gave"
     return f"{text}. {notes}".rstrip(), f"Look at {where}; a storage that cannot answer now raises Refused(Reason.BUSY)."
+
+
+def _place(error: Exception) -> traceback.FrameSummary | None:
+    """The last line of the host, or else of an installed package, since the host may be one; None if there is neither."""
+    raising = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in raising if Path(frame.filename).is_absolute() and not frame.filename.startswith(_OURS)]
+    installed = [frame for frame in frames if frame.filename.startswith(_INSTALLED)]
+    host = [frame for frame in frames if not frame.filename.startswith((*_INSTALLED, _STANDARD))]
+    return next(reversed(host or installed), None)

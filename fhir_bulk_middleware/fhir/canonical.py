@@ -281,7 +281,7 @@ def _text(resource: bytes | str | Mapping[str, Any]) -> str:
 def _marked_decimal(value: object) -> str:
     if isinstance(value, Decimal) and value.is_finite():
         return f"{_MARK}{value}"
-    raise ValueError(f"a {type(value).__name__} is no JSON value")
+    raise ValueError(f"a {type(value).__name__} is no JSON value: write it as text")
 
 
 def _parsed(text: str) -> dict[str, Any]:

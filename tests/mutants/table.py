@@ -503,6 +503,14 @@ TRUTH = (
         ("tests/tables/test_tables.py",),
     ),
     Mutant(
+        "another-user-of-a-database-is-the-same-adapter",
+        "law 32",
+        "identity.py",
+        '_PASSWORD_OF_URL.sub(r"\\1@", value)',
+        '_PASSWORD_OF_URL.sub("://", value)',
+        ("tests/test_tenants.py",),
+    ),
+    Mutant(
         "a-group-without-members-is-everybody-in-tables",
         "KO-03",
         "tables/conditions.py",
