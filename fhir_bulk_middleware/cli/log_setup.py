@@ -26,14 +26,15 @@ def logging_to_stderr(level: str, *, unless_configured: bool = False) -> Iterato
 
     Args:
         level: the lowest level to log.
-        unless_configured: leave it to the handlers of the host, as soon as its module has been imported and configured some;
-            each line would be logged twice otherwise.
+        unless_configured: leave it to the handlers that the host's module configures meanwhile; each line would be logged twice
+            otherwise.
     """
     log = logging.getLogger("fhir_bulk_middleware")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_FORMAT))
     if unless_configured:
-        handler.addFilter(lambda _: not _others(log, handler))
+        known = {handler, *_handlers(log)}
+        handler.addFilter(lambda _: known.issuperset(_handlers(log)))
     before = log.level
     log.addHandler(handler)
     log.setLevel(level.upper())
@@ -44,11 +45,9 @@ def logging_to_stderr(level: str, *, unless_configured: bool = False) -> Iterato
         log.removeHandler(handler)
 
 
-def _others(log: logging.Logger, handler: logging.Handler) -> bool:
-    """Whether the records of a logger reach other handlers, too."""
+def _handlers(log: logging.Logger) -> Iterator[logging.Handler]:
+    """The handlers that the records of a logger reach."""
     looked_at: logging.Logger | None = log
     while looked_at is not None:
-        if any(each is not handler for each in looked_at.handlers):
-            return True
+        yield from looked_at.handlers
         looked_at = looked_at.parent if looked_at.propagate else None
-    return False

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fhir_bulk_middleware.app import BulkData
@@ -30,11 +31,9 @@ def own_bulk(app: str) -> BulkData:
         made = named(app)
         if not isinstance(made, BulkData):
             factory = factory_of(Recipe(app, {}))
-            try:
-                inspect.signature(factory).bind()
-            except TypeError:  # such as an ASGI application
+            if not _without_arguments(factory):  # such as an ASGI application
                 kind = "function with arguments" if inspect.isroutine(factory) else type(factory).__name__
-                raise Complaint(f"--app: {app} is a {kind}; {_NAME_IT}") from None
+                raise Complaint(f"--app: {app} is a {kind}; {_NAME_IT}")
             made = factory()
     except ModuleNotFoundError as error:
         raise Complaint(
@@ -45,6 +44,17 @@ def own_bulk(app: str) -> BulkData:
     if not isinstance(made, BulkData):
         raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; {_NAME_IT}")
     return made
+
+
+def _without_arguments(factory: Callable[..., object]) -> bool:
+    """Whether it can be called without arguments, as far as Python knows it."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        return True
+    return True
 
 
 def check_shared(bulk: BulkData) -> None:
