@@ -7,12 +7,15 @@ its files. A *mount* answers requests; several mounts of one adapter share store
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.binding import bind
@@ -29,6 +32,10 @@ __all__ = ["Identity", "Place", "TellsAudiences", "TellsIssuer", "identity_of", 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _LONGEST = 200
+
+_PASSWORD_NAME = re.compile("(?:pg)?passw(?:or)?d", re.IGNORECASE)
+_PASSWORD_OF_URL = re.compile(r"(://[^:/?#@]*):[^/?#]*@")
+_PASSWORD_PAIR = re.compile(r"\bpassw(?:or)?d\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s&;]*)", re.IGNORECASE)
 
 
 @runtime_checkable
@@ -100,8 +107,20 @@ def identity_of(name: str | None, mount: str | None, **parts: object) -> Identit
     recipes = recipes_of(**there)
     if recipes is None:
         return Identity("+".join(kinds) + (f"@{mount}" if mount else ""), given=False, parts=tuple(there.values()))
-    digest = hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(_without_passwords(recipes), sort_keys=True).encode()).hexdigest()
     return Identity(f"{kinds[0]}-{digest[:12]}", given=False)
+
+
+def _without_passwords(value: JsonValue) -> JsonValue:
+    """The arguments of recipes without the passwords of databases.
+
+    A new password makes no other adapter, and log and metrics show the digest of what remains, from which nobody can guess one.
+    """
+    if isinstance(value, dict):
+        return {name: None if _PASSWORD_NAME.fullmatch(name) else _without_passwords(kept) for name, kept in value.items()}
+    if isinstance(value, list):
+        return [_without_passwords(each) for each in value]
+    return _PASSWORD_PAIR.sub("", _PASSWORD_OF_URL.sub(r"\1@", value)) if isinstance(value, str) else value
 
 
 def _kind(part: object) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 from house import AUDIENCE, ISSUER, KICK_OFF
+from pydantic import JsonValue
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.contract.registration import NotAdmitted
+from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.delete.policy import AIDBOX
 from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU, STANDARD
 from fhir_bulk_middleware.jose import JoseTokenVerifier
@@ -185,6 +187,50 @@ async def test_an_adapter_that_is_made_in_another_way_is_told_its_name(place: Pl
     name = first.registration.adapter
     assert f"give BulkData(adapter={name!r}, mount='standard')" in str(refused.value)
     await started(place.bulk(moved, adapter=name, mount="standard"))
+
+
+class Hospital(MemoryResourceStore):
+    """Made again from what its module says of its database."""
+
+    def __init__(self, database: JsonValue) -> None:
+        super().__init__()
+        self._database = database
+
+    def recipe(self) -> Recipe:
+        return Recipe(f"{__name__}:Hospital", {"database": self._database})
+
+
+@pytest.mark.parametrize(
+    ("database", "changed", "other"),
+    [
+        (
+            "postgresql+psycopg://me:old@db/north",
+            "postgresql+psycopg://me:n:e@w@db/north",
+            "postgresql+psycopg://you:old@db/north",
+        ),
+        ("postgresql://me:old@db/north", "postgresql://me@db/north", "postgresql://me:old@db/south"),
+        (
+            "postgresql://db/north?user=me&password=old",
+            "postgresql://db/north?user=me&password=new",
+            "postgresql://db/north?user=x",
+        ),
+        ("host=db password=old dbname=north", r"host=db password='n \' e' dbname=north", "host=db password=old dbname=south"),
+        ({"host": "db", "password": "old"}, {"host": "db", "password": "new"}, {"host": "other", "password": "old"}),
+        ([{"PGPASSWORD": "old"}, 1], [{"PGPASSWORD": "new"}, 1], [{"PGPASSWORD": "old"}, 2]),
+    ],
+    ids=["in a URL", "taken out of a URL", "in a query", "of libpq", "by its name", "in a list"],
+)
+async def test_a_new_password_makes_no_other_adapter(
+    place: Place, database: JsonValue, changed: JsonValue, other: JsonValue
+) -> None:
+    """And everything else does: another user may see other rows."""
+    before = place.bulk(Hospital(database))
+    await started(before)
+    after = place.bulk(Hospital(changed))
+    await started(after)
+    assert after.registration.adapter == before.registration.adapter
+    with pytest.raises(NotAdmitted, match="give it a name of its own"):
+        await started(place.bulk(Hospital(other)))
 
 
 @pytest.mark.parametrize(

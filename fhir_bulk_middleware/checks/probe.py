@@ -1,5 +1,6 @@
 """Reads an adapter within bounds, checks the form of what it hands over, and measures each call."""
 
+import sysconfig
 import time
 import traceback
 from collections import defaultdict
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 _LINE_FAULTS = 5
 _OURS = str(Path(fhir_bulk_middleware.__file__).parent)
+_STANDARD = sysconfig.get_path("stdlib")
+_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 _SEE_PAGE = "See `Page` in fhir_bulk_middleware.contract.query."
 
 
@@ -247,8 +250,19 @@ class Probe:
 
 
 def raised(error: Exception) -> tuple[str, str]:
-    """An exception of the adapter as a sentence, with the place outside of this package where it came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    place = f" in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    """An exception of the adapter as a sentence, with the place in the host's code where it came from, and what to do."""
+    frame = _place(error)
+    place = f" in {frame.name}, {Path(frame.filename).name} line {frame.lineno}" if frame else ""
+    notes = " ".join(f"{note.rstrip('.')}." for note in getattr(error, "__notes__", ()))
     text = f"{type(error).__name__}{place}: {error}".rstrip(". ")
-    return f"{text}.", "Look at this line; a storage that cannot answer now raises Refused(Reason.BUSY)."
+    where = "this line" if frame else "what the adapter gave"
+    return f"{text}. {notes}".rstrip(), f"Look at {where}; a storage that cannot answer now raises Refused(Reason.BUSY)."
+
+
+def _place(error: Exception) -> traceback.FrameSummary | None:
+    """The last line of the host, or else of an installed package, since the host may be one; None if there is neither."""
+    raising = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in raising if Path(frame.filename).is_absolute() and not frame.filename.startswith(_OURS)]
+    installed = [frame for frame in frames if frame.filename.startswith(_INSTALLED)]
+    host = [frame for frame in frames if not frame.filename.startswith((*_INSTALLED, _STANDARD))]
+    return next(reversed(host or installed), None)

@@ -63,7 +63,7 @@ def _run(given: argparse.Namespace) -> int:
         raise Complaint(f"jobs {given.action}: {'the ID of a job is required' if given.id is None else 'no ID belongs here'}")
     if given.limit < 1:
         raise Complaint("--limit: a positive number is required")
-    with logging_to_stderr(given.log_level):
+    with logging_to_stderr(given.log_level, unless_configured=given.app is not None):
         try:
             anyio.run(_act, given)
         except KeyboardInterrupt:

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    with logging_to_stderr(given.log_level):
+    with logging_to_stderr(given.log_level, unless_configured=True):
         anyio.run(_migrate, own_bulk(given.app))
     return 0
 

@@ -1,6 +1,8 @@
 """`--app MODULE:NAME`: the host's own `BulkData`, for commands on its machine."""
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fhir_bulk_middleware.app import BulkData
@@ -15,6 +17,7 @@ from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 __all__ = ["APP_HELP", "check_shared", "own_bulk"]
 
 APP_HELP = "your host's BulkData, or a function that returns it"
+_NAME_IT = "name your BulkData, or a function without arguments that returns it"
 
 
 def own_bulk(app: str) -> BulkData:
@@ -27,7 +30,11 @@ def own_bulk(app: str) -> BulkData:
     try:
         made = named(app)
         if not isinstance(made, BulkData):
-            made = factory_of(Recipe(app, {}))()
+            factory = factory_of(Recipe(app, {}))
+            if not _without_arguments(factory):  # such as an ASGI application
+                kind = "function with arguments" if inspect.isroutine(factory) else type(factory).__name__
+                raise Complaint(f"--app: {app} is a {kind}; {_NAME_IT}")
+            made = factory()
     except ModuleNotFoundError as error:
         raise Complaint(
             f"--app: {error}; modules are looked for among the installed packages and in the current folder, {Path.cwd()}"
@@ -35,11 +42,19 @@ def own_bulk(app: str) -> BulkData:
     except (ValueError, ImportError, TypeError) as error:
         raise Complaint(f"--app: {error}") from error
     if not isinstance(made, BulkData):
-        raise Complaint(
-            f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; name your BulkData, or a function"
-            " that returns it"
-        )
+        raise Complaint(f"--app: {app} returns a {type(made).__name__}, which is not a BulkData; {_NAME_IT}")
     return made
+
+
+def _without_arguments(factory: Callable[..., object]) -> bool:
+    """Whether it can be called without arguments, as far as Python knows it."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        return True
+    return True
 
 
 def check_shared(bulk: BulkData) -> None:

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _run(given: argparse.Namespace) -> int:
     if given.app is not None:
         settings_option.none_with_app(given)
-        with logging_to_stderr(given.log_level):
+        with logging_to_stderr(given.log_level, unless_configured=True):
             anyio.run(_sweep_own, own_bulk(given.app))
         return 0
     state = State(given.dir)

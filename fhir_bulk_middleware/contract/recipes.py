@@ -33,7 +33,7 @@ def factory_of(recipe: Recipe) -> Callable[..., object]:
     """
     found = named(recipe.factory)
     if not callable(found):
-        raise ValueError(f"{recipe.factory} cannot be called")  # noqa: TRY004 - the text names the wrong thing
+        raise ValueError(f"{recipe.factory} cannot be called; name a function or a class that makes it")  # noqa: TRY004 - the text names the wrong thing
     return found
 
 

@@ -125,11 +125,16 @@ FHIR_R4 = DeletePolicy(
             DeleteOutcome.PROTECTED: _error(409, "conflict", "This server keeps the resource; nothing was deleted."),
             DeleteOutcome.NO_MATCH: Cell(204, text="No resource met the criteria."),
             DeleteOutcome.SEVERAL_MATCHES: _error(
-                412, "multiple-matches", "{count} resources meet the criteria, which must select one; nothing was deleted."
+                412,
+                "multiple-matches",
+                "{count} resources meet the criteria, which must select one; nothing was deleted. Narrow the criteria.",
             ),
             DeleteOutcome.ALL_DELETED: Cell(200, Shows.REMOVED, text=_COUNTED),
             DeleteOutcome.TOO_MANY_MATCHES: _error(
-                412, "too-costly", "{count} resources meet the criteria, at most {cap} are deleted at once; nothing was deleted."
+                412,
+                "too-costly",
+                "{count} resources meet the criteria, at most {cap} are deleted at once; nothing was deleted."
+                " Narrow the criteria.",
             ),
             DeleteOutcome.WOULD_DELETE: Cell(200, Shows.REMOVED, text="{count} resources would be deleted; nothing was."),
         }

@@ -31,7 +31,7 @@ HEALTH_CONNECT_AU = replace(
     answers=MappingProxyType(
         {
             **STANDARD.answers,
-            Reason.JOB_CANCELLED: Answer(404, "not-found", "This export was cancelled or deleted."),
+            Reason.JOB_CANCELLED: Answer(404, "not-found", "This job was cancelled or deleted."),
             Reason.JOB_EXPIRED: Answer(404, "not-found", "This export has expired."),
         }
     ),

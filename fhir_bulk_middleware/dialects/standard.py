@@ -54,7 +54,7 @@ STANDARD = Dialect(
             Reason.TYPE_KEPT: Answer(405, "not-supported"),
             Reason.JOB_ID_MISSING: Answer(400, "required"),
             Reason.JOB_UNKNOWN: Answer(404, "not-found", "There is no such export."),
-            Reason.JOB_CANCELLED: Answer(404, "deleted", "This export was cancelled or deleted."),
+            Reason.JOB_CANCELLED: Answer(404, "deleted", "This job was cancelled or deleted."),
             Reason.JOB_EXPIRED: Answer(404, "deleted", "This export has expired."),
             Reason.JOB_FAILED: Answer(500, "processing"),
             Reason.FILE_UNKNOWN: Answer(404, "not-found", "There is no such export."),

@@ -113,6 +113,7 @@ def canonical(resource: Resource, *, resource_id: str | None = None) -> Canonica
         resource_id: replaces the id in the resource.
 
     Raises:
+        TypeError: it is none of these, such as None.
         ValueError: the text is not one JSON object in UTF-8; an object has a duplicate name; a lone surrogate; nesting deeper
             than `DEPTH`; `resourceType` or `id` is missing or malformed, or `meta` is not an object. The message names the
             part, never a value.
@@ -132,6 +133,8 @@ def canonical_and_content(
             of it for parsed JSON.
     """
     if not isinstance(resource, bytes | str | Mapping):
+        if not hasattr(resource, "model_dump_json"):
+            raise TypeError(f"a {type(resource).__name__} is no resource: give a dict, JSON text or a pydantic model")
         resource = resource.model_dump_json(by_alias=True, exclude_none=True)
     if isinstance(resource, Mapping):
         return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
@@ -278,7 +281,7 @@ def _text(resource: bytes | str | Mapping[str, Any]) -> str:
 def _marked_decimal(value: object) -> str:
     if isinstance(value, Decimal) and value.is_finite():
         return f"{_MARK}{value}"
-    raise ValueError(f"a {type(value).__name__} is no JSON value")
+    raise ValueError(f"a {type(value).__name__} is no JSON value: write it as text")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class JobWork:
         try:
             await self._carry_out(lease)
         except LeaseLost:
-            _log.info("%s: the lease was lost, and the work was abandoned", _name(lease))
+            _log.info("%s: the work was abandoned: the job has ended, or another worker has taken it", _name(lease))
         except Unrecorded:
             _log.warning("%s: waits until an audit can record it", _name(lease))
             await self._give_back(lease, "an audit could not record it", excused=True)

@@ -24,11 +24,11 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import NullType, TypeDecorator
 
 from fhir_bulk_middleware.instant import Instant, from_datetime, to_datetime
 
-__all__ = ["bound", "date_bound", "instant_of", "is_boolean", "key_of", "one_of"]
+__all__ = ["bound", "check_instants", "date_bound", "instant_of", "is_boolean", "key_of", "one_of"]
 
 _NUMBER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 _FEW = 500
@@ -84,21 +84,26 @@ def one_of(column: ColumnElement[Any], texts: Collection[str], dialect: str) -> 
     return or_(*(column.in_(keys[start : start + _FEW]) for start in range(0, len(keys), _FEW)))
 
 
-def bound(column: ColumnElement[Any], instant: Instant) -> Any:
-    """The instant as the column holds it.
+def check_instants(column: ColumnElement[Any]) -> None:
+    """Check that a column, or an expression, holds instants.
 
     Raises:
-        TypeError: the column holds no instants.
+        TypeError: it does not, or its type is not known.
     """
+    type_ = column.type
+    if isinstance(type_, NullType):
+        raise TypeError(f"the type of {column} is not known: give the function its type, type_=DateTime(timezone=True)")
+    if not isinstance(type_, Integer | DateTime | TypeDecorator):
+        raise TypeError(f"{column} holds {type_!r}: an instant is a DateTime, or an integer number of microseconds since 1970")
+
+
+def bound(column: ColumnElement[Any], instant: Instant) -> Any:
+    """The instant as the column holds it, one that passes `check_instants`."""
     type_ = column.type
     if isinstance(type_, Integer):
         return instant
     moment = to_datetime(instant)
-    if isinstance(type_, DateTime) and not type_.timezone:
-        return moment.replace(tzinfo=None)
-    if isinstance(type_, DateTime | TypeDecorator):
-        return moment
-    raise TypeError(f"{column} holds {type_!r}: an instant is a DateTime, or an integer number of microseconds since 1970")
+    return moment.replace(tzinfo=None) if isinstance(type_, DateTime) and not type_.timezone else moment
 
 
 def instant_of(value: Any) -> Instant:
@@ -111,6 +116,8 @@ def instant_of(value: Any) -> Instant:
         return from_datetime(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
     if isinstance(value, int):
         return Instant(value)
+    if value is None:
+        raise TypeError("NULL is no instant: each row needs one")
     raise TypeError(f"a {type(value).__name__} is no instant: select a DateTime, or microseconds since 1970")
 
 

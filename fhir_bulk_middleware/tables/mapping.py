@@ -107,11 +107,11 @@ class ResourceTable:
         rows: selects what `resource` needs, one row for each resource. It may join tables as long as a row stays one row;
             aggregate lists in a subquery.
         id: the column of the logical id: text, integers or UUIDs.
-        last_updated: when the row changed last; index it.
+        last_updated: when the row, or one that `rows` joins, changed last; index it.
         resource: makes FHIR of a row: a dict, a pydantic model, or JSON text. Its `id`, `meta.versionId` and `meta.lastUpdated`
             are replaced by those of the columns.
-        version: the version of the row, which each change must change. None to take `last_updated` in microseconds for it, which
-            is exact only if no row changes twice within the precision of that column.
+        version: the version of the row, which each change must change, also one of a row that `rows` joins. None to take
+            `last_updated` in microseconds for it, which is exact only if no row changes twice within that column's precision.
         patients: the columns that have the key of a patient in whose compartment the row lies, or links to such; all of them, as
             the Patient compartment names them. A Patient lies in its own compartment.
         deleted_at: when the row was deleted, NULL while it lives; None if rows are not marked. A marked row is no resource.

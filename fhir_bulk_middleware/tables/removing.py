@@ -50,7 +50,8 @@ class TableDeletes(TableStorage):
     async def erase(self, connection: AsyncConnection, resource: Current) -> None:
         """Remove the row of a resource, mark it, or write a deletion as its next version.
 
-        The row is locked and has that version. Raising undoes the whole transaction.
+        The row is locked and has that version. A row that is marked keeps it (`ResourceTable.version`), so that a repeated delete
+        and a remove-all that goes on after a crash know what they removed. Raising undoes the whole transaction.
 
         Args:
             connection: in the transaction.

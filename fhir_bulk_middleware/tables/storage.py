@@ -24,6 +24,7 @@ from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.tables.columns import instant_of, key_of, one_of
 from fhir_bulk_middleware.tables.conditions import changed, living, selected, within
 from fhir_bulk_middleware.tables.criteria import narrowed
+from fhir_bulk_middleware.tables.declaration import check_declaration
 from fhir_bulk_middleware.tables.mapping import ResourceTable
 
 __all__ = ["MarkedDeletions", "TableStorage", "current_of"]
@@ -48,12 +49,18 @@ class TableStorage(ABC):
     Args:
         engine: the database. Its connections are used for short reads without a transaction.
         tables: one for each type.
+
+    Raises:
+        TypeError: a time is no instant, or a search column does not suit its parameter.
+        ValueError: there is no search parameter of such a name.
     """
 
     def __init__(self, engine: AsyncEngine, tables: Iterable[ResourceTable]) -> None:
         self.engine = engine
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._tables = {table.type: table for table in tables}
+        for table in self._tables.values():
+            check_declaration(table)
 
     @abstractmethod
     async def authorise(self, principal: Principal) -> Authorisation:
@@ -284,9 +291,8 @@ async def _deletion_of(connection: AsyncConnection, table: ResourceTable, id_: s
 
 def to_current(table: ResourceTable, row: Any) -> Current:
     """A row as a version of a resource."""
-    return Current(
-        type=table.type, id=_id(row), version=_shown(row[-1]), last_updated=instant_of(row[-2]), json=_line(table, row)
-    )
+    line = _line(table, row)  # names the row if it has no instant
+    return Current(type=table.type, id=_id(row), version=_shown(row[-1]), last_updated=instant_of(row[-2]), json=line)
 
 
 def _version(table: ResourceTable) -> ColumnElement[Any]:
@@ -321,12 +327,17 @@ def _shown(version: object) -> str:
 
 
 def _line(table: ResourceTable, row: Any) -> bytes:
-    """A row as canonical text.
+    """A row as canonical text. An exception gets a note that names the resource, since only one row of many may be at fault.
 
     Raises:
+        TypeError: the row has no `last_updated`.
         ValueError: the mapper made no resource of the type.
     """
-    form = canonical(table.resource(row), resource_id=_id(row))
-    if form.type != table.type:
-        raise ValueError(f"the resource that was made of a row of {table.type} is a {form.type}")
-    return form.text(_shown(row[-1]), instant_of(row[-2]))
+    try:
+        form = canonical(table.resource(row), resource_id=_id(row))
+        if form.type != table.type:
+            raise ValueError(f"the resource that was made of a row of {table.type} is a {form.type}")
+        return form.text(_shown(row[-1]), instant_of(row[-2]))
+    except Exception as error:  # whatever the host's mapper raises; it goes on
+        error.add_note(f"The row of {table.type}/{_id(row)} cannot be made a resource")
+        raise

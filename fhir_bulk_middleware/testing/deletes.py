@@ -154,7 +154,9 @@ class OneDeleteSuite(StorageSuite):
         again = await store.remove("Patient", "1", frozenset({first.resource.version}), rights)
         assert isinstance(again, _GONE), "what is gone is not removed again, nor is it a mismatch"
         if isinstance(again, AlreadyDeleted):
-            assert again.version == first.resource.version, "of what is gone the version that was removed is told"
+            assert again.version == first.resource.version, (
+                "of what is gone the version that was removed is told: marking a row as deleted leaves its version as it is"
+            )
         assert await store.remove("Patient", "never", None, rights) == NeverExisted(), "what never was is told so"
         await writer.put(samples.patient("1", "back"))
         assert isinstance(await store.remove("Patient", "1", None, rights), Removed), "what came back can be removed again"

@@ -96,7 +96,10 @@ class Samples:
 
     def text_of(self, content: Mapping[str, Any]) -> str:
         """The `text` that `patient` or `record` was called with; its default if that was empty."""
-        return str((content.get("code") or content["name"][0])["text"])
+        try:
+            return str((content.get("code") or content["name"][0])["text"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise LookupError("the line has neither code.text nor name[0].text: override Samples.text_of") from error
 
     def criterion(self, text: str) -> tuple[str, str]:
         """A search parameter and its value that find the records with this `text`, and no others; for conditional deletes."""

@@ -19,7 +19,7 @@ from fhir_bulk_middleware.cli import main
 from fhir_bulk_middleware.cli.state import State
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.check import capabilities
-from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Deletions, Page, Query, Range
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -289,6 +289,26 @@ class Busy(Clinic):
         async for page in super().deletions(query, after):
             yield page
             raise Refused(Reason.BUSY, "later")
+
+
+class StumblesOverARow(Clinic):
+    async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
+        try:
+            json.loads("{")
+        except ValueError as error:
+            error.add_note("The row of Patient/7 cannot be made a resource")
+            raise
+        async for page in super().pages(query, after):
+            yield page
+
+
+def test_an_exception_is_told_with_the_line_of_the_host_and_its_notes(check: Check, clinic: Path) -> None:
+    """The line that raised it is in the standard library; that of the host is the one to look at."""
+    _, report = check(partial(StumblesOverARow, str(clinic)))
+
+    (told,) = {text for text in faults(report) if text.startswith("pages: ")}
+    where = r"pages: JSONDecodeError in pages, test_check_command\.py line \d+: Expecting property name .*"
+    assert re.fullmatch(where + r"\. The row of Patient/7 cannot be made a resource\.", told), told
 
 
 def test_a_storage_that_is_busy_is_no_fault(check: Check, clinic: Path) -> None:

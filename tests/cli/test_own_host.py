@@ -23,6 +23,7 @@ COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
 
 HOST = """
 from pathlib import Path
+from starlette.applications import Starlette
 from fhir_bulk_middleware import BulkData, FileOutputStore, MemoryJobStore, MemoryOutputStore, Settings
 from fhir_bulk_middleware import SQLiteJobStore, SQLiteResourceStore
 
@@ -52,6 +53,14 @@ def in_memory():
 def without_recipe():
     return made(WithoutRecipe(SQLiteResourceStore(here / "store.db")))
 
+bulk = made()
+app = Starlette()
+"""
+
+WITH_LOGGING = """
+import logging
+from own import made
+logging.basicConfig(level=logging.INFO, format="the host says: %(message)s")
 bulk = made()
 """
 
@@ -122,6 +131,22 @@ def test_a_worker_finishes_the_exports_of_an_own_host(host: Path, name: str) -> 
     assert err.count("not promised: ") <= 1
 
 
+def test_a_host_that_configures_logging_logs_each_line_once(host: Path) -> None:
+    """As it is advised for servers; the worker imports the same module."""
+    (host / "logs.py").write_text(WITH_LOGGING)
+    command = [*COMMAND, "worker", "--app", "logs:bulk"]
+    with subprocess.Popen(command, cwd=host, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline().startswith("Working on")
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            _, err = worker.communicate(timeout=PATIENCE)
+    told = [line for line in err.splitlines() if "exports run in" in line]
+    assert len(told) == 1, err
+    assert told[0].startswith("the host says: mount own-standard: ")
+
+
 def test_a_sweep_ends_the_expired_jobs_of_an_own_host(host: Path) -> None:
     job = queued(host)
     jobs = SQLiteJobStore(host / "jobs.db")
@@ -142,7 +167,9 @@ def test_a_sweep_ends_the_expired_jobs_of_an_own_host(host: Path) -> None:
             "in_memory",
             "jobs (MemoryJobStore), outputs (MemoryOutputStore) are in the memory of the server's process, which no other",
         ),
-        ("here", "own:here cannot be called"),
+        ("here", "own:here cannot be called; name a function or a class that makes it"),
+        ("app", "own:app is a Starlette; name your BulkData, or a function without arguments that returns it"),
+        ("WithoutRecipe.authorise", "own:WithoutRecipe.authorise is a function with arguments; name your BulkData"),
         ("nothing", "own has no nothing"),
     ],
 )

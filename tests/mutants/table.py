@@ -495,6 +495,22 @@ TRUTH = (
         ("tests/tables/test_tables.py",),
     ),
     Mutant(
+        "a-search-column-of-another-kind-leaves-out-what-meets-the-criteria",
+        "law 8",
+        "tables/declaration.py",
+        "            if _KINDS[type(given)] not in kinds:\n",
+        "            if not kinds:\n",
+        ("tests/tables/test_tables.py",),
+    ),
+    Mutant(
+        "another-user-of-a-database-is-the-same-adapter",
+        "law 32",
+        "identity.py",
+        '_PASSWORD_OF_URL.sub(r"\\1@", value)',
+        '_PASSWORD_OF_URL.sub("://", value)',
+        ("tests/test_tenants.py",),
+    ),
+    Mutant(
         "a-group-without-members-is-everybody-in-tables",
         "KO-03",
         "tables/conditions.py",

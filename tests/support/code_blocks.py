@@ -85,7 +85,12 @@ observation = Table("observation", tables, Column("id", String), Column("updated
 performer = Table("performer", tables, Column("observation_id", String), Column("patient_id", String))
 dose = Table("dose", tables, Column("clinic_no", Integer), Column("person_no", Integer), Column("dose_no", Integer),
     Column("changed", DateTime))
+visit = Table("visit", tables, Column("id", String), Column("updated", DateTime), Column("version", Integer),
+    Column("person_id", String))
+procedure = Table("procedure", tables, Column("id", String), Column("updated", DateTime), Column("version", Integer),
+    Column("visit_id", String))
 def observation_of(row): return {}
+def procedure_of(row): return {}
 def dose_of(row): return {}
 """,
     "examples/client-keys.md": """

@@ -108,3 +108,9 @@ class TestRegistry(ReadSuite, OneDeleteSuite, ConditionalDeleteSuite):
     @pytest.fixture
     def writer(self, store: Registry) -> Registry:
         return store
+
+
+@pytest.mark.parametrize("line", [{"name": [{"family": "Smith"}]}, {"name": []}, {"code": {"coding": []}}, {}])
+def test_samples_that_do_not_fit_say_what_to_override(line: dict[str, Any]) -> None:
+    with pytest.raises(LookupError, match=r"neither code.text nor name\[0\].text: override Samples.text_of"):
+        Samples().text_of(line)

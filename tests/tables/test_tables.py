@@ -22,8 +22,10 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    case,
     cast,
     event,
+    func,
     literal,
     select,
     text,
@@ -376,10 +378,53 @@ async def test_a_mapper_that_makes_another_type_is_named(engine: AsyncEngine) ->
         await lines(Clinic(engine, [wrong]), query("Encounter"))
 
 
-async def test_a_column_that_holds_no_instant_is_named(engine: AsyncEngine) -> None:
-    wrong = replace(VISITS, last_updated=visit.c.place)
-    with pytest.raises(TypeError, match=r"visit.place holds String.*DateTime"):
-        await lines(Clinic(engine, [wrong]), query("Encounter", window=Window(Instant(1))))
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"resource": lambda row: {"resourceType": "Encounter", "status": {"Room 0": "planned"}[row.place]}}, KeyError, "Room 1"),
+        ({"resource": lambda row: visit_of(row) if row.place == "Room 0" else None}, TypeError, "a NoneType is no resource"),
+        ({"last_updated": case((visit.c.place == "Room 0", visit.c.updated))}, TypeError, "NULL is no instant"),
+    ],
+    ids=["the mapper raises", "the mapper returns nothing", "no instant"],
+)
+async def test_the_row_that_is_at_fault_is_named(
+    engine: AsyncEngine, wrong: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    await hold(engine, 2)
+    clinic = Clinic(engine, [replace(VISITS, **wrong)])
+    for attempt in (lines(clinic, query("Encounter")), clinic.current("Encounter", uuid(1))):
+        with pytest.raises(error, match=says) as raised:
+            await attempt
+        assert raised.value.__notes__ == [f"The row of Encounter/{uuid(1)} cannot be made a resource"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"type": "Encunter"}, ValueError, "'Encunter' is no resource type"),
+        ({"last_updated": visit.c.place}, TypeError, r"Encounter: last_updated: visit.place holds String.*DateTime"),
+        (
+            {"last_updated": func.greatest(visit.c.updated, visit.c.ended)},
+            TypeError,
+            r"last_updated: the type of greatest\(visit.updated, visit.ended\) is not known.* type_=DateTime\(timezone=True\)",
+        ),
+        ({"deleted_at": func.nullif(visit.c.place, "")}, TypeError, "Encounter: deleted_at: "),
+        ({"search": {"clas": TokenColumn(visit.c.class_code)}}, ValueError, "there is no search parameter clas"),
+        (
+            {"search": {"date": TokenColumn(visit.c.began)}},
+            TypeError,
+            "date is a date parameter, and a TokenColumn was given; give a DateColumn",
+        ),
+        ({"search": {"length": [TokenColumn(visit.c.doctor)]}}, TypeError, "length is a quantity parameter.*leave it out"),
+    ],
+)
+async def test_a_wrong_declaration_is_told_at_start(
+    engine: AsyncEngine, wrong: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        Clinic(engine, [replace(VISITS, **wrong)])
+    typed = func.coalesce(visit.c.ended, visit.c.updated)
+    assert Clinic(engine, [replace(VISITS, last_updated=typed, search={"class": [TokenColumn(visit.c.class_code)]})])
 
 
 async def test_marks_and_histories_that_are_missing_are_named_at_start(engine: AsyncEngine) -> None:
