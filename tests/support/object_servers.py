@@ -28,7 +28,7 @@ AZURE_ACCOUNT = "devstoreaccount1"
 # Azurite's published key of its only account.
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 BUCKET = "exports"
-_STARTS_WITHIN = 60.0
+_STARTS_WITHIN = 180
 
 
 @dataclass(frozen=True)
