@@ -9,6 +9,7 @@ from functools import cached_property
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, render
 from fhir_bulk_middleware.stores.digests import digest_of_owners
 from fhir_bulk_middleware.stores.drafts import Draft
+from fhir_bulk_middleware.stores.sqlite.resource_postings import Postings, register
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
@@ -54,6 +55,7 @@ class Writing:
         self._lies_in: list[tuple[int, int]] = []
         self._targets: list[tuple[str, str, int]] = []
         self._names: list[tuple[int, int]] = []
+        self._postings = Postings(connection)
         self._live: Counter[int] = Counter()
         self._in_patient: Counter[int] = Counter()
         self._size: Counter[int] = Counter()
@@ -108,6 +110,7 @@ class Writing:
         seq = self._insert(type_, (number, id_, text), new.owners, owners, deleted=False, moved=moved)
         self._targets.extend((about, id_about, seq) for about, id_about in new.targets)
         self._names.extend((name, seq) for name in new.names)
+        self._postings.add(seq, new.keys)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
@@ -137,6 +140,7 @@ class Writing:
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany("INSERT INTO naming VALUES (?, ?)", sorted(self._names))
+        self._postings.write()
         # A block whose counts are the same as before is among them too, if one version took the place of another.
         changed = (self.instant, secrets.randbits(STAMP_BITS)) if self._live else ()
         self._connection.executemany(
@@ -158,9 +162,11 @@ class Writing:
     def _type(self, type_: str) -> int:
         number = self._types.get(type_)
         if number is None:
-            self._connection.execute("INSERT INTO type (name) VALUES (?) ON CONFLICT DO NOTHING", (type_,))
+            added = self._connection.execute("INSERT INTO type (name) VALUES (?) ON CONFLICT DO NOTHING", (type_,)).rowcount
             row = self._connection.execute("SELECT number FROM type WHERE name = ?", (type_,)).fetchone()
             number = self._types[type_] = int(row[0])
+            if added:
+                register(self._connection, number, type_)
             self._next[type_] = next_of(self._connection, number)
         return number
 
