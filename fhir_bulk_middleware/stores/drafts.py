@@ -8,7 +8,6 @@ from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.search.parameter_index import Key, ParameterIndex
-from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 
 __all__ = ["Draft", "draft"]
@@ -59,7 +58,7 @@ def draft(
         form,
         compartments.of(content, MEMBER_KINDS),
         targets(content, compartments.parse),
-        index.keys(form.text(0, Instant(0))),  # no version and no instant names anything
+        index.keys(b"".join(form.parts[2:])),  # no version and no instant names anything
         () if parameters is None else parameters.keys(content),
         last_updated if isinstance(last_updated, str) else None,
     )

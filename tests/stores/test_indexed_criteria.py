@@ -33,7 +33,7 @@ from fhir_bulk_middleware.contract.query import (
 )
 from fhir_bulk_middleware.contract.removal import Target
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
-from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex, decoded, indexed
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
@@ -219,7 +219,8 @@ def keys_of_versions(file: Path) -> list[tuple[int, str, int]]:
     index = ParameterIndex(FhirVersion.R4)
     with closing(sqlite3.connect(file)) as connection:
         rows = connection.execute("SELECT seq, json FROM resource WHERE deleted = 0").fetchall()
-    return sorted((seq, *key) for seq, text in rows for key in index.keys(json.loads(text)))
+    keys = [(seq, *decoded(key)) for seq, text in rows for key in index.keys(json.loads(text))]
+    return sorted((seq, indexed("Observation")[place], number) for seq, place, number in keys)
 
 
 # --- What is read

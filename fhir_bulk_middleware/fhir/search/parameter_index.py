@@ -11,13 +11,14 @@ what a line names); and `identifier` of every type, for conditional deletes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
 from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
-from fhir_bulk_middleware.fhir.expression import Walk, compile_path, members
+from fhir_bulk_middleware.fhir.expression import Walk, compile_path, first_key
 from fhir_bulk_middleware.fhir.prefix import Prefix
 from fhir_bulk_middleware.fhir.search.criteria import Criterion
 from fhir_bulk_middleware.fhir.search.spans import Span, element_span, read_span
@@ -25,10 +26,11 @@ from fhir_bulk_middleware.fhir.search.values import DateValue, ReferenceValue, T
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
 
-__all__ = ["INDEXED", "Key", "KeyRange", "ParameterIndex", "indexed"]
+__all__ = ["INDEXED", "Key", "KeyRange", "ParameterIndex", "decoded", "indexed"]
 
-Key = tuple[str, int]
-"""The name of a search parameter, and a number that fits into 32 bits."""
+Key = int
+"""A parameter's place among those that are indexed of a resource type (`indexed`), and a signed number of 32 bits: one integer,
+since millions of them are made in a load (`decoded`)."""
 
 KeyRange = tuple[str, int, int]
 """The name of a search parameter, and the first and the last number."""
@@ -59,8 +61,9 @@ INDEXED: Mapping[str, tuple[str, ...]] = {
 _EVERY = ("identifier",)
 
 _REFERENCE = re.compile(rf"(?:.*/)?[A-Z][A-Za-z]*/({RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?")
-_FIRST_STEP = re.compile(r"\w+")
 
+_BITS = 32
+_SIGN = 1 << (_BITS - 1)
 _NANOSECONDS = 86_400_000_000_000
 _SHORT = 31
 """Days. An interval that is not longer has the key of its first day; a longer one has one of its last day too."""
@@ -72,12 +75,18 @@ _ENDS = 1 << 23
 """What is added to the last day of a long interval, so that its key is none of a first day."""
 
 _Numbers = Callable[[Any], Iterable[int]]
-_Place = tuple[str, Walk, _Numbers]
+_Place = tuple[Key, Walk | None, _Numbers]
+"""The key of a parameter's number 0, the way to its elements, None for a member of the resource, and what reads them."""
 
 
 def indexed(type_: str) -> tuple[str, ...]:
     """The names of the indexed parameters of a resource type, in any release."""
     return (*INDEXED.get(type_, ()), *_EVERY)
+
+
+def decoded(key: Key) -> tuple[int, int]:
+    """The parameter's place in `indexed`, and the number."""
+    return key >> _BITS, (key & ((1 << _BITS) - 1)) - _SIGN
 
 
 class ParameterIndex:
@@ -90,7 +99,7 @@ class ParameterIndex:
     def __init__(self, version: FhirVersion) -> None:
         self.version = version
         self._definitions = definitions(version)
-        self._places: dict[str, Mapping[str, Sequence[_Place]]] = {}
+        self._places: dict[str, Sequence[tuple[str, Sequence[_Place]]]] = {}
 
     def keys(self, resource: Mapping[str, Any]) -> tuple[Key, ...]:
         """The keys of a parsed resource, each once; none for a type that the release does not have."""
@@ -100,13 +109,12 @@ class ParameterIndex:
             if type_ not in self._definitions.resource_types:
                 return ()
             places = self._places[type_] = self._places_of(type_)
-        found: dict[Key, None] = {}
-        for first in places.keys() & resource.keys():
-            for name, walk, numbers in places[first]:
-                for node in walk(resource):
-                    for number in numbers(node):
-                        found[name, number] = None
-        return tuple(found)
+        found: list[Key] = []
+        for first, several in places:
+            if (value := resource.get(first)) is not None:
+                for zero, walk, numbers in several:
+                    found += [zero + number for number in numbers(value if walk is None else walk(resource))]
+        return tuple(set(found))
 
     def ranges(self, criterion: Criterion, type_: str) -> tuple[KeyRange, ...] | None:
         """The ranges in which each resource that meets the criterion has a key.
@@ -125,15 +133,17 @@ class ParameterIndex:
             found.update((parameter.name, first, last) for first, last in ranges)
         return tuple(sorted(found))
 
-    def _places_of(self, type_: str) -> Mapping[str, Sequence[_Place]]:
+    def _places_of(self, type_: str) -> Sequence[tuple[str, Sequence[_Place]]]:
         """Where the values of a type stand, by the first step of the path, so that paths that a resource lacks cost nothing."""
         found: dict[str, list[_Place]] = {}
-        for parameter in self._definitions.parameters(type_).values():
-            for path in parameter.paths if _has(type_, parameter) else ():
-                first = _FIRST_STEP.match(path.path)
-                if first is not None:
-                    found.setdefault(first[0], []).append((parameter.name, compile_path(path.path), _NUMBERS[path.type]))
-        return found
+        parameters = self._definitions.parameters(type_)
+        for place, name in enumerate(indexed(type_)):
+            parameter = parameters.get(name)
+            for path in parameter.paths if parameter is not None and _has(type_, parameter) else ():
+                first = first_key(path.path)
+                walk = None if first == path.path else compile_path(path.path)
+                found.setdefault(first, []).append(((place << _BITS) + _SIGN, walk, _NUMBERS[path.type]))
+        return tuple(found.items())
 
 
 def _has(type_: str, parameter: SearchParameter) -> bool:
@@ -183,76 +193,100 @@ def _days(value: DateValue) -> Sequence[tuple[int, int]] | None:
             return None
 
 
-# --- The numbers of an element
+# --- The numbers of an element, or of a list of them: read for each resource that is written
 
 
-def _numbers_of_text(text: Any) -> Iterable[int]:
-    if not isinstance(text, str):
-        return ()
+def _elements(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else (value,)
+
+
+def _numbers_of_text(text: str) -> Sequence[int]:
     try:
-        return (crc32(text.encode()) - (1 << 31),)
+        return (crc32(text.encode()) - _SIGN,)
     except UnicodeEncodeError:  # a parser's mark of a number; no criterion means it
         return ()
 
 
-def _numbers_of_coding(node: Any) -> Iterable[int]:
-    return _numbers_of_text(node.get("code")) if isinstance(node, Mapping) else ()
+_numbers_of_code = lru_cache(maxsize=4_096)(_numbers_of_text)
+"""Codes come again and again."""
 
 
-def _numbers_of_concept(node: Any) -> Iterable[int]:
-    return [number for coding in members(node, "coding") for number in _numbers_of_coding(coding)]
+def _numbers_of_codes(value: Any) -> Iterable[int]:
+    return [number for code in _elements(value) if isinstance(code, str) for number in _numbers_of_code(code)]
 
 
-def _numbers_of_identifier(node: Any) -> Iterable[int]:
-    return [number for text in members(node, "value") for number in _numbers_of_text(text)]
+def _numbers_of_codings(value: Any) -> Iterable[int]:
+    found: list[int] = []
+    for node in _elements(value):
+        if isinstance(node, dict) and isinstance(code := node.get("code"), str):
+            found += _numbers_of_code(code)
+    return found
 
 
-def _numbers_of_reference(node: Any) -> Iterable[int]:
-    text = node.get("reference") if isinstance(node, Mapping) else None
-    return _numbers_of_literal(text) if isinstance(text, str) else ()
+def _numbers_of_concepts(value: Any) -> Iterable[int]:
+    found: list[int] = []
+    for node in _elements(value):
+        if isinstance(node, dict) and (codings := node.get("coding")) is not None:
+            found += _numbers_of_codings(codings)
+    return found
 
 
-def _numbers_of_literal(text: str) -> Iterable[int]:
+def _numbers_of_identifiers(value: Any) -> Iterable[int]:
+    found: list[int] = []
+    for node in _elements(value):
+        if isinstance(node, dict):
+            for text in _elements(node.get("value")):
+                if isinstance(text, str):
+                    found += _numbers_of_text(text)
+    return found
+
+
+def _numbers_of_references(value: Any) -> Iterable[int]:
+    found: list[int] = []
+    for node in _elements(value):
+        if isinstance(node, dict) and isinstance(text := node.get("reference"), str):
+            found += _numbers_of_literal(text)
+    return found
+
+
+def _numbers_of_literal(text: str) -> Sequence[int]:
     """By the id alone, whatever the server's base URLs; by the whole text of what has no id, such as a `urn:`."""
     found = _REFERENCE.fullmatch(text)
     return _numbers_of_text(text if found is None else found[1])
 
 
-def _numbers_of_canonical(node: Any) -> Iterable[int]:
+def _numbers_of_canonicals(value: Any) -> Iterable[int]:
     """With its version and without."""
-    if not isinstance(node, str):
-        return ()
-    return [number for text in {node, node.partition("|")[0]} for number in _numbers_of_text(text)]
+    texts = [text for text in _elements(value) if isinstance(text, str)]
+    return [number for text in texts for each in (text, text.partition("|")[0]) for number in _numbers_of_text(each)]
 
 
-def _numbers_of_date(node: Any) -> Iterable[int]:
-    days = _day(node)
-    return () if days is None else _numbers_of_days(*days)
+def _numbers_of_dates(value: Any) -> Iterable[int]:
+    return [number for text in _elements(value) if (days := _day(text)) is not None for number in _numbers_of_days(*days)]
 
 
-def _numbers_of_period(node: Any) -> Iterable[int]:
-    if not isinstance(node, Mapping):
-        return ()
-    start, end = node.get("start"), node.get("end")
-    first = (_LEAST, _LEAST) if start is None else _day(start)
-    last = (_MOST, _MOST) if end is None else _day(end)
-    return () if first is None or last is None else _numbers_of_days(first[0], last[1])
+def _numbers_of_periods(value: Any) -> Iterable[int]:
+    found: list[int] = []
+    for node in _elements(value):
+        if isinstance(node, dict):
+            start, end = node.get("start"), node.get("end")
+            first = (_LEAST, _LEAST) if start is None else _day(start)
+            last = (_MOST, _MOST) if end is None else _day(end)
+            if first is not None and last is not None:
+                found += _numbers_of_days(first[0], last[1])
+    return found
 
 
-def _numbers_of_timing(node: Any) -> Iterable[int]:
-    span = element_span(node, "Timing")
-    if span is None:
-        return ()
-    days = _of_span(Span(max(span.low, _LEAST), min(span.high, _MOST * _NANOSECONDS)))
-    return _numbers_of_days(*days)
+def _numbers_of_timings(value: Any) -> Iterable[int]:
+    spans = [span for node in _elements(value) if (span := element_span(node, "Timing")) is not None]
+    within = [Span(max(span.low, _LEAST), min(span.high, _MOST * _NANOSECONDS)) for span in spans]
+    return [number for span in within for number in _numbers_of_days(*_of_span(span))]
 
 
-def _numbers_of_days(first: int, last: int) -> Iterator[int]:
-    yield first
-    if last < first:  # nonsense, which may be found by either
-        yield last
-    elif last - first > _SHORT:
-        yield _ENDS + last
+def _numbers_of_days(first: int, last: int) -> Sequence[int]:
+    if last < first:
+        return first, last  # nonsense, which may be found by either
+    return (first,) if last - first <= _SHORT else (first, _ENDS + last)
 
 
 def _day(text: Any) -> tuple[int, int] | None:
@@ -262,11 +296,16 @@ def _day(text: Any) -> tuple[int, int] | None:
     if len(text) < len("2000-01-01"):
         span = read_span(text)
         return None if span is None else _of_span(span)
+    day = _ordinal(text[:10])
+    return None if day is None else (day, day)
+
+
+@lru_cache(maxsize=4_096)
+def _ordinal(text: str) -> int | None:
     try:
-        day = date.fromisoformat(text[:10]).toordinal()
+        return date.fromisoformat(text).toordinal()
     except ValueError:
         return None
-    return day, day
 
 
 def _of_span(span: Span) -> tuple[int, int]:
@@ -274,16 +313,16 @@ def _of_span(span: Span) -> tuple[int, int]:
 
 
 _NUMBERS: Mapping[str, _Numbers] = {
-    "CodeableConcept": _numbers_of_concept,
-    "Coding": _numbers_of_coding,
-    "Identifier": _numbers_of_identifier,
-    "code": _numbers_of_text,
-    "Reference": _numbers_of_reference,
-    "canonical": _numbers_of_canonical,
-    "date": _numbers_of_date,
-    "dateTime": _numbers_of_date,
-    "instant": _numbers_of_date,
-    "Period": _numbers_of_period,
-    "Timing": _numbers_of_timing,
+    "CodeableConcept": _numbers_of_concepts,
+    "Coding": _numbers_of_codings,
+    "Identifier": _numbers_of_identifiers,
+    "code": _numbers_of_codes,
+    "Reference": _numbers_of_references,
+    "canonical": _numbers_of_canonicals,
+    "date": _numbers_of_dates,
+    "dateTime": _numbers_of_dates,
+    "instant": _numbers_of_dates,
+    "Period": _numbers_of_periods,
+    "Timing": _numbers_of_timings,
 }
 """By the data type of an element."""

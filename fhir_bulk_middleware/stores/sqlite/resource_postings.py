@@ -8,16 +8,16 @@ the versions of its type may have been written before it was indexed.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from fhir_bulk_middleware.fhir.search.parameter_index import Key, KeyRange, indexed
+from fhir_bulk_middleware.fhir.search.parameter_index import Key, KeyRange, decoded, indexed
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS
 
 __all__ = ["Postings", "blocks_of", "keys_of", "register", "registered", "remove"]
 
 _PLACES = (1 << BLOCK_BITS) - 1
+_BLOCKS = COUNTER_BITS - BLOCK_BITS
+"""The number of bits of a block's number below its type's."""
 
 _FIND = """
     SELECT block, places FROM posting
@@ -28,33 +28,50 @@ _ADD = """
 """
 
 
+_Row = tuple[int, int, int]
+"""The number of a parameter, a value and a block."""
+
+
 class Postings:
     """The postings of one write transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._numbers: dict[int, Mapping[str, int]] = {}
-        self._places: dict[tuple[int, int, int], bytearray] = {}
+        self._places: dict[tuple[Key, int], bytearray] = {}
 
     def add(self, seq: int, keys: Iterable[Key]) -> None:
-        """Collect the keys of a version; those of parameters that are not registered for its type are left out."""
-        type_ = seq >> COUNTER_BITS
-        numbers = self._numbers.get(type_)
-        if numbers is None:
-            numbers = self._numbers[type_] = _numbers(self._connection, type_)
-        block, place = seq >> BLOCK_BITS, seq & _PLACES
-        places = self._places
-        for name, value in keys:
-            if name in numbers:
-                row = numbers[name], value, block
-                if row in places:
-                    places[row].append(place)
-                else:
-                    places[row] = bytearray((place,))
+        """Collect the keys of a version."""
+        block, place, places = seq >> BLOCK_BITS, seq & _PLACES, self._places
+        for key in keys:
+            row = key, block
+            if row in places:
+                places[row].append(place)
+            else:
+                places[row] = bytearray((place,))
 
     def write(self) -> None:
         """Write what was collected, in the order of the table."""
-        self._connection.executemany(_ADD, ((*row, places) for row, places in sorted(self._places.items())))
+        rows = _rows(self._connection, self._places)
+        self._connection.executemany(_ADD, sorted((*row, self._places[of]) for row, of in rows))
+
+
+def _rows(connection: sqlite3.Connection, found: Iterable[tuple[Key, int]]) -> Iterator[tuple[_Row, tuple[Key, int]]]:
+    """The row of each key in a block; those of parameters that are not registered for the type are left out."""
+    numbers: dict[int, Sequence[int | None]] = {}
+    for key, block in found:
+        type_ = block >> _BLOCKS
+        if type_ not in numbers:
+            numbers[type_] = _in_order(connection, type_)
+        place, value = decoded(key)
+        if (number := numbers[type_][place]) is not None:
+            yield (number, value, block), (key, block)
+
+
+def _in_order(connection: sqlite3.Connection, type_: int) -> Sequence[int | None]:
+    """The numbers of all indexed parameters of a type; None for one that is not registered."""
+    (name,) = connection.execute("SELECT name FROM type WHERE number = ?", (type_,)).fetchone()
+    known = _numbers(connection, type_)
+    return [known.get(parameter) for parameter in indexed(name)]
 
 
 def register(connection: sqlite3.Connection, number: int, type_: str) -> None:
@@ -65,19 +82,15 @@ def register(connection: sqlite3.Connection, number: int, type_: str) -> None:
 
 def remove(connection: sqlite3.Connection, gone: Iterable[tuple[int, Iterable[Key]]]) -> None:
     """Remove versions, by their keys in the index."""
-    numbers: dict[int, Mapping[str, int]] = {}
-    rows: list[tuple[tuple[int, int, int], int]] = []
+    places: dict[tuple[Key, int], set[int]] = {}
     for seq, keys in gone:
-        type_ = seq >> COUNTER_BITS
-        if type_ not in numbers:
-            numbers[type_] = _numbers(connection, type_)
-        known = numbers[type_]
-        rows += [((known[name], value, seq >> BLOCK_BITS), seq & _PLACES) for name, value in keys if name in known]
-    for row, places in groupby(sorted(rows), key=itemgetter(0)):
-        _remove(connection, row, {place for _, place in places})
+        for key in keys:
+            places.setdefault((key, seq >> BLOCK_BITS), set()).add(seq & _PLACES)
+    for row, of in sorted(_rows(connection, places)):
+        _remove(connection, row, places[of])
 
 
-def _remove(connection: sqlite3.Connection, row: tuple[int, int, int], gone: set[int]) -> None:
+def _remove(connection: sqlite3.Connection, row: _Row, gone: set[int]) -> None:
     where = "WHERE parameter = ? AND value = ? AND block = ?"
     found = connection.execute(f"SELECT places FROM posting {where}", row).fetchone()  # noqa: S608 - our own words
     if found is None:
