@@ -72,6 +72,7 @@ QUERIES = (
     ("performer=Practitioner/0",),
     ("_id=0,1",),
     ("status:missing=true",),
+    ("code=a", "code:not=b"),
 )
 """Each is a filter: its queries are alternatives."""
 
@@ -291,6 +292,35 @@ async def test_all_alternatives_of_a_filter_are_read(clinic: SQLiteResourceStore
         filters=filters("code=rare", "date=1950"),
     )
     assert sum([page.count async for page in clinic.pages(query, None)]) == 20
+
+
+async def test_an_alternative_without_an_index_is_read_whole(clinic: SQLiteResourceStore) -> None:
+    query = Query(
+        type="Observation",
+        selection=Everything(),
+        window=Window(),
+        as_of=await clinic.cut(Precision.MICROSECONDS),
+        filters=filters("code=rare", "code:not=usual"),
+    )
+    assert sum([page.count async for page in clinic.pages(query, None)]) == 1_000
+
+
+async def test_criteria_of_another_release_are_not_looked_up(clinic: SQLiteResourceStore) -> None:
+    """The class of an Encounter was a Coding in R4, and is a CodeableConcept in R5."""
+    for id_ in ("e1", "e2", "e3"):
+        encounter = {"resourceType": "Encounter", "class": [coded("AMB" if id_ == "e1" else "IMP", None)]}
+        await clinic.create("Encounter", encounter, id_)
+    asked = Criteria.parse(FhirVersion.R5, "Encounter", "class=AMB")
+    assert [match.id for match in (await clinic.find(Target(criteria=asked), at_most=9)).versions] == ["e1"]
+
+
+async def test_a_resource_that_comes_twice_in_a_load_has_two_versions(clinic: SQLiteResourceStore) -> None:
+    clinic.load([observation(1), observation(1), observation(2_000), observation(2_000)])
+    for id_, version in {"o1": 3, "o2000": 2}.items():
+        stored = await clinic.read("Observation", id_)
+        assert stored is not None
+        assert stored.version == version
+    assert await read(clinic, "_id=o1,o2000") == 2
 
 
 async def test_of_a_group_candidates_are_read_that_are_its_members(clinic: SQLiteResourceStore) -> None:

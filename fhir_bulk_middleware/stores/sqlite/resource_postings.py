@@ -77,7 +77,7 @@ def _in_order(connection: sqlite3.Connection, type_: int) -> Sequence[int | None
 def register(connection: sqlite3.Connection, number: int, type_: str) -> None:
     """Register the parameters of a type of which no version was written."""
     rows = [(number, name) for name in indexed(type_)]
-    connection.executemany("INSERT INTO posting_parameter (type, name) VALUES (?, ?)", rows)
+    connection.executemany("INSERT OR IGNORE INTO posting_parameter (type, name) VALUES (?, ?)", rows)
 
 
 def remove(connection: sqlite3.Connection, gone: Iterable[tuple[int, Iterable[Key]]]) -> None:
