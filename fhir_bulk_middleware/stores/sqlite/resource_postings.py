@@ -19,10 +19,9 @@ _PLACES = (1 << BLOCK_BITS) - 1
 _BLOCKS = COUNTER_BITS - BLOCK_BITS
 """The number of bits of a block's number below its type's."""
 
-_FIND = """
-    SELECT block, places FROM posting
-    WHERE parameter = ? AND value BETWEEN ? AND ? AND block BETWEEN ? AND ?
-"""
+# One value's blocks are neighbours in the table; those of a range of values are not, so all blocks of the range are visited.
+_OF_VALUE = "SELECT block, places FROM posting WHERE parameter = ? AND value = ? AND block BETWEEN ? AND ?"
+_OF_RANGE = "SELECT block, places FROM posting WHERE parameter = ? AND value BETWEEN ? AND ? AND block BETWEEN ? AND ?"
 _ADD = """
     INSERT INTO posting VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET places = CAST(places || excluded.places AS BLOB)
 """
@@ -130,7 +129,11 @@ def registered(connection: sqlite3.Connection, type_: int, ranges: Iterable[KeyR
 def _found(connection: sqlite3.Connection, ranges: Iterable[KeyRange], first: int, last: int) -> Iterator[tuple[int, bytes]]:
     numbers = _numbers(connection, first >> COUNTER_BITS)
     for name, low, high in ranges:
-        yield from connection.execute(_FIND, (numbers[name], low, high, first >> BLOCK_BITS, last >> BLOCK_BITS))
+        blocks = first >> BLOCK_BITS, last >> BLOCK_BITS
+        if low == high:
+            yield from connection.execute(_OF_VALUE, (numbers[name], low, *blocks))
+        else:
+            yield from connection.execute(_OF_RANGE, (numbers[name], low, high, *blocks))
 
 
 def _numbers(connection: sqlite3.Connection, type_: int) -> Mapping[str, int]:
