@@ -644,7 +644,7 @@ TRUTH = (
         "names-are-not-indexed",
         "law 40",
         "stores/sqlite/resource_writing.py",
-        "        self._names.extend((name, seq) for name in new.names)\n",
+        "        self._names += [(name, seq) for name in new.names]\n",
         "",
         (_RESOURCES,),
     ),
@@ -1628,9 +1628,9 @@ RESOURCES_IN_POSTGRES = (
     Mutant(
         "postgres-indexes-find-too-little",
         "TF-02",
-        "stores/postgres/resource_criteria.py",
-        "if all(self._index.covers(name, type_) for name in names)",
-        "if any(self._index.covers(name, type_) for name in names)",
+        "stores/criteria_lookups.py",
+        "if all(self._names.covers(name, type_) for name in names)",
+        "if any(self._names.covers(name, type_) for name in names)",
         (_POSTGRES_RESOURCES,),
     ),
 )
