@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.expression import Walk, compile_path
+from fhir_bulk_middleware.fhir.expression import Walk, compile_path, first_key
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _FORGOTTEN_IN = "Patient"  # the kind whose definitions forgot types
 
-_Plan = tuple[tuple[Walk, frozenset[str]], ...]
+_Plan = tuple[tuple[str, Walk, frozenset[str]], ...]
 
 
 class CompartmentMembership:
@@ -74,9 +74,9 @@ class CompartmentMembership:
                 return frozenset()
             plan = self._plans[key] = self._plan(type_, kinds)
         found: set[str] = set()
-        for walk, wanted in plan:
-            for node in walk(resource):
-                text = node.get("reference") if isinstance(node, Mapping) else None
+        for first, walk, wanted in plan:
+            for node in walk(resource) if first in resource else ():
+                text = node.get("reference") if type(node) is dict or isinstance(node, Mapping) else None
                 reference = self.parse(text) if isinstance(text, str) else None
                 if reference is not None and reference.type in wanted:
                     found.add(str(reference))
@@ -91,4 +91,4 @@ class CompartmentMembership:
         for kind in kinds:
             for path in self.paths(kind).get(type_, ()):
                 wanted.setdefault(path, set()).add(kind)
-        return tuple((compile_path(path), frozenset(types)) for path, types in wanted.items())
+        return tuple((first_key(path), compile_path(path), frozenset(types)) for path, types in wanted.items())

@@ -17,11 +17,12 @@ from typing import Any, Self
 
 from fhir_bulk_middleware.fhir.canonical import Canonical
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.drafts import Draft, draft
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 
-__all__ = ["Drafted", "Line", "MalformedLine", "Packed", "drafted", "drafts_of", "packed"]
+__all__ = ["Drafted", "Line", "MalformedLine", "Packed", "drafted", "drafts_of", "indexes_of", "packed"]
 
 _PROCESS = "fhir_bulk_middleware.stores.drafting_process"
 
@@ -53,7 +54,12 @@ class MalformedLine(ValueError):  # noqa: N818 - the line is wrong, not the prog
 
 
 def drafted(
-    batches: Iterable[Sequence[Line]], version: FhirVersion, base_urls: Collection[str], helpers: int
+    batches: Iterable[Sequence[Line]],
+    version: FhirVersion,
+    base_urls: Collection[str],
+    helpers: int,
+    *,
+    parameters: bool,
 ) -> Generator[Drafted]:
     """The drafts of each batch, in order.
 
@@ -64,24 +70,25 @@ def drafted(
         version: the FHIR release of the resources.
         base_urls: base URLs below which an absolute reference is the store's own.
         helpers: the number of helper processes; with 0 this process parses.
+        parameters: whether the store indexes search parameters.
 
     Raises:
         MalformedLine: a line is not a resource; the batches before were given.
     """
-    compartments, index = CompartmentMembership(version, base_urls), NamingIndex(version, base_urls)
+    indexes = indexes_of(version, base_urls, parameters=parameters)
     if not helpers:
         for batch in batches:
-            yield drafts_of(batch, compartments, index)
+            yield drafts_of(batch, *indexes)
         return
     remaining = iter(batches)
     for first in itertools.islice(remaining, 1):
-        yield drafts_of(first, compartments, index)
+        yield drafts_of(first, *indexes)
     busy: deque[_Helper] = deque()
     with ExitStack() as running:
         for batch in remaining:
             done = None
             if len(busy) < helpers:
-                helper = running.enter_context(_Helper(version, base_urls))
+                helper = running.enter_context(_Helper(version, base_urls, parameters=parameters))
             else:
                 helper = busy.popleft()
                 done = helper.answer()
@@ -93,7 +100,17 @@ def drafted(
             yield busy.popleft().answer()
 
 
-def drafts_of(batch: Sequence[Line], compartments: CompartmentMembership, index: NamingIndex) -> Drafted:
+def indexes_of(
+    version: FhirVersion, base_urls: Collection[str], *, parameters: bool
+) -> tuple[CompartmentMembership, NamingIndex, ParameterIndex | None]:
+    """What drafts are made with."""
+    index = ParameterIndex(version) if parameters else None
+    return CompartmentMembership(version, base_urls), NamingIndex(version, base_urls), index
+
+
+def drafts_of(
+    batch: Sequence[Line], compartments: CompartmentMembership, index: NamingIndex, parameters: ParameterIndex | None
+) -> Drafted:
     """The drafts of one batch.
 
     Raises:
@@ -102,7 +119,7 @@ def drafts_of(batch: Sequence[Line], compartments: CompartmentMembership, index:
     found = []
     for number, line in batch:
         try:
-            found.append((number, draft(line, compartments, index)))
+            found.append((number, draft(line, compartments, index, parameters)))
         except ValueError as error:
             raise MalformedLine(number, str(error)) from None
     return found
@@ -116,7 +133,7 @@ def packed(drafts: Drafted) -> Packed:
 class _Helper:
     """A helper process. It has one task at a time: with two, both ends could wait for the other to read."""
 
-    def __init__(self, version: FhirVersion, base_urls: Collection[str]) -> None:
+    def __init__(self, version: FhirVersion, base_urls: Collection[str], *, parameters: bool) -> None:
         # PYTHONPATH makes it import from where this process does. A session of its own keeps Ctrl-C in a terminal from it.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         self._process = subprocess.Popen(  # noqa: S603 - starts a module of this package
@@ -126,7 +143,7 @@ class _Helper:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
-        self._send((version, tuple(base_urls)))
+        self._send((version, tuple(base_urls), parameters))
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """A helper process of a load: `python -m fhir_bulk_middleware.stores.drafting_process`.
 
-It gets pickled tasks on stdin: release and base URLs, then batches of lines. It answers each batch on stdout with the drafts or a
-`MalformedLine`. It ends when stdin closes, so it never outlives the process that loads.
+It gets pickled tasks on stdin: the arguments of `indexes_of`, then batches of lines. It answers each batch on stdout with the
+drafts or a `MalformedLine`. It ends when stdin closes, so it never outlives the process that loads.
 """
 
 import pickle
@@ -9,9 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.stores.drafting import Line, MalformedLine, Packed, drafts_of, packed
-from fhir_bulk_middleware.stores.naming_index import NamingIndex
+from fhir_bulk_middleware.stores.drafting import Line, MalformedLine, Packed, drafts_of, indexes_of, packed
 
 __all__ = ["main"]
 
@@ -21,12 +19,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of stdin ends it, and a service manager sends SIGTERM to all
     tasks, answers = sys.stdin.buffer, sys.stdout.buffer
     with suppress(EOFError, BrokenPipeError):
-        version, base_urls = pickle.load(tasks)  # noqa: S301 - from the process that started this one
-        compartments, index = CompartmentMembership(version, base_urls), NamingIndex(version, base_urls)
+        version, base_urls, parameters = pickle.load(tasks)  # noqa: S301 - from the process that started this one
+        indexes = indexes_of(version, base_urls, parameters=parameters)
         while True:
             batch: list[Line] = pickle.load(tasks)  # noqa: S301 - as above
             try:
-                answer: Packed | MalformedLine = packed(drafts_of(batch, compartments, index))
+                answer: Packed | MalformedLine = packed(drafts_of(batch, *indexes))
             except MalformedLine as error:
                 answer = error
             pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)

@@ -7,7 +7,7 @@ from fhir_bulk_middleware.fhir.canonical import Canonical, canonical_and_content
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
-from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.fhir.search.parameter_index import Key, ParameterIndex
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 
 __all__ = ["Draft", "draft"]
@@ -21,6 +21,7 @@ class Draft(NamedTuple):
         owners: its compartments.
         targets: the targets of a Provenance, as type and id.
         names: the keys of what it names (`NamingIndex`).
+        keys: its keys in the parameter index.
         last_updated: the author's `meta.lastUpdated`, unchecked; None if it is missing.
     """
 
@@ -28,6 +29,7 @@ class Draft(NamedTuple):
     owners: frozenset[str]
     targets: frozenset[tuple[str, str]] = frozenset()
     names: frozenset[int] = frozenset()
+    keys: tuple[Key, ...] = ()
     last_updated: str | None = None
 
 
@@ -35,9 +37,17 @@ def draft(
     resource: bytes | str | Mapping[str, object],
     compartments: CompartmentMembership,
     index: NamingIndex,
+    parameters: ParameterIndex | None,
     resource_id: str | None = None,
 ) -> Draft:
     """Prepare a resource for writing.
+
+    Args:
+        resource: as in `canonical`.
+        compartments: of the store.
+        index: of the store.
+        parameters: of the store; None if it indexes no search parameters.
+        resource_id: replaces the id in the resource.
 
     Raises:
         ValueError: as `canonical`.
@@ -48,6 +58,7 @@ def draft(
         form,
         compartments.of(content, MEMBER_KINDS),
         targets(content, compartments.parse),
-        index.keys(form.text(0, Instant(0))),  # no version and no instant names anything
+        index.keys(b"".join(form.parts[2:])),  # no version and no instant names anything
+        () if parameters is None else parameters.keys(content),
         last_updated if isinstance(last_updated, str) else None,
     )

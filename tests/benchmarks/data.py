@@ -46,6 +46,15 @@ class Data:
             ).fetchone()
         return Instant(row[0])
 
+    def newest_observations(self, share: float) -> str:
+        """The day since which about this share of the Observations was made."""
+        with sqlite3.connect(self.store) as connection:
+            days = connection.execute(
+                "SELECT substr(json_extract(json, '$.effectiveDateTime'), 1, 10) FROM resource"
+                " JOIN type ON type.number = seq >> 40 WHERE name = 'Observation' ORDER BY 1 DESC"
+            ).fetchall()
+        return str(days[int(len(days) * share)][0])
+
     def patients(self, one_in: int) -> frozenset[str]:
         """References of every so-manieth patient."""
         with sqlite3.connect(self.store) as connection:

@@ -37,6 +37,8 @@ _CUTS = "tests/stores/test_postgres_cuts.py"
 _HELD = "tests/jobs/test_held_polls.py"
 _CHECK = "tests/checks/test_check_command.py"
 _PROXIES = "tests/http/test_proxy_signs.py"
+_INDEXED = "tests/stores/test_indexed_criteria.py"
+_PARAMETERS = "tests/fhir/test_parameter_index.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
@@ -247,6 +249,86 @@ FILES = (
         '" changed = excluded.changed, stamp = excluded.stamp"',
         '" changed = excluded.changed"',
         (_RESOURCES,),
+    ),
+    Mutant(
+        "days-of-another-time-zone-are-missed",
+        "TF-01",
+        "fhir/search/parameter_index.py",
+        "_SLACK = 3",
+        "_SLACK = 0",
+        (_PARAMETERS,),
+    ),
+    Mutant(
+        "ends-of-long-intervals-are-missed",
+        "TF-01",
+        "fhir/search/parameter_index.py",
+        "return (first,) if last - first <= _SHORT else (first, _ENDS + last)",
+        "return (first,)",
+        (_PARAMETERS,),
+    ),
+    Mutant(
+        "negation-is-looked-up",
+        "TF-01",
+        "fhir/search/parameter_index.py",
+        "case TokenValue(code=str(code)) if modifier is None:",
+        "case TokenValue(code=str(code)):",
+        (_PARAMETERS, _INDEXED),
+    ),
+    Mutant(
+        "alternative-without-an-index-is-missed",
+        "TF-02",
+        "stores/sqlite/resource_candidates.py",
+        "        if fewest is None:\n            return None\n",
+        "        if fewest is None:\n            continue\n",
+        (_INDEXED,),
+    ),
+    Mutant(
+        "filter-opens-the-group",
+        "KO-03",
+        "stores/sqlite/resource_reading.py",
+        'wanted = f" CROSS JOIN temp.{_WANTED} USING (seq)" if listed else ""',
+        'wanted = ""',
+        (_INDEXED,),
+    ),
+    Mutant(
+        "postings-of-the-transaction-before-are-lost",
+        "TF-01",
+        "stores/sqlite/resource_postings.py",
+        "CAST(places || excluded.places AS BLOB)",
+        "excluded.places",
+        (_INDEXED,),
+    ),
+    Mutant(
+        "type-without-an-index-is-looked-up",
+        "TF-01",
+        "stores/sqlite/resource_writing.py",
+        "            if added:\n                register(self._connection, number, type_)\n",
+        "            register(self._connection, number, type_)\n",
+        (_INDEXED,),
+    ),
+    Mutant(
+        "criteria-of-another-release-are-looked-up",
+        "TF-01",
+        "stores/criteria_lookups.py",
+        "if self._parameters is None or criteria.version != self._parameters.version:",
+        "if self._parameters is None:",
+        (_INDEXED,),
+    ),
+    Mutant(
+        "forgotten-versions-stay-in-the-index",
+        "TF-01",
+        "stores/sqlite/resource_forgetting.py",
+        "        resource_postings.remove(connection,",
+        "        list(",
+        (_INDEXED,),
+    ),
+    Mutant(
+        "resource-twice-in-a-batch-has-one-version",
+        "law 4",
+        "stores/sqlite/resource_writing.py",
+        "return self._expected.pop((type_, id_))",
+        "return self._expected.get((type_, id_))",
+        (_INDEXED,),
     ),
     Mutant(
         "folder-not-synced",
@@ -578,7 +660,7 @@ TRUTH = (
         "names-are-not-indexed",
         "law 40",
         "stores/sqlite/resource_writing.py",
-        "        self._names.extend((name, seq) for name in new.names)\n",
+        "        self._names += [(name, seq) for name in new.names]\n",
         "",
         (_RESOURCES,),
     ),
@@ -835,7 +917,7 @@ DELETES = (
         "remove-all-over-changed-matches",
         "law 26",
         "stores/sqlite/resource_removal.py",
-        "if number is None or any(_matching(self._connection, number, int(matches.mark), target, self._base_urls)):",
+        "if number is None or any(self._matching(number, int(matches.mark), target)):",
         "if number is None:",
         ("tests/delete/test_suites.py", "tests/delete/test_races.py"),
     ),
@@ -1562,9 +1644,9 @@ RESOURCES_IN_POSTGRES = (
     Mutant(
         "postgres-indexes-find-too-little",
         "TF-02",
-        "stores/postgres/resource_criteria.py",
-        "if all(self._index.covers(name, type_) for name in names)",
-        "if any(self._index.covers(name, type_) for name in names)",
+        "stores/criteria_lookups.py",
+        "if all(self._names.covers(name, type_) for name in names)",
+        "if any(self._names.covers(name, type_) for name in names)",
         (_POSTGRES_RESOURCES,),
     ),
 )

@@ -74,7 +74,7 @@ class Store:
         self._stores = stores
         self._store = self._reading = stores.store()
         self._store._types.assured_here({"Observation", "Patient"})
-        self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ())
+        self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ()), None
 
     def storage(self, patience: float) -> PostgresResourceStore:
         self._reading = self._stores.another(wait_for_writers=patience, blocking=True)

@@ -25,6 +25,7 @@ from fhir_bulk_middleware.export.type_origins import TypeOrigins
 from fhir_bulk_middleware.export.types import listed
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.search.parameter_index import INDEXED
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.http.routes import KICK_OFF_PATHS, ONE_PATIENT_PATH
 from fhir_bulk_middleware.outcomes import DeleteOutcome, Operation
@@ -195,6 +196,11 @@ def policies() -> str:
     return table(["", *(f"`{_constant(policy)}`" for policy in _POLICIES)], rows)
 
 
+def indexed_parameters() -> str:
+    """The indexed search parameters of each resource type."""
+    return table(["Type", "Parameters"], [[type_, ", ".join(f"`{name}`" for name in names)] for type_, names in INDEXED.items()])
+
+
 _POLICIES = (AIDBOX, FHIR_R4, FHIR_R6_DRAFT)
 
 
@@ -206,6 +212,7 @@ def _cell(cell: Cell) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     ".github/caps.md": caps,
     "examples/adapters.md": protocols,
+    "examples/behaviour.md": indexed_parameters,
     "examples/check.md": checks,
     "examples/conformance-kit.md": suites,
     "examples/deletes.md": policies,

@@ -23,6 +23,7 @@ from fhir_bulk_middleware.fhir.group import members
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.criteria_lookups import CriteriaLookups
 from fhir_bulk_middleware.stores.drafting import drafted
 from fhir_bulk_middleware.stores.drafts import Draft, draft
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
@@ -235,7 +236,7 @@ class PostgresResourceStore:
         self.open()
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
         batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
-        with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
+        with closing(drafted(batches, self._version, self._base_urls, helpers, parameters=False)) as found:
             if keep_last_updated:
                 return load_history(self._connections, self._types, found, batch, progress)
             return load_now(self._connections, self._types, found, progress)
@@ -466,7 +467,7 @@ class PostgresResourceStore:
 
     @cached_property
     def _criteria_index(self) -> CriteriaIndex:
-        return CriteriaIndex(self._connections, self._compartments, self._naming_index)
+        return CriteriaIndex(self._connections, CriteriaLookups(self._compartments, self._naming_index))
 
     async def _members(self, group_id: str, instant: Instant | None) -> frozenset[str] | None:
         """The members of a group and of the groups inside it, as they are now or were at an instant; None if there is none."""
@@ -511,7 +512,7 @@ class PostgresResourceStore:
         absent: bool = False,
     ) -> Stored:
         await self._known()
-        new: Draft = draft(resource, self._compartments, self._naming_index, id_)
+        new: Draft = draft(resource, self._compartments, self._naming_index, None, id_)
         if new.canonical.type != type_:
             raise ValueError(f"resourceType: must be {type_}")
         await self._types.assured(type_)

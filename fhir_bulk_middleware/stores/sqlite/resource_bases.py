@@ -61,7 +61,7 @@ def _index(connection: sqlite3.Connection, seq: int, compartments: CompartmentMe
     connection.executemany(
         "INSERT OR IGNORE INTO naming VALUES (?, ?)", [(key, seq) for key in sorted(index.keys(text.encode()))]
     )
-    connection.execute("UPDATE resource SET owners = ? WHERE seq = ?", (digest_of_owners(owners), seq))
+    connection.execute("UPDATE resource SET owners = ? WHERE seq = ?", (digest_of_owners(frozenset(owners)), seq))
     if not in_patient and any(owner.startswith("Patient/") for owner in owners):
         connection.execute("UPDATE resource SET in_patient = 1 WHERE seq = ?", (seq,))
         if valid_to == CURRENT:

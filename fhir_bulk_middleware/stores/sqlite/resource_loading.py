@@ -1,7 +1,7 @@
 """Writes batches of drafts into a resource store: at the instant of each batch, or at the instants that the resources have."""
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.stores.drafting import Drafted, MalformedLine
@@ -20,8 +20,9 @@ def load_now(database: Database, clock: Clock, batches: Iterable[Drafted], progr
         # A type's rows are neighbours; within a transaction all have one instant.
         drafts = sorted((new for _, new in batch), key=_type)
 
-        def write(connection: sqlite3.Connection, drafts: Iterable[Draft] = drafts) -> None:
+        def write(connection: sqlite3.Connection, drafts: Sequence[Draft] = drafts) -> None:
             writing = Writing(connection, clock)
+            writing.expect(drafts)
             for new in drafts:
                 writing.put(new)
             writing.finish()

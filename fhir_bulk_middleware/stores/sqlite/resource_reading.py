@@ -16,7 +16,9 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
 from fhir_bulk_middleware.instant import Instant
+from fhir_bulk_middleware.stores.criteria_lookups import CriteriaLookups
 from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
+from fhir_bulk_middleware.stores.sqlite.resource_candidates import Candidates, candidates
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     BLOCK_BITS,
     CURRENT,
@@ -53,6 +55,8 @@ CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq B
 """Each member's run in the compartment table. CROSS JOIN fixes the order in which the tables are visited."""
 
 _OUTSIDE = "resource INDEXED BY resource_outside"
+_MATCHING = "matching"
+_WANTED = "wanted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,20 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def pages(connection: sqlite3.Connection, query: Query, after: str | None) -> Generator[Page]:
-    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5)."""
+def pages(
+    connection: sqlite3.Connection, query: Query, after: str | None, lookups: CriteriaLookups | None = None
+) -> Generator[Page]:
+    """The resources of a query by `seq`. Pages are filled, so that a cursor determines all pages after it (law 5).
+
+    Args:
+        connection: the reader's own connection.
+        query: the query.
+        after: the cursor to read on from.
+        lookups: what can be looked up for the filters of the query; None to read all.
+    """
     span = read_span(connection, query, after)
     if span is not None:
-        _want(connection, span, query)
+        span = _collected(connection, span, query, _candidates(connection, query, lookups))
         yield from read_pages(connection, span.select("seq, json", deleted=False), span.first - 1, query.page_bytes)
 
 
@@ -140,22 +153,37 @@ def read_pages(connection: sqlite3.Connection, select: str, seq: int, page_bytes
             yield Page(b"\n".join(lines), len(lines) - 1, str(seq))
 
 
-def slices(connection: sqlite3.Connection, query: Query, target_bytes: int) -> Sequence[Range]:
+def slices(
+    connection: sqlite3.Connection, query: Query, target_bytes: int, lookups: CriteriaLookups | None = None
+) -> Sequence[Range]:
     """Ranges of `seq` of about equal size; none if the query cannot hold anything.
 
-    The ranges are correct whatever the extents say: extents only determine where to cut and the estimates. They count what is
-    current now, which is close to what was current at a cut just made.
+    If an index has the filters of the query, only what it finds counts. The ranges are correct whatever the extents say: extents
+    only determine where to cut and the estimates. They count what is current now, which is close to what was current at a cut
+    just made.
     """
     span = read_span(connection, query, None)
-    if span is None or (query.window.since is not None and not _anything(connection, span, query)):
+    if span is None:
         return ()
+    found = _candidates(connection, query, lookups)
+    if (found is not None or query.window.since is not None) and not _anything(connection, span, query, found):
+        return ()
+    if found is not None:
+        extents = _candidates_extents(connection, span, query, found, target_bytes)
+        return cut_ranges(span.first, span.last, extents, target_bytes)
     if not isinstance(query.selection, Compartments):
         return cut_ranges(span.first, span.last, _extents(connection, span, query), target_bytes)
     extents = _members_extents(connection, span, query.selection, target_bytes)
     return cut_ranges(span.first, span.last, extents, target_bytes) if extents else ()
 
 
-def slices_near(connection: sqlite3.Connection, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
+def slices_near(
+    connection: sqlite3.Connection,
+    query: Query,
+    target_bytes: int,
+    former: Sequence[str],
+    lookups: CriteriaLookups | None = None,
+) -> Sequence[Range]:
     """Ranges that begin where the former ones did, as long as they are of about equal size; else as `slices`.
 
     What was written since lies behind the former ranges, so the last one grows, and is cut when it is large enough for two. What
@@ -163,8 +191,8 @@ def slices_near(connection: sqlite3.Connection, query: Query, target_bytes: int,
     many as necessary.
     """
     span = read_span(connection, query, None)
-    if span is None or isinstance(query.selection, Compartments):
-        return slices(connection, query, target_bytes)
+    if span is None or isinstance(query.selection, Compartments) or _candidates(connection, query, lookups) is not None:
+        return slices(connection, query, target_bytes, lookups)
     extents = _extents(connection, span, query)
     firsts = sorted({first for first in (int(each.split("-")[0]) for each in former if each) if span.first < first <= span.last})
     bounds = list(zip([span.first, *firsts], [first - 1 for first in firsts] + [span.last], strict=True))
@@ -192,9 +220,9 @@ def fingerprint(connection: sqlite3.Connection, query: Query) -> str | None:
     return digest.hexdigest()
 
 
-def _anything(connection: sqlite3.Connection, span: Span, query: Query) -> bool:
+def _anything(connection: sqlite3.Connection, span: Span, query: Query, found: Candidates | None) -> bool:
     """Whether the span has a selected resource; all changes may be deletions, or lie outside of the selection."""
-    _want(connection, span, query)
+    span = _collected(connection, span, query, found)
     return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
 
 
@@ -204,11 +232,35 @@ def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> 
     return None if span is None else (span.first, span.last)
 
 
-def _want(connection: sqlite3.Connection, span: Span, query: Query) -> None:
-    """Collect the members' versions in the span once, so that the cost of reading depends on those alone."""
+def _candidates(connection: sqlite3.Connection, query: Query, lookups: CriteriaLookups | None) -> Candidates | None:
+    """The candidates for the filters of a query; None to read all.
+
+    The choice does not depend on the cursor, so that each attempt reads the same pages (law 5).
+    """
+    if lookups is None or not query.filters or isinstance(query.selection, NoPatient):
+        return None
+    span = read_span(connection, query, None)
+    if span is None:
+        return None
+    found = candidates(connection, lookups, query.filters, query.type, (span.first, span.last))
+    if found is not None and isinstance(query.selection, Compartments):
+        (members,) = connection.execute(f"SELECT count(*) {MEMBERS}", _members(span, query.selection)).fetchone()
+        return found if found.count < members else None
+    return found
+
+
+def _collected(connection: sqlite3.Connection, span: Span, query: Query, found: Candidates | None) -> Span:
+    """Collect the members' versions and the candidates in the span once, so that the cost of reading depends on those alone."""
+    listed = isinstance(query.selection, Compartments)
     if isinstance(query.selection, Compartments):
-        empty_keys(connection, "wanted")
-        add_members(connection, "wanted", query.selection, (span.first, span.last))
+        empty_keys(connection, _WANTED)
+        add_members(connection, _WANTED, query.selection, (span.first, span.last))
+    if found is None:
+        return span
+    empty_keys(connection, _MATCHING)
+    found.collect(connection, _MATCHING, span.first, span.last)
+    wanted = f" CROSS JOIN temp.{_WANTED} USING (seq)" if listed else ""
+    return replace(span, source=f"temp.{_MATCHING}{wanted} CROSS JOIN resource USING (seq)")
 
 
 def empty_keys(connection: sqlite3.Connection, name: str) -> None:
@@ -254,7 +306,7 @@ def read_span(connection: sqlite3.Connection, query: Query, after: str | None) -
         case NoPatient():
             source, where = _OUTSIDE, " AND in_patient = 0"
         case Compartments():
-            source = "temp.wanted CROSS JOIN resource USING (seq)"
+            source = f"temp.{_WANTED} CROSS JOIN resource USING (seq)"
     return Span(number, first, last, source, where, CURRENT - 1 if as_of is None else as_of)
 
 
@@ -294,16 +346,37 @@ def _last(extent: Extent) -> int:
 
 def _members_extents(connection: sqlite3.Connection, span: Span, selection: Compartments, target_bytes: int) -> list[Extent]:
     """The extents of the members' versions in the span; each counts as an average version of the type there."""
-    begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
-    live, size = connection.execute(
-        "SELECT total(live), total(size) FROM extent WHERE block BETWEEN ? AND ?", (begin, end)
-    ).fetchone()
-    low = max(begin << BLOCK_BITS, first_of(span.number) + 1)
-    versions = min((end + 1) << BLOCK_BITS, next_of(connection, span.number)) - low
-    live, size = live / versions, size / versions
+    live, size = _average(connection, span)
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {MEMBERS}", members).fetchone()[0]
     if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
         return [Extent(span.first, span.last, count * live, count * size)] if count else []
     seqs = connection.execute(f"SELECT DISTINCT compartment.seq {MEMBERS} ORDER BY 1", members)
     return [Extent(seq, seq, live, size) for (seq,) in seqs]
+
+
+def _candidates_extents(
+    connection: sqlite3.Connection, span: Span, query: Query, found: Candidates, target_bytes: int
+) -> list[Extent]:
+    """The extents of candidates that were collected in the span; each counts as an average version of the type there."""
+    live, size = _average(connection, span)
+    if isinstance(query.selection, Compartments):
+        keys = connection.execute(f"SELECT seq FROM temp.{_MATCHING} CROSS JOIN temp.{_WANTED} USING (seq) ORDER BY 1")  # noqa: S608 - ours
+        return [Extent(seq, seq, live, size) for (seq,) in keys]
+    if found.count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
+        return [Extent(span.first, span.last, found.count * live, found.count * size)]
+    return [
+        Extent(max(block << BLOCK_BITS, span.first), min(((block + 1) << BLOCK_BITS) - 1, span.last), count * live, count * size)
+        for block, count in sorted(found.blocks(connection).items())
+    ]
+
+
+def _average(connection: sqlite3.Connection, span: Span) -> tuple[float, float]:
+    """How many live resources a version in the span stands for, and their bytes."""
+    begin, end = span.first >> BLOCK_BITS, span.last >> BLOCK_BITS
+    live, size = connection.execute(
+        "SELECT total(live), total(size) FROM extent WHERE block BETWEEN ? AND ?", (begin, end)
+    ).fetchone()
+    low = max(begin << BLOCK_BITS, first_of(span.number) + 1)
+    versions = min((end + 1) << BLOCK_BITS, next_of(connection, span.number)) - low
+    return live / versions, size / versions

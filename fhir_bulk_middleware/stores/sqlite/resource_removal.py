@@ -1,6 +1,5 @@
 """Removes resources in SQLite: one, all matches of criteria, or a frozen batch, each in one write transaction."""
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 
@@ -21,15 +20,22 @@ from fhir_bulk_middleware.contract.removal import (
 )
 from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores import removal_journal as journal
-from fhir_bulk_middleware.stores.removal_journal import ids_of
+from fhir_bulk_middleware.stores.criteria_lookups import CriteriaLookups
 from fhir_bulk_middleware.stores.sqlite import outbox
+from fhir_bulk_middleware.stores.sqlite.resource_candidates import candidates
+from fhir_bulk_middleware.stores.sqlite.resource_reading import empty_keys
 from fhir_bulk_middleware.stores.sqlite.resource_schema import CURRENT, first_of, next_of, number_of
 from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
 
 __all__ = ["Removing", "end_run", "find"]
 
 
-def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[str], at_most: int) -> Matches:
+_FOUND = "found"
+
+
+def find(
+    connection: sqlite3.Connection, target: Target, base_urls: Collection[str], lookups: CriteriaLookups, at_most: int
+) -> Matches:
     """The matches in one read transaction; the mark is the key of the last version that was read."""
     connection.execute("BEGIN")
     try:
@@ -39,7 +45,7 @@ def find(connection: sqlite3.Connection, target: Target, base_urls: Collection[s
         last = next_of(connection, number) - 1
         count = 0
         versions: list[Version] = []
-        for version in _matching(connection, number, first_of(number), target, base_urls):
+        for version in _matching(connection, (first_of(number) + 1, last), target, base_urls, lookups):
             count += 1
             if count <= at_most:
                 versions.append(version)
@@ -55,6 +61,7 @@ class Removing:
         connection: in a write transaction.
         writing: writes in the same transaction.
         base_urls: the base URLs under which absolute references lead to this store.
+        lookups: what can be looked up for criteria.
         note: the note to record the removals under; empty to record nothing.
     """
 
@@ -63,11 +70,13 @@ class Removing:
         connection: sqlite3.Connection,
         writing: Writing,
         base_urls: Collection[str],
+        lookups: CriteriaLookups,
         note: str = "",
     ) -> None:
         self._connection = connection
         self._writing = writing
         self._base_urls = base_urls
+        self._lookups = lookups
         self._note = note
         self._removed: list[Current] = []
 
@@ -92,7 +101,7 @@ class Removing:
         if matches.count != len(matches.versions):
             raise ValueError("to remove all matches, all of them must have been found")
         number = number_of(self._connection, target.type)
-        if number is None or any(_matching(self._connection, number, int(matches.mark), target, self._base_urls)):
+        if number is None or any(self._matching(number, int(matches.mark), target)):
             return None
         if any(_newest(self._connection, target.type, match.id) != (int(match.version), False) for match in matches.versions):
             return None
@@ -103,7 +112,7 @@ class Removing:
         number = number_of(self._connection, target.type)
         if number is None:
             return Matches(0, ())
-        found = list(_matching(self._connection, number, first_of(number), target, self._base_urls))
+        found = list(self._matching(number, first_of(number), target))
         matches = Matches(len(found), tuple(found[:at_most]))
         if not matches.removable(if_version):
             return matches
@@ -126,6 +135,10 @@ class Removing:
         if self._note and self._removed:
             ids = [resource.id for resource in self._removed]
             outbox.add(self._connection, self._note, self._writing.instant, self._removed[0].type, ids)
+
+    def _matching(self, number: int, after: int, target: Target) -> Iterator[Version]:
+        between = after + 1, next_of(self._connection, number) - 1
+        return _matching(self._connection, between, target, self._base_urls, self._lookups)
 
     def _delete(self, type_: str, id_: str) -> Current:
         removed = self._writing.delete(type_, id_)
@@ -156,19 +169,23 @@ def _newest(connection: sqlite3.Connection, type_: str, id_: str) -> tuple[int, 
 
 
 def _matching(
-    connection: sqlite3.Connection, number: int, after: int, target: Target, base_urls: Collection[str]
+    connection: sqlite3.Connection,
+    between: tuple[int, int],
+    target: Target,
+    base_urls: Collection[str],
+    lookups: CriteriaLookups,
 ) -> Iterator[Version]:
-    """Current versions with keys above `after` that meet the target."""
+    """Current versions between two keys that meet the target: of all, or of the candidates that an index finds."""
     filters = Filters(target.filters, target.type, base_urls)
-    ids = ids_of(target)
-    # A plus sign keeps SQLite from walking along the type where it can go straight to the ids.
-    chosen, which, plus = (
-        ("", (), "") if ids is None else ("id IN (SELECT value FROM json_each(?)) AND ", (json.dumps(ids),), "+")
-    )
+    source = "resource"
+    if (found := candidates(connection, lookups, target.filters, target.type, between)) is not None:
+        empty_keys(connection, _FOUND)
+        found.collect(connection, _FOUND, *between)
+        source = f"temp.{_FOUND} CROSS JOIN resource USING (seq)"
     rows = connection.execute(
-        f"SELECT id, version, CAST(json AS BLOB) FROM resource WHERE {chosen}{plus}seq > ? AND {plus}seq < ?"  # noqa: S608
+        f"SELECT id, version, CAST(json AS BLOB) FROM {source} WHERE seq BETWEEN ? AND ?"  # noqa: S608 - our own words
         f" AND valid_to = {CURRENT} AND deleted = 0 ORDER BY seq",
-        (*which, after, first_of(number + 1)),
+        between,
     )
     for id_, version, text in rows:
         if filters.passes(text):

@@ -9,8 +9,9 @@ The column `owners` is a digest of a version's compartments. `moved` marks a ver
 version before it, so that what left a compartment is found without reading what only changed.
 
 Further tables hold the compartments by owner, so that the cost of an export of some patients depends on their resources alone;
-the targets of each Provenance; what names a resource that no patient owns (`resource_naming`); and the extents, which count the
-current versions in each block of neighbouring keys, so that slices of about equal size are cut without reading resources.
+the targets of each Provenance; what names a resource that no patient owns (`resource_naming`); which versions have a value of an
+indexed search parameter (`resource_postings`); and the extents, which count the current versions in each block of neighbouring
+keys, so that slices of about equal size are cut without reading resources.
 
 An extent also has the instant at which one of its current versions was last added or superseded (`changed`), and a random number
 that each transaction that does so draws anew (`stamp`). If an extent has the same stamp as before, it was last changed by the
@@ -118,6 +119,22 @@ CREATE INDEX resource_superseded ON resource (valid_to) WHERE valid_to < {CURREN
 ALTER TABLE extent ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE extent ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0;
 UPDATE extent SET changed = (SELECT last FROM clock), stamp = random()
+""".rstrip(),
+    # Which versions have a value of an indexed search parameter. Types that the file already has are not indexed.
+    """\
+CREATE TABLE posting_parameter (
+    number INTEGER PRIMARY KEY,
+    type INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    UNIQUE (type, name)
+) STRICT;
+CREATE TABLE posting (
+    parameter INTEGER NOT NULL,
+    value INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    places BLOB NOT NULL,
+    PRIMARY KEY (parameter, value, block)
+) STRICT, WITHOUT ROWID
 """.rstrip(),
 )
 

@@ -1,14 +1,17 @@
 """Writes versions of resources in SQLite, all of a transaction at one instant."""
 
+import json
 import secrets
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, latest_cut, render
 from fhir_bulk_middleware.stores.digests import digest_of_owners
 from fhir_bulk_middleware.stores.drafts import Draft
+from fhir_bulk_middleware.stores.sqlite.resource_postings import Postings, register
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, CURRENT, clock_row, first_of, next_of
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
@@ -16,6 +19,14 @@ __all__ = ["STAMP_BITS", "Writing", "cut"]
 
 STAMP_BITS = 63
 """Of the stamp of an extent: what a signed integer of SQLite holds."""
+
+
+_COLUMNS = "seq, version, last_updated, deleted, in_patient, owners, size"
+_NEWEST = f"SELECT {_COLUMNS} FROM resource WHERE id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT 1"  # noqa: S608 - ours
+_EXPECTED = (
+    f"SELECT resource.id, {_COLUMNS} FROM json_each(?) AS asked"  # noqa: S608 - our own words
+    " CROSS JOIN resource ON resource.id = asked.value AND seq BETWEEN ? AND ? ORDER BY seq"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,11 @@ class _Version:
     in_patient: bool
     owners: int
     size: int
+
+
+def _version(row: Sequence[int]) -> _Version:
+    seq, number, last_updated, deleted, in_patient, owners, size = row
+    return _Version(seq, number, Instant(last_updated), bool(deleted), bool(in_patient), owners, size)
 
 
 def cut(connection: sqlite3.Connection, clock: Clock, precision: Precision) -> Instant:
@@ -50,10 +66,12 @@ class Writing:
         self._clock = clock
         self._types: dict[str, int] = {}
         self._next: dict[str, int] = {}
+        self._expected: dict[tuple[str, str], _Version | None] = {}
         self._owners: dict[str, int] = {}
         self._lies_in: list[tuple[int, int]] = []
         self._targets: list[tuple[str, str, int]] = []
         self._names: list[tuple[int, int]] = []
+        self._postings = Postings(connection)
         self._live: Counter[int] = Counter()
         self._in_patient: Counter[int] = Counter()
         self._size: Counter[int] = Counter()
@@ -83,6 +101,20 @@ class Writing:
         self._connection.execute("UPDATE clock SET last = ?", (instant,))
         self.instant = instant
 
+    def expect(self, drafts: Iterable[Draft]) -> None:
+        """Read the newest versions of many resources in one step, which are about to be written, each once.
+
+        Of a resource that is written again, the version that this transaction wrote is read from the table.
+        """
+        by_type: dict[str, list[str]] = {}
+        for new in drafts:
+            by_type.setdefault(new.canonical.type, []).append(new.canonical.id)
+        for type_, ids in by_type.items():
+            self._expected.update(((type_, id_), None) for id_ in ids)
+            values = json.dumps(ids), first_of(self._type(type_)), self._next[type_]
+            for id_, *row in self._connection.execute(_EXPECTED, values):
+                self._expected[type_, id_] = _version(row)  # the last one is the newest
+
     def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
         """Write the next version of a resource, the first one if there is none.
 
@@ -106,8 +138,9 @@ class Writing:
         owners = digest_of_owners(new.owners)
         moved = current is not None and (current.deleted or current.owners != owners)
         seq = self._insert(type_, (number, id_, text), new.owners, owners, deleted=False, moved=moved)
-        self._targets.extend((about, id_about, seq) for about, id_about in new.targets)
-        self._names.extend((name, seq) for name in new.names)
+        self._targets += [(about, id_about, seq) for about, id_about in new.targets]
+        self._names += [(name, seq) for name in new.names]
+        self._postings.add(seq, new.keys)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
@@ -137,6 +170,7 @@ class Writing:
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany("INSERT INTO naming VALUES (?, ?)", sorted(self._names))
+        self._postings.write()
         # A block whose counts are the same as before is among them too, if one version took the place of another.
         changed = (self.instant, secrets.randbits(STAMP_BITS)) if self._live else ()
         self._connection.executemany(
@@ -148,19 +182,19 @@ class Writing:
 
     def _current(self, type_: str, id_: str) -> _Version | None:
         first = first_of(self._type(type_))
-        row = self._connection.execute(
-            "SELECT seq, version, last_updated, deleted, in_patient, owners, size FROM resource"
-            " WHERE id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT 1",
-            (id_, first, self._next[type_]),
-        ).fetchone()
-        return None if row is None else _Version(row[0], row[1], Instant(row[2]), bool(row[3]), bool(row[4]), row[5], row[6])
+        if (type_, id_) in self._expected:
+            return self._expected.pop((type_, id_))
+        row = self._connection.execute(_NEWEST, (id_, first, self._next[type_])).fetchone()
+        return None if row is None else _version(row)
 
     def _type(self, type_: str) -> int:
         number = self._types.get(type_)
         if number is None:
-            self._connection.execute("INSERT INTO type (name) VALUES (?) ON CONFLICT DO NOTHING", (type_,))
+            added = self._connection.execute("INSERT INTO type (name) VALUES (?) ON CONFLICT DO NOTHING", (type_,)).rowcount
             row = self._connection.execute("SELECT number FROM type WHERE name = ?", (type_,)).fetchone()
             number = self._types[type_] = int(row[0])
+            if added:
+                register(self._connection, number, type_)
             self._next[type_] = next_of(self._connection, number)
         return number
 
@@ -181,7 +215,7 @@ class Writing:
             "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))",
             (seq, self.instant, CURRENT, deleted, in_patient, moved, digest, number, len(text), id_, text),
         )
-        self._lies_in.extend((self._owner(owner), seq) for owner in owners)
+        self._lies_in += [(self._owner(owner), seq) for owner in owners]
         if not deleted:
             self._count(seq, 1, in_patient=in_patient, size=len(text))
         return seq

@@ -19,9 +19,11 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import MEMBER_KINDS, members
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Clock, Instant, Precision, system_clock
 from fhir_bulk_middleware.outcomes import DeleteOutcome
+from fhir_bulk_middleware.stores.criteria_lookups import CriteriaLookups
 from fhir_bulk_middleware.stores.drafting import drafted
 from fhir_bulk_middleware.stores.drafts import Draft, draft
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
@@ -195,7 +197,7 @@ class SQLiteResourceStore:
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
         batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
-        with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
+        with closing(drafted(batches, self._version, self._base_urls, helpers, parameters=True)) as found:
             if keep_last_updated:
                 return load_history(self._database, self._clock, found, batch, progress)
             return load_now(self._database, self._clock, found, progress)
@@ -225,7 +227,8 @@ class SQLiteResourceStore:
 
     def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         """The resources of a query; see `SupportsExport`."""
-        return self._stepped(resource_reading.pages, query, after)
+        lookups = self._lookups if query.filters else None
+        return self._stepped(partial(resource_reading.pages, lookups=lookups), query, after)
 
     def deletions(self, query: Query, after: str | None) -> AsyncIterator[Deletions]:
         """The deletions of a query; see `SupportsDeletions`."""
@@ -257,17 +260,18 @@ class SQLiteResourceStore:
         Returns:
             How many versions were removed.
         """
-        return await horizon.forget(self._database, before, now, grace, resource_forgetting.remove)
+        remove = partial(resource_forgetting.remove, parameters=self._parameters)
+        return await horizon.forget(self._database, before, now, grace, remove)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""
         with self._reading() as connection:
-            return resource_reading.slices(connection, query, target_bytes)
+            return resource_reading.slices(connection, query, target_bytes, self._lookups)
 
     async def slices_near(self, query: Query, target_bytes: int, former: Sequence[str]) -> Sequence[Range]:
         """The ranges of a query, near those of an earlier plan; see `SupportsSlicesNear`."""
         with self._reading() as connection:
-            return resource_reading.slices_near(connection, query, target_bytes, former)
+            return resource_reading.slices_near(connection, query, target_bytes, former, self._lookups)
 
     async def fingerprint(self, query: Query) -> str | None:
         """See `SupportsFingerprints`. The cost grows with the extents of the range, which are some hundred resources each."""
@@ -327,7 +331,7 @@ class SQLiteResourceStore:
         return await self._removal(lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
-        """See `SupportsConditionalDelete`. Reads the whole type, or the ids of a criterion `_id`, in a thread."""
+        """See `SupportsConditionalDelete`. Reads the candidates that an index finds, or the whole type, in a thread."""
         return await self._database.aside(partial(self._find_matches, target, at_most))
 
     async def remove_all(self, target: Target, matches: Matches) -> Sequence[Current] | None:
@@ -337,7 +341,7 @@ class SQLiteResourceStore:
     async def remove_matching(
         self, target: Target, *, at_most: int, if_version: frozenset[str] | None
     ) -> Sequence[Current] | Matches:
-        """See `SupportsLockedDelete`. Blocks other writers while it reads the whole type, or the ids of a criterion `_id`."""
+        """See `SupportsLockedDelete`. Blocks other writers while it reads the candidates that an index finds, or the type."""
         return await self._removal(lambda removing: removing.matching(target, at_most, if_version), self._note)
 
     async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
@@ -387,6 +391,14 @@ class SQLiteResourceStore:
     def _naming_index(self) -> NamingIndex:
         return NamingIndex(self._version, self._base_urls)
 
+    @cached_property
+    def _parameters(self) -> ParameterIndex:
+        return ParameterIndex(self._version)
+
+    @cached_property
+    def _lookups(self) -> CriteriaLookups:
+        return CriteriaLookups(self._compartments, self._naming_index, self._parameters)
+
     def _owners(self, text: bytes) -> frozenset[str]:
         """The compartments of a resource."""
         return self._compartments.of(json.loads(text), MEMBER_KINDS)
@@ -411,7 +423,7 @@ class SQLiteResourceStore:
         return None if row is None else _stored(type_, row)
 
     def _draft(self, type_: str, resource: bytes | Mapping[str, object], id_: str) -> Draft:
-        new = draft(resource, self._compartments, self._naming_index, id_)
+        new = draft(resource, self._compartments, self._naming_index, self._parameters, id_)
         if new.canonical.type != type_:
             raise ValueError(f"resourceType: must be {type_}")
         return new
@@ -420,11 +432,11 @@ class SQLiteResourceStore:
         return await self._database.write(lambda connection: self._at_one_instant(connection, change))
 
     async def _removal(self, change: Callable[[Removing], T], note: str) -> T:
-        base_urls = self._base_urls
+        base_urls, lookups = self._base_urls, self._lookups
 
         def remove(connection: sqlite3.Connection) -> T:
             writing = Writing(connection, self._clock)
-            removing = Removing(connection, writing, base_urls, note)
+            removing = Removing(connection, writing, base_urls, lookups, note)
             result = change(removing)
             removing.finish()
             writing.finish()
@@ -433,7 +445,7 @@ class SQLiteResourceStore:
         return await self._database.write(remove)
 
     def _find_matches(self, target: Target, at_most: int) -> Matches:
-        return resource_removal.find(self._database.reader, target, self._base_urls, at_most)
+        return resource_removal.find(self._database.reader, target, self._base_urls, self._lookups, at_most)
 
     def _at_one_instant(self, connection: sqlite3.Connection, change: Callable[[Writing], T]) -> T:
         writing = Writing(connection, self._clock)
