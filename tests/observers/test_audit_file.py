@@ -85,7 +85,7 @@ def test_lines_longer_than_a_look_at_the_end_are_chained_too(tmp_path: Path) -> 
 _CROWD = """
 import sys
 from fhir_bulk_middleware.observers.audit_file import AuditFile
-audit = AuditFile(sys.argv[1], sync="never")
+audit = AuditFile(sys.argv[1], sync="never", patience=float(sys.argv[3]))
 for number in range(200):
     audit.append({"event": "test", "who": sys.argv[2], "number": number})
 """
@@ -94,7 +94,9 @@ for number in range(200):
 def test_several_processes_make_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}  # noqa: PTH109
-    crowd = [subprocess.Popen([sys.executable, "-c", _CROWD, str(path), str(who)], env=environment) for who in range(3)]
+    crowd = [
+        subprocess.Popen([sys.executable, "-c", _CROWD, str(path), str(who), str(PATIENCE)], env=environment) for who in range(3)
+    ]
     assert [process.wait(PATIENCE) for process in crowd] == [0, 0, 0]
 
     found = verify(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.running import JobRunner, Work
 from fhir_bulk_middleware.settings import Settings
@@ -19,6 +20,8 @@ class TestLoopRunner(RunnerSuite):
 
 
 class TestProcessRunner(RunnerSuite):
+    patience = PATIENCE
+
     @pytest.fixture
     def runner(self, tmp_path: Path) -> JobRunner:
         return ProcessRunner(tmp_path / "state", Settings(worker_processes=2))

@@ -143,13 +143,13 @@ async def test_what_a_killed_worker_held_is_given_back_at_once(state: State) -> 
 async def test_a_worker_that_was_paused_past_its_lease_publishes_nothing(state: State, undisturbed: list[object]) -> None:
     recipe = state.work().recipe()
     assert recipe is not None
-    paused = spawn()  # nobody keeps it, so nobody ends it for being stopped
+    paused = spawn()
     assert paused.stdin is not None
     paused.stdin.write(Assignment("paused", state.folder / "workers", recipe, 30).line())
     paused.stdin.flush()
     try:
         await until(lambda: len(state.reached()) == 1)
-        paused.send_signal(signal.SIGSTOP)
+        stop(state, paused.pid, in_a_write=False)  # else nobody could write: nobody keeps it, so nobody ends it
         async with state.runner().running(state.work()):
             await until(lambda: len(state.reached()) == 2)  # another worker took over what it held
             state.open()
@@ -173,7 +173,7 @@ async def test_a_worker_that_is_stopped_in_the_middle_of_a_write_is_ended_within
     async with state.runner().running(state.work()):
         await until(lambda: len(state.reached()) == 1)
         (stopped,) = state.reached()
-        stop_in_a_write(state, stopped)
+        stop(state, stopped, in_a_write=True)
         begun = time.monotonic()
         state.open()
         await until(lambda: is_gone(stopped))
@@ -197,7 +197,7 @@ async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
         async with state.runner().running(state.work()):
             first.send_signal(signal.SIGSTOP)
             if in_a_write:
-                stop_in_a_write(state, busy)
+                stop(state, busy, in_a_write=True)
             if alone:
                 for worker in kept:
                     os.kill(worker, signal.SIGSTOP)
@@ -352,18 +352,22 @@ async def test_an_export_in_the_servers_own_loop_has_the_same_files(state: State
     assert await state.content() == undisturbed
 
 
-def stop_in_a_write(state: State, pid: int) -> None:
-    """Stop a worker while it holds the write lock: it has to renew its lease some ten times a second."""
+def stop(state: State, pid: int, *, in_a_write: bool) -> None:
+    """Stop a worker while it holds the write lock, or while it does not: it renews its lease some ten times a second."""
     with closing(sqlite3.connect(state.folder / "jobs.db", timeout=0, isolation_level=None)) as connection:
         for _ in range(100_000):
             os.kill(pid, signal.SIGSTOP)
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:
-                return
-            connection.execute("ROLLBACK")
+                if in_a_write:
+                    return
+            else:
+                connection.execute("ROLLBACK")
+                if not in_a_write:
+                    return
             os.kill(pid, signal.SIGCONT)
-    raise AssertionError("it was never in a write")
+    raise AssertionError("it was never stopped like that")
 
 
 def workers_of(server: int) -> list[str]:
