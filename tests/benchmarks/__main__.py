@@ -18,6 +18,7 @@ from .files import files, identical
 from .filters import context, filters, firewall, shapes
 from .incremental import incremental
 from .lifecycle import large, lifecycle, one_type, scaling, small
+from .loading import loading
 from .plainly import noise
 from .postgres import postgres
 from .starting import starting
@@ -51,6 +52,7 @@ SCENARIOS: dict[str, Scenario] = {
     "mapped": mapped,
     "tables": tables,
     "unchanged": unchanged,
+    "loading": loading,
 }
 ON_DEMAND: dict[str, Scenario] = {"large": large}
 """Not measured unless asked for."""
