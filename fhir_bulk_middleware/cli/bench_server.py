@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.server_rounds import Bench, Round, as_json, measure_server, of_json, show_beside, show_rounds
-from fhir_bulk_middleware.demo.show import screen
+from fhir_bulk_middleware.demo.show import PlainScreen, screen
 
 __all__ = ["add_server_options", "run_server"]
 
@@ -59,7 +59,7 @@ def run_server(given: argparse.Namespace) -> int:
     if given.json:
         sys.stdout.write(as_json(bench, rounds) + "\n")
     elif others is not None:
-        show_beside(rounds, others, screen())
+        show_beside(rounds, others, PlainScreen(sys.stdout))  # wider than 80 columns, at which rich cuts
     else:
         show_rounds(rounds, screen())
     return int(any(one.problems for one in rounds))

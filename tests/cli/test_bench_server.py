@@ -85,10 +85,7 @@ def test_people_see_a_table_of_medians_and_extremes(server: str, token: str, cap
     assert "server's" not in told, "without a process nothing is said of it"
 
 
-def test_two_servers_are_shown_side_by_side(
-    server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_two_servers_are_shown_side_by_side(server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with served(another_server(3), longest=None) as base:
         assert main(["bench", "--server", base, "--json"]) == 0
     other = tmp_path / "other.json"
@@ -99,7 +96,7 @@ def test_two_servers_are_shown_side_by_side(
 
     assert main(["bench", "--server", server, "--token-file", token, "--rounds", "2", "--beside", str(other)]) == 0
 
-    lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     (resources,) = [line for line in lines if line.startswith("resources ")]
     people_ = len(people())
     assert resources == f"resources {people_} ({people_}-{people_}) 6 (6-6) {people_ / 6:.2f}"
@@ -110,9 +107,8 @@ def test_two_servers_are_shown_side_by_side(
 
 
 def test_where_the_rounds_of_two_servers_overlap_there_is_no_ratio(
-    server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     other = tmp_path / "same.json"
     assert main(["bench", "--server", server, "--token-file", token, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
@@ -122,7 +118,7 @@ def test_where_the_rounds_of_two_servers_overlap_there_is_no_ratio(
 
     assert main(["bench", "--server", server, "--token-file", token, "--beside", str(other)]) == 0
 
-    told = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert [line.split()[-1] for line in told if line.startswith(("download, s", "resources "))] == ["unclear", "same"]
 
 
