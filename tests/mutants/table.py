@@ -1306,6 +1306,22 @@ CHECKS = (
 
 OPERATION = (
     Mutant(
+        "generators-that-are-left-stay-open",
+        "law 38",
+        "streams/closing.py",
+        '"ag_frame", iterator) is not None',
+        '"ag_frame", iterator) is None',
+        ("tests/streams/test_closing.py",),
+    ),
+    Mutant(
+        "servers-differ-where-their-rounds-overlap",
+        "law 43",
+        "cli/server_rounds.py",
+        "if min(mine) <= max(other) and min(other) <= max(mine):",
+        "if False:",
+        ("tests/cli/test_bench_server.py",),
+    ),
+    Mutant(
         "server-without-its-store-is-ready",
         "law 43",
         "health/probes.py",
