@@ -1314,14 +1314,6 @@ OPERATION = (
         ("tests/streams/test_closing.py",),
     ),
     Mutant(
-        "servers-differ-where-their-rounds-overlap",
-        "law 43",
-        "cli/server_rounds.py",
-        "if min(mine) <= max(other) and min(other) <= max(mine):",
-        "if False:",
-        ("tests/cli/test_bench_server.py",),
-    ),
-    Mutant(
         "server-without-its-store-is-ready",
         "law 43",
         "health/probes.py",
