@@ -5,7 +5,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +22,23 @@ __all__ = ["incremental"]
 _WARMING = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """An export that is complete; seconds are from the kick-off.
+
+    Attributes:
+        path: to poll, and to delete.
+        manifest: what it came to.
+        accepted: seconds until the kick-off was answered.
+        sealed: seconds until the manifest was there.
+    """
+
+    path: str
+    manifest: dict[str, Any]
+    accepted: float
+    sealed: float
+
+
 def incremental(bench: Bench) -> Iterator[Figure]:
     """The time to the manifest as a client sees it whose first poll is held, and what was made durable for it.
 
@@ -36,20 +53,22 @@ def incremental(bench: Bench) -> Iterator[Figure]:
     (patient,) = data.patients(data.count)
     id_ = patient.removeprefix("Patient/")
     with serve(data, folder, workers=2, niceness=0) as server:
-        since = _export(server, {"_type": "Organization"})[0]["transactionTime"]
+        since = _export(server, {"_type": "Organization"}).manifest["transactionTime"]
         for number in itertools.count():
             asyncio.run(store.update("Patient", id_, {"resourceType": "Patient", "id": id_, "multipleBirthInteger": number}))
             commits.clear()
-            manifest, accepted, sealed = _export(server, {"_since": since})
-            since = manifest["transactionTime"]
-            found = [(item["type"], item["count"]) for item in manifest["output"]]
-            if found != [("Patient", 1)] or manifest.get("deleted"):
+            export = _export(server, {"_since": since})
+            counted = commits.jobs, commits.everything
+            server.ask("DELETE", export.path)
+            since = export.manifest["transactionTime"]
+            found = [(item["type"], item["count"]) for item in export.manifest["output"]]
+            if found != [("Patient", 1)] or export.manifest.get("deleted"):
                 raise RuntimeError(f"the export of one changed Patient has {found}")
             if number >= _WARMING:
-                kicked.append(accepted * 1000)
-                taken.append(sealed * 1000)
-                jobs.append(float(commits.jobs))
-                everything.append(float(commits.everything))
+                kicked.append(export.accepted * 1000)
+                taken.append(export.sealed * 1000)
+                jobs.append(float(counted[0]))
+                everything.append(float(counted[1]))
             if len(taken) == 4 * bench.rounds:
                 break
     store.close()
@@ -59,12 +78,9 @@ def incremental(bench: Bench) -> Iterator[Figure]:
     yield Figure("7b all", "the same: durable commits and fsyncs of everything", tuple(everything))
 
 
-def _export(server: Server, query: dict[str, str]) -> tuple[dict[str, Any], float, float]:
-    """The manifest, and the seconds until the kick-off was answered and until it was there."""
+def _export(server: Server, query: dict[str, str]) -> _Export:
     begun = time.perf_counter()
     path = server.kick_off(f"/fhir/$export?{urlencode(query)}")
     accepted = time.perf_counter() - begun
     manifest = server.wait_as_told(path, "respond-async")
-    sealed = time.perf_counter() - begun
-    server.ask("DELETE", path)
-    return manifest, accepted, sealed
+    return _Export(path, manifest, accepted, time.perf_counter() - begun)

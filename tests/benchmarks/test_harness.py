@@ -123,7 +123,20 @@ def test_files_that_are_not_what_the_store_holds_are_found(tmp_path: Path) -> No
 @pytest.mark.long
 def test_one_command_measures_and_prints_the_table(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", f"{__package__}", "--quick", "--only", "host", "--only", "incremental", "--work", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            f"{__package__}",
+            "--quick",
+            "--only",
+            "host",
+            "--only",
+            "incremental",
+            "--only",
+            "loading",
+            "--work",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -133,7 +146,7 @@ def test_one_command_measures_and_prints_the_table(tmp_path: Path) -> None:
 
     assert ran.returncode == 0, ran.stderr
     rows = [line.split("  ")[0].strip() for line in ran.stdout.splitlines()[2:-2]]
-    assert rows == ["noise", "12", "12", "7b ms", "7b jobs", "7b all"]
+    assert rows == ["noise", "12", "12", "7b ms", "7b jobs", "7b all", "17", "17 cores"]
     unclear, small = ran.stdout.splitlines()[-2:]
     assert "More rounds" in unclear
     assert "too small to judge" in small
