@@ -82,8 +82,8 @@ GOALS: Mapping[str, Goal] = {
 }
 """By row of the table of goals; a row of several figures has several.
 
-The project's table has no goal for `2c disk`, `3b`, `context 10 %` and `in loop p99 ms`, and no floor for `4 bytes` and `10 p99 ms`:
-they are ours. Of loading it says that both cores are used, which is here the work of one and a half (`17 cores`).
+The project's table has no goal for `2c disk`, `3b`, `context 10 %` and `in loop p99 ms`, and no floor for `4 bytes` and
+`10 p99 ms`: they are ours. Of loading it says that both cores are used, which is here the work of one and a half (`17 cores`).
 """
 
 
