@@ -59,7 +59,7 @@ ON_DEMAND: dict[str, Scenario] = {"large": large}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite; 1 if a figure is beyond its floor in so many rounds that it is no accident."""
+    """Run the suite; 1 if a figure is beyond its floor in so many rounds that it is no accident; 130 if it was interrupted."""
     names = [*SCENARIOS, *ON_DEMAND]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ratios against baselines of the same run.")
     parser.add_argument("--quick", action="store_true", help="small data and few rounds: whether it works, not how fast it is")
@@ -82,14 +82,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say=_say,
         )
         out.write(_machine(given.work))
-        bench.say("noise ...")
-        found: list[Figure | Skipped] = list(noise(bench))
-        for name in given.only or SCENARIOS:
-            bench.say(f"{name} ...")
-            found += (SCENARIOS | ON_DEMAND)[name](bench)
+        found: list[Figure | Skipped] = []
+        interrupted = False
+        try:
+            wanted = {name: (SCENARIOS | ON_DEMAND)[name] for name in given.only or SCENARIOS}
+            for name, scenario in {"noise": noise, **wanted}.items():
+                bench.say(f"{name} ...")
+                found.extend(scenario(bench))  # which keeps what came before an interruption
+        except KeyboardInterrupt:
+            interrupted = True
     out.write(table(found))
     if any(isinstance(item, Figure) and "unclear" in item.verdict for item in found):
         out.write(UNCLEAR)
+    if interrupted:
+        out.write("Interrupted: the rest was not measured.\n")
+        return 130
     if given.quick:
         out.write("These data are too small to judge by: fixed costs weigh most.\n")
         return 0

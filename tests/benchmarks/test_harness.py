@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from waiting import PATIENCE
 
+from . import __main__ as suite
 from .bench import Bench
 from .figures import GOALS, Figure, Goal, Skipped, ratio, table
 from .files import files, identical
@@ -118,6 +120,24 @@ def test_files_that_are_not_what_the_store_holds_are_found(tmp_path: Path) -> No
         plain.write(b'{"resourceType":"Patient","id":"never exported"}\n')
 
     assert {figure.verdict for figure in identical(bench)} == {"REGRESSION"}
+
+
+def test_an_interrupted_run_prints_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Bench) -> Iterator[Figure]:
+        yield Figure("", "measured", (1.0,))
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(suite.SCENARIOS, "host", interrupted)
+    monkeypatch.setattr(suite, "noise", lambda _: ())
+
+    assert suite.main(["--quick", "--only", "host", "--work", str(tmp_path)]) == 130
+
+    told = capsys.readouterr().out
+    assert "measured" in told
+    assert told.endswith("Interrupted: the rest was not measured.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long
