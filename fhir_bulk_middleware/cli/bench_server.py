@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fhir_bulk_middleware.cli.complaint import Complaint
-from fhir_bulk_middleware.cli.server_rounds import Bench, as_json, measure_server, show_rounds
-from fhir_bulk_middleware.demo.show import screen
+from fhir_bulk_middleware.cli.server_rounds import Bench, Round, as_json, measure_server, of_json, show_beside, show_rounds
+from fhir_bulk_middleware.demo.show import PlainScreen, screen
 
 __all__ = ["add_server_options", "run_server"]
 
@@ -31,7 +31,11 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         metavar="PID",
         help="a process of the server here: show its CPU and memory",
     )
-    group.add_argument("--json", action="store_true", help="print each round as JSON")
+    shown = group.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print each round as JSON")
+    shown.add_argument(
+        "--beside", type=Path, metavar="FILE", help="the output of --json for another server: show the figures of both"
+    )
 
 
 def run_server(given: argparse.Namespace) -> int:
@@ -47,15 +51,27 @@ def run_server(given: argparse.Namespace) -> int:
     where: Path = given.out or Path.cwd()
     if not where.is_dir():
         raise Complaint(f"--out: the folder {where} does not exist")
+    others = None if given.beside is None else _rounds_of(given.beside)
     token = _token(given.token_file)
     token()
     bench = Bench(given.server, given.request, token, given.rounds, given.connections, tuple(given.pid), where)
     rounds = measure_server(bench)
     if given.json:
-        sys.stdout.write(as_json(rounds) + "\n")
+        sys.stdout.write(as_json(bench, rounds) + "\n")
+    elif others is not None:
+        show_beside(rounds, others, PlainScreen(sys.stdout))  # wider than 80 columns, at which rich cuts
     else:
         show_rounds(rounds, screen())
     return int(any(one.problems for one in rounds))
+
+
+def _rounds_of(file: Path) -> Sequence[Round]:
+    try:
+        return of_json(file.read_text())
+    except OSError as error:
+        raise Complaint(f"--beside: {file} cannot be read ({error})") from error
+    except ValueError as error:
+        raise Complaint(f"--beside: {file} is not the output of bench --server --json ({error})") from error
 
 
 def _token(file: Path | None) -> Callable[[], str]:

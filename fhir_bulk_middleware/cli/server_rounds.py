@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fhir_bulk_middleware.demo.client import BulkClient
     from fhir_bulk_middleware.demo.download import Fetched
 
-__all__ = ["Bench", "Round", "as_json", "measure_server", "show_rounds"]
+__all__ = ["Bench", "Round", "as_json", "measure_server", "of_json", "show_beside", "show_rounds"]
 
 _MB = 1_000_000
 
@@ -158,30 +158,87 @@ def _used(pids: Sequence[int]) -> ProcessUse | None:
 
 def show_rounds(rounds: Sequence[Round], out: Screen) -> None:
     """Show each figure's median and its smallest and largest value."""
-    figures: dict[str, tuple[list[float], str]] = {
-        "kick-off answered, ms": ([1000 * one.kick_off for one in rounds], ",.1f"),
-        "kick-off to manifest, s": ([one.manifest for one in rounds], ",.3f"),
-        "download, s": ([one.download for one in rounds], ",.3f"),
-        "all, s": ([one.total for one in rounds], ",.3f"),
-        "polls": ([one.polls for one in rounds], ",.0f"),
-        "resources": ([one.resources for one in rounds], ",.0f"),
-        "resources/s": ([one.resources / one.total for one in rounds], ",.0f"),
-        "files": ([one.files for one in rounds], ",.0f"),
-        "MB": ([one.size / _MB for one in rounds], ",.1f"),
-        "MB on the network": ([one.transferred / _MB for one in rounds], ",.1f"),
-        "this client's CPU, s": ([one.client_cpu for one in rounds], ",.3f"),
-    }
-    if served := [one.server_cpu for one in rounds if one.server_cpu is not None]:
-        figures["the server's CPU, s"] = (served, ",.3f")
-        figures["the server's peak memory, MB"] = ([one.server_peak / _MB for one in rounds if one.server_peak], ",.0f")
     rows = [
-        (name, format(statistics.median(values), form), format(min(values), form), format(max(values), form))
-        for name, (values, form) in figures.items()
+        (name, *(format(value, form) for value in (_median(values), min(values), max(values))))
+        for name, values, form in _all(rounds)
     ]
-    problems = sum(one.problems for one in rounds)
-    out.table(("figure", "median", "least", "most"), [*rows, ("differences from the manifest", f"{problems:,}", "", "")])
+    out.table(("figure", "median", "least", "most"), [*rows, ("differences from the manifest", f"{_problems(rounds):,}", "", "")])
 
 
-def as_json(rounds: Sequence[Round]) -> str:
-    """The rounds as a JSON array of objects, with the names and units of `Round`."""
-    return json.dumps([asdict(one) for one in rounds], indent=2)
+def show_beside(rounds: Sequence[Round], others: Sequence[Round], out: Screen) -> None:
+    """Show the figures of two servers, each as median and range, and this server's median in parts of the other's.
+
+    Where the ranges overlap there is no ratio: these rounds do not tell which server is better.
+    """
+    theirs = {name: values for name, values, _ in _all(others)}
+    rows = []
+    for name, mine, form in _all(rounds):
+        other = theirs.get(name, [])
+        rows.append((name, _spread(mine, form), _spread(other, form), _ratio(mine, other)))
+    last = ("differences from the manifest", f"{_problems(rounds):,}", f"{_problems(others):,}", "")
+    out.table(("figure", "this", "other", "this/other"), [*rows, last])
+
+
+def _all(rounds: Sequence[Round]) -> list[tuple[str, list[float], str]]:
+    """Each figure's name, its values and their format."""
+    figures: list[tuple[str, list[float], str]] = [
+        ("kick-off answered, ms", [1000 * one.kick_off for one in rounds], ",.1f"),
+        ("kick-off to manifest, s", [one.manifest for one in rounds], ",.3f"),
+        ("download, s", [one.download for one in rounds], ",.3f"),
+        ("all, s", [one.total for one in rounds], ",.3f"),
+        ("polls", [one.polls for one in rounds], ",.0f"),
+        ("resources", [one.resources for one in rounds], ",.0f"),
+        ("resources/s", [one.resources / one.total for one in rounds], ",.0f"),
+        ("files", [one.files for one in rounds], ",.0f"),
+        ("MB", [one.size / _MB for one in rounds], ",.1f"),
+        ("MB on the network", [one.transferred / _MB for one in rounds], ",.1f"),
+        ("this client's CPU, s", [one.client_cpu for one in rounds], ",.3f"),
+    ]
+    if served := [one.server_cpu for one in rounds if one.server_cpu is not None]:
+        figures.append(("the server's CPU, s", served, ",.3f"))
+        figures.append(("the server's peak memory, MB", [one.server_peak / _MB for one in rounds if one.server_peak], ",.0f"))
+    return figures
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return "not measured"
+    return f"{_median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def _ratio(mine: Sequence[float], other: Sequence[float]) -> str:
+    if not mine or not other:
+        return ""
+    if set(mine) == set(other) and len(set(mine)) == 1:
+        return "same"
+    if min(mine) <= max(other) and min(other) <= max(mine):
+        return "unclear"
+    return f"{_median(mine) / _median(other):.2f}" if _median(other) else ""
+
+
+def _problems(rounds: Sequence[Round]) -> int:
+    return sum(one.problems for one in rounds)
+
+
+def as_json(bench: Bench, rounds: Sequence[Round]) -> str:
+    """A JSON object of server, request and rounds, with the names and units of `Round`."""
+    return json.dumps({"server": bench.server, "request": bench.request, "rounds": [asdict(one) for one in rounds]}, indent=2)
+
+
+def of_json(text: str) -> list[Round]:
+    """The rounds of what `as_json` made.
+
+    Raises:
+        ValueError: it made something else, or there are no rounds.
+    """
+    try:
+        rounds = [Round(**one) for one in json.loads(text)["rounds"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if not rounds:
+        raise ValueError("there are no rounds")
+    return rounds

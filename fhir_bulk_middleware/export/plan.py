@@ -92,6 +92,10 @@ class Planner:
         groups: SupportsGroups | None = None,
     ) -> None:
         self._resources = resources
+        # Once: a plan asks for each of 150 types, and the check of a protocol takes longer than many a query.
+        self._snapshots = resources if isinstance(resources, SupportsSnapshot) else None
+        self._slices = resources if isinstance(resources, SupportsSlices) else None
+        self._slices_near = resources if isinstance(resources, SupportsSlicesNear) else None
         self._groups = groups
         self.deletions = deletions
         """The source of deletions, None without one."""
@@ -174,7 +178,7 @@ class Planner:
                 are read without them (TF-01, DR-06).
         """
         window, as_of = job.request.window, None
-        if isinstance(self._resources, SupportsSnapshot) and job.cut is not None:
+        if self._snapshots is not None and job.cut is not None:
             as_of = job.cut
             window = Window(window.since, job.cut if window.until is None else min(window.until, job.cut))
         if origin is Origin.ENTERED:
@@ -231,8 +235,8 @@ class Planner:
 
     async def _cut(self, job: Job) -> Instant:
         precision = job.request.precision
-        if isinstance(self._resources, SupportsSnapshot):
-            return Instant(answered(await self._resources.cut(precision), int, "cut"))
+        if self._snapshots is not None:
+            return Instant(answered(await self._snapshots.cut(precision), int, "cut"))
         return floor(after(self._clock(), -self._settings.settle), precision)
 
     async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None, cut: Instant) -> Rows:
@@ -263,11 +267,11 @@ class Planner:
         for type_ in types:
             if origin is Origin.ENTERED and (_steered(job) if self._late(job, type_) else not rows.joined):
                 continue  # steered Provenance is of any age; other types have older data of new members only
-            by_type[type_] = await self._ranges(job, rows, type_, origin)
+            if ranges := await self._ranges(job, rows, type_, origin):
+                by_type[type_] = ranges
         total = sum(each.estimate for ranges in by_type.values() for each in ranges)
         if reuse is not None:
-            same = [type_ for type_, ranges in by_type.items() if ranges and not self._late(job, type_)]
-            await reuse.find(job, rows, same, self.sizes(job))
+            await reuse.find(job, rows, [type_ for type_ in by_type if not self._late(job, type_)], self.sizes(job))
         for type_, usual in by_type.items():
             query = self.query(job, rows, type_, origin=origin, filtered=True)
             former = [] if reuse is None else reuse.ranges(type_)
@@ -326,8 +330,8 @@ class Planner:
         If there are former ones, they stay as far as they can.
         """
         target = await self._target(job, query, usual, total)
-        if usual and former and isinstance(self._resources, SupportsSlicesNear):
-            ranges = await self._resources.slices_near(query, target or self.sizes(job).slice, former)
+        if former and self._slices_near is not None:
+            ranges = await self._slices_near.slices_near(query, target or self.sizes(job).slice, former)
             return [answered(each, Range, "slices_near (an entry)") for each in ranges]
         return usual if target is None else await self._parts(job, query, target)
 
@@ -344,8 +348,8 @@ class Planner:
 
     async def _parts(self, job: Job, query: Query, target_bytes: int | None = None) -> Sequence[Range]:
         """The ranges of a query, of the job's size by default; none with `_since` if nothing has changed."""
-        if isinstance(self._resources, SupportsSlices):
-            ranges = await self._resources.slices(query, target_bytes or self.sizes(job).slice)
+        if self._slices is not None:
+            ranges = await self._slices.slices(query, target_bytes or self.sizes(job).slice)
             return [answered(each, Range, "slices (an entry)") for each in ranges]
         if job.request.window.since is not None and not await anything(self._resources.pages(query, None)):
             return []

@@ -20,6 +20,7 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]
     try:
         yield iterator
     finally:
-        if isinstance(iterator, AsyncGenerator):
+        # One that has ended has no frame and nothing to release: of most types there is nothing to read.
+        if isinstance(iterator, AsyncGenerator) and getattr(iterator, "ag_frame", iterator) is not None:
             with anyio.CancelScope(shield=True):  # so that it can release resources although its reader was cancelled
                 await iterator.aclose()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,8 +57,7 @@ class Bench:
         self, data: Data, codec: Codec | None = None, settings: Settings | None = None, *, reuse: str = "never"
     ) -> Generator[Exports]:
         """Stores for some exports, removed afterwards. By default none links files of another."""
-        folder = self.folder / "work"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="work-"))
         exports = Exports(data, folder, codec or default_codec(), settings, reuse=reuse)
         try:
             yield exports

@@ -1,4 +1,4 @@
-"""Downloads, on one connection: as files lie, and inflated on the way (row 11)."""
+"""Downloads, on one connection: of files as they lie, and inflated on the way (row 11)."""
 
 import shutil
 import socket
@@ -24,6 +24,9 @@ __all__ = ["downloads"]
 
 _LARGE = Settings(slice_bytes=1 << 30, part_bytes=1 << 30)
 _BLOCK = 1 << 20
+_NO_NGINX = "there is no nginx here"
+_TIMES = 10
+"""How often gzip files are fetched in a round: they are small."""
 
 
 def downloads(bench: Bench) -> Iterator[Figure | Skipped]:
@@ -44,21 +47,26 @@ def _downloads(bench: Bench, folder: Path) -> Iterator[Figure | Skipped]:
         measures = {
             "plain": _fetching(ours, server, [f"/fhir/$export-file/{part.file_id}" for part in plain], plain),
             "FileResponse": _fetching(ours, server, [f"/bare/file/{part.key}" for part in plain], plain),
+            "gzip": _fetching(ours, server, [f"/fhir/$export-file/{part.file_id}" for part in gzip] * _TIMES, gzip, as_gzip=True),
             "inflated": _fetching(ours, server, [f"/fhir/$export-file/{part.file_id}" for part in gzip], gzip),
             "inflate": _inflating(folder / "exports", gzip),
         }
         if nginx:
             measures["nginx"] = _fetching(nginx, server, [f"/{part.key}" for part in plain], plain)
+            measures["nginx gzip"] = _fetching(nginx, server, [f"/{part.key}" for part in gzip] * _TIMES, gzip, as_gzip=True)
         found = interleave(measures, bench.rounds, rate=True)
-    name = "download of the bytes as they lie / nginx sendfile"
-    if "nginx" in found:
-        yield ratio("11", name, found["plain"], found["nginx"], "MB/s, one connection")
-    else:
-        yield Skipped("11", name, "there is no nginx here")
-    yield ratio("", "the same / Starlette's FileResponse on the same server", found["plain"], found["FileResponse"])
-    yield ratio("11 plain", "download of gzip parts, inflated by us / bare isal inflate", found["inflated"], found["inflate"])
-    if "nginx" in found:
-        yield ratio("", "the same / nginx sendfile of the plain bytes, which bounds it, too", found["inflated"], found["nginx"])
+    note = f"MB/s, one connection, {len(plain)} files of"
+    sizes = {"plain": sum(part.size for part in plain), "gzip": sum(part.stored_size for part in gzip)}
+    for codec, baseline in {"plain": "nginx", "gzip": "nginx gzip"}.items():
+        name = f"download of {codec} files as they lie / nginx sendfile of the same"
+        if nginx:
+            yield ratio("11", name, found[codec], found[baseline], f"{note} {sizes[codec] / 1e6:,.1f} MB")
+        else:
+            yield Skipped("11", name, _NO_NGINX)
+    yield ratio("", "plain files / Starlette's FileResponse on the same server", found["plain"], found["FileResponse"])
+    name = "download of gzip files, inflated by us / nginx sendfile of the plain files"
+    yield ratio("11 plain", name, found["inflated"], found["nginx"]) if nginx else Skipped("11 plain", name, _NO_NGINX)
+    yield ratio("", "the same / bare isal inflate, which bounds it, too", found["inflated"], found["inflate"])
 
 
 def _sealed(bench: Bench, folder: Path) -> dict[Codec, Sequence[Part]]:
@@ -72,15 +80,18 @@ def _sealed(bench: Bench, folder: Path) -> dict[Codec, Sequence[Part]]:
     return parts
 
 
-def _fetching(address: str, server: Server, paths: Sequence[str], parts: Sequence[Part]) -> Callable[[], float]:
-    """MB/s of plain bytes over all files."""
-    size = sum(part.size for part in parts)
+def _fetching(
+    address: str, server: Server, paths: Sequence[str], parts: Sequence[Part], *, as_gzip: bool = False
+) -> Callable[[], float]:
+    """MB/s over all files, of the bytes that come: plain ones, or with `as_gzip` those of gzip parts, several times."""
+    size = sum(part.stored_size for part in parts) * _TIMES if as_gzip else sum(part.size for part in parts)
+    accept = "Accept-Encoding: gzip\r\n" if as_gzip else ""
     host, port = address.split(":")
 
     def fetch() -> float:
         with socket.create_connection((host, int(port))) as connection:
             begun = time.perf_counter()
-            fetched = sum(_fetch(connection, path, server.token) for path in paths)
+            fetched = sum(_fetch(connection, path, f"Authorization: Bearer {server.token}\r\n{accept}") for path in paths)
             seconds = time.perf_counter() - begun
         if fetched != size:
             raise RuntimeError(f"{fetched} bytes came, not {size}")
@@ -89,17 +100,17 @@ def _fetching(address: str, server: Server, paths: Sequence[str], parts: Sequenc
     return fetch
 
 
-def _fetch(connection: socket.socket, path: str, token: str) -> int:
+def _fetch(connection: socket.socket, path: str, fields: str) -> int:
     """Read an answer and throw it away; its size."""
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n{fields}\r\n".encode())
     head = b""
     while b"\r\n\r\n" not in head:
         head += connection.recv(65536)
     head, _, body = head.partition(b"\r\n\r\n")
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    answered = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
     if not head.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"{path} was answered with {head!r}")
-    size = left = int(fields[b"content-length"])
+    size = left = int(answered[b"content-length"])
     left -= len(body)
     block = bytearray(_BLOCK)
     while left:

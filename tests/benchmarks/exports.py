@@ -11,10 +11,8 @@ from pathlib import Path
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Options, Part, Request, Slice
-from fhir_bulk_middleware.contract.lease import Lease
+from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Options, Part, Request
 from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
-from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.identifiers import new_job_id
@@ -23,12 +21,12 @@ from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
-from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.job_values import sealed
 from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
+from .chosen_codec import ChosenCodec
 from .data import Data
 
 __all__ = ["MOUNT", "OWNER", "Export", "Exports", "Wanted"]
@@ -76,32 +74,6 @@ class Export:
     @property
     def stored(self) -> int:
         return sum(part.stored_size for part in self.parts)
-
-
-class ChosenCodec(SQLiteJobStore):
-    """A job store whose parts lie as the benchmark wants it; the codec is otherwise the machine's choice."""
-
-    def __init__(self, path: str | Path, codec: str, *, blocking: bool = False) -> None:
-        super().__init__(path, blocking=blocking)
-        self._codec = Codec(codec)
-
-    def recipe(self) -> Recipe:
-        arguments = {**super().recipe().arguments, "codec": self._codec.value}
-        return Recipe(f"{__name__}:ChosenCodec", arguments)
-
-    async def plan(
-        self,
-        lease: Lease,
-        cut: Instant,
-        codec: Codec,
-        slices: Sequence[Slice],
-        now: Instant,
-        *,
-        rows: Rows | None = None,
-        more: bool = False,
-    ) -> bool:
-        del codec
-        return await super().plan(lease, cut, self._codec, slices, now, rows=rows, more=more)
 
 
 class Exports:

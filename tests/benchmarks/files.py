@@ -1,7 +1,6 @@
-"""Store to sealed files, against the physical limit and the plainest programs (rows 1, 2, 4 and 16)."""
+"""Store to sealed files, against the same work done plainly and the physical limit (rows 1, 2, 4 and 16)."""
 
 import asyncio
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +15,12 @@ from .bench import Bench, core
 from .data import PLAIN_QUERY, Data
 from .exports import Export, Exports, Wanted
 from .figures import Figure, Skipped, ratio
+from .plainly import plainly, shell, tools_missing
 from .rounds import Series, interleave, timed
 
 __all__ = ["files", "identical"]
+
+_PLAINLY = "sqlite3 shell, then sha256, then gzip, on one core"
 
 
 def files(bench: Bench) -> Iterator[Figure | Skipped]:
@@ -40,9 +42,9 @@ def identical(bench: Bench) -> Iterator[Figure]:
         yield Figure(
             "16",
             f"files that are not what the store holds ({codec})",
-            float(not same),
-            float(not same),
+            (float(not same),),
             "sha256 of the sorted lines",
+            exact=True,
         )
 
 
@@ -54,9 +56,15 @@ def _both_cores(bench: Bench, data: Data) -> Iterator[Figure | Skipped]:
             sealed["files"] = pool.export(Wanted())
             return sealed["files"].seconds
 
-        found = interleave({"export": export, "cat": timed(_cat(data)), "loop": timed(_loop(data))}, bench.rounds)
+        contenders = {"export": export, "cat": timed(_cat(data)), "loop": timed(_loop(data))}
+        missing = tools_missing()
+        if not missing:
+            contenders["plainly"] = _on_one_core(timed(plainly(data)))
+        found = interleave(contenders, bench.rounds)
     note = f"{_rates(data, found['export'])}, {len(sealed['files'].parts)} files, as new jobs lie"
-    yield ratio("1", "store to sealed files, worker processes / cat", found["export"], found["cat"], note)
+    name = f"store to sealed files, worker processes / {_PLAINLY}"
+    yield Skipped("1", name, missing) if missing else ratio("1", name, found["export"], found["plainly"], note)
+    yield ratio("", "the same / cat", found["export"], found["cat"], note if missing else "")
     yield ratio("", "the same / plain loop SELECT json", found["export"], found["loop"])
 
 
@@ -68,8 +76,9 @@ def _one_core(bench: Bench, data: Data) -> Iterator[Figure | Skipped]:
         "hash": timed(partial(_hash, data)),
         "deflate": timed(partial(_deflate, data)),
     }
-    if shutil.which("sqlite3"):
-        contenders["shell"] = timed(_shell(data))
+    missing = tools_missing()
+    if not missing:
+        contenders |= {"shell": timed(shell(data)), "plainly": timed(plainly(data))}
     with bench.exports(data, Codec.PLAIN) as plain:
         for_gzip = Exports(data, plain.folder / "gzip", Codec.GZIP)
 
@@ -84,17 +93,18 @@ def _one_core(bench: Bench, data: Data) -> Iterator[Figure | Skipped]:
         with core(0):
             found = interleave(contenders, bench.rounds)
         for_gzip.close()
-    if "shell" in found:
-        yield ratio("2", "store to sealed plain files, one core / sqlite3 shell", found["plain"], found["shell"], "hashed, too")
-        yield ratio("", "store to sealed gzip files, one core / sqlite3 shell", found["gzip"], found["shell"], "hashed, too")
+    name = f"store to sealed files, one core / {_PLAINLY}"
+    if missing:
+        yield Skipped("2", name, missing)
     else:
-        yield Skipped("2", "store to sealed plain files, one core / sqlite3 shell", "there is no sqlite3 shell here")
+        yield ratio("2", name, found["gzip"], found["plainly"], _rates(data, found["gzip"]))
+        yield ratio("", "store to sealed plain files, one core / sqlite3 shell", found["plain"], found["shell"], "hashed, too")
     yield from _limit(found)
     yield ratio("", "store to sealed plain files, one core / plain loop SELECT json", found["plain"], found["loop"])
     yield ratio("", "store to sealed plain files, one core / cat", found["plain"], found["cat"])
     yield ratio("4", "gzip / plain, time", found["gzip"], found["plain"])
     stored = sealed[Codec.GZIP].stored / sealed[Codec.PLAIN].stored
-    yield Figure("4 bytes", "gzip / plain, bytes", stored, stored, f"1/{1 / stored:.1f}")
+    yield Figure("4 bytes", "gzip / plain, bytes", (stored,), f"1/{1 / stored:.1f}", exact=True)
 
 
 def _limit(found: Mapping[str, Series]) -> Iterator[Figure]:
@@ -103,8 +113,6 @@ def _limit(found: Mapping[str, Series]) -> Iterator[Figure]:
     name = {"shell": "sqlite3 shell", "loop": "plain loop"}[least]
     yield ratio("", f"sha256 of the plain bytes, alone / {name}", found["hash"], found[least])
     yield ratio("", f"gzip of the plain bytes, alone / {name}", found["deflate"], found[least])
-    together = Series(tuple(map(sum, zip(found[least].values, found["hash"].values, found["deflate"].values, strict=True))))
-    yield ratio("", f"store to sealed gzip files, one core / {name} and sha256 and gzip", found["gzip"], together)
 
 
 def _hash(data: Data) -> None:
@@ -136,14 +144,12 @@ def _cat(data: Data) -> Callable[[], None]:
     return cat
 
 
-def _shell(data: Data) -> Callable[[], None]:
-    """The same query in SQLite's own shell."""
-    target = data.plain.with_name("shell.out")
+def _on_one_core(measure: Callable[[], float]) -> Callable[[], float]:
+    def measure_there() -> float:
+        with core(0):
+            return measure()
 
-    def shell() -> None:
-        subprocess.run(["sqlite3", str(data.store), f".output {target}", PLAIN_QUERY], check=True)
-
-    return shell
+    return measure_there
 
 
 def _loop(data: Data) -> Callable[[], None]:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from fhir_bulk_middleware.settings import Settings
 
 from .bench import Bench
 from .exports import Pool, Wanted
-from .figures import Figure
+from .figures import Figure, ratio
 from .rounds import Series, interleave
 from .server import Server, memory, serve
 
@@ -36,26 +37,26 @@ def small(bench: Bench) -> Iterator[Figure]:
     with serve(data, bench.folder / "small", workers=2) as server:
         warm = interleave({name: partial(_home, server, prefer) for name, prefer in preferences.items()}, 2 * bench.rounds)
     for name, series in warm.items():
-        yield Figure("13b warm s", f"{data.count:,} resources, kick-off to the last byte{name}, s", series.median, series.best)
+        yield Figure("13b warm s", f"{data.count:,} resources, kick-off to the last byte{name}, s", series.values)
     cold = []
     for number in range(bench.rounds):
         with serve(data, bench.folder / f"cold-{number}", workers=2, ready=False) as server:
             cold.append(_home(server, preferences[""]))
     series = Series(tuple(cold))
     note = f"from the first answer of a new server; the slowest {max(cold):.2f} s"
-    yield Figure("13b cold s", "the same, of a server that has just started, s", series.median, series.best, note)
+    yield Figure("13b cold s", "the same, of a server that has just started, s", series.values, note)
 
 
 def one_type(bench: Bench) -> Iterator[Figure]:
     """Row 18: whether the largest type alone keeps all workers busy."""
-    wanted, seconds = Wanted(types=("Observation",)), {}
-    for workers in (1, 2):
-        settings = Settings(worker_processes=workers)
-        with bench.exports(bench.data, settings=settings) as exports, exports.pool() as pool:
-            seconds[workers] = interleave({"": partial(_seconds, pool, wanted)}, bench.rounds)[""]
-    note = f"{seconds[2].median * 1000:,.0f} ms / {seconds[1].median * 1000:,.0f} ms"
-    ratio = seconds[2].median / seconds[1].median, seconds[2].best / seconds[1].best
-    yield Figure("18", "one type alone, two workers / one", *ratio, note)
+    wanted = Wanted(types=("Observation",))
+    with ExitStack() as running:
+        contenders = {}
+        for name, workers in {"one": 1, "two": 2}.items():
+            exports = running.enter_context(bench.exports(bench.data, settings=Settings(worker_processes=workers)))
+            contenders[name] = partial(_seconds, running.enter_context(exports.pool()), wanted)
+        found = interleave(contenders, bench.rounds)
+    yield ratio("18", "one type alone, two workers / one", found["two"], found["one"])
 
 
 def _home(server: Server, prefer: str) -> float:
@@ -101,31 +102,23 @@ def _lifecycle(bench: Bench, size: int, rounds: int) -> Iterator[Figure]:
         f"{min(sealed for _, sealed in taken):.2f} s of it to the manifest at best, "
         f"peak {most.pop(server.process.pid):.0f} MB of the server and {max(most.values()):.0f} MB of a worker"
     )
-    yield Figure("", f"kick-off to last byte as it lies, {data.count:,} resources, s", series.median, series.best, note)
+    yield Figure("", f"kick-off to last byte as it lies, {data.count:,} resources, s", series.values, note)
 
 
 def _scaling(bench: Bench, few: int, many: int) -> Iterator[Figure]:
-    series: dict[int, Series] = {}
-    peak = 0.0
-    for size in (few, many):
-        data = bench.data_of(size)
-        with bench.exports(data) as exports, exports.pool() as pool:
-            rounds = bench.rounds if size == few else max(bench.rounds // 2, 1)
-            series[size] = interleave({"": partial(_seconds, pool)}, rounds)[""]
-            workers = memory(os.getpid())
-            del workers[os.getpid()]
-            peak = max(workers.values())
-    title = f"time({bench.data_of(many).count:,}) / time({bench.data_of(few).count:,})"
-    times = bench.data_of(many).count / bench.data_of(few).count
-    row = "5" if many == _LARGE else ""
-    ratio = series[many].median / series[few].median, series[many].best / series[few].best
-    yield Figure(
-        row,
-        title,
-        *ratio,
-        f"{times:.1f} times the resources",
-    )
-    yield Figure("5 MB", f"peak RSS of a worker at {bench.data_of(many).count:,}, MB", peak, peak)
+    with ExitStack() as running:
+        contenders = {}
+        for name, size in {"few": few, "many": many}.items():
+            exports = running.enter_context(bench.exports(bench.data_of(size)))
+            contenders[name] = partial(_seconds, running.enter_context(exports.pool()))
+        found = interleave(contenders, bench.rounds)
+        workers = memory(os.getpid())
+    del workers[os.getpid()]
+    mine, other = bench.data_of(many).count, bench.data_of(few).count
+    title = f"time({mine:,}) / time({other:,})"
+    yield ratio("5" if many == _LARGE else "", title, found["many"], found["few"], f"{mine / other:.1f} times the resources")
+    peak = (max(workers.values()),)
+    yield Figure("5 MB", f"peak RSS of a worker at {mine:,}, MB", peak, "of all workers of both sizes", exact=True)
 
 
 def _seconds(pool: Pool, wanted: Wanted | None = None) -> float:

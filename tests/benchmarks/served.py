@@ -1,6 +1,7 @@
 """The server that is measured: the middleware, and beside it, in the same process, what it is compared with.
 
-`python -m tests.benchmarks.served FOLDER STORE FD WORKERS`; the folder has a key set. With -1 workers, exports run in its loop.
+`python -m tests.benchmarks.served FOLDER STORE FD WORKERS NICENESS`; the folder has a key set.
+With -1 workers, exports run in its loop.
 """
 
 import json
@@ -27,6 +28,7 @@ from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
+from .commits import count_commits
 from .watch import WatchedStore
 
 __all__ = ["AUDIENCE", "IN_LOOP", "ISSUER", "PATIENT", "Nobody"]
@@ -61,9 +63,10 @@ def _host(base: str) -> Starlette:
     return Starlette(routes=[Route(f"{base}/{path}", read) for path in paths])
 
 
-def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
+def _bulk(folder: Path, store: Path, workers: int, niceness: int) -> BulkData:
     settings = Settings(
         worker_processes=max(workers, 0),
+        worker_niceness=niceness,
         reuse="never",  # of several exports of one store, each is to be measured as the first
         retry_after=1,
         first_poll_wait=1 if workers else 0,  # where nothing works, a held poll is only slow
@@ -86,9 +89,9 @@ def _bulk(folder: Path, store: Path, workers: int) -> BulkData:
     )
 
 
-def application(folder: Path, store: Path, workers: int) -> ASGIApp:
+def application(folder: Path, store: Path, workers: int, niceness: int) -> ASGIApp:
     """Everything below one roof; the first segment of the path chooses."""
-    bulk = _bulk(folder, store, workers)
+    bulk = _bulk(folder, store, workers, niceness)
     main = _host("/fhir")
     bulk.install(main, "/fhir")
     installed = _host("/installed")
@@ -128,8 +131,9 @@ def main() -> None:
     """Serve until killed or until stdin ends."""
     folder, store, fd, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     # An idle connection is kept: a scenario may do something else for longer than uvicorn waits.
+    count_commits(store.parent)
     config = uvicorn.Config(
-        application(folder, store, workers), fd=fd, log_level="error", access_log=False, timeout_keep_alive=600
+        application(folder, store, workers, int(sys.argv[5])), fd=fd, log_level="error", access_log=False, timeout_keep_alive=600
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 

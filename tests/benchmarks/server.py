@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
 from .data import Data
@@ -24,6 +25,7 @@ __all__ = ["SUBJECT", "Server", "environment", "memory", "serve"]
 
 SUBJECT = "benchmark"
 _POLL = 0.005
+_NICENESS = Settings().worker_niceness
 
 
 @dataclass(slots=True)
@@ -102,8 +104,16 @@ class Server:
 
 
 @contextmanager
-def serve(data: Data, folder: Path, *, workers: int, ready: bool = True) -> Generator[Server]:
-    """Serve a store while the context is open; from when its workers are ready, or else from when it answers."""
+def serve(data: Data, folder: Path, *, workers: int, ready: bool = True, niceness: int = _NICENESS) -> Generator[Server]:
+    """Serve a store while the context is open.
+
+    Args:
+        data: the store.
+        folder: for jobs and files.
+        workers: the number of worker processes.
+        ready: whether to wait until they are ready, or only until the server answers.
+        niceness: theirs; by default as of every server.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     mint = TokenMint(ISSUER, AUDIENCE)
     (folder / "jwks.json").write_text(json.dumps(mint.jwks))
@@ -112,7 +122,7 @@ def serve(data: Data, folder: Path, *, workers: int, ready: bool = True) -> Gene
         listener.listen(512)
         port, fd = listener.getsockname()[1], listener.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.served", str(folder), str(data.store), str(fd), str(workers)],
+            [sys.executable, "-m", f"{__package__}.served", str(folder), str(data.store), str(fd), str(workers), str(niceness)],
             env=environment(),
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,

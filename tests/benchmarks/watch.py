@@ -11,6 +11,8 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
+from .commits import count_commits
+
 __all__ = ["WatchedStore", "forget", "read_at", "watched_store"]
 
 
@@ -27,7 +29,8 @@ class WatchedStore(SQLiteResourceStore):
 
 
 def watched_store(path: str, version: str, base_urls: list[str]) -> WatchedStore:
-    """As the recipe of a store has it."""
+    """As the recipe of a store has it; called in worker processes."""
+    count_commits(Path(path).parent)
     return WatchedStore(Path(path), version=FhirVersion(version), base_urls=base_urls)
 
 

@@ -60,7 +60,9 @@ def test_each_round_is_an_export_that_was_downloaded_and_counted(
         == 0
     )
 
-    rounds = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["server"], found["request"]) == (server, "$export")
+    rounds = found["rounds"]
     assert [one["resources"] for one in rounds] == [len(people())] * 2
     for one in rounds:
         assert one["polls"] >= 1
@@ -83,12 +85,49 @@ def test_people_see_a_table_of_medians_and_extremes(server: str, token: str, cap
     assert "server's" not in told, "without a process nothing is said of it"
 
 
+def test_two_servers_are_shown_side_by_side(server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with served(another_server(3), longest=None) as base:
+        assert main(["bench", "--server", base, "--json"]) == 0
+    other = tmp_path / "other.json"
+    measured = json.loads(capsys.readouterr().out)
+    for one, seconds in zip(measured["rounds"], (3_000.0, 5_000.0, 4_000.0), strict=True):
+        one["download"] = seconds  # no server of this machine takes as long
+    other.write_text(json.dumps(measured))
+
+    assert main(["bench", "--server", server, "--token-file", token, "--rounds", "2", "--beside", str(other)]) == 0
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    (resources,) = [line for line in lines if line.startswith("resources ")]
+    people_ = len(people())
+    assert resources == f"resources {people_} ({people_}-{people_}) 6 (6-6) {people_ / 6:.2f}"
+    (download,) = [line for line in lines if line.startswith("download, s")]
+    assert "4,000.000 (3,000.000-5,000.000) 0.00" in download
+    (difference,) = [line for line in lines if line.startswith("differences from the manifest")]
+    assert difference.endswith("0 0")
+
+
+def test_where_the_rounds_of_two_servers_overlap_there_is_no_ratio(
+    server: str, token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "same.json"
+    assert main(["bench", "--server", server, "--token-file", token, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    for one, seconds in zip(measured["rounds"], (0.0, 5_000.0, 1.0), strict=True):
+        one["download"] = seconds
+    other.write_text(json.dumps(measured))
+
+    assert main(["bench", "--server", server, "--token-file", token, "--beside", str(other)]) == 0
+
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line.split()[-1] for line in told if line.startswith(("download, s", "resources "))] == ["unclear", "same"]
+
+
 def test_a_token_may_come_from_the_environment(
     server: str, token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BULK_DATA_TOKEN", Path(token).read_text().strip())
     assert main(["bench", "--server", server, "--rounds", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["resources"] == len(people())
+    assert json.loads(capsys.readouterr().out)["rounds"][0]["resources"] == len(people())
 
 
 def test_refusals_are_told_in_the_servers_words(server: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +170,7 @@ def test_all_pages_of_a_manifest_are_downloaded_and_compared_with_what_it_says(
 ) -> None:
     with served(another_server(count), longest=None) as base:
         assert main(["bench", "--server", base, "--rounds", "1", "--json"]) == code
-    (found,) = json.loads(capsys.readouterr().out)
+    (found,) = json.loads(capsys.readouterr().out)["rounds"]
     assert (found["resources"], found["files"], found["problems"]) == (6, 2, problems)
 
 
@@ -144,6 +183,8 @@ def test_all_pages_of_a_manifest_are_downloaded_and_compared_with_what_it_says(
         (["--server", "http://127.0.0.1:1", "--token-file", "no-such-file"], "no-such-file cannot be read"),
         (["--server", "http://127.0.0.1:1", "--pid", "999999999"], "is no process"),
         (["--server", "http://127.0.0.1:1", "--out", "no-such-folder"], "does not exist"),
+        (["--server", "http://127.0.0.1:1", "--beside", "no-such-file"], "no-such-file cannot be read"),
+        (["--server", "http://127.0.0.1:1", "--beside", __file__], "is not the output of bench --server --json"),
     ],
 )
 def test_what_a_person_can_mend_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:

@@ -1404,6 +1404,14 @@ CHECKS = (
 
 OPERATION = (
     Mutant(
+        "generators-that-are-left-stay-open",
+        "law 38",
+        "streams/closing.py",
+        '"ag_frame", iterator) is not None',
+        '"ag_frame", iterator) is None',
+        ("tests/streams/test_closing.py",),
+    ),
+    Mutant(
         "server-without-its-store-is-ready",
         "law 43",
         "health/probes.py",

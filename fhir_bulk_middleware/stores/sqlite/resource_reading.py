@@ -121,7 +121,8 @@ def named(connection: sqlite3.Connection, query: Query, ids: Sequence[str]) -> G
     outside = "AND in_patient = 0 " if isinstance(query.selection, NoPatient) else ""
     select = (
         "WITH behind AS (SELECT ? AS place) SELECT asked.key, resource.json"  # noqa: S608 - numbers and our own words only
-        f" FROM json_each(?) AS asked CROSS JOIN resource ON resource.id = asked.value AND resource.seq BETWEEN {span.first} AND {span.last}"
+        " FROM json_each(?) AS asked CROSS JOIN resource ON resource.id = asked.value"
+        f" AND resource.seq BETWEEN {span.first} AND {span.last}"
         f" WHERE asked.key > (SELECT place FROM behind) AND valid_to > {span.as_of} AND deleted = 0 {outside}ORDER BY asked.key"
     )
     yield from read_pages(connection, select, -1, query.page_bytes, json.dumps([*ids]))
