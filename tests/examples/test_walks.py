@@ -129,7 +129,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Shell, i
 
 def test_the_lifecycle_by_hand_is_as_the_page_about_the_command_line_says(served: tuple[Shell, int]) -> None:
     typed, port = served
-    serving, kick_off, filtered, poll, fetch, listed, operator = [
+    serving, kick_off, filtered, poll, fetch, listed, operator, *_ = [
         block.text for block in shell_blocks("examples/command-line.md", port)
     ]
     command, token = serving.splitlines()

@@ -123,7 +123,7 @@ async def test_a_file_that_the_store_cannot_give_now_is_busy(
         store = outputs_on(s3_server, port=proxy.port, patience=0.2)
         async with make_house(parts={"outputs": store}, **PATIENT) as house:
             await write_much(house)
-            (item, _) = (await house.export(EXPORT))["output"]
+            item = (await house.export(EXPORT))["output"][0]
             proxy.plan = lambda _: Fault.UNAVAILABLE
             answer = await house.ask("GET", item["url"])
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
@@ -198,6 +198,6 @@ async def test_a_cancel_ends_the_signed_urls_of_its_job(
         manifest = (await house.ask("GET", location)).json()
         urls = [item["url"] for item in manifest["output"]]
         assert manifest["requiresAccessToken"] is False
-        assert [fetch(url)[0] for url in urls] == [200, 200]
+        assert {fetch(url)[0] for url in urls} == {200}
         assert (await house.ask("DELETE", location)).status_code == 202
-        assert [fetch(url)[0] for url in urls] == [404, 404]
+        assert {fetch(url)[0] for url in urls} == {404}
