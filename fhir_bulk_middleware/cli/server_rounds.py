@@ -159,7 +159,7 @@ def _used(pids: Sequence[int]) -> ProcessUse | None:
 def show_rounds(rounds: Sequence[Round], out: Screen) -> None:
     """Show each figure's median and its smallest and largest value."""
     rows = [
-        (name, *(format(value, form) for value in (_median(values), min(values), max(values))))
+        (name, *(format(value, form) for value in (statistics.median(values), min(values), max(values))))
         for name, values, form in _all(rounds)
     ]
     out.table(("figure", "median", "least", "most"), [*rows, ("differences from the manifest", f"{_problems(rounds):,}", "", "")])
@@ -200,14 +200,10 @@ def _all(rounds: Sequence[Round]) -> list[tuple[str, list[float], str]]:
     return figures
 
 
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
 def _spread(values: Sequence[float], form: str) -> str:
     if not values:
         return "not measured"
-    return f"{_median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
 def _ratio(mine: Sequence[float], other: Sequence[float]) -> str:
@@ -217,7 +213,7 @@ def _ratio(mine: Sequence[float], other: Sequence[float]) -> str:
         return "same"
     if min(mine) <= max(other) and min(other) <= max(mine):
         return "unclear"
-    return f"{_median(mine) / _median(other):.2f}" if _median(other) else ""
+    return f"{statistics.median(mine) / statistics.median(other):.2f}" if statistics.median(other) else ""
 
 
 def _problems(rounds: Sequence[Round]) -> int:

@@ -56,9 +56,9 @@ class CriteriaLookups:
     """Look-ups in the indexes of one store.
 
     Args:
-        compartments: of the store.
-        names: of the store.
-        parameters: of the store; None if it indexes no search parameters.
+        compartments: which resources belong to which patient, as the store has indexed it.
+        names: the references between resources that the store has indexed.
+        parameters: the search parameters that the store has indexed; None if it indexes none.
     """
 
     def __init__(self, compartments: CompartmentMembership, names: NamingIndex, parameters: ParameterIndex | None = None) -> None:

@@ -93,7 +93,7 @@ class ParameterIndex:
     """The index of one release.
 
     Args:
-        version: The release that the resources are written in.
+        version: the release that the resources are written in.
     """
 
     def __init__(self, version: FhirVersion) -> None:
