@@ -53,7 +53,9 @@ class Gate(Complete):
                 else:
                     time.sleep(0.002)  # noqa: ASYNC251 - an adapter that blocks is what it is about
         finally:
-            (self._folder / "left").write_text(repr(time.time()))
+            written = self._folder / f"leaving-{os.getpid()}"
+            written.write_text(repr(time.time()))
+            written.replace(self._folder / "left")  # so that nobody reads half of it
 
 
 SETTINGS = Settings(
