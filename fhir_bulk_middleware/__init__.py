@@ -1,7 +1,8 @@
 """FHIR Bulk Data export and safe deletes for existing FHIR servers.
 
-A host and the author of an adapter import everything from here. Only the names of this module are stable. Each is imported when
-it is first used, so that a worker process, which needs few of them, starts sooner.
+A host and the author of an adapter import everything from here, and the author of an observer imports the events from
+`fhir_bulk_middleware.contract.events`. Only the names of these two modules are stable. Each name here is imported when it is
+first used, so that a worker process, which needs few of them, starts sooner.
 """
 
 import importlib
@@ -115,11 +116,14 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         BatchId as BatchId,
         BatchProgress as BatchProgress,
         Current as Current,
+        Mark as Mark,
         Matches as Matches,
         NeverExisted as NeverExisted,
         Protected as Protected,
+        Removal as Removal,
         Removed as Removed,
         Report as Report,
+        Tally as Tally,
         Target as Target,
         Version as Version,
         VersionMismatch as VersionMismatch,
@@ -234,8 +238,8 @@ _MODULES = {
     ),
     "contract.registration": "NotAdmitted Registration Registry",
     "contract.removal": (
-        "AlreadyDeleted Batch BatchId BatchProgress Current Matches NeverExisted Protected Removed Report "
-        "Target Version VersionMismatch"
+        "AlreadyDeleted Batch BatchId BatchProgress Current Mark Matches NeverExisted Protected Removal Removed "
+        "Report Tally Target Version VersionMismatch"
     ),
     "contract.running": "Dispatcher JobRunner Recipe SupportsWorkerProcess Work WorkingDispatcher",
     "contract.storage": (

@@ -12,9 +12,20 @@ import pytest
 
 import fhir_bulk_middleware
 from fhir_bulk_middleware import cli
-from fhir_bulk_middleware.contract import access, deletes, job_record, job_store, observer, output_store, query, running, storage
+from fhir_bulk_middleware.contract import (
+    access,
+    deletes,
+    job_record,
+    job_store,
+    observer,
+    output_store,
+    query,
+    removal,
+    running,
+    storage,
+)
 
-CONTRACT = (access, deletes, job_record, job_store, observer, output_store, query, running, storage)
+CONTRACT = (access, deletes, job_record, job_store, observer, output_store, query, removal, running, storage)
 
 
 def test_every_public_name_can_be_imported_and_no_other() -> None:

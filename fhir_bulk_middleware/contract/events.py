@@ -43,7 +43,7 @@ __all__ = [
     "NothingDeleted",
     "PartSealed",
     "RefusalsSummed",
-    "Removal",
+    "RemovalKind",
     "RequestRefused",
     "Started",
     "UrlsSigned",
@@ -226,7 +226,7 @@ class FileServed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UrlsSigned(JobEvent):
-    """A manifest with URLs that work without a token is about to be sent. Whether the files are fetched, the output store knows.
+    """A manifest with URLs that work without a token is about to be sent. Only the output store knows whether they are used.
 
     Attributes:
         file_ids: the files that can be fetched by them.
@@ -303,7 +303,7 @@ class AuditGap(Event):
     missed: Mapping[str, int] = field(hash=False)
 
 
-class Removal(StrEnum):
+class RemovalKind(StrEnum):
     """The kind of delete."""
 
     BY_ID = "by-id"
@@ -326,7 +326,7 @@ class DeleteIntended(Event):
         job_id: the job that removes them; None for a synchronous delete.
     """
 
-    removal: Removal
+    removal: RemovalKind
     type: str
     references: tuple[str, ...]
     criteria: tuple[str, ...] = ()
@@ -345,7 +345,7 @@ class NothingDeleted(Event):
         criteria: the client's criteria, values as digests or in clear.
     """
 
-    removal: Removal
+    removal: RemovalKind
     type: str
     outcome: DeleteOutcome
     references: tuple[str, ...] = ()
@@ -364,7 +364,7 @@ class Deleted(Event):
         criteria: the client's criteria, values as digests or in clear; for a remove-all that is a job, `KickedOff` has them.
     """
 
-    removal: Removal
+    removal: RemovalKind
     type: str
     references: tuple[str, ...]
     record_id: str = ""

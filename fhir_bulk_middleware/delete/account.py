@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.events import Deleted, DeleteIntended, NothingDeleted, Removal
+from fhir_bulk_middleware.contract.events import Deleted, DeleteIntended, NothingDeleted, RemovalKind
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.observers.observing import Observers
@@ -33,7 +33,7 @@ class DeleteAccount:
         *,
         mount: str,
         principal: Principal,
-        removal: Removal,
+        removal: RemovalKind,
         type_: str,
         criteria: Criteria | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ import anyio
 from pydantic import TypeAdapter, ValidationError
 
 from fhir_bulk_middleware.contract.deletes import SupportsOutbox
-from fhir_bulk_middleware.contract.events import Deleted, Removal
+from fhir_bulk_middleware.contract.events import Deleted, RemovalKind
 from fhir_bulk_middleware.contract.removal import Report
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.observers.observing import Observers
@@ -119,4 +119,4 @@ def _event(report: Report) -> Deleted:
         return _EVENT.validate_json(report.note)
     except ValidationError:
         _log.exception("the note of removal %d is malformed; its event has no owner", report.number)
-        return Deleted(at=report.at, mount="", owner=None, removal=Removal.ALL, type=report.type, references=())
+        return Deleted(at=report.at, mount="", owner=None, removal=RemovalKind.ALL, type=report.type, references=())

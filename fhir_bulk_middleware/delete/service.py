@@ -85,8 +85,8 @@ class DeleteService:
         Raises:
             Refused: the scopes, the storage or the policy do not allow it.
         """
-        with span("delete", {"mount": self._mount, "removal": events.Removal.BY_ID.value, "type": type_}):
-            storage = await self._storage(principal, events.Removal.BY_ID, type_)
+        with span("delete", {"mount": self._mount, "removal": events.RemovalKind.BY_ID.value, "type": type_}):
+            storage = await self._storage(principal, events.RemovalKind.BY_ID, type_)
             return await self._reported(storage, await self._by_its_id(storage, principal, type_, id_, asked))
 
     async def _by_its_id(
@@ -109,7 +109,7 @@ class DeleteService:
         Raises:
             Refused: the scopes or the storage do not allow it, or a criterion cannot be applied.
         """
-        removal = events.Removal.ALL if asked.remove_all else events.Removal.BY_CRITERIA
+        removal = events.RemovalKind.ALL if asked.remove_all else events.RemovalKind.BY_CRITERIA
         with span("delete", {"mount": self._mount, "removal": removal.value, "type": criteria.type}):
             rights, target = await self._target(principal, criteria, asked)
             storage = await self._storage(principal, removal, target.type, criteria)
@@ -152,7 +152,7 @@ class DeleteService:
         return self._settings.removals_at_most_async if asynchronous else self._settings.removals_at_most
 
     async def _storage(
-        self, principal: Principal, removal: events.Removal, type_: str, criteria: Criteria | None = None
+        self, principal: Principal, removal: events.RemovalKind, type_: str, criteria: Criteria | None = None
     ) -> StorageOfCaller:
         """The storage for one delete, recording removals under its event if it can (law 37)."""
         account = DeleteAccount(

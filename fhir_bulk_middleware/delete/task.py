@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import anyio
 
 from fhir_bulk_middleware.contract.deletes import SupportsBatchDelete, SupportsOutbox
-from fhir_bulk_middleware.contract.events import Cancelled, Deleted, DeleteIntended, Removal
+from fhir_bulk_middleware.contract.events import Cancelled, Deleted, DeleteIntended, RemovalKind
 from fhir_bulk_middleware.contract.job import Codec, FileKind, Job, Part, Slice
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
@@ -174,7 +174,7 @@ class _BatchRemoval:
                 at=self._clock(),
                 mount=job.mount,
                 owner=job.owner,
-                removal=Removal.ALL,
+                removal=RemovalKind.ALL,
                 type=self._slice.type,
                 references=tuple(f"{self._slice.type}/{version.id}" for version in versions),
                 job_id=job.id,
@@ -187,7 +187,7 @@ class _BatchRemoval:
             at=self._clock(),
             mount=job.mount,
             owner=job.owner,
-            removal=Removal.ALL,
+            removal=RemovalKind.ALL,
             type=self._slice.type,
             references=tuple(f"{self._slice.type}/{record.version.id}" for record in removed),
             record_id=f"{job.id}.{self._slice.number}",

@@ -21,7 +21,7 @@ from fhir_bulk_middleware.contract.events import (
     FileServed,
     KickedOff,
     PartSealed,
-    Removal,
+    RemovalKind,
     RequestRefused,
     Started,
     content,
@@ -208,14 +208,14 @@ def _now() -> Any:
 @pytest.mark.parametrize(
     ("path", "headers", "removal", "count"),
     [
-        ("/Patient/p3", {}, Removal.BY_ID, 1),
-        ("/Observation?_id=b1", {}, Removal.BY_CRITERIA, 1),
-        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all"}, Removal.ALL, 4),
-        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all", "Prefer": "respond-async"}, Removal.ALL, 4),
+        ("/Patient/p3", {}, RemovalKind.BY_ID, 1),
+        ("/Observation?_id=b1", {}, RemovalKind.BY_CRITERIA, 1),
+        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all"}, RemovalKind.ALL, 4),
+        ("/Observation?status=final", {"X-Conditional-Delete": "remove-all", "Prefer": "respond-async"}, RemovalKind.ALL, 4),
     ],
 )
 async def test_what_was_deleted_is_told_by_reference(
-    mint: TokenMint, path: str, headers: dict[str, str], removal: Removal, count: int
+    mint: TokenMint, path: str, headers: dict[str, str], removal: RemovalKind, count: int
 ) -> None:
     async with heard(mint) as (house, listener):
         answer = await house.ask("DELETE", path, scope="system/*.cruds", headers=headers)

@@ -37,7 +37,7 @@ from fhir_bulk_middleware.contract.events import (
     KickedOff,
     NothingDeleted,
     RefusalsSummed,
-    Removal,
+    RemovalKind,
     RequestRefused,
     Started,
     UrlsSigned,
@@ -65,7 +65,7 @@ AT = Instant(1_700_000_000_000_000)
 CALLER = Caller(client_id="nightly", address="2001:db8::7", request_id="0123456789abcdef")
 JOB: dict[str, Any] = {"at": AT, "mount": "m", "owner": ALICE, "job_id": "j"}
 ASKED: dict[str, Any] = {"at": AT, "mount": "m", "owner": ALICE, "caller": CALLER}
-REMOVAL: dict[str, Any] = {**ASKED, "removal": Removal.BY_CRITERIA, "type": "Patient", "criteria": ("Patient?name=0a1b",)}
+REMOVAL: dict[str, Any] = {**ASKED, "removal": RemovalKind.BY_CRITERIA, "type": "Patient", "criteria": ("Patient?name=0a1b",)}
 SUM: dict[str, Any] = {"at": AT, "mount": "m", "owner": None, "count": 3, "first": AT, "last": AT}
 EVENTS: list[Event] = [
     KickedOff(

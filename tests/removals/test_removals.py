@@ -32,11 +32,11 @@ import sys, anyio
 from pathlib import Path
 from fhir_bulk_middleware import Owner
 from fhir_bulk_middleware.delete.outbox_draining import as_note
-from fhir_bulk_middleware.contract.events import Deleted, Removal
+from fhir_bulk_middleware.contract.events import Deleted, RemovalKind
 from mortal import Mortal
 
 owner = Owner("i", "s")
-event = Deleted(at=1, mount="m", owner=owner, removal=Removal.BY_ID, type="Observation", references=(), record_id="r")
+event = Deleted(at=1, mount="m", owner=owner, removal=RemovalKind.BY_ID, type="Observation", references=(), record_id="r")
 anyio.run(Mortal(Path(sys.argv[1])).recording(as_note(event)).remove, "Observation", "o7", None, "")
 """
 
