@@ -14,7 +14,7 @@ from psycopg.sql import SQL
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range, Unfinished
 from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, NeverExisted, Removal, Report, Tally, Target
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -94,7 +94,7 @@ class PostgresResourceStore:
         connections: the number of connections of a server process. A worker process has one or two.
         patience: seconds in which a server repeats a step. A worker takes a minute at least.
         wait_for_writers: for how many seconds an export that begins waits for transactions that write. What is committed later is
-            in the next export, with a `lastUpdated` before its `_since`.
+            in the next export, with a `lastUpdated` before its `_since`, and the manifest counts the transactions.
         blocking: whether steps run in the calling thread, as in a worker process. Otherwise they run in threads, so that the
             server's event loop never waits.
 
@@ -331,6 +331,10 @@ class PostgresResourceStore:
     async def cut(self, precision: Precision) -> Instant:
         """Fix a cut beside any number of writers; see `SupportsSnapshot` and `PostgresCuts`."""
         return await self._connections.repeated(partial(self._database.cuts.cut, precision))
+
+    async def unfinished(self, cut: Instant) -> Unfinished | None:
+        """See `SupportsUnfinished`."""
+        return await self._connections.repeated(partial(self._database.cuts.unfinished, cut))
 
     async def members(self, group_id: str, principal: Principal) -> frozenset[str] | None:  # noqa: ARG002 - as `authorise`
         """The members of a current Group resource; None if there is none."""
