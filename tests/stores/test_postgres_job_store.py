@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from cutting_proxy import Cut, CuttingProxy
 from psycopg.conninfo import make_conninfo
-from waiting import until
+from waiting import PATIENCE, until
 
 from fhir_bulk_middleware.contract.job import Codec, JobState
 from fhir_bulk_middleware.contract.job_store import SupportsHints
@@ -429,7 +429,8 @@ async def test_a_server_that_is_reached_through_a_pooler_is_not_listened_to(
 ) -> None:
     proxy.invents = True
     heard: list[str] = []
-    await store_on(proxy.dsn).listen(work=lambda: heard.append("work"), ended=heard.append)
+    listening = store_on(proxy.dsn).listen(work=lambda: heard.append("work"), ended=heard.append)
+    await asyncio.wait_for(listening, PATIENCE)
     assert heard == []
     assert "leads through a connection pooler" in caplog.text
     assert "listen=" in caplog.text, "what to do"

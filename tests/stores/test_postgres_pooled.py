@@ -32,6 +32,14 @@ def pooled(postgres: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def stores(postgres: str, pooled: str) -> Iterator[EmptyStores]:
+    """Resource stores through the pooler, each empty when it is given."""
+    with empty_stores(postgres) as stores:
+        stores.dsn = pooled
+        yield stores
+
+
 class TestPooledJobStore(JobStoreSuite, JobCensusSuite, JobBacklogSuite):
     """The kit's promises hold."""
 
@@ -42,12 +50,6 @@ class TestPooledJobStore(JobStoreSuite, JobCensusSuite, JobBacklogSuite):
 
 class TestPooledResourceStore(ResourceStoreSuite, DeleteSuite):
     """The kit's promises hold, also beside another process of the host."""
-
-    @pytest.fixture(scope="class")
-    def stores(self, postgres: str, pooled: str) -> Iterator[EmptyStores]:
-        with empty_stores(postgres) as stores:
-            stores.dsn = pooled
-            yield stores
 
     @pytest.fixture
     def store(self, stores: EmptyStores) -> PostgresResourceStore:

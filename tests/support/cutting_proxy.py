@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 __all__ = ["Cut", "CuttingProxy"]
 
 _COMMIT = b"COMMIT\x00"
-_BACKEND_KEY = re.compile(rb"(K\x00\x00\x00\x0c).{4}(?=.{4}Z\x00\x00\x00\x05)", re.DOTALL)
+_BACKEND_KEY = re.compile(rb"(K\x00\x00[\x00\x01].).{4}(?=.{4,256}?Z\x00\x00\x00\x05)", re.DOTALL)
 """The message before the first ReadyForQuery that has the process number."""
 
 
@@ -104,7 +104,7 @@ class CuttingProxy:
             while data := server.recv(65_536):
                 self.thawed.wait()
                 if self.invents:
-                    data = _BACKEND_KEY.sub(rb"\g<1>\x00\x00\x00\x01", data)
+                    data = _BACKEND_KEY.sub(b"\\g<1>\x00\x00\x00\x01", data)
                 if not gone:
                     try:
                         client.sendall(data)
