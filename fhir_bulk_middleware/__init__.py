@@ -103,6 +103,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         Range as Range,
         Rows as Rows,
         Selection as Selection,
+        Unfinished as Unfinished,
         Window as Window,
     )
     from fhir_bulk_middleware.contract.registration import (
@@ -156,6 +157,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
         SupportsSlicesNear as SupportsSlicesNear,
         SupportsSnapshot as SupportsSnapshot,
         SupportsTypes as SupportsTypes,
+        SupportsUnfinished as SupportsUnfinished,
     )
     from fhir_bulk_middleware.delete.policy import (
         AIDBOX as AIDBOX,
@@ -234,7 +236,7 @@ _MODULES = {
     "contract.paging": "PageMaker",
     "contract.query": (
         "Authorisation Block Compartments Deletions EveryPatient Everything Filter Level Membership NoPatient "
-        "Page ProvenanceTarget Query Range Rows Selection Window"
+        "Page ProvenanceTarget Query Range Rows Selection Unfinished Window"
     ),
     "contract.registration": "NotAdmitted Registration Registry",
     "contract.removal": (
@@ -246,7 +248,7 @@ _MODULES = {
         "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
         "SupportsFingerprints SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming "
         "SupportsOrganising SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSlicesNear "
-        "SupportsSnapshot SupportsTypes"
+        "SupportsSnapshot SupportsTypes SupportsUnfinished"
     ),
     "delete.policy": "AIDBOX Cell DeletePolicy FHIR_R4 FHIR_R6_DRAFT NOT_FOUND Shows",
     "dialects": "DIALECTS Dialect HEALTH_CONNECT_AU SOARIAN STANDARD STU2 STU3 STU4 SUBJECT_BOUND",

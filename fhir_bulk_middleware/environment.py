@@ -18,15 +18,22 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-__all__ = ["PREFIX", "audit_key", "fault", "nested", "values"]
+__all__ = ["DATABASE", "OUTPUTS", "PREFIX", "audit_key", "fault", "nested", "values"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
 PREFIX: Final = "FHIR_BULK_"
 """What the names of the variables begin with."""
 
+DATABASE: Final = f"{PREFIX}DATABASE"
+"""The DSN that commands use in place of the databases of a STATE folder; no setting."""
+
+OUTPUTS: Final = f"{PREFIX}OUTPUTS"
+"""The URL of the storage that commands use in place of the files of a STATE folder; no setting."""
+
 _AUDIT_KEY: Final = f"{PREFIX}AUDIT_KEY"
 _AUDIT_KEY_FILE: Final = f"{_AUDIT_KEY}_FILE"
+_NO_SETTINGS: Final = frozenset({_AUDIT_KEY, _AUDIT_KEY_FILE, DATABASE, OUTPUTS})
 _INTO: Final = "__"
 
 
@@ -43,7 +50,7 @@ def values(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     names = {variable(name): name for name in fields if name != "audit_key"}
     unknown = []
     for name, text in sorted(os.environ.items()):
-        if not name.startswith(PREFIX) or not text or name in {_AUDIT_KEY, _AUDIT_KEY_FILE}:
+        if not name.startswith(PREFIX) or not text or name in _NO_SETTINGS:
             continue
         outer, into, inner = name.partition(_INTO)
         field = names.get(outer)

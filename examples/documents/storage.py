@@ -26,6 +26,7 @@ from fhir_bulk_middleware import (
     Query,
     Range,
     Recipe,
+    Unfinished,
 )
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
@@ -84,6 +85,10 @@ class DocumentStorage:
     async def cut(self, precision: Precision) -> Instant:
         """Fix a cut, beside any number of writers (`SupportsSnapshot`)."""
         return await self.cuts.cut(precision)
+
+    async def unfinished(self, cut: Instant) -> Unfinished | None:
+        """The transactions that a cut did not wait for (`SupportsUnfinished`)."""
+        return await self.cuts.unfinished(cut)
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
         """The resources of a query, in the order of their sequence numbers (`SupportsExport`)."""

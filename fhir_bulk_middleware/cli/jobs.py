@@ -11,11 +11,12 @@ from pathlib import Path
 
 import anyio
 
-from fhir_bulk_middleware.cli import jobs_report, settings_option, wiring
+from fhir_bulk_middleware.cli import jobs_report, settings_option, shared_option, wiring
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.jobs_watch import watch
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.own_host import APP_HELP, own_bulk
+from fhir_bulk_middleware.cli.shared_option import Shared, complaints
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.compact_json import compact_json
 from fhir_bulk_middleware.contract.job import Job
@@ -49,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
     where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
+    shared_option.add_to(parser)
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="list and watch the newest N jobs (default: %(default)s)"
     )
@@ -75,7 +77,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _act(given: argparse.Namespace) -> None:
-    async with _of_dir(State(given.dir)) if given.dir is not None else _of_app(given.app) as operator:
+    async with _of_dir(State(given.dir), shared_option.shared_of(given)) if given.app is None else _of_app(given) as operator:
         match given.action:
             case "watch":
                 await watch(operator, given.limit, as_json=given.json, until_idle=given.until_idle)
@@ -106,19 +108,21 @@ async def _one(given: argparse.Namespace, operator: JobOperator) -> Job:
 
 
 @asynccontextmanager
-async def _of_dir(state: State) -> AsyncIterator[JobOperator]:
-    """The jobs of a STATE folder.
+async def _of_dir(state: State, shared: Shared) -> AsyncIterator[JobOperator]:
+    """The jobs of a STATE folder, or of the database that several machines share.
 
     Raises:
         Complaint: the folder holds no jobs, or of another version of this package.
     """
-    if not state.jobs.is_file():
+    if shared.database is None and not state.jobs.is_file():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     settings = settings_option.settings_of(argparse.Namespace(settings=[]), defaults=AUDIT_SETTINGS)
-    stores = wiring.Stores.of(state)
+    with complaints(shared):
+        stores = wiring.Stores.of(state, shared=shared)
     try:
         try:
-            settings = await wiring.settings_of(stores, settings)
+            with complaints(shared):
+                settings = await wiring.settings_of(stores, settings)
         except (sqlite3.DatabaseError, RuntimeError) as error:
             raise Complaint(f"{state.jobs} cannot be read: {error}") from error
         found = wiring.operator(stores, settings, wiring.audit_of(state, stores, settings))
@@ -131,13 +135,14 @@ async def _of_dir(state: State) -> AsyncIterator[JobOperator]:
 
 
 @asynccontextmanager
-async def _of_app(app: str) -> AsyncIterator[JobOperator]:
+async def _of_app(given: argparse.Namespace) -> AsyncIterator[JobOperator]:
     """The jobs of a host's own BulkData.
 
     Raises:
         Complaint: there is no such BulkData.
     """
-    made = own_bulk(app)
+    shared_option.none_with_app(given)
+    made = own_bulk(given.app)
     try:
         yield made.operator
     finally:

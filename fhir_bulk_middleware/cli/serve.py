@@ -13,12 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fhir_bulk_middleware.cli import client_option, settings_option
+from fhir_bulk_middleware.cli import client_option, settings_option, shared_option
 from fhir_bulk_middleware.cli.client_option import AUTHORIZATION_PATH, authorization_server
 from fhir_bulk_middleware.cli.complaint import Complaint, need
 from fhir_bulk_middleware.cli.exposure import warnings
 from fhir_bulk_middleware.cli.listener import listening, port_of
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
+from fhir_bulk_middleware.cli.shared_option import Shared, complaints, shared_of
 from fhir_bulk_middleware.cli.state import AUDIENCE, AUDIT_SETTINGS, ISSUER, State
 from fhir_bulk_middleware.cli.token import EVERYTHING
 from fhir_bulk_middleware.cli.token_source import TokenSource
@@ -53,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with --data: load in the order of meta.lastUpdated and keep it, so that _since covers the history of the files",
     )
     parser.add_argument("--dir", type=Path, required=True, metavar="STATE", help="folder for all data; made if missing")
+    shared_option.add_to(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (default: %(default)s)")
     parser.add_argument("--base", default="/fhir", metavar="PATH", help="the path of the FHIR server (default: %(default)s)")
@@ -109,7 +111,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _started(given: argparse.Namespace, state: State) -> int:
-    settings = _settings(given)
+    settings, shared = _settings(given), shared_of(given)
     given.public_base_url = settings.public_base_url  # which may come from the environment
     out = screen()
     with _listener(given) as listener, authorization_server(state, _url(given, listener), given) as authorization:
@@ -117,6 +119,10 @@ def _started(given: argparse.Namespace, state: State) -> int:
         if authorization is not None:
             settings = settings.model_copy(update={"smart": authorization.configuration})
         if given.data is not None:
+            if shared.database is not None:
+                raise Complaint(
+                    "--data loads a STATE folder; to load a database, once: fhir-bulk migrate --data DIR --database DSN"
+                )
             try:
                 load_folder(state, given.data, out, keep_last_updated=given.keep_last_updated)
             except _Stopped:
@@ -130,7 +136,7 @@ def _started(given: argparse.Namespace, state: State) -> int:
             _log.warning("%s", caution)
         if given.fd is None:
             _greet(given, state, out, cautions, _url(given, listener))
-        return _serve(given, state, settings, verifier, authorization=authorization, listener=listener)
+        return _serve(given, state, settings, verifier, authorization=authorization, listener=listener, shared=shared)
 
 
 def load_folder(state: State, folder: Path, out: Screen, *, keep_last_updated: bool = False) -> None:
@@ -271,6 +277,7 @@ def _serve(
     *,
     authorization: AuthorizationServer | None,
     listener: socket.socket,
+    shared: Shared,
 ) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
@@ -278,8 +285,9 @@ def _serve(
 
     if given.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
-    stores = Stores.of(state, settings.base_urls)
-    stores.resources.open()
+    with complaints(shared):
+        stores = Stores.of(state, settings.base_urls, shared)
+        stores.resources.open()
     app = application(
         state,
         stores,

@@ -4,6 +4,7 @@ A process and not a thread, so that the measured server does not share an interp
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Final
 
 from fhir_bulk_middleware.cli.listener import listening, port_of
 from fhir_bulk_middleware.cli.state import State
+from fhir_bulk_middleware.environment import DATABASE, OUTPUTS
 
 __all__ = ["Server", "server_process"]
 
@@ -76,6 +78,7 @@ def _start(state: State, fd: int, arguments: Sequence[str]) -> subprocess.Popen[
             stdout=log,
             stderr=log,
             pass_fds=[fd],
+            env={name: value for name, value in os.environ.items() if name not in {DATABASE, OUTPUTS}},  # the demo has its own
             start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server
         )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import anyio
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.cli import settings_option
+from fhir_bulk_middleware.cli import settings_option, shared_option
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
 from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
+from fhir_bulk_middleware.cli.shared_option import Shared, complaints
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of
 from fhir_bulk_middleware.contract.registration import NotAdmitted
@@ -23,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
     where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
+    shared_option.add_to(parser)
     settings_option.add_to(parser, with_dir=True)
     add_log_level(parser)
     parser.set_defaults(run=_run)
@@ -31,15 +33,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _run(given: argparse.Namespace) -> int:
     if given.app is not None:
         settings_option.none_with_app(given)
+        shared_option.none_with_app(given)
         with logging_to_stderr(given.log_level, unless_configured=True):
             anyio.run(_sweep_own, own_bulk(given.app))
         return 0
-    state = State(given.dir)
-    if not state.jobs.exists():
+    state, shared = State(given.dir), shared_option.shared_of(given)
+    if shared.database is None and not state.jobs.exists():
         raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     settings = settings_option.settings_of(given, defaults=AUDIT_SETTINGS)
     with logging_to_stderr(given.log_level):
-        anyio.run(_sweep, state, settings)
+        anyio.run(_sweep, state, settings, shared)
     return 0
 
 
@@ -54,10 +57,12 @@ async def _sweep_own(bulk: BulkData) -> None:
         await bulk.operator.close()
 
 
-async def _sweep(state: State, given: Settings) -> None:
-    stores = Stores.of(state)
+async def _sweep(state: State, given: Settings, shared: Shared) -> None:
+    with complaints(shared):
+        stores = Stores.of(state, shared=shared)
     try:
-        settings = await settings_of(stores, given)
+        with complaints(shared):
+            settings = await settings_of(stores, given)
         observers = audit_of(state, stores, settings)
         try:
             await retention(stores, settings, observers).sweep()

@@ -1,14 +1,17 @@
-"""Builds the stores, the work and the application of a STATE folder."""
+"""Builds the stores, the work and the application of a STATE folder, or of what several machines share."""
 
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from fhir_bulk_middleware.app import BulkData
 from fhir_bulk_middleware.cli.client_option import AUTHORIZATION_PATH
+from fhir_bulk_middleware.cli.shared_option import LOCAL, Shared
 from fhir_bulk_middleware.cli.state import AUDIENCE, State
 from fhir_bulk_middleware.contract.access import TokenVerifier
 from fhir_bulk_middleware.contract.registration import agreed
@@ -31,6 +34,10 @@ from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.workers.runner import LoopRunner, ProcessRunner
 
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.stores.objects import ObjectOutputStore
+    from fhir_bulk_middleware.stores.postgres import PostgresJobStore, PostgresResourceStore
+
 __all__ = ["Stores", "application", "audit_file", "audit_of", "operator", "retention", "settings_of", "work_of"]
 
 _ADAPTER = "state"
@@ -39,28 +46,54 @@ _ADAPTER = "state"
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The stores of a STATE folder."""
+    """The stores of a STATE folder, or those that several machines share.
 
-    resources: SQLiteResourceStore
-    jobs: SQLiteJobStore
-    outputs: FileOutputStore
+    Attributes:
+        shared: where they are, if not in the folder.
+    """
+
+    resources: "SQLiteResourceStore | PostgresResourceStore"
+    jobs: "SQLiteJobStore | PostgresJobStore"
+    outputs: "FileOutputStore | ObjectOutputStore"
+    shared: Shared
 
     @classmethod
-    def of(cls, state: State, base_urls: Collection[str] = ()) -> "Stores":
+    def of(cls, state: State, base_urls: Collection[str] = (), shared: Shared = LOCAL) -> "Stores":
         """Open the stores; missing ones are made on the first write.
 
         Args:
             state: the folder.
             base_urls: base URLs under which absolute references are the server's own; the store keeps those of earlier calls.
+            shared: what is not in the folder.
+
+        Raises:
+            ImportError: an extra is missing.
+            ValueError: the DSN or the URL cannot be read.
         """
         state.make()
-        resources = SQLiteResourceStore(state.store, base_urls=base_urls)
-        return cls(resources, SQLiteJobStore(state.jobs), FileOutputStore(state.exports))
+        outputs = FileOutputStore(state.exports) if shared.outputs is None else _outputs(shared.outputs)
+        if shared.database is None:
+            return cls(SQLiteResourceStore(state.store, base_urls=base_urls), SQLiteJobStore(state.jobs), outputs, shared)
+        from fhir_bulk_middleware.stores.postgres import PostgresJobStore, PostgresResourceStore  # noqa: PLC0415 - an extra
+
+        resources = PostgresResourceStore(shared.database, base_urls=base_urls)
+        return cls(resources, PostgresJobStore(shared.database), outputs, shared)
 
     def close(self) -> None:
         """Close the databases."""
         self.resources.close()
         self.jobs.close()
+
+
+def _outputs(url: str) -> "FileOutputStore | ObjectOutputStore":
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise ValueError(f"{url}: a folder is written file:///folder")
+        return FileOutputStore(unquote(parts.path))
+    from fhir_bulk_middleware.stores.objects import ObjectOutputStore  # noqa: PLC0415 - an extra
+
+    return ObjectOutputStore(url)
 
 
 def application(
@@ -140,7 +173,11 @@ def audit_file(state: State, settings: Settings) -> AuditFile:
 
 
 def audit_of(state: State, stores: Stores, settings: Settings) -> Observers:
-    """The observers of a process besides the server: its audit file, if there is one. Servers hear of the jobs that it ends."""
+    """The observers of a process besides the server: its audit file, if there is one. Servers hear of the jobs that it ends.
+
+    On a machine without a server the folder has no audit file yet, and this process begins one.
+    """
     file = audit_file(state, settings)
     listener = Endings.of(stores.jobs).tell
-    return Observers([file] if file.begun else [], on_audit_failure=settings.on_audit_failure, listener=listener)
+    audited = file.begun or stores.shared.database is not None
+    return Observers([file] if audited else [], on_audit_failure=settings.on_audit_failure, listener=listener)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fhir_bulk_middleware.contract.access import Owner
-from fhir_bulk_middleware.contract.query import Level, Window
+from fhir_bulk_middleware.contract.query import Level, Unfinished, Window
 from fhir_bulk_middleware.fhir.operation_outcome import TextElement
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
@@ -371,6 +371,7 @@ class Job:
         failure: the failure of a `FAILED` job.
         idempotency: the client's idempotency key, if it sent one.
         more: whether another round of the plan follows when all planned slices are finished (`JobStore.plan`).
+        unfinished: the transactions that the cut did not wait for; None if there were none, or there is no cut yet.
     """
 
     id: str
@@ -389,6 +390,7 @@ class Job:
     failure: Failure | None = None
     idempotency: Idempotency | None = None
     more: bool = False
+    unfinished: Unfinished | None = None
 
     @property
     def expires_at(self) -> Instant:

@@ -43,6 +43,7 @@ from fhir_bulk_middleware.contract.query import (
     NoPatient,
     Rows,
     Selection,
+    Unfinished,
 )
 from fhir_bulk_middleware.contract.registration import Registration
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
@@ -65,6 +66,7 @@ __all__ = [
     "rows_from_content",
     "slice_from_record",
     "slice_record",
+    "unfinished_record",
 ]
 
 Scalar = str | int | float | bytes | None
@@ -91,6 +93,8 @@ JOB_FIELDS = (
     "idempotency_key",
     "fingerprint",
     "more",
+    "unfinished",
+    "unfinished_at",
     "request",
 )
 """The names of a job's record. `kept_for` is its retention in microseconds, so it expires at `changed_at + kept_for`."""
@@ -151,13 +155,14 @@ def job_record(job: Job) -> dict[str, Scalar]:
         "idempotency_key": None if job.idempotency is None else job.idempotency.key,
         "fingerprint": None if job.idempotency is None else job.idempotency.fingerprint,
         "more": int(job.more),
+        **unfinished_record(job.unfinished),
         "request": _request_content(job.request),
     }
 
 
 def job_from_record(record: Mapping[str, Any]) -> Job:
     """The job of `JOB_FIELDS`."""
-    reason, key = record["reason"], record["idempotency_key"]
+    reason, key, unfinished = record["reason"], record["idempotency_key"], record["unfinished"]
     return Job(
         id=record["id"],
         mount=record["mount"],
@@ -175,7 +180,15 @@ def job_from_record(record: Mapping[str, Any]) -> Job:
         failure=None if reason is None else Failure(Reason[reason], record["detail"]),
         idempotency=None if key is None else Idempotency(key, record["fingerprint"]),
         more=bool(record["more"]),
+        unfinished=None if unfinished is None else Unfinished(unfinished, record["unfinished_at"]),
     )
+
+
+def unfinished_record(unfinished: Unfinished | None) -> dict[str, Scalar]:
+    """What `JobStore.plan` writes of the transactions that a cut did not wait for."""
+    if unfinished is None:
+        return {"unfinished": None, "unfinished_at": None}
+    return {"unfinished": unfinished.transactions, "unfinished_at": unfinished.at}
 
 
 def slice_record(piece: Slice) -> dict[str, Scalar]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Former, Job, Part, Slice, Standing
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
-from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.query import Rows, Unfinished
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant
 
@@ -172,13 +172,14 @@ class JobStore(Protocol):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         """Write a round of the job's plan, once (law 5); False if the lease is lost or for a slice.
 
         The first round turns a queued job into a running one. With `more`, the planning of the next round becomes free work when
-        all slices are finished: at once if this round has none. Otherwise the job is completed then. The store keeps cut and
-        codec of the first round and ignores those of a later one. The slices of a later round have numbers above those of the
-        rounds before, and add to the estimate. `rows`, where given, take the place of the job's.
+        all slices are finished: at once if this round has none. Otherwise the job is completed then. The store keeps cut, codec
+        and `unfinished` of the first round and ignores those of a later one. The slices of a later round have numbers above those
+        of the rounds before, and add to the estimate. `rows`, where given, take the place of the job's.
 
         A slice with `Slice.made` is finished by this: those parts are recorded, no work is queued for it, and its estimate counts
         as read (`Job.done`). If all slices of the last round are, the job is completed in the same step.

@@ -24,6 +24,7 @@ __all__ = [
     "Range",
     "Rows",
     "Selection",
+    "Unfinished",
     "Window",
 ]
 
@@ -266,3 +267,16 @@ class Authorisation:
 
     types: frozenset[str]
     rights: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The transactions that a cut did not wait for: what they commit is not in this export, and is told by the next one.
+
+    Attributes:
+        transactions: how many of those that were writing when the cut was chosen had not ended when it was recorded.
+        at: when it was recorded.
+    """
+
+    transactions: int
+    at: Instant

@@ -1,7 +1,7 @@
 """The protocols of a storage adapter for exports: one object with `SupportsExport`, and each further protocol that it can keep.
 
 A capability is an implemented protocol: routes, CapabilityStatement and manifests follow from it. `SQLiteResourceStore`,
-`PostgresResourceStore` and `MemoryResourceStore` implement all of them but `SupportsAudit`.
+`PostgresResourceStore` and `MemoryResourceStore` implement all of them but `SupportsAudit`, and those that they have no use for.
 
 Each protocol says where its methods run. *In the server* is the event loop that answers requests. *In a worker* is a worker
 process, or the server's loop for an adapter that is no `SupportsWorkerProcess`.
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range, Unfinished
 from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.instant import Instant, Precision
 
@@ -39,6 +39,7 @@ __all__ = [
     "SupportsSlicesNear",
     "SupportsSnapshot",
     "SupportsTypes",
+    "SupportsUnfinished",
 ]
 
 
@@ -112,6 +113,26 @@ class SupportsSnapshot(Protocol):
         The adapter guarantees: each write that becomes visible later has a `lastUpdated` after the cut, including writes of
         transactions that are open now. A query with `as_of` at the cut gives the storage as it was then, as long as a job can
         run (`Settings.deadline`).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsUnfinished(Protocol):
+    """A storage whose cuts do not wait for every transaction. Without it manifests do not tell which cut left some out.
+
+    Implemented by `PostgresResourceStore`; the other stores have one writer at a time, for which a cut waits. Runs in a worker,
+    when the cut of an export has been fixed.
+    """
+
+    async def unfinished(self, cut: Instant) -> Unfinished | None:
+        """The transactions that a cut did not wait for; None if it waited for all.
+
+        The adapter guarantees: whatever one of them commits is in the next export since the cut, also if its `lastUpdated` does
+        not lie after the cut.
+
+        Args:
+            cut: as `SupportsSnapshot.cut` gave it.
         """
         ...
 

@@ -8,7 +8,7 @@ the CapabilityStatement require a token.
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,13 +28,16 @@ from fhir_bulk_middleware.scopes import Scopes
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.stores.postgres import PostgresResourceStore
+
 __all__ = ["fhir_host"]
 
 _LONGEST_NUMBER: Final = 18
 
 
 def fhir_host(
-    store: SQLiteResourceStore,
+    store: "SQLiteResourceStore | PostgresResourceStore",
     verifier: TokenVerifier,
     *,
     base: str = "/fhir",
@@ -73,7 +76,7 @@ class _Host:
 
     def __init__(
         self,
-        store: SQLiteResourceStore,
+        store: "SQLiteResourceStore | PostgresResourceStore",
         verifier: TokenVerifier,
         base: str,
         public_base_url: str | None,

@@ -11,11 +11,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fhir_bulk_middleware.demo.load_error import LoadError
 from fhir_bulk_middleware.instant import Instant, parse
+from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.stores.drafting import MalformedLine
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+
+if TYPE_CHECKING:
+    from fhir_bulk_middleware.stores.postgres import PostgresResourceStore
 
 __all__ = ["ByLastUpdated", "NdjsonFolder", "load"]
 
@@ -155,7 +160,7 @@ class ByLastUpdated:
 
 
 def load(
-    store: SQLiteResourceStore,
+    store: "SQLiteResourceStore | PostgresResourceStore",
     lines: Iterable[bytes],
     seen: Callable[[int], None] = lambda _: None,
     *,
@@ -183,6 +188,8 @@ def load(
         raise LoadError(str(error)) from error
     except ChildProcessError as error:
         raise LoadError(f"{error}; the resources before are kept") from error
+    except Refused as refused:
+        raise LoadError(f"{refused.detail} The resources before are kept.") from refused
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         position = f"{lines.position}: " if isinstance(lines, NdjsonFolder | ByLastUpdated) else ""
         raise LoadError(f"{position}{error}") from error

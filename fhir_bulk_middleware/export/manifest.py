@@ -113,7 +113,8 @@ def manifest(
         document["link"] = [{"relation": "next", "url": following}]
     if shape.empty_message is not None and not any(lists.values()):
         document["message"] = shape.empty_message.format(job=job.id)
-    told = {**_notes(job, notes), **_forgotten(dialect, job), **_left(dialect, job, lists[FileKind.LEFT])}
+    told = {**_notes(job, notes), **_unfinished(dialect, job), **_forgotten(dialect, job)}
+    told |= _left(dialect, job, lists[FileKind.LEFT])
     if told and (extension := _extension(dialect, told)):
         document["extension"] = extension
     return document
@@ -142,6 +143,14 @@ def _left(dialect: Dialect, job: Job, files: Sequence[dict[str, Any]]) -> dict[s
     """The files that tell what left a cohort since `_since` (law 34); in dialects that list deletions."""
     window = job.request.window
     return {} if job.request.level is Level.SYSTEM or window.since is None or not dialect.manifest.deleted else {"left": [*files]}
+
+
+def _unfinished(dialect: Dialect, job: Job) -> dict[str, Any]:
+    """The notes of an export whose cut did not wait for all transactions; what those commit is told by the next export."""
+    if job.unfinished is None:
+        return {}
+    at = instant.render(job.unfinished.at, dialect.precision, dialect.zone)
+    return {"unfinishedTransactions": job.unfinished.transactions, "unfinishedTransactionsAt": at}
 
 
 def _forgotten(dialect: Dialect, job: Job) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fhir_bulk_middleware.contract.query import (
     Query,
     Range,
     Rows,
+    Unfinished,
     Window,
 )
 from fhir_bulk_middleware.contract.returned import answered
@@ -30,6 +31,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSlices,
     SupportsSlicesNear,
     SupportsSnapshot,
+    SupportsUnfinished,
 )
 from fhir_bulk_middleware.export.cohort import enters_by_content
 from fhir_bulk_middleware.export.context.context_planner import ContextPlanner, anything
@@ -138,7 +140,13 @@ class Planner:
                 planned += await self._output(job, rows, Origin.ENTERED)
             planned += await self._deleted(job, rows)
         numbered = tuple(replace(piece, number=number) for number, piece in enumerate(planned))
-        return Plan(cut, numbered, None if rows == before else rows, more=self.context.goes_on(job, rows))
+        return Plan(
+            cut,
+            numbered,
+            None if rows == before else rows,
+            more=self.context.goes_on(job, rows),
+            unfinished=await self._unfinished(cut),
+        )
 
     def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
         """The last round of an export whose first round went on."""
@@ -238,6 +246,10 @@ class Planner:
         if self._snapshots is not None:
             return Instant(answered(await self._snapshots.cut(precision), int, "cut"))
         return floor(after(self._clock(), -self._settings.settle), precision)
+
+    async def _unfinished(self, cut: Instant) -> Unfinished | None:
+        resources: object = self._resources
+        return await resources.unfinished(cut) if isinstance(resources, SupportsUnfinished) else None
 
     async def _with_members(self, rows: Rows, membership: Membership, since: Instant | None, cut: Instant) -> Rows:
         """The rows of a group's members (law 33): of those at the cut, and of those now, just after the cut was fixed.

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 from fhir_bulk_middleware.contract.job import Failure, Job, Slice
 from fhir_bulk_middleware.contract.lease import Lease
-from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.query import Rows, Unfinished
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.workers.lease_keeper import HeldLease
 
@@ -25,12 +25,14 @@ class Plan:
         slices: its pieces of work, numbered from 0, in a later round above those before; none if there is nothing to do.
         rows: the rows of the job, with the members of its group; None to keep those it has.
         more: whether another round is planned when all slices are finished.
+        unfinished: the transactions that the cut did not wait for; as for the cut.
     """
 
     cut: Instant
     slices: tuple[Slice, ...]
     rows: Rows | None = None
     more: bool = False
+    unfinished: Unfinished | None = None
 
 
 class TaskFailed(Exception):  # noqa: N818 - an outcome, not an error of the program

@@ -159,7 +159,17 @@ class JobWork:
         job = lease.job
         plan = await task.plan(lease)
         now = self._clock()
-        if not await self._jobs.plan(lease, plan.cut, default_codec(), plan.slices, now, rows=plan.rows, more=plan.more):
+        planned = await self._jobs.plan(
+            lease,
+            plan.cut,
+            default_codec(),
+            plan.slices,
+            now,
+            rows=plan.rows,
+            more=plan.more,
+            unfinished=plan.unfinished,
+        )
+        if not planned:
             raise LeaseLost
         estimate = sum(piece.estimate for piece in plan.slices)
         event = Started(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fhir_bulk_middleware.contract.job import Codec, Failure, Job, JobState
 from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
-from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.query import Rows, Unfinished
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
 from fhir_bulk_middleware.testing.job_values import (
@@ -161,6 +161,18 @@ class PlanRoundsSuite(Suite):
         assert (now.cut, now.codec) == (CUT, Codec.GZIP), promise
         again = (await claimed(store)).job
         assert (again.cut, again.codec) == (CUT, Codec.GZIP), promise
+
+    async def test_what_the_cut_did_not_wait_for_is_said_with_the_first_round(self, store: JobStore) -> None:
+        """The manifest tells it, beside the cut that it is about."""
+        promise = "a job keeps what its cut did not wait for, as its first round said it"
+        for said in (Unfinished(3, hour(1)), None):
+            await added(store)
+            lease = await claimed(store)
+            assert await store.plan(lease, CUT, Codec.GZIP, [], NOW, more=True, unfinished=said), "a holder can plan"
+            lease = await claimed(store)
+            assert lease.job.unfinished == said, promise
+            assert await store.plan(lease, CUT, Codec.GZIP, [], NOW, unfinished=Unfinished(1, hour(2))), "a holder can plan"
+            assert (await found(store, lease.job)).unfinished == said, promise
 
     async def test_rows_hold_until_a_round_brings_others(self, store: JobStore) -> None:
         """Law 33."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fhir_bulk_middleware.contract.job import Codec, Slice
 from fhir_bulk_middleware.contract.lease import Lease
-from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.query import Rows, Unfinished
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
@@ -34,6 +34,7 @@ class ChosenCodec(SQLiteJobStore):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         del codec
-        return await super().plan(lease, cut, self._codec, slices, now, rows=rows, more=more)
+        return await super().plan(lease, cut, self._codec, slices, now, rows=rows, more=more, unfinished=unfinished)

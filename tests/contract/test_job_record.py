@@ -50,6 +50,7 @@ from fhir_bulk_middleware.contract.query import (
     Membership,
     NoPatient,
     Rows,
+    Unfinished,
     Window,
 )
 from fhir_bulk_middleware.contract.registration import Registration
@@ -122,6 +123,7 @@ _jobs = st.builds(
     failure=_perhaps(st.builds(Failure, st.sampled_from(Reason), _text)),
     idempotency=_perhaps(st.builds(Idempotency, _text, _text)),
     more=st.booleans(),
+    unfinished=_perhaps(st.builds(Unfinished, st.integers(1, 2**31), _instant)),
 )
 _slices = st.builds(
     Slice,

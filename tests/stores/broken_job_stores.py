@@ -16,7 +16,7 @@ from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Failure, Former, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
-from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows
+from fhir_bulk_middleware.contract.query import Compartments, Everything, Rows, Unfinished
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.outcomes import Reason
@@ -185,8 +185,9 @@ class IgnoresAttemptInPlan(_Fenceless):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows, more=more)
+        return await super().plan(self._current(lease), cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
 
 
 class KeepsTheRowsOfTheKickOff(Broken):
@@ -202,8 +203,9 @@ class KeepsTheRowsOfTheKickOff(Broken):
         *,
         rows: Rows | None = None,  # noqa: ARG002
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        return await super().plan(lease, cut, codec, slices, now, more=more)
+        return await super().plan(lease, cut, codec, slices, now, more=more, unfinished=unfinished)
 
 
 class IgnoresAttemptInRelease(_Fenceless):
@@ -556,11 +558,12 @@ class PlansForItsAdapterOnly(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         entry = self._entries.get(lease.job.id)
         if entry:
             entry.job = replace(entry.job, adapter="")
-        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
 
 
 class JudgesLeasesByTheAskersOwn(Broken):
@@ -670,9 +673,10 @@ class CompletesAfterTheFirstRound(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         del more
-        return await super().plan(lease, cut, codec, slices, now, rows=rows)
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, unfinished=unfinished)
 
 
 class CompletesWithARoundWithoutSlices(Broken):
@@ -688,8 +692,9 @@ class CompletesWithARoundWithoutSlices(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more and bool(slices))
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more and bool(slices), unfinished=unfinished)
 
 
 class WaitsForSlicesThatAreNotThere(Broken):
@@ -705,10 +710,52 @@ class WaitsForSlicesThatAreNotThere(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         if planned and not slices:
             self._entries[lease.job.id].work.clear()
+        return planned
+
+
+class ForgetsWhatTheCutDidNotWaitFor(Broken):
+    promise = "a job keeps what its cut did not wait for, as its first round said it"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+        unfinished: Unfinished | None = None,
+    ) -> bool:
+        del unfinished
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+
+
+class SaysWhatALaterRoundDidNotWaitFor(Broken):
+    promise = "a job keeps what its cut did not wait for, as its first round said it"
+
+    async def plan(
+        self,
+        lease: Lease,
+        cut: Instant,
+        codec: Codec,
+        slices: Sequence[Slice],
+        now: Instant,
+        *,
+        rows: Rows | None = None,
+        more: bool = False,
+        unfinished: Unfinished | None = None,
+    ) -> bool:
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
+        if planned and unfinished is not None:
+            entry = self._entries[lease.job.id]
+            entry.job = replace(entry.job, unfinished=unfinished)
         return planned
 
 
@@ -738,10 +785,11 @@ class PlansForEver(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         entry = self._entries.get(lease.job.id)
         more = more or (entry is not None and entry.job.more and bool(slices))
-        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        return await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
 
 
 class ForgetsEarlierEstimates(Broken):
@@ -757,8 +805,9 @@ class ForgetsEarlierEstimates(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         entry = self._entries.get(lease.job.id)
         if planned and entry and slices:
             entry.job = replace(entry.job, estimate=sum(piece.estimate for piece in slices))
@@ -778,8 +827,9 @@ class DropsThePartsOfEarlierRounds(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         if planned:
             self._entries[lease.job.id].parts.clear()
         return planned
@@ -798,8 +848,9 @@ class MovesTheCut(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         entry = self._entries.get(lease.job.id)
         if planned and entry:
             entry.job = replace(entry.job, cut=cut)
@@ -819,8 +870,9 @@ class ChangesTheCodec(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         entry = self._entries.get(lease.job.id)
         if planned and entry:
             entry.job = replace(entry.job, codec=codec)
@@ -863,8 +915,9 @@ class QueuesWhatWasMade(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         if planned and self._entries[lease.job.id].job.state is JobState.RUNNING:
             self._entries[lease.job.id].work |= {piece.number: _Work() for piece in slices if piece.made}
         return planned
@@ -883,8 +936,9 @@ class ForgetsWhatWasMade(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         if planned:
             for piece in slices:
                 for part in piece.made:
@@ -926,8 +980,9 @@ class NumbersThePlanningsOfARoundAnew(Broken):
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
-        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more)
+        planned = await super().plan(lease, cut, codec, slices, now, rows=rows, more=more, unfinished=unfinished)
         if planned:
             entry = self._entries[lease.job.id]
             entry.plannings = 0

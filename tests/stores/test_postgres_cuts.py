@@ -70,7 +70,9 @@ async def test_a_cut_waits_for_the_writers_under_way(storage: DocumentStorage, c
         await until(lambda: len(used) > 4)
         assert not waiting.done()
         writer.execute("COMMIT")
-    assert await held(storage, await waiting) == 1
+    cut = await waiting
+    assert await held(storage, cut) == 1
+    assert await storage.unfinished(cut) is None
     assert caplog.messages == []
 
 
@@ -85,6 +87,10 @@ async def test_a_cut_goes_ahead_of_a_writer_that_is_too_slow_and_says_so(
             writer.execute("PREPARE TRANSACTION 'slow'")
         cut = await cuts(storage, 0.01).cut(MICROSECONDS)
         assert await held(storage, cut) == 0
+        unfinished = await storage.unfinished(cut)
+        assert unfinished is not None
+        assert unfinished.transactions == 1
+        assert cut < unfinished.at <= await storage.now()
         assert "does not wait any longer for 1 transaction(s)" in caplog.text
         assert "in the next export" in caplog.text
         writer.execute("COMMIT PREPARED 'slow'" if prepared else "COMMIT")
@@ -92,6 +98,45 @@ async def test_a_cut_goes_ahead_of_a_writer_that_is_too_slow_and_says_so(
     following = await cuts(storage, 0.01).cut(MICROSECONDS)
     assert await held(storage, following, cut) == 1
     assert await held(storage, cut) == 0, "what was read as of the first cut is read again"
+    assert await storage.unfinished(following) is None
+    assert await storage.unfinished(cut) == unfinished, "what was said of a cut stays true of it"
+    assert caplog.messages == []
+
+
+async def test_transactions_are_counted_that_write_and_not_their_savepoints_nor_others(storage: DocumentStorage) -> None:
+    with storage.connection() as first, storage.connection() as second, storage.connection() as other:
+        for writer, id_ in ((first, "a"), (second, "b")):
+            writer.execute("BEGIN")
+            for name in (f"{id_}1", f"{id_}2"):
+                writer.execute(f"SAVEPOINT {name}".encode())
+                write(writer, [patient(name)], storage.compartments)
+        other.execute("BEGIN")
+        other.execute("SELECT pg_current_xact_id()")
+        storage.write(patient("younger"))
+        unfinished = await storage.unfinished(await cuts(storage, 0.01).cut(MICROSECONDS))
+        for each in (first, second, other):
+            each.execute("ROLLBACK")
+    assert unfinished is not None
+    assert unfinished.transactions == 2
+
+
+async def test_what_ends_while_the_cut_is_recorded_is_not_counted(
+    storage: DocumentStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The count is that of the snapshot that decides what is seen."""
+    with storage.connection() as other, storage.connection() as writer:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE bulk_cut IN EXCLUSIVE MODE")
+        writer.execute("BEGIN")
+        write(writer, [patient("slow")], storage.compartments)
+        cutting = asyncio.create_task(cuts(storage, 0.01).cut(MICROSECONDS))
+        with storage.connection() as looking:
+            await until(lambda: bool(looking.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()))
+        writer.execute("COMMIT")
+        other.execute("COMMIT")
+        cut = await cutting
+    assert await held(storage, cut) == 1
+    assert await storage.unfinished(cut) is None
     assert caplog.messages == []
 
 

@@ -13,7 +13,7 @@ from fhir_bulk_middleware.contract.figures import Census
 from fhir_bulk_middleware.contract.job import Codec, Failure, Former, Job, JobState, Part, Slice, Standing
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
-from fhir_bulk_middleware.contract.query import Compartments, Rows
+from fhir_bulk_middleware.contract.query import Compartments, Rows, Unfinished
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.instant import Instant, after
 
@@ -277,6 +277,7 @@ class MemoryJobStore:
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         """See `JobStore.plan`."""
         with self._lock:
@@ -290,7 +291,7 @@ class MemoryJobStore:
             entry.work = {piece.number: _Work() for piece in slices if not piece.made}
             entry.plannings = lease.attempt
             if entry.job.cut is None:
-                entry.job = replace(entry.job, cut=cut, codec=codec)
+                entry.job = replace(entry.job, cut=cut, codec=codec, unfinished=unfinished)
             estimate = entry.job.estimate + sum(piece.estimate for piece in slices)
             done = entry.job.done + sum(piece.estimate for piece in slices if piece.made)
             entry.job = replace(entry.job, estimate=estimate, done=done, more=more)

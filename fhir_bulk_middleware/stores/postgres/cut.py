@@ -39,12 +39,13 @@ writer was slow (*late*) comes in the next export with a `lastUpdated` at or bef
 chooses its instant, then waits until the transactions have ended that may hold an earlier stamp, up to `patience` seconds, and
 only then takes the snapshot. Those are the transactions that called `bulk_instant()`: it assigns the transaction id before it
 reads the clock, and leaves a lock on `bulk_cut` behind that conflicts with no reader or writer. `cut` waits for nobody who
-began after its instant was chosen, and writers never wait for a cut.
+began after its instant was chosen, and writers never wait for a cut. The row of the cut counts the transactions that it did not
+wait for any longer (`unfinished`), and the manifest of the export says how many they were.
 
 | Writer | Is exported |
 | --- | --- |
 | commits while a cut waits for it | by the export of this cut |
-| is slower than `patience`, or prepared for days | by the first whose cut sees its commit; cuts before it log a warning |
+| is slower than `patience`, or prepared for days | by the first whose cut sees its commit; manifests before it say so |
 | rolls back, to a savepoint or whole | never |
 | chose its stamp without `bulk_instant()` | by the first whose cut sees its commit; no cut waits for it |
 
@@ -57,7 +58,7 @@ sees. Keep the rows of `bulk_cut`, of some 100 bytes, as long as a client may ch
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("PostgresCuts needs psycopg: pip install 'fhir-bulk-middleware[postgres]'") from error
 
+from fhir_bulk_middleware.contract.query import Unfinished
 from fhir_bulk_middleware.instant import Instant, Precision, latest_cut
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
@@ -76,14 +78,16 @@ __all__ = ["CUT_SCHEMA", "PostgresCuts", "Seen"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 CUT_SCHEMA = """
-CREATE TABLE bulk_cut (
-    instant bigint PRIMARY KEY,
-    snapshot pg_snapshot NOT NULL,
-    cluster bigint NOT NULL
-);
 CREATE FUNCTION bulk_clock() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 $$;
+CREATE TABLE bulk_cut (
+    instant bigint PRIMARY KEY,
+    snapshot pg_snapshot NOT NULL,
+    cluster bigint NOT NULL,
+    unfinished integer NOT NULL DEFAULT 0,
+    recorded bigint NOT NULL DEFAULT bulk_clock()
+);
 CREATE FUNCTION bulk_instant(least_instant bigint DEFAULT 0) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     PERFORM pg_current_xact_id();
@@ -93,6 +97,7 @@ $$;
 """
 """The tables and functions (PostgreSQL 14 or later). Instants are microseconds since 1970.
 
+In `bulk_cut`, `unfinished` counts the transactions that the cut did not wait for, and `recorded` is the clock at that moment.
 `bulk_instant(n)` is the stamp for a write: now, later than each recorded cut, and at least `n`, which a writer sets to one more
 than the stamp of the version that it supersedes.
 """
@@ -101,21 +106,27 @@ _NOTHING = "1:1:"
 """A snapshot that sees no transaction."""
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+_IDS = 1 << 32
 
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 _TAKE = (
-    "INSERT INTO bulk_cut SELECT %s, pg_current_snapshot(), system_identifier FROM pg_control_system()"
-    " WHERE NOT EXISTS (SELECT 1 FROM bulk_cut WHERE instant >= %s)"
+    "INSERT INTO bulk_cut SELECT %(instant)s, pg_current_snapshot(), system_identifier FROM pg_control_system()"
+    " WHERE NOT EXISTS (SELECT 1 FROM bulk_cut WHERE instant >= %(instant)s) RETURNING snapshot::text"
 )
 _FOREIGN = f"SELECT cluster <> ({_CLUSTER}) FROM bulk_cut ORDER BY instant DESC LIMIT 1"  # noqa: S608 - literals only
 _WRITERS = """
-    SELECT DISTINCT own.transactionid::text FROM pg_locks AS stamped JOIN pg_locks AS own USING (virtualtransaction)
+    SELECT (array_agg(own.transactionid::text ORDER BY age(own.transactionid) DESC))[1]
+    FROM pg_locks AS stamped JOIN pg_locks AS own USING (virtualtransaction)
     WHERE stamped.locktype = 'relation' AND stamped.relation = 'bulk_cut'::regclass
     AND stamped.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock' AND own.granted
+    AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock' AND own.granted GROUP BY virtualtransaction
 """
+"""The ids of transactions, of 32 bits. With that of a transaction come those of its savepoints, which are younger."""
+_COUNT = "UPDATE bulk_cut SET unfinished = %(unfinished)s WHERE instant = %(instant)s"
 _DURABLY = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _FIRST_FROM = "SELECT instant, snapshot::text FROM bulk_cut WHERE instant >= %s ORDER BY instant LIMIT 1"
+
+_UNFINISHED = "SELECT unfinished, recorded FROM bulk_cut WHERE instant >= %(cut)s ORDER BY instant LIMIT 1"
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -184,9 +195,13 @@ class PostgresCuts:
         """
         machine, last = await asyncio.to_thread(self._read_clocks)
         instant = latest_cut(machine, last, precision)
-        await self._wait_for_writers()
-        await asyncio.to_thread(self._record, instant)
+        waiting = await self._wait_for_writers()
+        await asyncio.to_thread(self._record, instant, waiting)
         return instant
+
+    async def unfinished(self, cut: Instant) -> Unfinished | None:
+        """The transactions that a cut did not wait for, for `SupportsUnfinished`; None if it waited for all."""
+        return await asyncio.to_thread(self._read_unfinished, cut)
 
     def as_of(self, instant: Instant) -> Seen:
         """What an export reads whose cut is `instant`; it does not change any more.
@@ -224,21 +239,15 @@ class PostgresCuts:
                 connection.execute(update.format(Identifier(table), Identifier(column)))
             connection.execute(f"UPDATE bulk_cut SET snapshot = '{_NOTHING}', cluster = ({_CLUSTER})")  # noqa: S608 - literals
 
-    async def _wait_for_writers(self) -> None:
-        """Wait until all transactions have ended that may hold a stamp of before this call."""
+    async def _wait_for_writers(self) -> frozenset[str]:
+        """Wait until all transactions have ended that may hold a stamp of before this call; those that have not in time."""
         ends, pause = time.monotonic() + self._patience, _SHORTEST_PAUSE
         waiting = began = await asyncio.to_thread(self._writers)
         while waiting and time.monotonic() < ends:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             waiting = began & await asyncio.to_thread(self._writers)
-        if waiting:
-            _log.warning(
-                "an export does not wait any longer for %d transaction(s) that write, of ids %s: what they commit will be in the "
-                "next export, with a lastUpdated before its _since",
-                len(waiting),
-                ", ".join(sorted(waiting)[:5]),
-            )
+        return waiting
 
     def _writers(self) -> frozenset[str]:
         with self._connect() as connection:
@@ -250,7 +259,12 @@ class PostgresCuts:
             ((machine, last),) = connection.execute(self._clocks).fetchall()
         return Instant(machine), Instant(last)
 
-    def _record(self, instant: Instant) -> None:
+    def _read_unfinished(self, cut: Instant) -> Unfinished | None:
+        with self._connect() as connection:
+            row = connection.execute(_UNFINISHED, {"cut": cut}).fetchone()
+        return None if row is None or row[0] == 0 else Unfinished(*row)
+
+    def _record(self, instant: Instant, waiting: frozenset[str]) -> None:
         """Record a cut. If one at this instant or later was recorded meanwhile, that one decides what is seen at this instant.
 
         READ COMMITTED, so that the snapshot is taken under the lock, and the snapshots of two cuts have the order of their
@@ -265,4 +279,20 @@ class PostgresCuts:
                     "this database was restored into another cluster of PostgreSQL, whose transaction ids say nothing about its "
                     "cuts: call PostgresCuts.adopt once, while nothing writes"
                 )
-            connection.execute(_TAKE, (instant, instant))
+            taken = connection.execute(_TAKE, {"instant": instant}).fetchone()
+            if taken is not None and (unfinished := _unseen(waiting, taken[0])):
+                connection.execute(_COUNT, {"unfinished": unfinished, "instant": instant})
+        if waiting and (left := self._read_unfinished(instant)) is not None:
+            _log.warning(
+                "an export does not wait any longer for %d transaction(s) that write, of ids %s: what they commit will be in the "
+                "next export, with a lastUpdated before its _since",
+                left.transactions,
+                ", ".join(sorted(waiting)[:5]),
+            )
+
+
+def _unseen(ids: Collection[str], snapshot: str) -> int:
+    """How many of these transactions had not ended in a snapshot. Their ids have 32 bits, those of a snapshot 64."""
+    _, end, listed = snapshot.split(":")
+    running = {int(each) % _IDS for each in listed.split(",") if each}
+    return sum(int(each) in running or (int(each) - int(end)) % _IDS < _IDS // 2 for each in ids)

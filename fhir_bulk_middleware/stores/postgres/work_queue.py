@@ -15,8 +15,10 @@ from fhir_bulk_middleware.contract.job_record import (
     part_record,
     slice_from_record,
     slice_record,
+    unfinished_record,
 )
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
+from fhir_bulk_middleware.contract.query import Unfinished
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.granting import Granted
 from fhir_bulk_middleware.stores.known_jobs import KnownJobs
@@ -152,6 +154,7 @@ def plan(
     now: Instant,
     content: bytes | None = None,
     more: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> bool:
     """Write a round of the plan and queue its slices; `content` replaces the job's rows."""
     if lease.slice is not None or _hold(session, lease) is None:
@@ -166,12 +169,15 @@ def plan(
     session.insert("work", [{"job_id": job_id, "slice": piece.number, "adapter_key": adapter} for piece in left])
     session.change(
         "UPDATE $job SET state = 'running', revision = revision + 1, changed_at = %(now)s, cut = coalesce(cut, %(cut)s),"
+        " unfinished = CASE WHEN cut IS NULL THEN %(unfinished)s ELSE unfinished END,"
+        " unfinished_at = CASE WHEN cut IS NULL THEN %(unfinished_at)s ELSE unfinished_at END,"
         " codec = coalesce(codec, %(codec)s), more = %(more)s, plannings = %(plannings)s, estimate = estimate + %(estimate)s,"
         " done = done + %(done)s WHERE id = %(job)s",
         {
             "job": job_id,
             "now": now,
             "cut": cut,
+            **unfinished_record(unfinished),
             "codec": codec.value,
             "more": int(more),
             "plannings": lease.attempt,

@@ -33,6 +33,8 @@ CREATE TABLE job (
     idempotency_key TEXT,
     fingerprint TEXT,
     more INTEGER NOT NULL,
+    unfinished INTEGER,
+    unfinished_at INTEGER,
     request TEXT NOT NULL,
     plannings INTEGER NOT NULL DEFAULT 0, -- attempts at planning so far, above which those of the next round are numbered
     reclaimed INTEGER NOT NULL DEFAULT 0

@@ -26,7 +26,7 @@ from fhir_bulk_middleware.contract.job_record import (
 )
 from fhir_bulk_middleware.contract.job_store import Due, ListPlace
 from fhir_bulk_middleware.contract.lease import Lease, Recorded
-from fhir_bulk_middleware.contract.query import Rows
+from fhir_bulk_middleware.contract.query import Rows, Unfinished
 from fhir_bulk_middleware.contract.registration import Registration, Registry
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant
@@ -262,11 +262,22 @@ class SQLiteJobStore:
         *,
         rows: Rows | None = None,
         more: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> bool:
         """See `JobStore.plan`."""
         content = None if rows is None else await self._database.aside(partial(rows_content, rows))
         return await self._database.write(
-            partial(work.plan, lease=lease, cut=cut, codec=codec, slices=slices, now=now, content=content, more=more)
+            partial(
+                work.plan,
+                lease=lease,
+                cut=cut,
+                codec=codec,
+                slices=slices,
+                now=now,
+                content=content,
+                more=more,
+                unfinished=unfinished,
+            )
         )
 
     async def checkpoint(

@@ -17,8 +17,10 @@ from fhir_bulk_middleware.contract.job_record import (
     part_record,
     slice_from_record,
     slice_record,
+    unfinished_record,
 )
 from fhir_bulk_middleware.contract.lease import LEASE_SLACK, Lease, Recorded, fell_silent
+from fhir_bulk_middleware.contract.query import Unfinished
 from fhir_bulk_middleware.instant import Instant, after
 from fhir_bulk_middleware.stores.granting import Granted
 
@@ -48,6 +50,14 @@ _NEXT_WORK = f"SELECT slice, attempt, excused, worker, cause FROM work WHERE job
 _SLICE = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? AND number = ?"  # noqa: S608
 _INSERT_SLICE = insertion("slice", ("job_id", *SLICE_FIELDS))
 _INSERT_PART = insertion("part", ("job_id", *PART_FIELDS))
+_PLANNED = """
+    UPDATE job SET state = 'running', revision = revision + 1, changed_at = :now, cut = coalesce(cut, :cut),
+        unfinished = CASE WHEN cut IS NULL THEN :unfinished ELSE unfinished END,
+        unfinished_at = CASE WHEN cut IS NULL THEN :unfinished_at ELSE unfinished_at END,
+        codec = coalesce(codec, :codec), more = :more, plannings = :plannings,
+        estimate = estimate + :estimate, done = done + :done
+    WHERE id = :job
+"""
 
 # In the estimate of the job, replaces the estimate of a slice by its true count; then in that of the slice.
 _CORRECT = """
@@ -116,6 +126,7 @@ def plan(
     now: Instant,
     content: bytes | None = None,
     more: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> bool:
     """Write a round of the plan and queue its slices; `content` replaces the job's rows."""
     if lease.slice is not None or _mark(connection, lease) is None:
@@ -134,18 +145,18 @@ def plan(
         [(job_id, piece.number, lease.job.adapter) for piece in slices if not piece.made],
     )
     connection.execute(
-        "UPDATE job SET state = 'running', revision = revision + 1, changed_at = ?, cut = coalesce(cut, ?),"
-        " codec = coalesce(codec, ?), more = ?, plannings = ?, estimate = estimate + ?, done = done + ? WHERE id = ?",
-        (
-            now,
-            cut,
-            codec.value,
-            more,
-            lease.attempt,
-            sum(piece.estimate for piece in slices),
-            sum(piece.estimate for piece in slices if piece.made),
-            job_id,
-        ),
+        _PLANNED,
+        {
+            "job": job_id,
+            "now": now,
+            "cut": cut,
+            "codec": codec.value,
+            "more": more,
+            "plannings": lease.attempt,
+            "estimate": sum(piece.estimate for piece in slices),
+            "done": sum(piece.estimate for piece in slices if piece.made),
+            **unfinished_record(unfinished),
+        },
     )
     _go_on(connection, job_id, now)
     return True

@@ -56,6 +56,8 @@ CREATE TABLE job (
     idempotency_key text,
     fingerprint text,
     more integer NOT NULL,
+    unfinished bigint,
+    unfinished_at bigint,
     request text NOT NULL,
     plannings integer NOT NULL DEFAULT 0, -- attempts at planning so far, above which those of the next round are numbered
     reclaimed boolean NOT NULL DEFAULT false
