@@ -8,7 +8,8 @@ __all__ = ["deeper_than"]
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
 _BRACKETS = b"{}[]"
 _OTHERS = bytes(set(range(256)) - {*_BRACKETS, *b'"'})
-_STEPS = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+_ALIKE = bytes.maketrans(b"[]", b"{}")
+_STEPS = {ord("{"): 1, ord("}"): -1}
 
 
 def deeper_than(json_text: str | bytes, depth: int) -> bool:
@@ -21,17 +22,28 @@ def deeper_than(json_text: str | bytes, depth: int) -> bool:
         return False
     brackets = _brackets(data)
     if brackets is None:
-        brackets = b"".join(match[0] for match in _TOKEN.finditer(data) if match[0] in _BRACKETS)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth
+        brackets = b"".join(match[0] for match in _TOKEN.finditer(data) if match[0] in _BRACKETS).translate(_ALIKE)
+    return not _closes_within(brackets, depth) and max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth
+
+
+def _closes_within(brackets: bytes, depth: int) -> bool:
+    """Whether all brackets are gone after the innermost pairs were removed `depth` times; those of most resources are soon."""
+    for _ in range(depth):
+        if not brackets:
+            return True
+        before, brackets = len(brackets), brackets.replace(b"{}", b"")
+        if len(brackets) == before:
+            return False
+    return not brackets
 
 
 def _brackets(data: bytes) -> bytes | None:
-    """The brackets outside of strings; None if a string has a bracket in it, which costs a look at each string.
+    """The brackets outside of strings, as braces; None if a string has a bracket in it, which costs a look at each string.
 
     Without escapes and all characters but brackets, a string is two neighbouring quotes. A bracket in a string keeps its quotes
     apart, and at least one stays.
     """
     if b"\\" in data:
         data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    marks = data.translate(None, _OTHERS).replace(b'""', b"")
+    marks = data.translate(_ALIKE, _OTHERS).replace(b'""', b"")
     return None if b'"' in marks else marks

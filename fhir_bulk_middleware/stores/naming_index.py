@@ -1,9 +1,11 @@
 """`NamingIndex`: the keys under which a store finds what names a resource (law 40)."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
+from functools import lru_cache, partial
 
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.fhir.reference import References, texts_of
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.digests import digest
 
@@ -25,14 +27,27 @@ class NamingIndex:
     """
 
     def __init__(self, version: FhirVersion, base_urls: Collection[str]) -> None:
-        self.named = References(base_urls).named
+        references = References(base_urls)
+        self.named = references.named
         self._owned = frozenset(type_.encode() for type_ in CompartmentMembership(version).types("Patient"))
+        self._key = lru_cache(maxsize=8_192)(partial(_key, references.target, self._owned))
+        self._key_in_provenance = lru_cache(maxsize=1_024)(partial(_key, references.target, frozenset()))
 
     def covers(self, reference: bytes, namer: str) -> bool:
         """Whether the index has the resources of a type that name this one."""
-        return namer == _PROVENANCE or reference.partition(b"/")[0] not in self._owned
+        return namer == _PROVENANCE or _type(reference) not in self._owned
 
     def keys(self, line: bytes) -> frozenset[int]:
         """The keys of a version by its text."""
-        namer = _PROVENANCE if line.startswith(_IS_PROVENANCE) else ""
-        return frozenset(digest(reference) for reference in self.named(line) if self.covers(reference, namer))
+        of = self._key_in_provenance if line.startswith(_IS_PROVENANCE) else self._key
+        return frozenset([key for text in texts_of(line) if (key := of(text)) is not None])
+
+
+def _key(target: Callable[[bytes], bytes | None], without: AbstractSet[bytes], text: bytes) -> int | None:
+    """The key of what the text of a reference names; None if that is of one of the types that are left out, or elsewhere."""
+    reference = target(text)
+    return None if reference is None or _type(reference) in without else digest(reference)
+
+
+def _type(reference: bytes) -> bytes:
+    return reference.partition(b"/")[0]

@@ -9,13 +9,18 @@ the versions of its type may have been written before it was indexed.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeVar
 
 from fhir_bulk_middleware.fhir.search.parameter_index import Key, KeyRange, decoded, indexed
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS
 
+T = TypeVar("T")
+
 __all__ = ["Postings", "blocks_of", "keys_of", "register", "registered", "remove"]
 
 _PLACES = (1 << BLOCK_BITS) - 1
+_PLACE = tuple(bytes((place,)) for place in range(1 << BLOCK_BITS))
 _BLOCKS = COUNTER_BITS - BLOCK_BITS
 """The number of bits of a block's number below its type's."""
 
@@ -36,34 +41,34 @@ class Postings:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._places: dict[tuple[Key, int], bytearray] = {}
+        self._places: dict[int, dict[Key, bytes]] = {}
 
     def add(self, seq: int, keys: Iterable[Key]) -> None:
         """Collect the keys of a version."""
-        block, place, places = seq >> BLOCK_BITS, seq & _PLACES, self._places
+        places = self._places.get(seq >> BLOCK_BITS)
+        if places is None:
+            places = self._places[seq >> BLOCK_BITS] = {}
+        place = _PLACE[seq & _PLACES]
         for key in keys:
-            row = key, block
-            if row in places:
-                places[row].append(place)
-            else:
-                places[row] = bytearray((place,))
+            places[key] = places[key] + place if key in places else place
 
     def write(self) -> None:
         """Write what was collected, in the order of the table."""
-        rows = _rows(self._connection, self._places)
-        self._connection.executemany(_ADD, sorted((*row, self._places[of]) for row, of in rows))
+        found = ((key, block, places) for block, of in self._places.items() for key, places in of.items())
+        rows = [(*row, places) for row, places in _rows(self._connection, found)]
+        self._connection.executemany(_ADD, sorted(rows))
 
 
-def _rows(connection: sqlite3.Connection, found: Iterable[tuple[Key, int]]) -> Iterator[tuple[_Row, tuple[Key, int]]]:
-    """The row of each key in a block; those of parameters that are not registered for the type are left out."""
+def _rows(connection: sqlite3.Connection, found: Iterable[tuple[Key, int, T]]) -> Iterator[tuple[_Row, T]]:
+    """The row of each key in a block, with what belongs to it; none for parameters that are not registered for the type."""
     numbers: dict[int, Sequence[int | None]] = {}
-    for key, block in found:
+    for key, block, of in found:
         type_ = block >> _BLOCKS
         if type_ not in numbers:
             numbers[type_] = _in_order(connection, type_)
         place, value = decoded(key)
         if (number := numbers[type_][place]) is not None:
-            yield (number, value, block), (key, block)
+            yield (number, value, block), of
 
 
 def _in_order(connection: sqlite3.Connection, type_: int) -> Sequence[int | None]:
@@ -85,8 +90,8 @@ def remove(connection: sqlite3.Connection, gone: Iterable[tuple[int, Iterable[Ke
     for seq, keys in gone:
         for key in keys:
             places.setdefault((key, seq >> BLOCK_BITS), set()).add(seq & _PLACES)
-    for row, of in sorted(_rows(connection, places)):
-        _remove(connection, row, places[of])
+    for row, of in sorted(_rows(connection, ((*at, of) for at, of in places.items())), key=itemgetter(0)):
+        _remove(connection, row, of)
 
 
 def _remove(connection: sqlite3.Connection, row: _Row, gone: set[int]) -> None:
