@@ -79,15 +79,17 @@ class Canonical(NamedTuple):
         Raises:
             ValueError: the version is no FHIR id.
         """
+        if isinstance(version, int):
+            return b'%b"versionId":"%d","lastUpdated":"%b"%b' % (self.head, version, _rendered(last_updated), self.tail)
         return b'%b%b"lastUpdated":"%b"%b' % (self.head, _versioned(version), _rendered(last_updated), self.tail)
 
 
-def _versioned(version: int | str | None) -> bytes:
+def _versioned(version: str | None) -> bytes:
     if version is None:
         return b""
-    if isinstance(version, str) and _ID.fullmatch(version) is None:
+    if _ID.fullmatch(version) is None:
         raise ValueError("versionId: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")
-    return b'"versionId":"%b",' % str(version).encode()
+    return b'"versionId":"%b",' % version.encode()
 
 
 class ResourceModel(Protocol):
@@ -102,8 +104,9 @@ Resource = bytes | str | Mapping[str, Any] | ResourceModel
 
 
 @lru_cache(maxsize=256)
-def _is_type(name: str) -> bool:
-    return _TYPE.fullmatch(name) is not None
+def _type(name: str) -> str | None:
+    """The name of a resource type, as one object for all resources of the type; None if it is malformed."""
+    return None if _TYPE.fullmatch(name) is None else name
 
 
 @lru_cache(maxsize=1)  # a transaction writes many resources at one instant
@@ -139,12 +142,12 @@ def canonical_and_content(
         fast: use msgspec if it is installed; it takes a fifth of the time for text that has the canonical form already, and half
             of it for parsed JSON.
     """
-    if not isinstance(resource, (bytes, str, Mapping)):
+    if not isinstance(resource, (bytes, str)):
+        if isinstance(resource, Mapping):
+            return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
         if not hasattr(resource, "model_dump_json"):
             raise TypeError(f"a {type(resource).__name__} is no resource: give a dict, JSON text or a pydantic model")
         resource = resource.model_dump_json(by_alias=True, exclude_none=True)
-    if isinstance(resource, Mapping):
-        return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
     compact = _compact(resource) if fast else None
     return _form(*_checked(resource), resource_id) if compact is None else _form(*compact, resource_id)
 
@@ -152,7 +155,8 @@ def canonical_and_content(
 def _form(content: dict[str, Any], encode: _Encode, text: bytes | None, resource_id: str | None) -> _Formed:
     type_, meta = content.get("resourceType"), content.get("meta", {})
     id_ = content.get("id") if resource_id is None else resource_id
-    if not isinstance(type_, str) or not _is_type(type_):
+    type_ = _type(type_) if isinstance(type_, str) else None
+    if type_ is None:
         raise ValueError("resourceType: must be the name of a resource type")
     if not isinstance(id_, str) or _ID.fullmatch(id_) is None:
         raise ValueError("id: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")

@@ -43,6 +43,7 @@ class CompartmentMembership:
         self._definitions = definitions(version)
         self.parse = References(base_urls).parse
         self._find = lru_cache(maxsize=8_192)(partial(_found, self.parse))  # the resources of a patient come one after the other
+        self._last: frozenset[str] = frozenset()
         self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
 
     @property
@@ -89,7 +90,10 @@ class CompartmentMembership:
         own = resource.get("id")
         if type_ in kinds and isinstance(own, str):
             found.add(f"{type_}/{own}")
-        return frozenset(found)
+        last = self._last
+        if found != last:
+            last = self._last = frozenset(found)
+        return last  # one object for the resources of a patient, which come one after the other
 
     def _plan(self, type_: str, kinds: Sequence[str]) -> _Plan:
         """The paths of a type's references, each once, with the compartment kinds that the path counts for."""

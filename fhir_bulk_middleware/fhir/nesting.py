@@ -18,9 +18,12 @@ def deeper_than(json_text: str | bytes, depth: int) -> bool:
     For text that is not JSON the result is arbitrary; the parser that runs next refuses it.
     """
     data = json_text.encode(errors="replace") if isinstance(json_text, str) else json_text
-    if data.count(b"{") + data.count(b"[") <= depth:
+    marks = data.translate(_ALIKE, _OTHERS)
+    if marks.count(b"{") <= depth:  # those in strings too
         return False
-    brackets = _brackets(data)
+    if b"\\" in data:
+        marks = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(_ALIKE, _OTHERS)
+    brackets = _brackets(marks)
     if brackets is None:
         brackets = b"".join(match[0] for match in _TOKEN.finditer(data) if match[0] in _BRACKETS).translate(_ALIKE)
     return not _closes_within(brackets, depth) and max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth
@@ -37,13 +40,11 @@ def _closes_within(brackets: bytes, depth: int) -> bool:
     return not brackets
 
 
-def _brackets(data: bytes) -> bytes | None:
-    """The brackets outside of strings, as braces; None if a string has a bracket in it, which costs a look at each string.
+def _brackets(marks: bytes) -> bytes | None:
+    """The braces among braces and quotes; None if a string has one in it, which costs a look at each string.
 
     Without escapes and all characters but brackets, a string is two neighbouring quotes. A bracket in a string keeps its quotes
     apart, and at least one stays.
     """
-    if b"\\" in data:
-        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    marks = data.translate(_ALIKE, _OTHERS).replace(b'""', b"")
-    return None if b'"' in marks else marks
+    brackets = marks.replace(b'""', b"")
+    return None if b'"' in brackets else brackets

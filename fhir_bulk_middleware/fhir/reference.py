@@ -52,12 +52,17 @@ class References:
 
         It finds all literal references, also those in contained resources and in extensions, by their bytes: nothing is parsed.
         """
-        return frozenset(filter(None, map(self.target, texts_of(line))))
+        return frozenset(filter(None, map(self.target, map(text_at, beginnings_of(line)))))
 
 
-def texts_of(line: bytes) -> list[bytes]:
-    """The texts of all elements `reference` in a line of canonical JSON, up to an escaped quotation mark if there is one."""
-    return [text[: text.find(b'"')] for text in line.split(_NAMES)[1:]]
+def beginnings_of(line: bytes) -> list[bytes]:
+    """Where the texts of all elements `reference` in a line of canonical JSON begin: each with what follows it."""
+    return line.split(_NAMES)[1:]
+
+
+def text_at(begin: bytes) -> bytes:
+    """The text that begins there, up to an escaped quotation mark if there is one."""
+    return begin[: begin.find(b'"')]
 
 
 def _target(match: Callable[[bytes], re.Match[bytes] | None], text: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
-from fhir_bulk_middleware.fhir.reference import References, texts_of
+from fhir_bulk_middleware.fhir.reference import References, beginnings_of, text_at
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.digests import digest
 
@@ -13,6 +13,7 @@ __all__ = ["NamingIndex"]
 
 _PROVENANCE = "Provenance"
 _IS_PROVENANCE = b'{"resourceType":"Provenance",'
+_NONE: frozenset[bytes] = frozenset()
 
 
 class NamingIndex:
@@ -30,8 +31,8 @@ class NamingIndex:
         references = References(base_urls)
         self.named = references.named
         self._owned = frozenset(type_.encode() for type_ in CompartmentMembership(version).types("Patient"))
-        self._key = lru_cache(maxsize=8_192)(partial(_key, references.target, self._owned))
-        self._key_in_provenance = lru_cache(maxsize=1_024)(partial(_key, references.target, frozenset()))
+        self._key = lru_cache(maxsize=4_096)(partial(_key, references.target, self._owned))  # these are few, and named often
+        self._key_in_provenance = lru_cache(maxsize=1_024)(partial(_key, references.target, _NONE))
 
     def covers(self, reference: bytes, namer: str) -> bool:
         """Whether the index has the resources of a type that name this one."""
@@ -39,8 +40,10 @@ class NamingIndex:
 
     def keys(self, line: bytes) -> frozenset[int]:
         """The keys of a version by its text."""
-        of = self._key_in_provenance if line.startswith(_IS_PROVENANCE) else self._key
-        return frozenset([key for text in texts_of(line) if (key := of(text)) is not None])
+        of, owned = (self._key_in_provenance, _NONE) if line.startswith(_IS_PROVENANCE) else (self._key, self._owned)
+        # A relative reference to what has a patient, which most are, is looked at no further.
+        found = [of(text_at(begin)) for begin in beginnings_of(line) if begin[: begin.find(b"/")] not in owned]
+        return frozenset([key for key in found if key is not None])
 
 
 def _key(target: Callable[[bytes], bytes | None], without: AbstractSet[bytes], text: bytes) -> int | None:

@@ -87,7 +87,7 @@ ELEMENTS: st.SearchStrategy[Any] = st.recursive(
     TEXTS | st.text(max_size=4) | st.none() | st.integers(0, 9),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["reference", 'a"reference', "reference\\", "id", "subject"]), inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["reference", "reference\\", "id", "subject"]), inner, max_size=3)
     ),
     max_leaves=12,
 )

@@ -222,14 +222,14 @@ def _texts(texts: Iterable[Any], zero: Key, found: list[Key]) -> None:
 
 
 def _codes(value: Any, zero: Key, found: list[Key]) -> None:
-    for code in _elements(value):
+    for code in value if isinstance(value, list) else (value,):
         number = _number_of_code(code) if isinstance(code, str) else None
         if number is not None:
             found.append(zero + number)
 
 
 def _codings(value: Any, zero: Key, found: list[Key]) -> None:
-    for node in _elements(value):
+    for node in value if isinstance(value, list) else (value,):
         if isinstance(node, dict) and isinstance(code := node.get("code"), str):
             number = _number_of_code(code)
             if number is not None:
@@ -237,7 +237,7 @@ def _codings(value: Any, zero: Key, found: list[Key]) -> None:
 
 
 def _concepts(value: Any, zero: Key, found: list[Key]) -> None:
-    for node in _elements(value):
+    for node in value if isinstance(value, list) else (value,):
         if isinstance(node, dict) and (codings := node.get("coding")) is not None:
             _codings(codings, zero, found)
 
@@ -268,7 +268,7 @@ def _canonicals(value: Any, zero: Key, found: list[Key]) -> None:
 
 
 def _dates(value: Any, zero: Key, found: list[Key]) -> None:
-    for text in _elements(value):
+    for text in value if isinstance(value, list) else (value,):
         days = _day(text)
         if days is not None:
             _interval(*days, zero, found)

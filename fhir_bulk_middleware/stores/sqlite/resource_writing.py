@@ -236,7 +236,7 @@ class Writing:
     def _supersede(self, version: _Version) -> None:
         self._connection.execute("UPDATE resource SET valid_to = ? WHERE seq = ?", (self.instant, version.seq))
         if not version.deleted:
-            self._count(version.seq, -1, in_patient=version.in_patient, size=version.size)
+            self._count(version.seq, -1, version.in_patient, version.size)
 
     def _insert(self, type_: str, id_: str, text: bytes, number: int, owners: _Owners, *, deleted: bool, moved: bool) -> int:
         """Collect a version's row; returns its key."""
@@ -247,7 +247,7 @@ class Writing:
         if len(self._rows) >= _ROWS:
             self._flush()
         if not deleted:
-            self._count(seq, 1, in_patient=owners.in_patient, size=size)
+            self._count(seq, 1, owners.in_patient, size)
         return seq
 
     def _flush(self) -> None:
@@ -270,7 +270,7 @@ class Writing:
             number = self._owner_numbers[reference] = int(row[0])
         return number
 
-    def _count(self, seq: int, live: int, *, in_patient: bool, size: int) -> None:
+    def _count(self, seq: int, live: int, in_patient: int, size: int) -> None:
         counts = self._extents.get(seq >> BLOCK_BITS)
         if counts is None:
             counts = self._extents[seq >> BLOCK_BITS] = [0, 0, 0]
