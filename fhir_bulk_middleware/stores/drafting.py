@@ -4,6 +4,7 @@ A helper process (`drafting_process`) gets batches on stdin and answers each on 
 Both ends are the same interpreter, and it takes a third of the time of `pickle`.
 """
 
+import fcntl
 import itertools
 import marshal
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -35,6 +36,9 @@ Drafted = list[tuple[int, Draft]]
 
 Packed = list[tuple[int, tuple[str, str, bytes, bytes], tuple[Any, ...]]]
 """As `Drafted`, in plain values."""
+
+_PIPE = 1 << 20
+"""Bytes that a pipe holds where the system allows it, so that its ends rarely wait for each other."""
 
 _LENGTH = 8
 """Bytes of the length that stands before each value in a pipe."""
@@ -165,6 +169,8 @@ class _Helper:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
+        for pipe in (self._process.stdin, self._process.stdout):
+            _widen(pipe)
         self._send((version.value, tuple(base_urls), parameters))
 
     def __enter__(self) -> Self:
@@ -202,3 +208,9 @@ class _Helper:
             send(self._process.stdin, task)
         except BrokenPipeError:
             raise ChildProcessError(f"a process that parses lines ended with status {self._process.wait()}") from None
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
+        with suppress(OSError):  # the user has many such pipes
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)

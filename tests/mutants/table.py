@@ -668,8 +668,8 @@ TRUTH = (
         "moves-are-not-marked",
         "law 34",
         "stores/sqlite/resource_writing.py",
-        "current.owners != owners.digest)",
-        "current.owners == owners.digest)",
+        "current.owners != owners.digest\n",
+        "current.owners == owners.digest\n",
         (_RESOURCES,),
     ),
     Mutant(
@@ -684,8 +684,8 @@ TRUTH = (
         "names-are-not-indexed",
         "law 40",
         "stores/sqlite/resource_writing.py",
-        "        self._names += [(name, seq) for name in new.names]\n",
-        "",
+        "            self._names += [(name, seq) for name in names]\n",
+        "            pass\n",
         (_RESOURCES,),
     ),
     Mutant(

@@ -219,18 +219,20 @@ class Writing:
 
     def _follow(self, current: _Version | None, new: Draft) -> tuple[int, bytes]:
         """Write the version after the current one; returns its number and its text."""
-        form = new.canonical
-        number = 1 if current is None else current.number + 1
-        text = form.text(number, self.instant)
-        owners = self._owners.get(new.owners) or self._owners_of(new.owners)
-        moved = current is not None and (current.deleted or current.owners != owners.digest)
+        form, references, targets, names, keys, _ = new
+        owners = self._owners.get(references) or self._owners_of(references)
+        number, moved = 1, False
         if current is not None:
+            number, moved = current.number + 1, current.deleted or current.owners != owners.digest
             self._supersede(current)
+        text = form.text(number, self.instant)
         seq = self._insert(form.type, form.id, text, number, owners, deleted=False, moved=moved)
         self._lies_in += [(owner, seq) for owner in owners.numbers]
-        self._targets += [(about, id_about, seq) for about, id_about in new.targets]
-        self._names += [(name, seq) for name in new.names]
-        self._postings.add(seq, new.keys)
+        if targets:
+            self._targets += [(about, id_about, seq) for about, id_about in targets]
+        if names:
+            self._names += [(name, seq) for name in names]
+        self._postings.add(seq, keys)
         return number, text
 
     def _supersede(self, version: _Version) -> None:
