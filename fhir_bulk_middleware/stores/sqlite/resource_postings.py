@@ -32,10 +32,6 @@ _ADD = """
 """
 
 
-_Row = tuple[int, int, int]
-"""The number of a parameter, a value and a block."""
-
-
 class Postings:
     """The postings of one write transaction."""
 
@@ -54,21 +50,26 @@ class Postings:
 
     def write(self) -> None:
         """Write what was collected, in the order of the table."""
-        found = ((key, block, places) for block, of in self._places.items() for key, places in of.items())
-        rows = [(*row, places) for row, places in _rows(self._connection, found)]
-        self._connection.executemany(_ADD, sorted(rows))
+        self._connection.executemany(_ADD, sorted(_rows(self._connection, self._places)))
 
 
-def _rows(connection: sqlite3.Connection, found: Iterable[tuple[Key, int, T]]) -> Iterator[tuple[_Row, T]]:
-    """The row of each key in a block, with what belongs to it; none for parameters that are not registered for the type."""
+def _rows(connection: sqlite3.Connection, found: Mapping[int, Mapping[Key, T]]) -> list[tuple[int, int, int, T]]:
+    """Number of the parameter, value and block of each key in each block, with what belongs to it.
+
+    Keys of parameters that are not registered for the type have none.
+    """
     numbers: dict[int, Sequence[int | None]] = {}
-    for key, block, of in found:
+    rows = []
+    for block, keys in found.items():
         type_ = block >> _BLOCKS
         if type_ not in numbers:
             numbers[type_] = _in_order(connection, type_)
-        place, value = decoded(key)
-        if (number := numbers[type_][place]) is not None:
-            yield (number, value, block), of
+        of_type = numbers[type_]
+        for key, of in keys.items():
+            place, value = decoded(key)
+            if (number := of_type[place]) is not None:
+                rows.append((number, value, block, of))
+    return rows
 
 
 def _in_order(connection: sqlite3.Connection, type_: int) -> Sequence[int | None]:
@@ -86,15 +87,16 @@ def register(connection: sqlite3.Connection, number: int, type_: str) -> None:
 
 def remove(connection: sqlite3.Connection, gone: Iterable[tuple[int, Iterable[Key]]]) -> None:
     """Remove versions, by their keys in the index."""
-    places: dict[tuple[Key, int], set[int]] = {}
+    places: dict[int, dict[Key, set[int]]] = {}
     for seq, keys in gone:
+        block = places.setdefault(seq >> BLOCK_BITS, {})
         for key in keys:
-            places.setdefault((key, seq >> BLOCK_BITS), set()).add(seq & _PLACES)
-    for row, of in sorted(_rows(connection, ((*at, of) for at, of in places.items())), key=itemgetter(0)):
-        _remove(connection, row, of)
+            block.setdefault(key, set()).add(seq & _PLACES)
+    for number, value, block_number, of in sorted(_rows(connection, places), key=itemgetter(0, 1, 2)):
+        _remove(connection, (number, value, block_number), of)
 
 
-def _remove(connection: sqlite3.Connection, row: _Row, gone: set[int]) -> None:
+def _remove(connection: sqlite3.Connection, row: tuple[int, int, int], gone: set[int]) -> None:
     where = "WHERE parameter = ? AND value = ? AND block = ?"
     found = connection.execute(f"SELECT places FROM posting {where}", row).fetchone()  # noqa: S608 - our own words
     if found is None:

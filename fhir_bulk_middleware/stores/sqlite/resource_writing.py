@@ -20,7 +20,7 @@ STAMP_BITS = 63
 """Of the stamp of an extent: what a signed integer of SQLite holds."""
 
 
-_INSERT = "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+_INSERT = "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS = 1_000
 """How many rows wait to be written together."""
 
@@ -244,8 +244,8 @@ class Writing:
         """Collect a version's row; returns its key."""
         seq = self._next[type_]
         self._next[type_] = seq + 1
-        size = len(text)
-        self._rows.append((seq, self.instant, CURRENT, deleted, owners.in_patient, moved, owners.digest, number, size, id_, text))
+        size, line = len(text), text.decode()
+        self._rows.append((seq, self.instant, CURRENT, deleted, owners.in_patient, moved, owners.digest, number, size, id_, line))
         if len(self._rows) >= _ROWS:
             self._flush()
         if not deleted:
