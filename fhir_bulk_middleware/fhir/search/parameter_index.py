@@ -60,7 +60,9 @@ INDEXED: Mapping[str, tuple[str, ...]] = {
 
 _EVERY = ("identifier",)
 
-_REFERENCE = re.compile(rf"(?:.*/)?[A-Z][A-Za-z]*/({RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?")
+_RELATIVE = rf"[A-Z][A-Za-z]*/({RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?"
+_REFERENCE = re.compile(_RELATIVE), re.compile(rf".*/{_RELATIVE}")
+"""The usual form, and the absolute one, which takes longer to look for."""
 
 _BITS = 32
 _SIGN = 1 << (_BITS - 1)
@@ -256,7 +258,8 @@ def _references(value: Any, zero: Key, found: list[Key]) -> None:
 
 def _id_in(text: str) -> str:
     """The id of a literal reference, whatever the server's base URLs; the whole text of what has no id, such as a `urn:`."""
-    found = _REFERENCE.fullmatch(text)
+    relative, absolute = _REFERENCE
+    found = relative.fullmatch(text) or absolute.fullmatch(text)
     return text if found is None else found[1]
 
 
