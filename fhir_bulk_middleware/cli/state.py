@@ -1,5 +1,6 @@
 """The STATE folder, in which the commands keep all their data."""
 
+import gc
 import json
 import os
 import sqlite3
@@ -181,7 +182,8 @@ class State:
         begun = self._begun(lines)
         store = SQLiteResourceStore(self._partial)
         try:
-            count = begun + load(store, lines, seen, skip=begun, helpers=_spare_cores())
+            with _uncollected():
+                count = begun + load(store, lines, seen, skip=begun, helpers=_spare_cores())
         finally:
             store.close()
         self._source.write_text(json.dumps({"source": source}))
@@ -216,6 +218,18 @@ def _count(file: Path) -> int:
             return int(connection.execute("SELECT count(*) FROM resource").fetchone()[0])
     except sqlite3.OperationalError:  # there is no schema yet, or no file any more
         return 0
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: a load makes millions of objects and no cycles, and each search for some visits all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _spare_cores() -> int:

@@ -200,7 +200,7 @@ def load(
 
 def _lines(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
     stream = gzip.open(raw) if path.name.endswith(".gz") else raw  # noqa: SIM115 - `raw` is closed instead
-    first = True
-    for line in stream:
-        yield line.removeprefix(_BYTE_ORDER_MARK) if first else line
-        first = False
+    for first in stream:
+        yield first.removeprefix(_BYTE_ORDER_MARK)
+        break
+    yield from stream

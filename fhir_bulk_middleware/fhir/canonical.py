@@ -11,10 +11,9 @@ A resource is made canonical once, when it is written (law 17):
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from fhir_bulk_middleware.fhir.nesting import deeper_than
 from fhir_bulk_middleware.identifiers import RESOURCE_ID_PATTERN
@@ -34,10 +33,14 @@ _MARKED = re.compile(f'"{_MARK}([^"]*)"')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _FIRST = ("resourceType", "id", "meta")
+_META = b',"meta":{'
+_BEFORE_META = len(_META) - 1
 _OURS = ("versionId", "lastUpdated")
 
 _Encode = Callable[[Mapping[str, Any]], bytes]
-_Parsed = tuple[dict[str, Any], _Encode]
+_Parsed = tuple[dict[str, Any], _Encode, bytes | None]
+"""The content of a resource, what encodes its parts, and its text if that is what the encoder makes of the content."""
+
 _Formed = tuple["Canonical", Mapping[str, Any]]
 
 _LEAVES = frozenset({str, bool, int, type(None)})
@@ -48,24 +51,23 @@ _SMALL, _LARGE = 1e-4, 1e16
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Canonical:
+class Canonical(NamedTuple):
     """A resource in canonical form, without the version and the instant that a store assigns when it writes.
 
     Attributes:
         type: its `resourceType`.
         id: its `id`.
+        head: what the text has before the version.
+        tail: what the text has after the instant.
     """
 
     type: str
     id: str
-    _head: bytes = field(repr=False)
-    _tail: bytes = field(repr=False)
+    head: bytes
+    tail: bytes
 
-    @property
-    def parts(self) -> tuple[str, str, bytes, bytes]:
-        """The arguments that make an equal value, as plain values that are cheap to send to another process."""
-        return self.type, self.id, self._head, self._tail
+    def __repr__(self) -> str:
+        return f"Canonical(type={self.type!r}, id={self.id!r})"
 
     def text(self, version: int | str | None, last_updated: Instant) -> bytes:
         """The canonical line as UTF-8, without a final newline; `lastUpdated` has microseconds (law 1).
@@ -77,15 +79,17 @@ class Canonical:
         Raises:
             ValueError: the version is no FHIR id.
         """
-        return b'%b%b"lastUpdated":"%b"%b' % (self._head, _versioned(version), _rendered(last_updated), self._tail)
+        if isinstance(version, int):
+            return b'%b"versionId":"%d","lastUpdated":"%b"%b' % (self.head, version, _rendered(last_updated), self.tail)
+        return b'%b%b"lastUpdated":"%b"%b' % (self.head, _versioned(version), _rendered(last_updated), self.tail)
 
 
-def _versioned(version: int | str | None) -> bytes:
+def _versioned(version: str | None) -> bytes:
     if version is None:
         return b""
-    if isinstance(version, str) and _ID.fullmatch(version) is None:
+    if _ID.fullmatch(version) is None:
         raise ValueError("versionId: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")
-    return b'"versionId":"%b",' % str(version).encode()
+    return b'"versionId":"%b",' % version.encode()
 
 
 class ResourceModel(Protocol):
@@ -97,6 +101,12 @@ class ResourceModel(Protocol):
 
 
 Resource = bytes | str | Mapping[str, Any] | ResourceModel
+
+
+@lru_cache(maxsize=256)
+def _type(name: str) -> str | None:
+    """The name of a resource type, as one object for all resources of the type; None if it is malformed."""
+    return None if _TYPE.fullmatch(name) is None else name
 
 
 @lru_cache(maxsize=1)  # a transaction writes many resources at one instant
@@ -132,33 +142,38 @@ def canonical_and_content(
         fast: use msgspec if it is installed; it takes a fifth of the time for text that has the canonical form already, and half
             of it for parsed JSON.
     """
-    if not isinstance(resource, bytes | str | Mapping):
+    if not isinstance(resource, (bytes, str)):
+        if isinstance(resource, Mapping):
+            return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
         if not hasattr(resource, "model_dump_json"):
             raise TypeError(f"a {type(resource).__name__} is no resource: give a dict, JSON text or a pydantic model")
         resource = resource.model_dump_json(by_alias=True, exclude_none=True)
-    if isinstance(resource, Mapping):
-        return _mapped(resource, resource_id, fast=fast) or _form(*_checked(resource), resource_id)
-    return _form(*((fast and _compact(resource)) or _checked(resource)), resource_id)
+    compact = _compact(resource) if fast else None
+    return _form(*_checked(resource), resource_id) if compact is None else _form(*compact, resource_id)
 
 
-def _form(content: dict[str, Any], encode: _Encode, resource_id: str | None) -> tuple[Canonical, Mapping[str, Any]]:
-    meta, rest = content.get("meta", {}), _members(content, _FIRST, encode)
-    if resource_id is not None:
-        content["id"] = resource_id
-    type_, id_ = content.get("resourceType"), content.get("id")
-    if not isinstance(type_, str) or _TYPE.fullmatch(type_) is None:
+def _form(content: dict[str, Any], encode: _Encode, text: bytes | None, resource_id: str | None) -> _Formed:
+    type_, meta = content.get("resourceType"), content.get("meta", {})
+    id_ = content.get("id") if resource_id is None else resource_id
+    type_ = _type(type_) if isinstance(type_, str) else None
+    if type_ is None:
         raise ValueError("resourceType: must be the name of a resource type")
     if not isinstance(id_, str) or _ID.fullmatch(id_) is None:
         raise ValueError("id: must be 1 to 64 of A-Z, a-z, 0-9, '-' and '.'")
     if not isinstance(meta, dict):
         raise ValueError("meta: must be an object")  # noqa: TRY004 - it is the text that is wrong, not the argument
-    form = Canonical(
-        type=type_,
-        id=id_,
-        _head=f'{{"resourceType":"{type_}","id":"{id_}","meta":{{'.encode(),
-        _tail=b"%b}%b}" % (_members(meta, _OURS, encode), rest),
-    )
-    return form, content
+    head = f'{{"resourceType":"{type_}","id":"{id_}"'.encode()
+    rest = None
+    if text is not None and text.startswith(head):  # the usual case: what follows is not encoded again
+        begin = len(head)
+        if "meta" not in content:
+            rest = text[begin:-1]
+        elif text.startswith(_META, begin):
+            rest = text[begin + _BEFORE_META + len(encode(meta)) : -1]
+    if rest is None:
+        rest = _members(content, _FIRST, encode)
+    content["id"] = id_
+    return Canonical(type_, id_, head + _META, b"".join((_members(meta, _OURS, encode), b"}", rest, b"}"))), content
 
 
 def _mapped(resource: Mapping[str, Any], resource_id: str | None, *, fast: bool) -> _Formed | None:
@@ -168,7 +183,7 @@ def _mapped(resource: Mapping[str, Any], resource_id: str | None, *, fast: bool)
         return None
     codec = _msgspec() if fast else None
     try:
-        return _form(content, _encoded_plain if codec is None else codec[1], resource_id)
+        return _form(content, _encoded_plain if codec is None else codec[1], None, resource_id)
     except (ValueError, OverflowError):  # half of a surrogate pair, or a fault that the slow way words
         return None
 
@@ -219,11 +234,12 @@ def _compact(resource: bytes | str) -> _Parsed | None:
         text = resource if isinstance(resource, bytes) else resource.encode()
         if deeper_than(text, DEPTH):
             return None
+        text = text.rstrip(b"\n")
         content = decode(text)
-        same = isinstance(content, dict) and encode(content) == text.rstrip(b"\n")
+        same = isinstance(content, dict) and encode(content) == text
     except (ValueError, OverflowError):
         return None
-    return (content, encode) if same else None
+    return (content, encode, text) if same else None
 
 
 @cache
@@ -253,7 +269,7 @@ def _checked(resource: bytes | str | Mapping[str, Any]) -> _Parsed:
     author = _text(resource)
     content = _parsed(author)
     _refuse_duplicates(author, content)
-    return content, _encoded
+    return content, _encoded, None
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:
@@ -352,7 +368,9 @@ def _refuse_escaped_half_pairs(text: str) -> None:
 
 def _members(content: Mapping[str, Any], without: tuple[str, ...], encode: _Encode) -> bytes:
     """The other members as JSON, without the braces, with a leading comma."""
-    rest = {name: value for name, value in content.items() if name not in without}
+    rest = dict(content)
+    for name in without:
+        rest.pop(name, None)
     return b"," + encode(rest)[1:-1] if rest else b""
 
 

@@ -1,16 +1,24 @@
 """The compartments of a resource: by HL7's CompartmentDefinitions, and by the search parameter `patient` where they forgot it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache, partial
 from typing import Any
 
 from fhir_bulk_middleware.fhir.definitions import definitions
-from fhir_bulk_middleware.fhir.expression import Walk, compile_path, first_key
-from fhir_bulk_middleware.fhir.reference import References
+from fhir_bulk_middleware.fhir.reference import Reference, References
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 _FORGOTTEN_IN = "Patient"  # the kind whose definitions forgot types
 
-_Plan = tuple[tuple[str, Walk, frozenset[str]], ...]
+_Visit = Callable[[Any, set[str]], None]
+"""Adds the compartments that the references in an element, or in a list of them, put a resource into."""
+
+_Plan = tuple[tuple[str, _Visit], ...]
+"""The members of an element in which such references are."""
+
+_Find = Callable[[str], tuple[str, str] | None]
+"""The type of the resource that the text of a reference names, and its relative reference; None as in `References.parse`."""
 
 
 class CompartmentMembership:
@@ -34,6 +42,8 @@ class CompartmentMembership:
     def __init__(self, version: FhirVersion, base_urls: Iterable[str] = ()) -> None:
         self._definitions = definitions(version)
         self.parse = References(base_urls).parse
+        self._find = lru_cache(maxsize=8_192)(partial(_found, self.parse))  # the resources of a patient come one after the other
+        self._last: frozenset[str] = frozenset()
         self._plans: dict[tuple[str, tuple[str, ...]], _Plan] = {}
 
     @property
@@ -74,16 +84,16 @@ class CompartmentMembership:
                 return frozenset()
             plan = self._plans[key] = self._plan(type_, kinds)
         found: set[str] = set()
-        for first, walk, wanted in plan:
-            for node in walk(resource) if first in resource else ():
-                text = node.get("reference") if type(node) is dict or isinstance(node, Mapping) else None
-                reference = self.parse(text) if isinstance(text, str) else None
-                if reference is not None and reference.type in wanted:
-                    found.add(str(reference))
+        for member, visit in plan:
+            if (value := resource.get(member)) is not None:
+                visit(value, found)
         own = resource.get("id")
         if type_ in kinds and isinstance(own, str):
             found.add(f"{type_}/{own}")
-        return frozenset(found)
+        last = self._last
+        if found != last:
+            last = self._last = frozenset(found)
+        return last  # one object for the resources of a patient, which come one after the other
 
     def _plan(self, type_: str, kinds: Sequence[str]) -> _Plan:
         """The paths of a type's references, each once, with the compartment kinds that the path counts for."""
@@ -91,4 +101,37 @@ class CompartmentMembership:
         for kind in kinds:
             for path in self.paths(kind).get(type_, ()):
                 wanted.setdefault(path, set()).add(kind)
-        return tuple((first_key(path), compile_path(path), frozenset(types)) for path, types in wanted.items())
+        return _plan(wanted, self._find)
+
+
+def _plan(paths: Mapping[str, AbstractSet[str]], find: _Find) -> _Plan:
+    """The plan of paths, which are names of members joined by dots; steps that several paths share are made once."""
+    by_first: dict[str, dict[str, AbstractSet[str]]] = {}
+    for path, kinds in paths.items():
+        first, _, rest = path.partition(".")
+        by_first.setdefault(first, {})[rest] = kinds
+    return tuple(
+        (first, _visit(rests.get("", frozenset()), _plan({rest: kinds for rest, kinds in rests.items() if rest}, find), find))
+        for first, rests in by_first.items()
+    )
+
+
+def _visit(kinds: AbstractSet[str], below: _Plan, find: _Find) -> _Visit:
+    def visit(value: Any, found: set[str]) -> None:
+        for node in value if isinstance(value, list) else (value,):
+            if type(node) is not dict and not isinstance(node, Mapping):  # the first is much faster
+                continue
+            if kinds and isinstance(text := node.get("reference"), str):
+                named = find(text)
+                if named is not None and named[0] in kinds:
+                    found.add(named[1])
+            for member, inner in below:
+                if (inside := node.get(member)) is not None:
+                    inner(inside, found)
+
+    return visit
+
+
+def _found(parse: Callable[[str], Reference | None], text: str) -> tuple[str, str] | None:
+    reference = parse(text)
+    return None if reference is None else (reference.type, str(reference))

@@ -58,7 +58,7 @@ def draft(
         form,
         compartments.of(content, MEMBER_KINDS),
         targets(content, compartments.parse),
-        index.keys(b"".join(form.parts[2:])),  # no version and no instant names anything
+        index.keys(form.head + form.tail),  # no version and no instant names anything
         parameters.keys(content),
         last_updated if isinstance(last_updated, str) else None,
     )

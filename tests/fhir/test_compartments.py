@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
+from fhir_bulk_middleware.fhir.expression import compile_path
+from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 VERSIONS = pytest.mark.parametrize("version", FhirVersion, ids=lambda version: version.name)
@@ -175,3 +177,38 @@ def test_no_shape_of_a_resource_makes_it_fail_and_kinds_add_up(type_: str, conte
     compartments = CompartmentMembership(R4)
     together = compartments.of(resource, ("Patient", "Encounter"))
     assert together == compartments.of(resource, ("Patient",)) | compartments.of(resource, ("Encounter",))
+
+
+def elements_along(paths: list[list[str]]) -> st.SearchStrategy[Any]:
+    """Elements with some of the members that the paths have, at any depth, single or in lists."""
+    below = {first: [path[1:] for path in paths if path[0] == first and path[1:]] for first in {path[0] for path in paths}}
+    members = {"reference": ODD | st.sampled_from(["Patient/1", "Practitioner/2", "Device/3", "Organization/4", "#5"])}
+    inner = st.fixed_dictionaries({}, optional={**members, **{key: elements_along(rest) for key, rest in below.items() if rest}})
+    ends = st.fixed_dictionaries({}, optional={**members, **{key: references_or_odd() for key in below}})
+    element = inner | ends
+    return element | st.lists(element | ODD, max_size=3) | ODD
+
+
+def references_or_odd() -> st.SearchStrategy[Any]:
+    found = st.builds(to, st.sampled_from(["Patient/1", "Practitioner/2", "Device/3", "Organization/4", "Patient/1/_history/2"]))
+    return found | st.lists(found | ODD, max_size=2) | ODD
+
+
+@given(st.data(), st.sampled_from(["ExplanationOfBenefit", "Observation", "Procedure", "Appointment", "Task", "AuditEvent"]))
+def test_compartments_are_those_of_each_path_alone(data: st.DataObject, type_: str) -> None:
+    compartments = CompartmentMembership(R4)
+    paths = {kind: compartments.paths(kind).get(type_, ()) for kind in MEMBER_KINDS}
+    steps = [path.split(".") for several in paths.values() for path in several]
+    resource: dict[str, Any] = {"resourceType": type_}
+    for first in sorted({path[0] for path in steps}):
+        below = [path[1:] for path in steps if path[0] == first and path[1:]]
+        resource[first] = data.draw(elements_along(below) | references_or_odd() if below else references_or_odd())
+
+    expected = set()
+    for kind, several in paths.items():
+        for node in (node for path in several for node in compile_path(path)(resource)):
+            text = node.get("reference") if isinstance(node, dict) else None
+            found = compartments.parse(text) if isinstance(text, str) else None
+            if found is not None and found.type == kind:
+                expected.add(str(found))
+    assert compartments.of(resource, MEMBER_KINDS) == expected

@@ -1,10 +1,15 @@
 """Which references name a resource of this server."""
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_bulk_middleware.fhir.canonical import canonical
 from fhir_bulk_middleware.fhir.reference import Reference, References
+from fhir_bulk_middleware.instant import Instant
 
 OURS = ("https://ehr.example.org/fhir", "http://internal:8080/r4/")
 IDS = st.text("ABCabc019.-", min_size=1, max_size=64)
@@ -69,3 +74,42 @@ def test_what_is_written_is_read_back(type_: str, id_: str, version: str | None,
 def test_no_text_makes_it_fail(text: str) -> None:
     found = References(OURS).parse(text)
     assert found is None or text.endswith(str(found)) or found.version
+
+
+TEXTS = st.builds(
+    "{}{}/{}{}".format,
+    st.sampled_from(["", "", "https://ehr.example.org/fhir/", "https://other.example.org/fhir/", '"reference":"', "\\"]),
+    TYPES,
+    IDS,
+    st.sampled_from(["", "", "/_history/2", '"', '\\"', "#p", "\u00e9"]),
+)
+ELEMENTS: st.SearchStrategy[Any] = st.recursive(
+    TEXTS | st.text(max_size=4) | st.none() | st.integers(0, 9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["reference", "reference\\", "id", "subject"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def references_in(value: Any) -> set[str]:
+    """The texts of all members `reference`."""
+    match value:
+        case list():
+            return set().union(*map(references_in, value))
+        case dict():
+            own = {value["reference"]} if isinstance(value.get("reference"), str) else set()
+            return own.union(*map(references_in, value.values()))
+        case _:
+            return set()
+
+
+@given(st.dictionaries(st.sampled_from(["reference", "subject", "contained", "text"]), ELEMENTS, max_size=4))
+def test_a_line_names_what_its_elements_refer_to(rest: dict[str, Any]) -> None:
+    references = References(OURS)
+    line = canonical(json.dumps({"resourceType": "Basic", "id": "1", **rest})).text(1, Instant(0))
+
+    assert references.named(line) == {
+        str(found).encode() for text in references_in(rest) if (found := references.parse(text)) is not None
+    }

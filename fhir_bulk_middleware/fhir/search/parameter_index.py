@@ -60,7 +60,9 @@ INDEXED: Mapping[str, tuple[str, ...]] = {
 
 _EVERY = ("identifier",)
 
-_REFERENCE = re.compile(rf"(?:.*/)?[A-Z][A-Za-z]*/({RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?")
+_RELATIVE = rf"[A-Z][A-Za-z]*/({RESOURCE_ID_PATTERN})(?:/_history/{RESOURCE_ID_PATTERN})?"
+_REFERENCE = re.compile(_RELATIVE), re.compile(rf".*/{_RELATIVE}")
+"""The usual form, and the absolute one, which takes longer to look for."""
 
 _BITS = 32
 _SIGN = 1 << (_BITS - 1)
@@ -74,8 +76,10 @@ _LEAST, _MOST = 0, 1 << 22
 _ENDS = 1 << 23
 """What is added to the last day of a long interval, so that its key is none of a first day."""
 
-_Numbers = Callable[[Any], Iterable[int]]
-_Place = tuple[Key, Walk | None, _Numbers]
+_Read = Callable[[Any, Key, list[Key]], None]
+"""Adds the keys of an element, or of a list of them; the second argument is the key of the parameter's number 0."""
+
+_Place = tuple[Key, Walk | None, _Read]
 """The key of a parameter's number 0, the way to its elements, None for a member of the resource, and what reads them."""
 
 
@@ -112,8 +116,8 @@ class ParameterIndex:
         found: list[Key] = []
         for first, several in places:
             if (value := resource.get(first)) is not None:
-                for zero, walk, numbers in several:
-                    found += [zero + number for number in numbers(value if walk is None else walk(resource))]
+                for zero, walk, read in several:
+                    read(value if walk is None else walk(resource), zero, found)
         return tuple(set(found))
 
     def ranges(self, criterion: Criterion, type_: str) -> tuple[KeyRange, ...] | None:
@@ -142,14 +146,14 @@ class ParameterIndex:
             for path in parameter.paths if parameter is not None and _has(type_, parameter) else ():
                 first = first_key(path.path)
                 walk = None if first == path.path else compile_path(path.path)
-                found.setdefault(first, []).append(((place << _BITS) + _SIGN, walk, _NUMBERS[path.type]))
+                found.setdefault(first, []).append(((place << _BITS) + _SIGN, walk, _READ[path.type]))
         return tuple(found.items())
 
 
 def _has(type_: str, parameter: SearchParameter) -> bool:
     """Whether the index has a parameter: listed, and with values only of data types that it can read."""
     paths: Sequence[TypedPath] = parameter.paths
-    return parameter.name in indexed(type_) and bool(paths) and all(path.type in _NUMBERS for path in paths)
+    return parameter.name in indexed(type_) and bool(paths) and all(path.type in _READ for path in paths)
 
 
 def _ranges(modifier: str | None, value: Value, parameter: SearchParameter) -> Sequence[tuple[int, int]] | None:
@@ -159,8 +163,8 @@ def _ranges(modifier: str | None, value: Value, parameter: SearchParameter) -> S
         case TypedIdentifierValue():
             return _exactly(value.value)
         case ReferenceValue(url=str(url)):
-            whole = {"canonical": _numbers_of_text, "Reference": _numbers_of_literal}
-            return [(number, number) for path in parameter.paths for number in whole[path.type](url)]
+            texts = {url if path.type == "canonical" else _id_in(url) for path in parameter.paths}
+            return [only for text in texts for only in _exactly(text)]
         case ReferenceValue(id=str(id_)):
             return _exactly(id_)
         case DateValue():
@@ -170,7 +174,8 @@ def _ranges(modifier: str | None, value: Value, parameter: SearchParameter) -> S
 
 
 def _exactly(text: str) -> Sequence[tuple[int, int]]:
-    return [(number, number) for number in _numbers_of_text(text)]
+    number = _number(text)
+    return [] if number is None else [(number, number)]
 
 
 def _days(value: DateValue) -> Sequence[tuple[int, int]] | None:
@@ -193,100 +198,109 @@ def _days(value: DateValue) -> Sequence[tuple[int, int]] | None:
             return None
 
 
-# --- The numbers of an element, or of a list of them: read for each resource that is written
+# --- The keys of an element, or of a list of them: read for each resource that is written
 
 
 def _elements(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else (value,)
 
 
-def _numbers_of_text(text: str) -> Sequence[int]:
+def _number(text: str) -> int | None:
     try:
-        return (crc32(text.encode()) - _SIGN,)
+        return crc32(text.encode()) - _SIGN
     except UnicodeEncodeError:  # a parser's mark of a number; no criterion means it
-        return ()
+        return None
 
 
-_numbers_of_code = lru_cache(maxsize=4_096)(_numbers_of_text)
+_number_of_code = lru_cache(maxsize=4_096)(_number)
 """Codes come again and again."""
 
 
-def _numbers_of_codes(value: Any) -> Iterable[int]:
-    return [number for code in _elements(value) if isinstance(code, str) for number in _numbers_of_code(code)]
+def _texts(texts: Iterable[Any], zero: Key, found: list[Key]) -> None:
+    for text in texts:
+        number = _number(text) if isinstance(text, str) else None
+        if number is not None:
+            found.append(zero + number)
 
 
-def _numbers_of_codings(value: Any) -> Iterable[int]:
-    found: list[int] = []
-    for node in _elements(value):
+def _codes(value: Any, zero: Key, found: list[Key]) -> None:
+    for code in value if isinstance(value, list) else (value,):
+        number = _number_of_code(code) if isinstance(code, str) else None
+        if number is not None:
+            found.append(zero + number)
+
+
+def _codings(value: Any, zero: Key, found: list[Key]) -> None:
+    for node in value if isinstance(value, list) else (value,):
         if isinstance(node, dict) and isinstance(code := node.get("code"), str):
-            found += _numbers_of_code(code)
-    return found
+            number = _number_of_code(code)
+            if number is not None:
+                found.append(zero + number)
 
 
-def _numbers_of_concepts(value: Any) -> Iterable[int]:
-    found: list[int] = []
-    for node in _elements(value):
+def _concepts(value: Any, zero: Key, found: list[Key]) -> None:
+    for node in value if isinstance(value, list) else (value,):
         if isinstance(node, dict) and (codings := node.get("coding")) is not None:
-            found += _numbers_of_codings(codings)
-    return found
+            _codings(codings, zero, found)
 
 
-def _numbers_of_identifiers(value: Any) -> Iterable[int]:
-    found: list[int] = []
+def _identifiers(value: Any, zero: Key, found: list[Key]) -> None:
     for node in _elements(value):
         if isinstance(node, dict):
-            for text in _elements(node.get("value")):
-                if isinstance(text, str):
-                    found += _numbers_of_text(text)
-    return found
+            _texts(_elements(node.get("value")), zero, found)
 
 
-def _numbers_of_references(value: Any) -> Iterable[int]:
-    found: list[int] = []
+def _references(value: Any, zero: Key, found: list[Key]) -> None:
     for node in _elements(value):
         if isinstance(node, dict) and isinstance(text := node.get("reference"), str):
-            found += _numbers_of_literal(text)
-    return found
+            _texts((_id_in(text),), zero, found)
 
 
-def _numbers_of_literal(text: str) -> Sequence[int]:
-    """By the id alone, whatever the server's base URLs; by the whole text of what has no id, such as a `urn:`."""
-    found = _REFERENCE.fullmatch(text)
-    return _numbers_of_text(text if found is None else found[1])
+def _id_in(text: str) -> str:
+    """The id of a literal reference, whatever the server's base URLs; the whole text of what has no id, such as a `urn:`."""
+    relative, absolute = _REFERENCE
+    found = relative.fullmatch(text) or absolute.fullmatch(text)
+    return text if found is None else found[1]
 
 
-def _numbers_of_canonicals(value: Any) -> Iterable[int]:
+def _canonicals(value: Any, zero: Key, found: list[Key]) -> None:
     """With its version and without."""
-    texts = [text for text in _elements(value) if isinstance(text, str)]
-    return [number for text in texts for each in (text, text.partition("|")[0]) for number in _numbers_of_text(each)]
+    for text in _elements(value):
+        if isinstance(text, str):
+            _texts((text, text.partition("|")[0]), zero, found)
 
 
-def _numbers_of_dates(value: Any) -> Iterable[int]:
-    return [number for text in _elements(value) if (days := _day(text)) is not None for number in _numbers_of_days(*days)]
+def _dates(value: Any, zero: Key, found: list[Key]) -> None:
+    for text in value if isinstance(value, list) else (value,):
+        days = _day(text)
+        if days is not None:
+            _interval(*days, zero, found)
 
 
-def _numbers_of_periods(value: Any) -> Iterable[int]:
-    found: list[int] = []
+def _periods(value: Any, zero: Key, found: list[Key]) -> None:
     for node in _elements(value):
         if isinstance(node, dict):
             start, end = node.get("start"), node.get("end")
             first = (_LEAST, _LEAST) if start is None else _day(start)
             last = (_MOST, _MOST) if end is None else _day(end)
             if first is not None and last is not None:
-                found += _numbers_of_days(first[0], last[1])
-    return found
+                _interval(first[0], last[1], zero, found)
 
 
-def _numbers_of_timings(value: Any) -> Iterable[int]:
-    spans = [span for node in _elements(value) if (span := element_span(node, "Timing")) is not None]
-    within = [Span(max(span.low, _LEAST), min(span.high, _MOST * _NANOSECONDS)) for span in spans]
-    return [number for span in within for number in _numbers_of_days(*_of_span(span))]
+def _timings(value: Any, zero: Key, found: list[Key]) -> None:
+    for node in _elements(value):
+        span = element_span(node, "Timing")
+        if span is not None:
+            within = Span(max(span.low, _LEAST), min(span.high, _MOST * _NANOSECONDS))
+            _interval(*_of_span(within), zero, found)
 
 
-def _numbers_of_days(first: int, last: int) -> Sequence[int]:
+def _interval(first: int, last: int, zero: Key, found: list[Key]) -> None:
+    found.append(zero + first)
     if last < first:
-        return first, last  # nonsense, which may be found by either
-    return (first,) if last - first <= _SHORT else (first, _ENDS + last)
+        found.append(zero + last)  # nonsense, which may be found by either
+    elif last - first > _SHORT:
+        found.append(zero + _ENDS + last)
 
 
 def _day(text: Any) -> tuple[int, int] | None:
@@ -296,33 +310,33 @@ def _day(text: Any) -> tuple[int, int] | None:
     if len(text) < len("2000-01-01"):
         span = read_span(text)
         return None if span is None else _of_span(span)
-    day = _ordinal(text[:10])
-    return None if day is None else (day, day)
+    return _whole_day(text[:10])
 
 
 @lru_cache(maxsize=4_096)
-def _ordinal(text: str) -> int | None:
+def _whole_day(text: str) -> tuple[int, int] | None:
     try:
-        return date.fromisoformat(text).toordinal()
+        day = date.fromisoformat(text).toordinal()
     except ValueError:
         return None
+    return day, day
 
 
 def _of_span(span: Span) -> tuple[int, int]:
     return int(span.low // _NANOSECONDS), int(span.high // _NANOSECONDS)
 
 
-_NUMBERS: Mapping[str, _Numbers] = {
-    "CodeableConcept": _numbers_of_concepts,
-    "Coding": _numbers_of_codings,
-    "Identifier": _numbers_of_identifiers,
-    "code": _numbers_of_codes,
-    "Reference": _numbers_of_references,
-    "canonical": _numbers_of_canonicals,
-    "date": _numbers_of_dates,
-    "dateTime": _numbers_of_dates,
-    "instant": _numbers_of_dates,
-    "Period": _numbers_of_periods,
-    "Timing": _numbers_of_timings,
+_READ: Mapping[str, _Read] = {
+    "CodeableConcept": _concepts,
+    "Coding": _codings,
+    "Identifier": _identifiers,
+    "code": _codes,
+    "Reference": _references,
+    "canonical": _canonicals,
+    "date": _dates,
+    "dateTime": _dates,
+    "instant": _dates,
+    "Period": _periods,
+    "Timing": _timings,
 }
 """By the data type of an element."""

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
 _LOOK = 0.005
+_ROOM = 64 * 1024
+"""KiB of the cache of a load; with SQLite's own 2 MB each write would read pages of the indexes again."""
 _RETRY_AFTER = 5
 _FULL_RETRY_AFTER = 60
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -135,6 +137,18 @@ class Database:
         """As `write`, in the calling thread, which is blocked: for worker processes and loaders."""
         with _told(), self._transaction() as connection:
             return change(connection)
+
+    @contextmanager
+    def roomy(self) -> Iterator[None]:
+        """Give the calling thread's connection a larger cache, for many writes to all parts of the file."""
+        with _told():
+            connection = self._connection()
+        (pages,) = connection.execute("PRAGMA cache_size").fetchone()
+        connection.execute(f"PRAGMA cache_size={-_ROOM}")
+        try:
+            yield
+        finally:
+            connection.execute(f"PRAGMA cache_size={pages}")
 
     def close(self) -> None:
         """Close all connections. The next use opens new ones."""

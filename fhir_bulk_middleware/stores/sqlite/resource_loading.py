@@ -13,24 +13,39 @@ from fhir_bulk_middleware.stores.sqlite.resource_writing import Writing
 __all__ = ["load_history", "load_now"]
 
 
-def load_now(database: Database, clock: Clock, batches: Iterable[Drafted], progress: Callable[[int], None]) -> int:
-    """Write each batch in a transaction, whose instant its resources get; return the number of resources."""
+def load_now(database: Database, clock: Clock, batches: Iterable[Drafted], most: int, progress: Callable[[int], None]) -> int:
+    """Write resources in transactions of `most`, whose instant they get; return the number of resources.
+
+    If an error ends the batches, those before it are written.
+    """
     kept = 0
-    for batch in batches:
-        # A type's rows are neighbours; within a transaction all have one instant.
-        drafts = sorted((new for _, new in batch), key=_type)
+    waiting: list[Draft] = []
 
-        def write(connection: sqlite3.Connection, drafts: Sequence[Draft] = drafts) -> None:
-            writing = Writing(connection, clock)
-            writing.expect(drafts)
-            for new in drafts:
-                writing.put(new)
-            writing.finish()
-
-        database.write_here(write)
+    def write() -> None:
+        nonlocal kept, waiting
+        drafts, waiting = waiting[:most], waiting[most:]
+        drafts.sort(key=_type)  # a type's rows are neighbours; within a transaction all have one instant
+        database.write_here(lambda connection: _write_now(connection, clock, drafts))
         kept += len(drafts)
         progress(kept)
+
+    with database.roomy():
+        try:
+            for batch in batches:
+                waiting += [new for _, new in batch]
+                while len(waiting) >= most:
+                    write()
+        finally:
+            if waiting:
+                write()
     return kept
+
+
+def _write_now(connection: sqlite3.Connection, clock: Clock, drafts: Sequence[Draft]) -> None:
+    writing = Writing(connection, clock)
+    writing.expect(drafts)
+    writing.put_all(drafts)
+    writing.finish()
 
 
 def load_history(
@@ -47,9 +62,10 @@ def load_history(
     """
     history = History(batches)
     kept = 0
-    while history:
-        kept += database.write_here(lambda connection: _write(connection, clock, history, least))
-        progress(kept)
+    with database.roomy():
+        while history:
+            kept += database.write_here(lambda connection: _write(connection, clock, history, least))
+            progress(kept)
     return kept
 
 

@@ -9,13 +9,18 @@ the versions of its type may have been written before it was indexed.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeVar
 
 from fhir_bulk_middleware.fhir.search.parameter_index import Key, KeyRange, decoded, indexed
 from fhir_bulk_middleware.stores.sqlite.resource_schema import BLOCK_BITS, COUNTER_BITS
 
+T = TypeVar("T")
+
 __all__ = ["Postings", "blocks_of", "keys_of", "register", "registered", "remove"]
 
 _PLACES = (1 << BLOCK_BITS) - 1
+_PLACE = tuple(bytes((place,)) for place in range(1 << BLOCK_BITS))
 _BLOCKS = COUNTER_BITS - BLOCK_BITS
 """The number of bits of a block's number below its type's."""
 
@@ -27,43 +32,44 @@ _ADD = """
 """
 
 
-_Row = tuple[int, int, int]
-"""The number of a parameter, a value and a block."""
-
-
 class Postings:
     """The postings of one write transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._places: dict[tuple[Key, int], bytearray] = {}
+        self._places: dict[int, dict[Key, bytes]] = {}
 
     def add(self, seq: int, keys: Iterable[Key]) -> None:
         """Collect the keys of a version."""
-        block, place, places = seq >> BLOCK_BITS, seq & _PLACES, self._places
+        places = self._places.get(seq >> BLOCK_BITS)
+        if places is None:
+            places = self._places[seq >> BLOCK_BITS] = {}
+        place = _PLACE[seq & _PLACES]
         for key in keys:
-            row = key, block
-            if row in places:
-                places[row].append(place)
-            else:
-                places[row] = bytearray((place,))
+            places[key] = places[key] + place if key in places else place
 
     def write(self) -> None:
         """Write what was collected, in the order of the table."""
-        rows = _rows(self._connection, self._places)
-        self._connection.executemany(_ADD, sorted((*row, self._places[of]) for row, of in rows))
+        self._connection.executemany(_ADD, sorted(_rows(self._connection, self._places)))
 
 
-def _rows(connection: sqlite3.Connection, found: Iterable[tuple[Key, int]]) -> Iterator[tuple[_Row, tuple[Key, int]]]:
-    """The row of each key in a block; those of parameters that are not registered for the type are left out."""
+def _rows(connection: sqlite3.Connection, found: Mapping[int, Mapping[Key, T]]) -> list[tuple[int, int, int, T]]:
+    """Number of the parameter, value and block of each key in each block, with what belongs to it.
+
+    Keys of parameters that are not registered for the type have none.
+    """
     numbers: dict[int, Sequence[int | None]] = {}
-    for key, block in found:
+    rows = []
+    for block, keys in found.items():
         type_ = block >> _BLOCKS
         if type_ not in numbers:
             numbers[type_] = _in_order(connection, type_)
-        place, value = decoded(key)
-        if (number := numbers[type_][place]) is not None:
-            yield (number, value, block), (key, block)
+        of_type = numbers[type_]
+        for key, of in keys.items():
+            place, value = decoded(key)
+            if (number := of_type[place]) is not None:
+                rows.append((number, value, block, of))
+    return rows
 
 
 def _in_order(connection: sqlite3.Connection, type_: int) -> Sequence[int | None]:
@@ -81,15 +87,16 @@ def register(connection: sqlite3.Connection, number: int, type_: str) -> None:
 
 def remove(connection: sqlite3.Connection, gone: Iterable[tuple[int, Iterable[Key]]]) -> None:
     """Remove versions, by their keys in the index."""
-    places: dict[tuple[Key, int], set[int]] = {}
+    places: dict[int, dict[Key, set[int]]] = {}
     for seq, keys in gone:
+        block = places.setdefault(seq >> BLOCK_BITS, {})
         for key in keys:
-            places.setdefault((key, seq >> BLOCK_BITS), set()).add(seq & _PLACES)
-    for row, of in sorted(_rows(connection, places)):
-        _remove(connection, row, places[of])
+            block.setdefault(key, set()).add(seq & _PLACES)
+    for number, value, block_number, of in sorted(_rows(connection, places), key=itemgetter(0, 1, 2)):
+        _remove(connection, (number, value, block_number), of)
 
 
-def _remove(connection: sqlite3.Connection, row: _Row, gone: set[int]) -> None:
+def _remove(connection: sqlite3.Connection, row: tuple[int, int, int], gone: set[int]) -> None:
     where = "WHERE parameter = ? AND value = ? AND block = ?"
     found = connection.execute(f"SELECT places FROM posting {where}", row).fetchone()  # noqa: S608 - our own words
     if found is None:

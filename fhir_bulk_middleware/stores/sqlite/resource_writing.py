@@ -3,7 +3,6 @@
 import json
 import secrets
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,10 @@ __all__ = ["STAMP_BITS", "Writing", "cut"]
 STAMP_BITS = 63
 """Of the stamp of an extent: what a signed integer of SQLite holds."""
 
+
+_INSERT = "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS = 1_000
+"""How many rows wait to be written together."""
 
 _COLUMNS = "seq, version, last_updated, deleted, in_patient, owners, size"
 _NEWEST = f"SELECT {_COLUMNS} FROM resource WHERE id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT 1"  # noqa: S608 - ours
@@ -38,6 +41,20 @@ class _Version:
     in_patient: bool
     owners: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """A set of compartments, with the numbers of their owners."""
+
+    digest: int
+    in_patient: bool
+    numbers: tuple[int, ...]
+
+
+_NOBODY = _Owners(0, in_patient=False, numbers=())
+
+_Expected = dict[str, _Version | None]
 
 
 def _version(row: Sequence[int]) -> _Version:
@@ -66,15 +83,15 @@ class Writing:
         self._clock = clock
         self._types: dict[str, int] = {}
         self._next: dict[str, int] = {}
-        self._expected: dict[tuple[str, str], _Version | None] = {}
-        self._owners: dict[str, int] = {}
+        self._expected: dict[str, _Expected] = {}
+        self._rows: list[tuple[object, ...]] = []
+        self._owners: dict[frozenset[str], _Owners] = {frozenset(): _NOBODY}
+        self._owner_numbers: dict[str, int] = {}
         self._lies_in: list[tuple[int, int]] = []
         self._targets: list[tuple[str, str, int]] = []
         self._names: list[tuple[int, int]] = []
         self._postings = Postings(connection)
-        self._live: Counter[int] = Counter()
-        self._in_patient: Counter[int] = Counter()
-        self._size: Counter[int] = Counter()
+        self._extents: dict[int, list[int]] = {}
 
     @cached_property
     def instant(self) -> Instant:
@@ -110,10 +127,12 @@ class Writing:
         for new in drafts:
             by_type.setdefault(new.canonical.type, []).append(new.canonical.id)
         for type_, ids in by_type.items():
-            self._expected.update(((type_, id_), None) for id_ in ids)
-            values = json.dumps(ids), first_of(self._type(type_)), self._next[type_]
-            for id_, *row in self._connection.execute(_EXPECTED, values):
-                self._expected[type_, id_] = _version(row)  # the last one is the newest
+            expected: _Expected = dict.fromkeys(ids)
+            first = first_of(self._type(type_))
+            if self._next[type_] > first + 1:
+                for id_, *row in self._connection.execute(_EXPECTED, (json.dumps(ids), first, self._next[type_])):
+                    expected[id_] = _version(row)  # the last one is the newest
+            self._expected[type_] = expected
 
     def put(self, new: Draft, if_match: int | None = None, *, absent: bool = False) -> Stored:
         """Write the next version of a resource, the first one if there is none.
@@ -131,17 +150,13 @@ class Writing:
         exists = current is not None and not current.deleted
         if (absent and exists) or (if_match is not None and not (exists and current is not None and current.number == if_match)):
             raise VersionConflict(None if current is None else current.number)
-        number = 1 if current is None else current.number + 1
-        text = new.canonical.text(number, self.instant)
-        if current is not None:
-            self._supersede(current)
-        owners = digest_of_owners(new.owners)
-        moved = current is not None and (current.deleted or current.owners != owners)
-        seq = self._insert(type_, (number, id_, text), new.owners, owners, deleted=False, moved=moved)
-        self._targets += [(about, id_about, seq) for about, id_about in new.targets]
-        self._names += [(name, seq) for name in new.names]
-        self._postings.add(seq, new.keys)
+        number, text = self._follow(current, new)
         return Stored(type_, id_, number, self.instant, text, deleted=False)
+
+    def put_all(self, drafts: Iterable[Draft]) -> None:
+        """As `put` without conditions, for many resources that are `expect`ed."""
+        for new in drafts:
+            self._follow(self._current(new.canonical.type, new.canonical.id), new)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
         """Write the deletion of a resource. Its compartments are those of its versions before, where exports look (laws 27, 34).
@@ -162,28 +177,32 @@ class Writing:
             "SELECT CAST(json AS BLOB) FROM resource WHERE seq = ?", (current.seq,)
         ).fetchone()[0]
         self._supersede(current)
-        self._insert(type_, (current.number + 1, id_, b""), frozenset(), 0, deleted=True, moved=False)
+        self._insert(type_, id_, b"", current.number + 1, _NOBODY, deleted=True, moved=False)
+        self._flush()  # whoever removes reads in the same transaction
         return Stored(type_, id_, current.number, current.last_updated, text, deleted=False)
 
     def finish(self) -> None:
         """Write the collected rows; must be called before the transaction is committed."""
+        self._flush()
         self._connection.executemany("INSERT INTO compartment VALUES (?, ?)", sorted(self._lies_in))
         self._connection.executemany("INSERT INTO target VALUES (?, ?, ?)", sorted(self._targets))
         self._connection.executemany("INSERT INTO naming VALUES (?, ?)", sorted(self._names))
         self._postings.write()
         # A block whose counts are the same as before is among them too, if one version took the place of another.
-        changed = (self.instant, secrets.randbits(STAMP_BITS)) if self._live else ()
+        changed = (self.instant, secrets.randbits(STAMP_BITS)) if self._extents else ()
         self._connection.executemany(
             "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " live = live + excluded.live, in_patient = in_patient + excluded.in_patient, size = size + excluded.size,"
             " changed = excluded.changed, stamp = excluded.stamp",
-            [(block, live, self._in_patient[block], self._size[block], *changed) for block, live in sorted(self._live.items())],
+            [(block, *counts, *changed) for block, counts in sorted(self._extents.items())],
         )
 
     def _current(self, type_: str, id_: str) -> _Version | None:
+        expected = self._expected.get(type_)
+        if expected is not None and id_ in expected:
+            return expected.pop(id_)
         first = first_of(self._type(type_))
-        if (type_, id_) in self._expected:
-            return self._expected.pop((type_, id_))
+        self._flush()
         row = self._connection.execute(_NEWEST, (id_, first, self._next[type_])).fetchone()
         return None if row is None else _version(row)
 
@@ -198,38 +217,65 @@ class Writing:
             self._next[type_] = next_of(self._connection, number)
         return number
 
+    def _follow(self, current: _Version | None, new: Draft) -> tuple[int, bytes]:
+        """Write the version after the current one; returns its number and its text."""
+        form, references, targets, names, keys, _ = new
+        owners = self._owners.get(references) or self._owners_of(references)
+        number, moved = 1, False
+        if current is not None:
+            number, moved = current.number + 1, current.deleted or current.owners != owners.digest
+            self._supersede(current)
+        text = form.text(number, self.instant)
+        seq = self._insert(form.type, form.id, text, number, owners, deleted=False, moved=moved)
+        self._lies_in += [(owner, seq) for owner in owners.numbers]
+        if targets:
+            self._targets += [(about, id_about, seq) for about, id_about in targets]
+        if names:
+            self._names += [(name, seq) for name in names]
+        self._postings.add(seq, keys)
+        return number, text
+
     def _supersede(self, version: _Version) -> None:
         self._connection.execute("UPDATE resource SET valid_to = ? WHERE seq = ?", (self.instant, version.seq))
         if not version.deleted:
-            self._count(version.seq, -1, in_patient=version.in_patient, size=version.size)
+            self._count(version.seq, -1, version.in_patient, version.size)
 
-    def _insert(
-        self, type_: str, new: tuple[int, str, bytes], owners: frozenset[str], digest: int, *, deleted: bool, moved: bool
-    ) -> int:
-        """Write a version's row and its compartments; returns its key."""
-        number, id_, text = new
+    def _insert(self, type_: str, id_: str, text: bytes, number: int, owners: _Owners, *, deleted: bool, moved: bool) -> int:
+        """Collect a version's row; returns its key."""
         seq = self._next[type_]
-        self._next[type_] += 1
-        in_patient = any(owner.startswith("Patient/") for owner in owners)
-        self._connection.execute(
-            "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))",
-            (seq, self.instant, CURRENT, deleted, in_patient, moved, digest, number, len(text), id_, text),
-        )
-        self._lies_in += [(self._owner(owner), seq) for owner in owners]
+        self._next[type_] = seq + 1
+        size, line = len(text), text.decode()
+        self._rows.append((seq, self.instant, CURRENT, deleted, owners.in_patient, moved, owners.digest, number, size, id_, line))
+        if len(self._rows) >= _ROWS:
+            self._flush()
         if not deleted:
-            self._count(seq, 1, in_patient=in_patient, size=len(text))
+            self._count(seq, 1, owners.in_patient, size)
         return seq
 
+    def _flush(self) -> None:
+        """Write the collected versions, so that they can be read."""
+        if self._rows:
+            self._connection.executemany(_INSERT, self._rows)
+            self._rows.clear()
+
+    def _owners_of(self, references: frozenset[str]) -> _Owners:
+        in_patient = any(reference.startswith("Patient/") for reference in references)
+        numbers = tuple(self._owner(reference) for reference in sorted(references))
+        found = self._owners[references] = _Owners(digest_of_owners(references), in_patient, numbers)
+        return found
+
     def _owner(self, reference: str) -> int:
-        number = self._owners.get(reference)
+        number = self._owner_numbers.get(reference)
         if number is None:
             self._connection.execute("INSERT INTO owner (reference) VALUES (?) ON CONFLICT DO NOTHING", (reference,))
             row = self._connection.execute("SELECT number FROM owner WHERE reference = ?", (reference,)).fetchone()
-            number = self._owners[reference] = int(row[0])
+            number = self._owner_numbers[reference] = int(row[0])
         return number
 
-    def _count(self, seq: int, live: int, *, in_patient: bool, size: int) -> None:
-        block = seq >> BLOCK_BITS
-        self._live[block] += live
-        self._in_patient[block] += live * in_patient
-        self._size[block] += live * size
+    def _count(self, seq: int, live: int, in_patient: int, size: int) -> None:
+        counts = self._extents.get(seq >> BLOCK_BITS)
+        if counts is None:
+            counts = self._extents[seq >> BLOCK_BITS] = [0, 0, 0]
+        counts[0] += live
+        counts[1] += live * in_patient
+        counts[2] += live * size

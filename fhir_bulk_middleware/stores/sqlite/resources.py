@@ -59,6 +59,8 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 _Read = Callable[[sqlite3.Connection, Q, str | None], Generator[T]]
 _IDLE_READERS = 4
+_LINES = 1_000
+"""How many lines of a load are parsed together."""
 
 _STORED = "SELECT version, last_updated, CAST(json AS BLOB), deleted, seq, id FROM resource WHERE "
 
@@ -172,14 +174,15 @@ class SQLiteResourceStore:
         self,
         lines: Iterable[bytes],
         *,
-        batch: int = 1_000,
+        batch: int = 8_000,
         progress: Callable[[int], None] = lambda _: None,
         helpers: int = 0,
         keep_last_updated: bool = False,
     ) -> int:
         """Store the resources of NDJSON lines under their own ids. Blocks, so call it in a thread or a process of its own.
 
-        Each batch is a transaction, so that others can write in between; batches before an error stay.
+        Each batch is a transaction, so that others can write in between. Lines are parsed 1,000 at a time; what was parsed before
+        an error stays.
 
         Args:
             lines: one resource each; empty lines are skipped.
@@ -196,11 +199,11 @@ class SQLiteResourceStore:
             MalformedLine: a line is malformed, or cannot keep its `meta.lastUpdated`.
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
-        batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
+        batches = iter(lambda: list(itertools.islice(numbered, min(batch, _LINES))), [])
         with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
             if keep_last_updated:
                 return load_history(self._database, self._clock, found, batch, progress)
-            return load_now(self._database, self._clock, found, progress)
+            return load_now(self._database, self._clock, found, batch, progress)
 
     def open(self) -> None:
         """Open the file and index base URLs that are new to it, which otherwise the first use does. Blocks."""
