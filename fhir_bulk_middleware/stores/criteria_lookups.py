@@ -58,10 +58,10 @@ class CriteriaLookups:
     Args:
         compartments: which resources belong to which patient, as the store has indexed it.
         names: the references between resources that the store has indexed.
-        parameters: the search parameters that the store has indexed; None if it indexes none.
+        parameters: the search parameters that the store has indexed.
     """
 
-    def __init__(self, compartments: CompartmentMembership, names: NamingIndex, parameters: ParameterIndex | None = None) -> None:
+    def __init__(self, compartments: CompartmentMembership, names: NamingIndex, parameters: ParameterIndex) -> None:
         self._compartments = compartments
         self._names = names
         self._parameters = parameters
@@ -80,7 +80,7 @@ class CriteriaLookups:
             return ById(tuple(ids)) if criterion.modifier is None and len(ids) == len(criterion.values) else None
         if (named := self._of_references(criterion, parameter, criteria.type)) is not None:
             return named
-        if self._parameters is None or criteria.version != self._parameters.version:
+        if criteria.version != self._parameters.version:
             return None  # another release may find the values elsewhere in a resource
         ranges = self._parameters.ranges(criterion, criteria.type)
         return None if ranges is None else ByKey(ranges)

@@ -58,8 +58,6 @@ def drafted(
     version: FhirVersion,
     base_urls: Collection[str],
     helpers: int,
-    *,
-    parameters: bool,
 ) -> Generator[Drafted]:
     """The drafts of each batch, in order.
 
@@ -70,12 +68,11 @@ def drafted(
         version: the FHIR release of the resources.
         base_urls: base URLs below which an absolute reference is the store's own.
         helpers: the number of helper processes; with 0 this process parses.
-        parameters: whether the store indexes search parameters.
 
     Raises:
         MalformedLine: a line is not a resource; the batches before were given.
     """
-    indexes = indexes_of(version, base_urls, parameters=parameters)
+    indexes = indexes_of(version, base_urls)
     if not helpers:
         for batch in batches:
             yield drafts_of(batch, *indexes)
@@ -88,7 +85,7 @@ def drafted(
         for batch in remaining:
             done = None
             if len(busy) < helpers:
-                helper = running.enter_context(_Helper(version, base_urls, parameters=parameters))
+                helper = running.enter_context(_Helper(version, base_urls))
             else:
                 helper = busy.popleft()
                 done = helper.answer()
@@ -100,16 +97,13 @@ def drafted(
             yield busy.popleft().answer()
 
 
-def indexes_of(
-    version: FhirVersion, base_urls: Collection[str], *, parameters: bool
-) -> tuple[CompartmentMembership, NamingIndex, ParameterIndex | None]:
+def indexes_of(version: FhirVersion, base_urls: Collection[str]) -> tuple[CompartmentMembership, NamingIndex, ParameterIndex]:
     """What drafts are made with."""
-    index = ParameterIndex(version) if parameters else None
-    return CompartmentMembership(version, base_urls), NamingIndex(version, base_urls), index
+    return CompartmentMembership(version, base_urls), NamingIndex(version, base_urls), ParameterIndex(version)
 
 
 def drafts_of(
-    batch: Sequence[Line], compartments: CompartmentMembership, index: NamingIndex, parameters: ParameterIndex | None
+    batch: Sequence[Line], compartments: CompartmentMembership, index: NamingIndex, parameters: ParameterIndex
 ) -> Drafted:
     """The drafts of one batch.
 
@@ -133,7 +127,7 @@ def packed(drafts: Drafted) -> Packed:
 class _Helper:
     """A helper process. It has one task at a time: with two, both ends could wait for the other to read."""
 
-    def __init__(self, version: FhirVersion, base_urls: Collection[str], *, parameters: bool) -> None:
+    def __init__(self, version: FhirVersion, base_urls: Collection[str]) -> None:
         # PYTHONPATH makes it import from where this process does. A session of its own keeps Ctrl-C in a terminal from it.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         self._process = subprocess.Popen(  # noqa: S603 - starts a module of this package
@@ -143,7 +137,7 @@ class _Helper:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
-        self._send((version, tuple(base_urls), parameters))
+        self._send((version, tuple(base_urls)))
 
     def __enter__(self) -> Self:
         return self

@@ -19,8 +19,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of stdin ends it, and a service manager sends SIGTERM to all
     tasks, answers = sys.stdin.buffer, sys.stdout.buffer
     with suppress(EOFError, BrokenPipeError):
-        version, base_urls, parameters = pickle.load(tasks)  # noqa: S301 - from the process that started this one
-        indexes = indexes_of(version, base_urls, parameters=parameters)
+        version, base_urls = pickle.load(tasks)  # noqa: S301 - from the process that started this one
+        indexes = indexes_of(version, base_urls)
         while True:
             batch: list[Line] = pickle.load(tasks)  # noqa: S301 - as above
             try:

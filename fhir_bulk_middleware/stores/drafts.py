@@ -37,7 +37,7 @@ def draft(
     resource: bytes | str | Mapping[str, object],
     compartments: CompartmentMembership,
     index: NamingIndex,
-    parameters: ParameterIndex | None,
+    parameters: ParameterIndex,
     resource_id: str | None = None,
 ) -> Draft:
     """Prepare a resource for writing.
@@ -46,7 +46,7 @@ def draft(
         resource: as in `canonical`.
         compartments: of the store.
         index: of the store.
-        parameters: of the store; None if it indexes no search parameters.
+        parameters: of the store.
         resource_id: replaces the id in the resource.
 
     Raises:
@@ -59,6 +59,6 @@ def draft(
         compartments.of(content, MEMBER_KINDS),
         targets(content, compartments.parse),
         index.keys(b"".join(form.parts[2:])),  # no version and no instant names anything
-        () if parameters is None else parameters.keys(content),
+        parameters.keys(content),
         last_updated if isinstance(last_updated, str) else None,
     )

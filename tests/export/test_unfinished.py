@@ -32,7 +32,7 @@ async def test_what_a_slow_transaction_commits_is_announced_and_told_by_the_next
             writing = writing_on(connection, store)
             writing.expect([("Patient", "gone"), ("Patient", "late")], texts=True)
             late = {"resourceType": "Patient", "id": "late"}
-            stamp = writing.put(draft(late, store._compartments, store._naming_index, None)).last_updated
+            stamp = writing.put(draft(late, store._compartments, store._naming_index, store._parameters)).last_updated
             writing.delete("Patient", "gone")
             writing.finish()
             if prepared:

@@ -29,6 +29,7 @@ from postgres_resources import EmptyStores, empty_stores, writing_on
 
 from fhir_bulk_middleware.contract.query import Everything, Query, Window
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.drafts import draft
@@ -74,7 +75,7 @@ class Store:
         self._stores = stores
         self._store = self._reading = stores.store()
         self._store._types.assured_here({"Observation", "Patient"})
-        self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ()), None
+        self._drafting = CompartmentMembership(FhirVersion.R4), NamingIndex(FhirVersion.R4, ()), ParameterIndex(FhirVersion.R4)
 
     def storage(self, patience: float) -> PostgresResourceStore:
         self._reading = self._stores.another(wait_for_writers=patience, blocking=True)

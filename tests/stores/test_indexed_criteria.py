@@ -15,10 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from house import HandClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres_resources import EmptyStores, writing_on
+from waiting import PATIENCE
 
 from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.query import (
@@ -36,14 +39,19 @@ from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex, decoded, indexed
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision, after
+from fhir_bulk_middleware.stores.drafts import draft
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
+from fhir_bulk_middleware.stores.postgres import resource_removal
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["postgres_fixtures"]
 
-Store = MemoryResourceStore | SQLiteResourceStore
+Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 
 EXAMPLES = int(os.environ.get("FHIR_BULK_INDEXED", "40"))
+EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_INDEXED", "12"))
 BASE = "https://ehr.example/fhir"
 FILLING = 250
 """Observations that are there before, so that most versions are no candidates and keys lie in two blocks."""
@@ -166,18 +174,24 @@ async def live(changes: Sequence[Put | Delete | Cut], store: Store, clock: HandC
     return cuts
 
 
+def windows(cuts: Sequence[Instant]) -> list[tuple[Instant | None, Instant]]:
+    return [(None, instant) for instant in cuts] + list(pairwise(cuts))
+
+
 async def agree(
-    changes: Sequence[Put | Delete | Cut], asked: Sequence[tuple[str, ...]], selection: Selection, file: Path
+    changes: Sequence[Put | Delete | Cut],
+    asked: Sequence[tuple[str, ...]],
+    selection: Selection,
+    store: SQLiteResourceStore | PostgresResourceStore,
+    clock: HandClock,
 ) -> None:
-    clocks = HandClock(), HandClock()
-    model = MemoryResourceStore(clock=clocks[0], base_urls=[BASE])
-    store = SQLiteResourceStore(file, clock=clocks[1], base_urls=[BASE])
-    cuts, same = await live(changes, model, clocks[0]), await live(changes, store, clocks[1])
-    assert same == cuts
+    of_model = HandClock()
+    model = MemoryResourceStore(clock=of_model, base_urls=[BASE])
+    cuts, own = await live(changes, model, of_model), await live(changes, store, clock)
     for filter_ in (filters(*queries) for queries in asked):
-        for window in [(None, instant) for instant in cuts] + list(pairwise(cuts)):
+        for window, same in zip(windows(cuts), windows(own), strict=True):
             expected = await exported(model, filter_, selection, *window)
-            assert sorted(await exported(store, filter_, selection, *window)) == sorted(expected)
+            assert sorted(await exported(store, filter_, selection, *same)) == sorted(expected)
         assert await matched(store, filter_) == await matched(model, filter_)
     store.close()
 
@@ -188,7 +202,23 @@ def test_an_index_finds_what_a_walk_finds(
     changes: list[Put | Delete | Cut], asked: list[tuple[str, ...]], selection: Selection
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(agree(changes, asked, selection, Path(folder, "resources.db")))
+        clock = HandClock()
+        store = SQLiteResourceStore(Path(folder, "resources.db"), clock=clock, base_urls=[BASE])
+        asyncio.run(agree(changes, asked, selection, store, clock))
+
+
+@settings(
+    max_examples=EXAMPLES_IN_POSTGRES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(HISTORIES, st.lists(st.sampled_from(QUERIES), min_size=1, max_size=4, unique=True), st.sampled_from(SELECTIONS))
+def test_an_index_in_postgresql_finds_what_a_walk_finds(
+    empty_postgres: EmptyStores, changes: list[Put | Delete | Cut], asked: list[tuple[str, ...]], selection: Selection
+) -> None:
+    clock = HandClock()
+    store = empty_postgres.store(clock, base_urls=[BASE], blocking=True)
+    asyncio.run(agree(changes, asked, selection, store, clock))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -224,6 +254,37 @@ def keys_of_versions(file: Path) -> list[tuple[int, str, int]]:
     return sorted((seq, indexed("Observation")[place], number) for seq, place, number in keys)
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(HISTORIES)
+def test_the_index_in_postgresql_has_the_versions_that_are_there_and_no_others(
+    empty_postgres: EmptyStores, changes: list[Put | Delete | Cut]
+) -> None:
+    """Also when old versions were forgotten."""
+    clock = HandClock()
+    store = empty_postgres.store(clock, blocking=True)
+    asyncio.run(live(changes, store, clock))
+    assert postings_in_postgresql(empty_postgres) == keys_in_postgresql(empty_postgres)
+    for _ in range(2):  # announced, then done
+        clock.now = after(clock.now, 1)
+        asyncio.run(store.forget(clock.now, now=clock.now, grace=0))
+    assert postings_in_postgresql(empty_postgres) == keys_in_postgresql(empty_postgres)
+    store.close()
+
+
+def postings_in_postgresql(stores: EmptyStores) -> list[tuple[int, str, int]]:
+    rows = stores.rows(
+        "SELECT block, places, name, value FROM {0}.resource_posting JOIN {0}.resource_posting_parameter ON number = parameter"
+    )
+    return sorted(((block << 8) + place, name, value) for block, places, name, value in rows for place in places)
+
+
+def keys_in_postgresql(stores: EmptyStores) -> list[tuple[int, str, int]]:
+    index = ParameterIndex(FhirVersion.R4)
+    rows = stores.rows("SELECT seq, json FROM {}.resource WHERE NOT deleted")
+    keys = [(seq, *decoded(key)) for seq, text in rows for key in index.keys(json.loads(text))]
+    return sorted((seq, indexed("Observation")[place], number) for seq, place, number in keys)
+
+
 # --- What is read
 
 
@@ -250,7 +311,7 @@ def observation(number: int) -> bytes:
     return json.dumps(content).encode()
 
 
-async def read(store: SQLiteResourceStore, query: str, selection: Selection = Everything()) -> int:  # noqa: B008 - frozen
+async def read(store: SQLiteResourceStore | PostgresResourceStore, query: str, selection: Selection = Everything()) -> int:  # noqa: B008 - frozen
     """How many resources come for a filter."""
     as_of = await store.cut(Precision.MICROSECONDS)
     asked = Query(type="Observation", selection=selection, window=Window(), as_of=as_of, filters=filters(query))
@@ -370,3 +431,107 @@ async def test_a_type_that_was_there_before_its_index_is_walked(clinic: SQLiteRe
     assert await read(clinic, "code=rare") == 1_000
     found = await clinic.find(Target(criteria=filters("code=rare")[0].alternatives[0]), at_most=99)
     assert found.count == 11
+
+
+# --- What is read in PostgreSQL
+
+
+@pytest.fixture
+def postgres_clinic(empty_postgres: EmptyStores) -> PostgresResourceStore:
+    """As `clinic`."""
+    store = empty_postgres.store()
+    store.load(map(observation, range(1_000)))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("code=rare", 10),
+        ("status=final&code=http://loinc.org|rare", 10),
+        ("status=final&identifier=urn:n|300", 1),
+        ("status=final&date=1950", 10),
+        ("date=lt1901-01-01", 10),
+        ("patient=3&status=final", 100),
+        ("_id=o1,o2,missing", 2),
+        ("status=entered-in-error", 0),
+        ("status=final", 1_000),
+        ("code:not=usual", 1_000),
+    ],
+)
+async def test_an_export_in_postgresql_reads_what_the_most_telling_parameter_finds(
+    postgres_clinic: PostgresResourceStore, query: str, count: int
+) -> None:
+    assert await read(postgres_clinic, query) == count
+
+
+@pytest.mark.parametrize("window", [1, 7, 1 << 18])
+async def test_what_an_index_finds_is_read_window_by_window(
+    postgres_clinic: PostgresResourceStore, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_bulk_middleware.stores.postgres.resource_reading._WINDOW", window)
+    assert await read(postgres_clinic, "code=rare") == 10
+
+
+async def test_a_conditional_delete_in_postgresql_reads_what_the_criterion_finds_that_finds_the_fewest(
+    postgres_clinic: PostgresResourceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+
+    class Counting(Filters):
+        def passes(self, line: bytes) -> bool:
+            looked_at.append(line)
+            return super().passes(line)
+
+    monkeypatch.setattr(resource_removal, "Filters", Counting)
+    for query, matches, lines in (("status=final&identifier=urn:n|300", 1, 1), ("date=ge1900&code=rare&status=final", 10, 10)):
+        criteria = Criteria.parse(FhirVersion.R4, "Observation", query)
+        assert (await postgres_clinic.find(Target(criteria=criteria), at_most=99)).count == matches
+        assert len(looked_at) == lines
+        looked_at.clear()
+
+
+async def test_slices_in_postgresql_are_cut_by_what_a_filter_holds(postgres_clinic: PostgresResourceStore) -> None:
+    since = await postgres_clinic.cut(Precision.MICROSECONDS)
+    await postgres_clinic.update("Observation", "o1", observation(1))
+    as_of = await postgres_clinic.cut(Precision.MICROSECONDS)
+
+    async def cut(*queries: str, window: Window) -> list[int]:
+        asked = filters(*queries) if queries else ()
+        query = Query(type="Observation", selection=Everything(), window=window, as_of=as_of, filters=asked)
+        return [each.estimate for each in await postgres_clinic.slices(query, 4_000)]
+
+    assert len(await cut(window=Window())) > 5
+    assert [round(each, -1) for each in await cut("code=rare", window=Window())] == [10]
+    assert await cut("status=entered-in-error", window=Window()) == []
+    assert await cut("code=rare", window=Window(since)) == []
+    assert await cut("code=usual", window=Window(since)) == [1]
+
+
+@pytest.mark.usefixtures("postgres_clinic")
+async def test_a_type_that_was_in_postgresql_before_its_index_is_walked(empty_postgres: EmptyStores) -> None:
+    """As in tables of an older version: the index would lack what was written before."""
+    kept = empty_postgres.rows("SELECT number, type, name FROM {}.resource_posting_parameter")
+    empty_postgres.run("DELETE FROM {0}.resource_posting; DELETE FROM {0}.resource_posting_parameter")
+    store = empty_postgres.another()
+    await store.update("Observation", "o1", observation(100))
+    assert await read(store, "code=rare") == 1_000
+    assert (await store.find(Target(criteria=filters("code=rare")[0].alternatives[0]), at_most=99)).count == 11
+    for row in kept:
+        empty_postgres.run(f"INSERT INTO {{}}.resource_posting_parameter OVERRIDING SYSTEM VALUE VALUES {row!r}")  # noqa: S608
+
+
+async def test_writers_of_the_same_codes_do_not_wait_for_each_other(
+    postgres_clinic: PostgresResourceStore, empty_postgres: EmptyStores
+) -> None:
+    with psycopg.connect(empty_postgres.dsn, options=f"-csearch_path={empty_postgres.schema}") as connection:
+        writing = writing_on(connection, postgres_clinic)
+        writing.expect([("Observation", "new")])
+        new = draft(
+            observation(1), postgres_clinic._compartments, postgres_clinic._naming_index, ParameterIndex(FhirVersion.R4), "new"
+        )
+        writing.put(new)
+        writing.finish()
+        await asyncio.wait_for(postgres_clinic.update("Observation", "other", observation(1)), PATIENCE)
+        connection.commit()
+    assert (await postgres_clinic.find(Target(criteria=filters("code=usual")[0].alternatives[0]), at_most=1)).count == 992

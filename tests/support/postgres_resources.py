@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from house import HandClock
@@ -16,7 +16,7 @@ from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["EmptyStores", "empty_stores", "writing_on"]
 
-_KEPT = ("resource_schema_version", "resource_type", "test_clock")
+_KEPT = ("resource_schema_version", "resource_type", "resource_posting_parameter", "test_clock")
 
 
 class EmptyStores:
@@ -78,6 +78,10 @@ class EmptyStores:
         """Run a statement, with the name of the schema for the braces."""
         self._connection.execute(statement.format(self.schema).encode())
 
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """The rows of a query, with the name of the schema for the braces."""
+        return self._connection.execute(statement.format(self.schema).encode()).fetchall()
+
     def empty(self) -> None:
         """Remove all rows."""
         tables = self._connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (self.schema,)).fetchall()
@@ -90,7 +94,7 @@ class EmptyStores:
 def writing_on(connection: "psycopg.Connection[Any]", store: PostgresResourceStore) -> Writing:
     """A write in a transaction of the test, which is open on a connection of its own."""
     session = Session.__new__(Session)  # it would make a connection
-    session._connection = connection
+    session._connection = cast("Any", connection)
     session._tables = store._tables
     session.transaction = session.one("SELECT pg_current_xact_id()::text")
     return Writing(session, store._types)

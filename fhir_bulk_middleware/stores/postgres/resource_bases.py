@@ -14,8 +14,9 @@ from fhir_bulk_middleware.fhir.group import MEMBER_KINDS
 from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
+from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
-from fhir_bulk_middleware.stores.postgres.resource_writing import BLOCK_BITS, CURRENT
+from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["adopt", "bases"]

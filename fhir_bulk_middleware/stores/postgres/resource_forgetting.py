@@ -1,16 +1,23 @@
 """The deletion horizon of resources in PostgreSQL, and the removal of versions that ended before it (`SupportsForgetting`)."""
 
+import json
 from functools import partial
 
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.horizon import Horizon, following
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.postgres.cut import Seen
+from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS, Postings, remove
+from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, ended, sees
-from fhir_bulk_middleware.stores.postgres.resource_writing import BLOCK_BITS, CURRENT
+from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["forget", "known_since"]
+
+Indexes = tuple[NamingIndex, ParameterIndex]
+"""By which the versions were indexed that are removed."""
 
 _BATCH = 2_000
 
@@ -51,7 +58,7 @@ async def known_since(database: Database) -> Instant | None:
     return None if horizon is None else horizon.since
 
 
-async def forget(database: Database, index: NamingIndex, before: Instant, now: Instant, grace: float) -> int:
+async def forget(database: Database, indexes: Indexes, before: Instant, now: Instant, grace: float) -> int:
     """Remove what lies before a horizon in force, then announce the next one; see `SupportsForgetting.forget`.
 
     Each step is a transaction of its own. A process that dies between two of them leaves an announced horizon, which is true,
@@ -61,8 +68,11 @@ async def forget(database: Database, index: NamingIndex, before: Instant, now: I
     removed = 0
     if horizon is not None and horizon.in_force(now, grace):
         seen = await database.seen(horizon.since)
+        await database.types.read()
         for text in (_SUPERSEDED.format(ended=ended(seen, "r")), _DELETED.format(sees=sees(seen, "r"))):
-            while batch := await database.connections.write(partial(_remove, text=text, seen=seen, index=index)):
+            while batch := await database.connections.write(
+                partial(_remove, text=text, seen=seen, indexes=indexes, types=database.types)
+            ):
                 removed += batch
     if following(horizon, before, now, grace) is not None:
         await database.connections.write(partial(_announce, before=before, now=now, grace=grace))
@@ -79,11 +89,17 @@ def _announce(session: Session, before: Instant, now: Instant, grace: float) -> 
         session.change(_ANNOUNCE, {"since": horizon.since, "announced": horizon.announced})
 
 
-def _remove(session: Session, text: str, seen: Seen, index: NamingIndex) -> int:
+def _remove(session: Session, text: str, seen: Seen, indexes: Indexes, types: ResourceTypes) -> int:
     """Remove one batch of versions and what was indexed of them; returns how many. Writers that are under way are passed over."""
     gone = session.rows(text, {"until": seen.instant})
     owned = [(owner, seq) for seq, owners, _ in gone for owner in owners]
-    named = [(key, seq) for seq, _, line in gone for key in index.keys(line.encode())]
+    names, parameters = indexes
+    named = [(key, seq) for seq, _, line in gone for key in names.keys(line.encode())]
+    postings = Postings(types)
+    for seq, _, line in gone:
+        if line:  # a deletion has none
+            postings.add(seq, parameters.keys(json.loads(line)))
+    remove(session, postings)
     if owned:
         session.change(_COMPARTMENTS, {"owners": [owner for owner, _ in owned], "keys": [seq for _, seq in owned]})
     if named:

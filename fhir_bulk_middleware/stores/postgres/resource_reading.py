@@ -11,10 +11,10 @@ from functools import partial
 from fhir_bulk_middleware.contract.paging import PageMaker
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
 from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
-from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex
+from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex, Lookups
+from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
-from fhir_bulk_middleware.stores.postgres.resource_writing import BLOCK_BITS
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["Lines", "by_keys", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions"]
@@ -29,6 +29,9 @@ _FIRST_ROWS, _MOST_ROWS = 200, 8_000
 _MANY_EXTENTS = 2_000
 _FOLD_FACTOR = 4
 _MOST_GROUPS = 20_000
+
+_WINDOW = 1 << 18
+"""The number of keys among which the versions of a filter are looked up at a time."""
 
 _PAGE = """
     SELECT seq, json FROM $resource AS r WHERE seq > %(after)s AND seq <= {last} AND {living} ORDER BY seq LIMIT %(rows)s
@@ -76,11 +79,8 @@ async def pages(
     span = await database.span(query, after)
     if span is None:
         return
-    steps = versions(database, query, span)
-    if criteria is not None and query.filters and not isinstance(query.selection, Compartments):
-        between = span.first, span.last
-        if (keys := await criteria.keys(query.filters, query.type, between, span.view.number)) is not None:
-            steps = by_keys(database, keys, span.view.living())
+    wanted = _wanted(query, span, criteria)
+    steps = versions(database, query, span) if wanted is None else _found(database, span, *wanted)
     async for page in paged(steps, query.page_bytes):
         yield page
 
@@ -175,34 +175,64 @@ def _rows(found: Lines, rows: int) -> int:
     return most if not size else max(1, min(most, len(found) * _STEP_BYTES // size))
 
 
-async def slices(database: Database, query: Query, target_bytes: int) -> Sequence[Range]:
+async def slices(database: Database, query: Query, target_bytes: int, criteria: CriteriaIndex | None = None) -> Sequence[Range]:
     """Ranges of `seq` of about equal size; none if the query cannot hold anything.
 
     The ranges are correct whatever the extents say: extents only determine where to cut and the estimates. Those of a window are
-    what is in it; the others count what is current now, which is close to what was current at a cut just made.
+    what is in it; the others count what is current now, which is close to what was current at a cut just made. With a filter
+    that an index has, only what the index finds counts.
     """
     span = await database.span(query)
     if span is None:
         return ()
+    wanted = _wanted(query, span, criteria)
     if query.window.since is not None:
-        return cut_ranges(span.first, span.last, found, target_bytes) if (found := await _written(database, query, span)) else ()
+        found = await _written(database, query, span, wanted)
+        return cut_ranges(span.first, span.last, found, target_bytes) if found else ()
     last = await database.last_key(span)
     if last is None:
         return ()
     span = Span(span.view, span.first, min(span.last, last))
     groups = await _extents(database, span)
+    if wanted is not None:
+        found = await _wanted_extents(span, groups, *wanted)
+        return cut_ranges(span.first, span.last, found, target_bytes) if found else ()
     if not isinstance(query.selection, Compartments):
         return cut_ranges(span.first, span.last, [_extent(group, query) for group in groups], target_bytes)
     found = await _members_extents(database, span, query.selection, groups, target_bytes)
     return cut_ranges(span.first, span.last, found, target_bytes) if found else ()
 
 
-async def _written(database: Database, query: Query, span: Span) -> list[Extent]:
-    """The extents of what was written within a window, exactly."""
-    living, values = span.view.living(), {}
+_Wanted = tuple[CriteriaIndex, Lookups]
+
+
+def _wanted(query: Query, span: Span, criteria: CriteriaIndex | None) -> _Wanted | None:
+    """How the versions are found that can meet the filters of a query; None to read all, or all of the members."""
+    if criteria is None or not query.filters or isinstance(query.selection, Compartments):
+        return None
+    lookups = criteria.chosen(query.filters, query.type, span.view.number)
+    return None if lookups is None else (criteria, lookups)
+
+
+async def _found(database: Database, span: Span, criteria: CriteriaIndex, lookups: Lookups) -> AsyncIterator[Lines]:
+    """The versions in a span that look-ups find, window by window, so that their keys take little memory."""
+    living, last = span.view.living(), await database.last_key(span)
+    for first in range(span.first, min(span.last, span.first if last is None else last) + 1, _WINDOW):
+        keys = await criteria.found(lookups, span.view.number, (first, min(first + _WINDOW - 1, span.last)))
+        async for rows in by_keys(database, keys, living):
+            yield rows
+
+
+async def _written(database: Database, query: Query, span: Span, wanted: _Wanted | None) -> list[Extent]:
+    """The extents of what was written within a window, exactly; of a filter, of what its index finds there, if that is little."""
+    keys = None
     if isinstance(query.selection, Compartments):
-        living = f"{living} AND seq = ANY(%(keys)s::bigint[])"
-        values["keys"] = await members_keys(database, query.selection.references, span)
+        keys = await members_keys(database, query.selection.references, span)
+    elif wanted is not None and span.last - span.first < _WINDOW:
+        keys = await wanted[0].found(wanted[1], span.view.number, (span.first, span.last))
+    living, values = span.view.living(), {}
+    if keys is not None:
+        living, values = f"{living} AND seq = ANY(%(keys)s::bigint[])", {"keys": keys}
     text = _WRITTEN.format(between=span.between(), living=living, bits=BLOCK_BITS)
     rows = await database.connections.read(lambda session: session.rows(text, values or None))
     return [Extent(*row) for row in rows]
@@ -238,12 +268,28 @@ def _extent(group: _Group, query: Query) -> Extent:
     return Extent(first, last, live * part, size * part)
 
 
+def _average(groups: Sequence[_Group]) -> tuple[float, float]:
+    """How much of a version is a living resource, and how many bytes, on average."""
+    there = max(1, sum(group[2] for group in groups))
+    return sum(group[3] for group in groups) / there, sum(group[5] for group in groups) / there
+
+
+async def _wanted_extents(span: Span, groups: Sequence[_Group], criteria: CriteriaIndex, lookups: Lookups) -> list[Extent]:
+    """The extents of what look-ups find in a span; each version counts as an average one of the type."""
+    live, size = _average(groups)
+    bits = max(BLOCK_BITS, ((span.last - span.first) // _MOST_GROUPS).bit_length())
+    counts = await criteria.counts(lookups, span.view.number, (span.first, span.last), bits)
+    return [
+        Extent(max(group << bits, span.first), min(((group + 1) << bits) - 1, span.last), count * live, count * size)
+        for group, count in sorted(counts.items())
+    ]
+
+
 async def _members_extents(
     database: Database, span: Span, selection: Compartments, groups: Sequence[_Group], target_bytes: int
 ) -> list[Extent]:
     """The extents of the members' versions in the span; each counts as an average version of the type."""
-    there = max(1, sum(group[2] for group in groups))
-    live, size = sum(group[3] for group in groups) / there, sum(group[5] for group in groups) / there
+    live, size = _average(groups)
     text, values = _COUNT_MEMBERS.format(first=span.first, last=span.last), {"owners": sorted(selection.references)}
     count: int = await database.connections.read(lambda session: session.one(text, values))
     if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter

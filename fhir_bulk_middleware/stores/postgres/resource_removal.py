@@ -103,7 +103,7 @@ async def find(database: Database, target: Target, base_urls: Collection[str], c
 
 async def _current(database: Database, number: int, target: Target, criteria: CriteriaIndex) -> AsyncIterator[list[_Row]]:
     """The current versions that may match."""
-    keys = await criteria.keys(target.filters, target.type, (first_of(number) + 1, first_of(number + 1) - 1), number)
+    keys = await criteria.fewest(target.filters, target.type, number, (first_of(number) + 1, first_of(number + 1) - 1))
     text, after = _CURRENT.format(more="" if keys is None else _WITH_KEYS), 0
     while keys is None or keys:
         some, keys = (None, None) if keys is None else (keys[:_ROWS], keys[_ROWS:])

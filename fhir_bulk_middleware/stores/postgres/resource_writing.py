@@ -15,11 +15,12 @@ import psycopg
 
 from fhir_bulk_middleware.instant import Instant, Precision, render
 from fhir_bulk_middleware.stores.drafts import Draft
+from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS, INTO, Postings
 from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes, first_of
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.versioned import Stored, VersionConflict
 
-__all__ = ["BLOCK_BITS", "CURRENT", "NEWEST_STAMP", "Key", "Writing", "again_if_created", "clocks"]
+__all__ = ["CURRENT", "NEWEST_STAMP", "Key", "Writing", "again_if_created", "clocks"]
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -27,9 +28,6 @@ Key = tuple[str, str]
 
 CURRENT = (1 << 63) - 1
 """The `ended` of a version that was not superseded."""
-
-BLOCK_BITS = 8
-"""An extent covers 2 ** 8 neighbouring keys of a type."""
 
 NEWEST_STAMP = """(SELECT max(newest) FROM {type} AS types
     CROSS JOIN LATERAL (SELECT max(stamp) AS newest FROM {resource} WHERE type = types.number) AS each)"""
@@ -57,6 +55,7 @@ _INTO = (
     "$resource_compartment (owner, seq)",
     "$resource_target (type, id, seq)",
     "$resource_naming (target, seq)",
+    INTO,
     "$resource_extent (block, versions, live, in_patient, size)",
 )
 
@@ -111,6 +110,7 @@ class Writing:
         self._compartments: list[bytes] = []
         self._targets: list[bytes] = []
         self._names: list[bytes] = []
+        self._postings = Postings(types)
         self._extents: Counter[tuple[int, str]] = Counter()
 
     def lock(self, keys: Collection[Key]) -> None:
@@ -203,6 +203,7 @@ class Writing:
         self._compartments.extend(b"%b\t%d\n" % (owner.encode(), seq) for owner in new.owners)
         self._targets.extend(b"%b\t%b\t%d\n" % (about.encode(), of.encode(), seq) for about, of in new.targets)
         self._names.extend(b"%d\t%d\n" % (name, seq) for name in new.names)
+        self._postings.add(seq, new.keys)
         return Stored(type_, id_, number, instant, text, deleted=False)
 
     def delete(self, type_: str, id_: str, if_match: int | None = None) -> Stored | None:
@@ -237,7 +238,14 @@ class Writing:
             for block in blocks
         ]
         rows = [self._row(*written) for written in self._written]
-        collected = (rows, sorted(self._compartments), sorted(self._targets), sorted(self._names), extents)
+        collected = (
+            rows,
+            sorted(self._compartments),
+            sorted(self._targets),
+            sorted(self._names),
+            self._postings.lines(),
+            extents,
+        )
         for into, lines in zip(_INTO, collected, strict=True):
             if lines:
                 self._session.copy(into, b"".join(lines))

@@ -20,6 +20,7 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.definitions import definitions
 from fhir_bulk_middleware.fhir.group import members
+from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.outcomes import DeleteOutcome
@@ -127,6 +128,7 @@ class PostgresResourceStore:
         newest = NEWEST_STAMP.format(type="resource_type", resource="resource")
         cuts = PostgresCuts(self._connections.lent, newest=SQL(newest), patience=wait_for_writers)
         self._types = ResourceTypes(self._connections)
+        self._parameters = ParameterIndex(self._version)
         self._database = Database(self._connections, cuts, self._types)
         self._note = ""
 
@@ -236,7 +238,7 @@ class PostgresResourceStore:
         self.open()
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
         batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
-        with closing(drafted(batches, self._version, self._base_urls, helpers, parameters=False)) as found:
+        with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
             if keep_last_updated:
                 return load_history(self._connections, self._types, found, batch, progress)
             return load_now(self._connections, self._types, found, progress)
@@ -281,7 +283,7 @@ class PostgresResourceStore:
         return Authorisation(definitions(self._version).resource_types | await self.types())
 
     async def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        """The resources of a query; see `SupportsExport`. Filters by ids and references are answered by indexes."""
+        """The resources of a query; see `SupportsExport`. Filters read what an index finds, as far as one has them."""
         await self._known()
         criteria = self._criteria_index if query.filters else None
         async for page in resource_reading.pages(self._database, query, after, criteria):
@@ -318,11 +320,13 @@ class PostgresResourceStore:
             How many versions were removed.
         """
         await self._known()
-        return await resource_forgetting.forget(self._database, self._naming_index, before, now, grace)
+        return await resource_forgetting.forget(self._database, (self._naming_index, self._parameters), before, now, grace)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""
-        return await resource_reading.slices(self._database, query, target_bytes)
+        await self._known()
+        criteria = self._criteria_index if query.filters else None
+        return await resource_reading.slices(self._database, query, target_bytes, criteria)
 
     async def now(self) -> Instant:
         """The database's clock, but never behind a cut or a committed write."""
@@ -384,7 +388,7 @@ class PostgresResourceStore:
         return await self._removal(type_, lambda removing: removing.one(type_, id_, if_version), self._note)
 
     async def find(self, target: Target, *, at_most: int) -> Matches:
-        """See `SupportsConditionalDelete`. Reads the whole type, or what an index finds by ids and references."""
+        """See `SupportsConditionalDelete`. Reads what an index finds, else the whole type."""
         await self._known()
         found = await resource_removal.find(self._database, target, self._base_urls, self._criteria_index)
         return found.matches(at_most)
@@ -471,7 +475,8 @@ class PostgresResourceStore:
 
     @cached_property
     def _criteria_index(self) -> CriteriaIndex:
-        return CriteriaIndex(self._connections, CriteriaLookups(self._compartments, self._naming_index))
+        lookups = CriteriaLookups(self._compartments, self._naming_index, self._parameters)
+        return CriteriaIndex(self._connections, self._types, lookups)
 
     async def _members(self, group_id: str, instant: Instant | None) -> frozenset[str] | None:
         """The members of a group and of the groups inside it, as they are now or were at an instant; None if there is none."""
@@ -516,7 +521,7 @@ class PostgresResourceStore:
         absent: bool = False,
     ) -> Stored:
         await self._known()
-        new: Draft = draft(resource, self._compartments, self._naming_index, None, id_)
+        new: Draft = draft(resource, self._compartments, self._naming_index, self._parameters, id_)
         if new.canonical.type != type_:
             raise ValueError(f"resourceType: must be {type_}")
         await self._types.assured(type_)

@@ -28,6 +28,8 @@ _RESOURCES = (
             "extent",
             "horizon",
             "naming",
+            "posting",
+            "posting_parameter",
             "removal",
             "removal_run",
             "report",

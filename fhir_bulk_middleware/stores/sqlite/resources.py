@@ -197,7 +197,7 @@ class SQLiteResourceStore:
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
         batches = iter(lambda: list(itertools.islice(numbered, batch)), [])
-        with closing(drafted(batches, self._version, self._base_urls, helpers, parameters=True)) as found:
+        with closing(drafted(batches, self._version, self._base_urls, helpers)) as found:
             if keep_last_updated:
                 return load_history(self._database, self._clock, found, batch, progress)
             return load_now(self._database, self._clock, found, progress)

@@ -22,6 +22,14 @@ CREATE TABLE resource_type (
     name text COLLATE "C" NOT NULL UNIQUE
 );
 
+-- The search parameters of a type that are indexed. They are registered with the type, before its first version is written.
+CREATE TABLE resource_posting_parameter (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    type integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    UNIQUE (type, name)
+);
+
 CREATE SEQUENCE resource_counter;
 
 -- The versions. `stamp` is `meta.lastUpdated` and `writer` the transaction that wrote the version (`cut.py`); `ended` and `ended_by`
@@ -82,6 +90,17 @@ CREATE TABLE resource_naming (
     seq bigint NOT NULL,
     PRIMARY KEY (target, seq)
 );
+
+-- The versions in each block of 256 keys that have a value of an indexed parameter (`resource_postings.py`): a byte for each. A
+-- transaction adds rows and changes none, so a block may have several.
+CREATE TABLE resource_posting (
+    parameter integer NOT NULL,
+    value integer NOT NULL,
+    block bigint NOT NULL,
+    places bytea NOT NULL
+);
+
+CREATE INDEX resource_posting_value ON resource_posting (parameter, value, block);
 
 -- How many versions, living resources and bytes there are in each block of 256 keys, as a sum over rows: a transaction adds rows and
 -- changes none, so that no writer waits for another. Whoever plans an export folds many rows into one.
