@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from cutting_proxy import Cut, CuttingProxy
 from psycopg.conninfo import make_conninfo
-from waiting import until
+from waiting import PATIENCE, until
 
 from fhir_bulk_middleware.contract.job import Codec, JobState
 from fhir_bulk_middleware.contract.job_store import SupportsHints
@@ -115,7 +115,7 @@ async def _checkpoint(store: PostgresJobStore, lease: Lease) -> None:
     assert await sealed(store, job) == parts
 
 
-@pytest.mark.parametrize("cut", Cut, ids=lambda cut: cut.name)
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER], ids=lambda cut: cut.name)
 async def test_a_commit_whose_answer_is_lost_is_made_once(store_on: StoreOn, proxy: CuttingProxy, cut: Cut) -> None:
     """Also if it was lost before it reached the server."""
     cautious = store_on(proxy.dsn)
@@ -422,6 +422,18 @@ async def test_who_listens_holds_no_snapshot_and_comes_back(
     await added(store, a_job(OTHER))
     await until(lambda: "work" in heard)
     assert "hints from PostgreSQL are lost for a while" in caplog.text
+
+
+async def test_a_server_that_is_reached_through_a_pooler_is_not_listened_to(
+    store_on: StoreOn, proxy: CuttingProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.invents = True
+    heard: list[str] = []
+    listening = store_on(proxy.dsn).listen(work=lambda: heard.append("work"), ended=heard.append)
+    await asyncio.wait_for(listening, PATIENCE)
+    assert heard == []
+    assert "leads through a connection pooler" in caplog.text
+    assert "listen=" in caplog.text, "what to do"
 
 
 async def test_without_listening_there_is_no_further_connection(store_on: StoreOn) -> None:

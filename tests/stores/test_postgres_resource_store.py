@@ -254,7 +254,7 @@ async def test_an_index_finds_all_that_criteria_mean(empty_postgres: EmptyStores
 # --- Connections that break
 
 
-@pytest.mark.parametrize("cut", Cut, ids=lambda cut: cut.name)
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER], ids=lambda cut: cut.name)
 async def test_a_write_whose_answer_is_lost_is_made_once(empty_postgres: EmptyStores, proxy: CuttingProxy, cut: Cut) -> None:
     empty_postgres.store()
     store = PostgresResourceStore(proxy.dsn, schema=empty_postgres.schema, patience=60)

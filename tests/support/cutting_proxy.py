@@ -1,6 +1,7 @@
-"""A proxy in front of PostgreSQL that cuts connections at commits, as a test says."""
+"""A proxy in front of PostgreSQL that cuts connections at commits, freezes, or invents process numbers, as a test says."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 __all__ = ["Cut", "CuttingProxy"]
 
 _COMMIT = b"COMMIT\x00"
+_BACKEND_KEY = re.compile(rb"(K\x00\x00[\x00\x01].).{4}(?=.{4,256}?Z\x00\x00\x00\x05)", re.DOTALL)
+"""The message before the first ReadyForQuery that has the process number."""
 
 
 class Cut(Enum):
@@ -20,6 +23,10 @@ class Cut(Enum):
     """The server never receives the commit."""
     AFTER = auto()
     """The server commits, and the client never receives the answer."""
+    FREEZE_BEFORE = auto()
+    """The server never receives the commit, and the proxy is frozen from then on."""
+    FREEZE_AFTER = auto()
+    """The server commits, and the proxy is frozen from then on."""
 
 
 class CuttingProxy:
@@ -29,6 +36,9 @@ class CuttingProxy:
         cuts: those to come; each commit takes the first.
         made: how many were made.
         dsn: leads through the proxy.
+        thawed: set while the proxy is not frozen. While it is, all connections stay, new ones are accepted, and nothing is passed
+            on, as by a server whose processes are stopped.
+        invents: whether clients are told another process number than that of their server process, as by a pooler.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -36,6 +46,9 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.cuts: list[Cut] = []
         self.made = 0
+        self.thawed = threading.Event()
+        self.thawed.set()
+        self.invents = False
         port = self._listener.getsockname()[1]
         self.dsn = make_conninfo(dsn, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable")
 
@@ -47,6 +60,7 @@ class CuttingProxy:
         try:
             yield self
         finally:
+            self.thawed.set()
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             thread.join()
@@ -62,9 +76,18 @@ class CuttingProxy:
             answers = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
             answers.start()
             while data := client.recv(65_536):
+                self.thawed.wait()
                 if _COMMIT in data and self.cuts:
                     cut = self.cuts.pop(0)
                     self.made += 1
+                    if cut in {Cut.FREEZE_BEFORE, Cut.FREEZE_AFTER}:
+                        self.thawed.clear()
+                        if cut is Cut.FREEZE_AFTER:
+                            server.sendall(data)
+                            continue
+                        self.thawed.wait()
+                        server.shutdown(socket.SHUT_RDWR)  # it rolls back
+                        return
                     client.shutdown(socket.SHUT_RDWR)  # nothing reaches the client any more
                     if cut is Cut.AFTER:
                         server.sendall(data)
@@ -75,11 +98,13 @@ class CuttingProxy:
                     return
                 server.sendall(data)
 
-    @staticmethod
-    def _pass_on(server: socket.socket, client: socket.socket) -> None:
+    def _pass_on(self, server: socket.socket, client: socket.socket) -> None:
         gone = False
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
+                self.thawed.wait()
+                if self.invents:
+                    data = _BACKEND_KEY.sub(b"\\g<1>\x00\x00\x00\x01", data)
                 if not gone:
                     try:
                         client.sendall(data)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from fhir_bulk_middleware.stores.postgres import schema
-from fhir_bulk_middleware.stores.postgres.failures import PostgresBusy, in_words, is_temporary
+from fhir_bulk_middleware.stores.postgres.failures import PoolerUnfit, PostgresBusy, in_words, is_temporary, unfit_pooler
 from fhir_bulk_middleware.stores.postgres.session import Session, Tables, options
 
 __all__ = ["Connections"]
@@ -31,8 +31,10 @@ T = TypeVar("T")
 _IDLE_SECONDS = 300.0
 _LIFETIME_SECONDS = 1_800.0
 _PAUSE_SHORTEST, _PAUSE_LONGEST = 0.02, 1.0
-_HANGING_SECONDS = 20.0
-"""How long a step may go on, beyond its patience, before its connection is taken to hang: the server is stopped, for instance."""
+_SILENT_SECONDS = 20.0
+"""How long a server process waits for the answer to one statement, beyond its patience: PostgreSQL may be frozen."""
+_SILENT_FOR_WORKERS = 300.0
+"""As above for a worker process, in which a read may take long; PostgreSQL itself ends a statement that writes after a minute."""
 
 
 class _Doubt(Exception):  # noqa: N818 - an outcome
@@ -65,6 +67,7 @@ class Connections:
         self._tables = tables
         self._at_most = at_most
         self._patience = patience
+        self._limit = _SILENT_FOR_WORKERS if blocking else patience + _SILENT_SECONDS
         self._blocking = blocking
         self._of_parents: list[list[Session]] = []
         self._begin()
@@ -76,8 +79,8 @@ class Connections:
         self._executor: ThreadPoolExecutor | None = None
         self._migrating = threading.Lock()
         self._checked = self._failing = False
-        self._using = threading.local()
-        """`sessions`: those that the step of this thread uses."""
+        self._thread = threading.local()
+        """`unlimited`: whether statements of this thread may take as long as they need."""
         self._finalizer = weakref.finalize(self, _close, self._idle)
         self._finalizer.atexit = False
 
@@ -102,14 +105,12 @@ class Connections:
         return await self._run(lambda: self._write_once(step))
 
     def write_here(self, step: Callable[[Session], T]) -> T:
-        """As `write`, in the calling thread, which is blocked: for loaders."""
-        self._know_process()
-        return self._repeated(lambda: self._write_once(step), time.monotonic() + self._patience)
+        """As `write`, in the calling thread, which is blocked, and with statements of any length: for loaders."""
+        return self._here(lambda: self._write_once(step))
 
     def read_here(self, step: Callable[[Session], T]) -> T:
-        """As `read`, in the calling thread, which is blocked."""
-        self._know_process()
-        return self._repeated(lambda: self._read_once(step, snapshot=False), time.monotonic() + self._patience)
+        """As `write_here`, for a step that writes nothing."""
+        return self._here(lambda: self._read_once(step, snapshot=False))
 
     @contextmanager
     def lent(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -163,30 +164,24 @@ class Connections:
         with self._lock:
             _close(self._idle)
 
+    def _here(self, once: Callable[[], T]) -> T:
+        self._know_process()
+        self._thread.unlimited = True
+        try:
+            return self._repeated(once, time.monotonic() + self._patience)
+        finally:
+            self._thread.unlimited = False
+
     async def _run(self, once: Callable[[], T]) -> T:
         until = time.monotonic() + self._patience
         self._know_process()
         if self._blocking:
             return self._repeated(once, until)
-        in_use: list[Session] = []
-
-        def run() -> T:
-            self._using.sessions = in_use
-            return self._repeated(once, until)
-
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=self._at_most, thread_name_prefix="postgres")
-            ran = asyncio.get_running_loop().run_in_executor(self._executor, run)
-        try:
-            await asyncio.wait({ran}, timeout=self._patience + _HANGING_SECONDS)
-        except asyncio.CancelledError:
-            ran.cancel()  # a step that runs goes on to its end, and nobody asks for its result
-            raise
-        if not ran.done():
-            for session in in_use.copy():
-                session.cut()
-        return await ran
+            ran = asyncio.get_running_loop().run_in_executor(self._executor, self._repeated, once, until)
+        return await ran  # if that is cancelled, a step that runs goes on to its end, and nobody asks for its result
 
     def _repeated(self, once: Callable[[], T], until: float) -> T:
         """Run until it succeeds; BUSY if it does not in time. A step that waited for too long for its thread is not begun."""
@@ -199,6 +194,8 @@ class Connections:
             except psycopg.Error as error:
                 if not is_temporary(error):
                     raise
+                if (sentence := unfit_pooler(error)) is not None:
+                    raise PoolerUnfit(sentence) from error
                 self._tell(error)
                 if time.monotonic() + pause > until:
                     raise PostgresBusy from error
@@ -264,8 +261,7 @@ class Connections:
     def _session(self) -> Iterator[Session]:
         """A connection for this thread, kept for the next step if it is fit for one."""
         session = self._taken()
-        users: list[Session] = getattr(self._using, "sessions", [])
-        users.append(session)
+        session.limit = None if getattr(self._thread, "unlimited", False) else self._limit
         try:
             if not self._checked:
                 self._migrate(session)
@@ -277,7 +273,6 @@ class Connections:
                 session.close()  # another connection may lead to another server
             raise
         finally:
-            users.remove(session)
             self._give_back(session)
 
     def _taken(self) -> Session:

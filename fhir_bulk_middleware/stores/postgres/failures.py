@@ -4,7 +4,7 @@ import psycopg
 
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["PostgresBusy", "in_words", "is_temporary"]
+__all__ = ["PoolerUnfit", "PostgresBusy", "in_words", "is_temporary", "unfit_pooler"]
 
 _RETRY_AFTER = 5
 _LONGEST = 300
@@ -22,6 +22,29 @@ class PostgresBusy(Refused):
 
     def __init__(self) -> None:
         super().__init__(Reason.BUSY, "The server is busy; try again in a moment.", retry_after=_RETRY_AFTER)
+
+
+class PoolerUnfit(RuntimeError):  # noqa: N818 - an outcome, told to the operator in one sentence
+    """The connection pooler before PostgreSQL cannot be used as it is set up. The message says why, and what to do."""
+
+
+_POOLERS = {
+    "statement pooling": (
+        "the connection pooler before PostgreSQL gives each statement another connection, and this package needs transactions:"
+        " set pool_mode = transaction for this database in PgBouncer, or give the DSN of the server itself"
+    ),
+    "unsupported startup parameter": (
+        "the connection pooler before PostgreSQL refuses an option of the DSN ({error}): leave `options` out of the DSN and set"
+        " them for the role (ALTER ROLE ... SET ...), or name it in PgBouncer's ignore_startup_parameters"
+    ),
+}
+"""By what PgBouncer says. It has one SQLSTATE for all of its errors, most of which pass by themselves."""
+
+
+def unfit_pooler(error: psycopg.Error) -> str | None:
+    """What to do about a pooler that refuses what every step needs; None if the error says nothing of that."""
+    said = in_words(error)
+    return next((sentence.format(error=said) for part, sentence in _POOLERS.items() if part in said), None)
 
 
 def is_temporary(error: psycopg.Error) -> bool:

@@ -1,15 +1,14 @@
 """A connection to PostgreSQL, with statements that name tables by `$name`."""
 
-import os
 import re
-import socket
 import string
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.abc import RV, PQGen
 from psycopg.types.string import ByteaBinaryLoader
 
 from fhir_bulk_middleware.stores.postgres.texts import from_stored, stored
@@ -97,6 +96,36 @@ class Tables:
         return known
 
 
+class _Limited(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is closed when the server does not answer one statement in time.
+
+    TCP does not notice a server that is frozen while its machine is not: the machine acknowledges what it receives.
+
+    Attributes:
+        limit: seconds for one statement, None to wait for ever.
+    """
+
+    limit: float | None = None
+
+    def wait(self, gen: PQGen[RV], *more: Any, **named: Any) -> RV:
+        """As in psycopg, which calls it for each statement. It comes back ten times a second where nothing was received."""
+        return super().wait(gen if self.limit is None else self._until(gen, time.monotonic() + self.limit), *more, **named)
+
+    def _until(self, gen: PQGen[RV], ends: float) -> PQGen[RV]:
+        """The same steps, up to an instant of the monotonic clock."""
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > ends:
+                    self.close()
+                    raise psycopg.OperationalError("the server did not answer a statement in time")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            result: RV = done.value
+            return result
+
+
 class Session:
     """One connection, used by one thread at a time.
 
@@ -114,7 +143,7 @@ class Session:
     """
 
     def __init__(self, chosen: Mapping[str, str], tables: Tables) -> None:
-        self._connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(
+        self._connection = _Limited.connect(
             **chosen,  # type: ignore[arg-type] # libpq reads all options from text
             autocommit=True,
             prepare_threshold=None,
@@ -122,6 +151,15 @@ class Session:
         self._tables = tables
         self.opened = self.used = time.monotonic()
         self.transaction = ""
+
+    @property
+    def limit(self) -> float | None:
+        """For how many seconds the server may be silent after a statement, before the connection is closed; None for ever."""
+        return self._connection.limit
+
+    @limit.setter
+    def limit(self, seconds: float | None) -> None:
+        self._connection.limit = seconds
 
     @property
     def channel(self) -> str:
@@ -208,11 +246,6 @@ class Session:
     def script(self, text: str) -> None:
         """Run several statements without values, as they are."""
         self._connection.execute(text.encode())
-
-    def cut(self) -> None:
-        """Break the connection, from any thread, so that a thread that waits for an answer gets an error."""
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
-            end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
