@@ -52,6 +52,14 @@ FILES = (
         (_SIGNED,),
     ),
     Mutant(
+        "a-download-goes-on-without-its-client",
+        "law 38",
+        "files/delivery.py",
+        "                    sending.cancel()\n",
+        "                    pass\n",
+        (_FILES,),
+    ),
+    Mutant(
         "signed-url-outlives-its-job",
         "FR-05",
         "export/signed_urls.py",
