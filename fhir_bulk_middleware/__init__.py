@@ -139,6 +139,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     )
     from fhir_bulk_middleware.contract.storage import (
         SupportsAudit as SupportsAudit,
+        SupportsChangedTypes as SupportsChangedTypes,
         SupportsContext as SupportsContext,
         SupportsDeletionHorizon as SupportsDeletionHorizon,
         SupportsDeletions as SupportsDeletions,
@@ -245,7 +246,7 @@ _MODULES = {
     ),
     "contract.running": "Dispatcher JobRunner Recipe SupportsWorkerProcess Work WorkingDispatcher",
     "contract.storage": (
-        "SupportsAudit SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
+        "SupportsAudit SupportsChangedTypes SupportsContext SupportsDeletionHorizon SupportsDeletions SupportsExport "
         "SupportsFingerprints SupportsForgetting SupportsGroups SupportsJoining SupportsLeft SupportsNaming "
         "SupportsOrganising SupportsPatients SupportsProvenance SupportsRead SupportsSlices SupportsSlicesNear "
         "SupportsSnapshot SupportsTypes SupportsUnfinished"

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from fhir_bulk_middleware.checks import (
+    change_checks,
     compartment_checks,
     deletion_checks,
     lookup_checks,
@@ -28,6 +29,7 @@ from fhir_bulk_middleware.contract.check import check_capabilities
 from fhir_bulk_middleware.contract.returned import answered, authorised
 from fhir_bulk_middleware.contract.running import SupportsWorkerProcess
 from fhir_bulk_middleware.contract.storage import (
+    SupportsChangedTypes,
     SupportsContext,
     SupportsDeletionHorizon,
     SupportsDeletions,
@@ -79,6 +81,9 @@ DATA_CHECKS: tuple[DataCheck, ...] = (
     DataCheck("clock", "The storage's clock is right; cuts do not go back.", snapshot_checks.clock_and_cut, SupportsSnapshot),
     DataCheck("as of", "A version is there from its lastUpdated on.", snapshot_checks.as_of_edges, SupportsSnapshot),
     DataCheck("slices", "Slices hold each resource once, in the order of the pages.", slice_checks.slices, SupportsSlices),
+    DataCheck(
+        "changed types", "What a window holds is of a type that is named.", change_checks.changed_types, SupportsChangedTypes
+    ),
     DataCheck("deletions", "Deletions do not live, and keep to their window.", deletion_checks.deletions, SupportsDeletions),
     DataCheck(
         "deletion edges", "A deletion is in one of two windows that meet.", deletion_checks.deletion_edges, SupportsDeletions

@@ -15,12 +15,23 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range, Unfinished
+from fhir_bulk_middleware.contract.query import (
+    Authorisation,
+    Block,
+    Deletions,
+    Page,
+    ProvenanceTarget,
+    Query,
+    Range,
+    Unfinished,
+    Window,
+)
 from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.instant import Instant, Precision
 
 __all__ = [
     "SupportsAudit",
+    "SupportsChangedTypes",
     "SupportsContext",
     "SupportsDeletionHorizon",
     "SupportsDeletions",
@@ -199,6 +210,37 @@ class SupportsSlicesNear(Protocol):
             query: what is exported.
             target_bytes: the size of a range.
             former: the ranges of an earlier plan, for the same query but for `as_of` and `window.until`, in order.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsChangedTypes(Protocol):
+    """A storage that can tell in one answer which types have changes. Without it each type of an export is asked for in turn.
+
+    An export of all types has some 150 of them, and with `_since` mostly holds a few. What it holds is the same with and without
+    this protocol.
+
+        async def changed_types(self, types, window, *, as_of, rights):
+            newest = "SELECT type FROM resource GROUP BY type HAVING max(last_updated) > $1"
+            return types & {row["type"] for row in await self._db.fetch(newest, window.since or 0)}
+
+    Implemented by `SQLiteResourceStore`, `MemoryResourceStore` and the adapters for tables. Runs in a worker, when a job is
+    planned.
+    """
+
+    async def changed_types(self, types: frozenset[str], window: Window, *, as_of: Instant | None, rights: str) -> frozenset[str]:
+        """Those of the types of which something was written or deleted within the window.
+
+        The adapter guarantees: of a type that it leaves out, `pages`, `deletions` and `left` give nothing for any query with this
+        window, `as_of` and rights, whatever its selection. A type that it names is asked for, so it may name one of which there
+        is nothing: it need not look at `window.until`, `as_of`, rights, or whether a version was superseded.
+
+        Args:
+            types: the types that are exported; not empty.
+            window: as in `Query`. Without `since`, those of which there is anything at all.
+            as_of: as in `Query`.
+            rights: as in `Query`, for a storage that finds its data by them.
         """
         ...
 

@@ -33,6 +33,7 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsSnapshot,
     SupportsUnfinished,
 )
+from fhir_bulk_middleware.export.changed_types import changed_types
 from fhir_bulk_middleware.export.cohort import enters_by_content
 from fhir_bulk_middleware.export.context.context_planner import ContextPlanner, anything
 from fhir_bulk_middleware.export.context.context_round import ContextRound
@@ -135,10 +136,11 @@ class Planner:
             # First, because no error can be added to a page of the manifest that was already read (law 20).
             planned.append(_slice(FileKind.ERROR, "OperationOutcome", Range("", len(ignored))))
         if rows.selection != Compartments(frozenset()):
-            planned += await self._output(job, rows, Origin.SELECTED, reuse)
+            changed = await self._changed(job, rows, job.request.types)
+            planned += await self._output(job, rows, changed, Origin.SELECTED, reuse)
             if job.request.window.since is not None:
-                planned += await self._output(job, rows, Origin.ENTERED)
-            planned += await self._deleted(job, rows)
+                planned += await self._output(job, rows, await self._entered_types(job, rows), Origin.ENTERED)
+            planned += await self._deleted(job, rows, changed)
         numbered = tuple(replace(piece, number=number) for number, piece in enumerate(planned))
         return Plan(
             cut,
@@ -148,10 +150,10 @@ class Planner:
             unfinished=await self._unfinished(cut),
         )
 
-    def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
+    async def context_round(self, lease: Lease, jobs: JobStore, outputs: OutputStore) -> ContextRound:
         """The last round of an export whose first round went on."""
         job, rows = lease.job, lease.rows
-        return self.context.round(
+        return await self.context.round(
             lease, jobs, outputs, cohort_types=self._selected(job, rows), target_types=self._target_types(job, rows)
         )
 
@@ -185,14 +187,9 @@ class Planner:
             filtered: whether the adapter may leave out what does not meet the filters. Deletions, and the targets of Provenance,
                 are read without them (TF-01, DR-06).
         """
-        window, as_of = job.request.window, None
-        if self._snapshots is not None and job.cut is not None:
-            as_of = job.cut
-            window = Window(window.since, job.cut if window.until is None else min(window.until, job.cut))
-        if origin is Origin.ENTERED:
-            window = Window(None, window.since)
-            if not enters_by_content(resource_type, rows):
-                rows = replace(rows, selection=Compartments(rows.joined))
+        window, as_of = self._window(job, origin)
+        if origin is Origin.ENTERED and not enters_by_content(resource_type, rows):
+            rows = replace(rows, selection=Compartments(rows.joined))
         if resource_type == PROVENANCE and by_target(job, self._resources) and _steered(job):
             window = Window(None, as_of)  # of any age: its targets have changed
         return Query(
@@ -205,6 +202,30 @@ class Planner:
             range=part,
             page_bytes=self.sizes(job).page,
         )
+
+    def _window(self, job: Job, origin: Origin) -> tuple[Window, Instant | None]:
+        """The window of queries, and the instant as of which the storage is read."""
+        window, as_of = job.request.window, None
+        if self._snapshots is not None and job.cut is not None:
+            as_of = job.cut
+            window = Window(window.since, job.cut if window.until is None else min(window.until, job.cut))
+        return (Window(None, window.since) if origin is Origin.ENTERED else window), as_of
+
+    async def _changed(self, job: Job, rows: Rows, types: Sequence[str], origin: Origin = Origin.SELECTED) -> frozenset[str]:
+        """Those of the types that have to be asked for: all that the storage does not rule out, and Provenance by its targets."""
+        window, as_of = self._window(job, origin)
+        late = frozenset(type_ for type_ in types if self._late(job, type_))
+        return late | await changed_types(
+            self._resources, (type_ for type_ in types if type_ not in late), window, as_of=as_of, rights=rows.rights
+        )
+
+    async def _entered_types(self, job: Job, rows: Rows) -> frozenset[str]:
+        """The types of which older data may enter the export.
+
+        Steered Provenance is of any age already; other types have older data of new members only.
+        """
+        types = [type_ for type_ in self._selected(job, rows) if (not _steered(job) if self._late(job, type_) else rows.joined)]
+        return await self._changed(job, rows, types, Origin.ENTERED)
 
     def queries(self, job: Job, rows: Rows, origin: Origin = Origin.SELECTED) -> list[Query]:
         """The queries for all types that the job's selection can hold."""
@@ -271,15 +292,15 @@ class Planner:
             members, joined = members & membership.patients, joined & membership.patients
         return replace(rows, selection=Compartments(members), joined=joined, membership=None)
 
-    async def _output(self, job: Job, rows: Rows, origin: Origin, reuse: Reuse | None = None) -> list[Slice]:
-        """The slices of the output. Organised output is one slice, since it is read patient by patient."""
-        types, organised_by = self._selected(job, rows), job.request.options.organised_by
+    async def _output(
+        self, job: Job, rows: Rows, types: frozenset[str], origin: Origin, reuse: Reuse | None = None
+    ) -> list[Slice]:
+        """The slices of the output of some types. Organised output is one slice, since it is read patient by patient."""
+        organised_by = job.request.options.organised_by
         found: list[Slice] = []
         by_type: dict[str, Sequence[Range]] = {}
-        for type_ in types:
-            if origin is Origin.ENTERED and (_steered(job) if self._late(job, type_) else not rows.joined):
-                continue  # steered Provenance is of any age; other types have older data of new members only
-            if ranges := await self._ranges(job, rows, type_, origin):
+        for type_ in self._selected(job, rows):
+            if type_ in types and (ranges := await self._ranges(job, rows, type_, origin)):
                 by_type[type_] = ranges
         total = sum(each.estimate for ranges in by_type.values() for each in ranges)
         if reuse is not None:
@@ -301,11 +322,16 @@ class Planner:
         """Whether resources of the type are selected by those of other types."""
         return resource_type == PROVENANCE and by_target(job, self._resources)
 
-    async def _deleted(self, job: Job, rows: Rows) -> list[Slice]:
-        """One slice for the deletions of all types; its range is the JSON list of the types that have any."""
+    async def _deleted(self, job: Job, rows: Rows, changed: frozenset[str]) -> list[Slice]:
+        """One slice for the deletions of all types; its range is the JSON list of the types that have any.
+
+        Those of the storage itself are of types that have changed.
+        """
         if self.deletions is None:
             return []
-        queries = [self.query(job, rows, type_) for type_ in self._deleted_types(job)]
+        source: object = self.deletions
+        told = [type_ for type_ in self._deleted_types(job) if source is not self._resources or type_ in changed]
+        queries = [self.query(job, rows, type_) for type_ in told]
         types = [query.type for query in queries if await anything(self.deletions.deletions(query, None))]
         return [_slice(FileKind.DELETED, "Bundle", Range(json.dumps(types), 0))] if types else []
 

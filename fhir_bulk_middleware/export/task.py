@@ -57,7 +57,8 @@ class ExportTask:
             reuse = Reuse(self._resources, self._jobs, self._outputs, self._settings, self._clock)
             plan = await self._planner.plan(lease.job, lease.rows, reuse)
             return replace(plan, slices=await reuse.linked(lease, plan.slices))
-        return await self._planner.context_round(lease, self._jobs, self._outputs).plan()
+        context = await self._planner.context_round(lease, self._jobs, self._outputs)
+        return await context.plan()
 
     async def run(self, held: HeldLease, piece: Slice) -> None:
         """See `Task`."""

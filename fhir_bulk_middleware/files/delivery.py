@@ -1,5 +1,6 @@
 """Serves sealed parts over HTTP: representations, conditions, ranges (section 4 of the requirements)."""
 
+import asyncio
 import re
 import secrets
 from base64 import b64encode
@@ -17,6 +18,7 @@ from fhir_bulk_middleware.contract.job import Codec, Part
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.files.format import MEDIA_TYPE, SUFFIX
 from fhir_bulk_middleware.files.part import PartReader
+from fhir_bulk_middleware.http.disconnecting import disconnected
 from fhir_bulk_middleware.http.ranges import ByteRange, UnsatisfiableRange, requested_ranges
 from fhir_bulk_middleware.http.replies import FileStatus
 from fhir_bulk_middleware.outcomes import Reason, Refused
@@ -161,22 +163,25 @@ class _FileResponse(Response):
             pass
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope
-        async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as sending:
 
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                tasks.cancel_scope.cancel()
+            def left(done: asyncio.Future[None]) -> None:
+                if not done.cancelled():
+                    done.exception()  # a server that raises here has lost its client too
+                    sending.cancel()
 
-            tasks.start_soon(watch)
-            async with closing(self._chunks) as chunks:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await send({"type": "http.response.body", "body": self._first, "more_body": True})
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            tasks.cancel_scope.cancel()
+            # A plain task: for a small file, a task group costs more than its bytes.
+            gone = asyncio.ensure_future(disconnected(Request(scope, receive)))
+            gone.add_done_callback(left)
+            try:
+                async with closing(self._chunks) as chunks:
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    await send({"type": "http.response.body", "body": self._first, "more_body": True})
+                    async for chunk in chunks:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                gone.cancel()
 
 
 def _multipart(ranges: tuple[ByteRange, ...], size: int, coding: str | None) -> tuple[list[_Piece], str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, true
+from sqlalchemy import ColumnElement, Executable, Select, and_, exists, func, literal, or_, select, true, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fhir_bulk_middleware.contract.access import Principal
@@ -18,9 +18,11 @@ from fhir_bulk_middleware.contract.query import (
     Page,
     Query,
     Range,
+    Window,
 )
 from fhir_bulk_middleware.contract.removal import Current
 from fhir_bulk_middleware.fhir.canonical import canonical
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.tables.columns import instant_of, key_of, one_of
 from fhir_bulk_middleware.tables.conditions import changed, living, selected, within
 from fhir_bulk_middleware.tables.criteria import narrowed
@@ -42,9 +44,9 @@ _Condition = ColumnElement[bool]
 class TableStorage(ABC):
     """An adapter over tables for exports.
 
-    It is a `SupportsExport`, `SupportsSlices`, `SupportsContext`, `SupportsPatients`, `SupportsRead` and `SupportsTypes`.
-    A subclass adds `authorise`, and `recipe` to export in worker processes. Rows are read in the order of their ids, in short
-    statements: a row that changes while it is exported comes once, however many statements read the table.
+    It is a `SupportsExport`, `SupportsSlices`, `SupportsChangedTypes`, `SupportsContext`, `SupportsPatients`, `SupportsRead` and
+    `SupportsTypes`. A subclass adds `authorise`, and `recipe` to export in worker processes. Rows are read in the order of their
+    ids, in short statements: a row that changes while it is exported comes once, however many statements read the table.
 
     Args:
         engine: the database. Its connections are used for short reads without a transaction.
@@ -106,6 +108,21 @@ class TableStorage(ABC):
         last = count - step * (len(edges) - 2)
         estimates = [*[step] * (len(edges) - 2), last]
         return [Range(json.dumps(edge), estimate) for edge, estimate in zip(pairwise(edges), estimates, strict=True)]
+
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,  # noqa: ARG002 - a type of which something was written later may be named
+        rights: str,  # noqa: ARG002 - a type that somebody else changed may be named
+    ) -> frozenset[str]:
+        """See `SupportsChangedTypes`. One statement; rows of all versions and marked ones count."""
+        found = [self._tables[type_] for type_ in sorted(types & self._tables.keys())]
+        if not found:
+            return frozenset()
+        each = [select(literal(table.type)).where(exists(_written(table, window))) for table in found]
+        return frozenset(type_ for (type_,) in await self._rows(union_all(*each)))
 
     async def named(self, query: Query, ids: Sequence[str]) -> AsyncIterator[Page]:
         """See `SupportsContext`."""
@@ -186,12 +203,20 @@ class TableStorage(ABC):
                 return
             last = _id(rows[_ROWS - 1])
 
-    async def _rows(self, statement: Select[Any], connection: AsyncConnection | None = None) -> Sequence[Any]:
+    async def _rows(self, statement: Executable, connection: AsyncConnection | None = None) -> Sequence[Any]:
         if connection is None:
             async with self._reads.connect() as reading:
                 return await self._rows(statement, reading)
         rows: Sequence[Any] = (await connection.execute(statement)).all()
         return rows
+
+
+def _written(table: ResourceTable, window: Window) -> Select[Any]:
+    """The rows that were written within a window, or marked as deleted."""
+    times = [time for time in (table.last_updated, table.deleted_at) if time is not None]
+    return table.rows.with_only_columns(literal(1), maintain_column_froms=True).where(
+        or_(*(within(time, window) for time in times))
+    )
 
 
 class MarkedDeletions(TableStorage):

@@ -37,6 +37,7 @@ from fhir_bulk_middleware.contract.storage import (
 )
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
 from fhir_bulk_middleware.instant import Instant, Precision, after, seconds_between, system_clock
+from fhir_bulk_middleware.testing.changed_types import ChangedTypesSuite
 from fhir_bulk_middleware.testing.cohort import ContextSuite, EnteredSuite, LeftSuite, NamingSuite
 from fhir_bulk_middleware.testing.compartment_paths import CompartmentPathsSuite
 from fhir_bulk_middleware.testing.export_chain import ChainSuite
@@ -637,6 +638,7 @@ class ResourceStoreSuite(
     SnapshotSuite,
     SlicesSuite,
     FingerprintsSuite,
+    ChangedTypesSuite,
     DeletionsSuite,
     ChainSuite,
     GroupsSuite,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import broken_clinics
-from clinic import SCHEMA, Clinic
+from clinic import SCHEMA, Clinic, shown
 
 from fhir_bulk_middleware.contract.access import Principal
 from fhir_bulk_middleware.contract.query import (
@@ -33,7 +33,7 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
-__all__ = ["BROKEN", "OF_THE_KIT", "Sliced", "fill", "made"]
+__all__ = ["BROKEN", "OF_THE_KIT", "Sliced", "Telling", "fill", "made"]
 
 CHOSEN: Any = None
 """Makes the adapter that is checked; the tests set it."""
@@ -426,6 +426,58 @@ class GivesAnotherTypeInASlice(SlicedVariant):
             yield replace(page, lines=page.lines.replace(b"Observation", b"Condition")) if query.range else page
 
 
+# --- Changed types ---
+
+
+class Telling(Clinic):
+    """A sound adapter that tells which types changed."""
+
+    times: tuple[str, ...] = ("updated", "deleted")
+
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,  # noqa: ARG002 - the tables have no history
+        rights: str,  # noqa: ARG002 - everybody may read all
+    ) -> frozenset[str]:
+        """By the newest time of each table."""
+        since = "" if window.since is None else shown(window.since)
+        return frozenset(type_ for type_ in types if self.newest(type_) > since)
+
+    def newest(self, type_: str) -> str:
+        """The newest time of a type's table."""
+        found = [self._database.execute(f"SELECT max({time}) FROM {type_.lower()}").fetchone()[0] for time in self.times]  # noqa: S608
+        return max((time for time in found if time is not None), default="")
+
+
+class TellingVariant(Telling):
+    """As `Variant`."""
+
+    check: ClassVar[str] = "changed types"
+    says: ClassVar[str]
+
+
+class ForgetsMarkedRows(TellingVariant):
+    says = "has deletions since"
+    times = ("updated",)
+
+
+class LooksAtTheOldest(TellingVariant):
+    says = "has resources since"
+
+    def newest(self, type_: str) -> str:
+        return str(self._database.execute(f"SELECT min(updated) FROM {type_.lower()}").fetchone()[0])  # noqa: S608
+
+
+class NamesAllTypes(TellingVariant):
+    says = "for a window that begins tomorrow"
+
+    def newest(self, type_: str) -> str:
+        return super().newest(type_) and "9"
+
+
 # --- Snapshots ---
 
 
@@ -579,6 +631,6 @@ OF_THE_KIT = {
 
 BROKEN: list[Any] = [
     each
-    for base in (Variant, SlicedVariant, SnapshotVariant)
+    for base in (Variant, SlicedVariant, TellingVariant, SnapshotVariant)
     for each in sorted(base.__subclasses__(), key=lambda variant: variant.__name__)
 ]

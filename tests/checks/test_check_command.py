@@ -11,7 +11,7 @@ import anyio
 import broken_adapters
 import broken_clinics
 import pytest
-from broken_adapters import BROKEN, OF_THE_KIT, Sliced, fill
+from broken_adapters import BROKEN, OF_THE_KIT, Sliced, Telling, fill
 from clinic import Clinic
 
 from fhir_bulk_middleware.checks.report import CHECKS
@@ -80,7 +80,7 @@ def population_store(kind: Callable[[], MemoryResourceStore]) -> MemoryResourceS
 # --- Sound adapters ---
 
 
-@pytest.mark.parametrize("kind", [Clinic, Sliced])
+@pytest.mark.parametrize("kind", [Clinic, Sliced, Telling])
 def test_a_sound_adapter_over_tables_passes(check: Check, clinic: Path, kind: type[Clinic]) -> None:
     code, report = check(partial(kind, str(clinic)))
 

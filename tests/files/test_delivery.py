@@ -6,14 +6,19 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import anyio
 import pytest
 from house import BASE, House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
+from fhir_bulk_middleware.contract.output_store import OutputStore
+from fhir_bulk_middleware.files.delivery import Delivery
 from fhir_bulk_middleware.files.part import FLUSH_INTERVAL
+from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 
 pytestmark = pytest.mark.anyio
 
@@ -238,10 +243,6 @@ async def test_a_file_whose_bytes_are_gone_is_unknown_not_a_fault(file: File) ->
 
 async def test_a_download_that_began_before_the_cancel_completes(file: File) -> None:
     """DL-09. FR-13."""
-    from starlette.requests import Request
-
-    from fhir_bulk_middleware.files.delivery import Delivery
-
     house = file.house
     (part,) = [part for part in await house.parts(file.location) if file.url.endswith(f"/{part.file_id}")]
     scope = {"type": "http", "method": "GET", "headers": [(b"accept-encoding", b"identity")], "path": "/", "query_string": b""}
@@ -254,10 +255,56 @@ async def test_a_download_that_began_before_the_cancel_completes(file: File) -> 
         received.append(message.get("body", b""))
 
     async def receive() -> Any:
-        import anyio
-
         await anyio.sleep_forever()
 
     await response(scope, receive, send)
 
     assert b"".join(received) == file.plain
+
+
+class Watched:
+    """Knows whether a part is being read."""
+
+    def __init__(self, outputs: MemoryOutputStore) -> None:
+        self._outputs = outputs
+        self.reading = False
+
+    async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        self.reading = True
+        try:
+            async for chunk in self._outputs.read(key, start, length):
+                yield chunk
+        finally:
+            self.reading = False
+
+
+@pytest.mark.parametrize("how", ["leaves", "breaks"])
+async def test_a_client_that_leaves_ends_the_reading_of_its_file(file: File, how: str) -> None:
+    """Also while the server waits for it to take more."""
+    (part,) = [part for part in await file.house.parts(file.location) if file.url.endswith(f"/{part.file_id}")]
+    scope = {"type": "http", "method": "GET", "headers": [(b"accept-encoding", b"identity")], "path": "/", "query_string": b""}
+    outputs, full = Watched(file.house.outputs), anyio.Event()
+    response = await Delivery(cast("OutputStore", outputs)).response(Request(scope), part)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            full.set()
+            await anyio.sleep_forever()
+
+    asked: dict[str, Any] = {"type": "http.request", "body": b"", "more_body": False}
+    messages = iter([asked, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        message = next(messages)
+        if message["type"] == "http.disconnect":
+            await full.wait()
+            if how == "breaks":
+                raise OSError("the connection is lost")
+        return message
+
+    with anyio.fail_after(60):
+        await response(scope, receive, send)
+    assert len(sent) == 3
+    assert not outputs.reading

@@ -39,6 +39,7 @@ _CHECK = "tests/checks/test_check_command.py"
 _PROXIES = "tests/http/test_proxy_signs.py"
 _INDEXED = "tests/stores/test_indexed_criteria.py"
 _PARAMETERS = "tests/fhir/test_parameter_index.py"
+_CHANGED = "tests/export/test_changed_types.py"
 _HELD_ACROSS = "tests/workers/test_held_across_processes.py"
 
 FILES = (
@@ -49,6 +50,14 @@ FILES = (
         "await self._observers.require(",
         "await self._observers.tell(",
         (_SIGNED,),
+    ),
+    Mutant(
+        "a-download-goes-on-without-its-client",
+        "law 38",
+        "files/delivery.py",
+        "                    sending.cancel()\n",
+        "                    pass\n",
+        (_FILES,),
     ),
     Mutant(
         "signed-url-outlives-its-job",
@@ -1271,6 +1280,38 @@ HELD = (
         (_HELD,),
     ),
     Mutant(
+        "deletions-of-our-log-are-of-types-that-changed",
+        "law 28",
+        "export/plan.py",
+        "if source is not self._resources or type_ in changed]",
+        "if type_ in changed]",
+        (_CHANGED,),
+    ),
+    Mutant(
+        "provenance-by-its-targets-has-to-change-itself",
+        "KO-88",
+        "export/plan.py",
+        "return late | await changed_types(",
+        "return await changed_types(",
+        (_CHANGED, "tests/export/test_provenance.py"),
+    ),
+    Mutant(
+        "a-type-changed-when-its-oldest-version-did",
+        "law 3",
+        "stores/sqlite/resource_reading.py",
+        "ORDER BY seq DESC LIMIT 1\n) > ?",
+        "ORDER BY seq LIMIT 1\n) > ?",
+        (_RESOURCES,),
+    ),
+    Mutant(
+        "a-table-changed-when-a-living-row-did",
+        "law 3",
+        "tables/storage.py",
+        "for time in (table.last_updated, table.deleted_at) if",
+        "for time in (table.last_updated,) if",
+        ("tests/examples/test_relational.py",),
+    ),
+    Mutant(
         "slices-as-small-as-two-files",
         "law 44",
         "export/sizes.py",
@@ -1371,6 +1412,14 @@ CONTEXT = (
         "export/context/cohort_losses.py",
         '                candidates.add(f"{_PROVENANCE}/{id_}" for id_ in ids)\n',
         "                del ids\n",
+        (_HISTORIES,),
+    ),
+    Mutant(
+        "provenance-of-what-left-has-to-change-itself",
+        "law 34",
+        "export/context/cohort_losses.py",
+        "if self.history is not None and self.history.by_target and type_ == _PROVENANCE:",
+        "if type_ in self.changed and self.history is not None and self.history.by_target and type_ == _PROVENANCE:",
         (_HISTORIES,),
     ),
     Mutant(
@@ -1704,8 +1753,16 @@ COMMITS = (
         "a-late-commit-is-no-change",
         "law 3",
         "stores/postgres/cut.py",
-        'SQL("({} > {} OR ({} >= {}::xid8 AND NOT pg_visible_in_snapshot({}, {}::pg_snapshot)))")',
-        'SQL("({} > {} OR ({} >= {}::xid8 AND pg_visible_in_snapshot({}, {}::pg_snapshot) IS NULL))")',
+        'SQL("({} >= {}::xid8 AND NOT pg_visible_in_snapshot({}, {}::pg_snapshot))")',
+        'SQL("({} >= {}::xid8 AND pg_visible_in_snapshot({}, {}::pg_snapshot) IS NULL)")',
+        (_COMMITS,),
+    ),
+    Mutant(
+        "types-of-late-commits-did-not-change",
+        "law 3",
+        "stores/postgres/resource_reading.py",
+        "r.type = types.number AND {unseen}",
+        "r.type = types.number AND {unseen} IS NULL",
         (_COMMITS,),
     ),
     Mutant(

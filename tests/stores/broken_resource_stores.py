@@ -401,6 +401,75 @@ class ForgetsTheFormerRanges(Broken):
         return await super().slices(query, target_bytes + 700 * grown)
 
 
+class Changed(Broken):
+    """Answers another question about changed types than the one that was asked."""
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:
+        raise AssertionError(types, window, as_of)
+
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,
+        rights: str,  # noqa: ARG002
+    ) -> frozenset[str]:
+        return self.told(types, window, as_of)
+
+
+class ForgetsDeletedTypes(Changed):
+    """Looks at what lives, so that a type of which something was only deleted has not changed."""
+
+    promise = "a type in which something was written or deleted is named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:
+        living = [each.stored for each in self._versions if each.held(as_of) and not each.stored.deleted]
+        return types & {stored.type for stored in living if stored.last_updated > (window.since or 0)}
+
+
+class KnowsNewResourcesOnly(Changed):
+    """Looks at first versions."""
+
+    promise = "a type in which something was written or deleted is named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:  # noqa: ARG002
+        first = [each.stored for each in self._versions if each.stored.version == 1]
+        return types & {stored.type for stored in first if stored.last_updated > (window.since or 0)}
+
+
+class TakesTheEndForTheNewest(Changed):
+    """Looks at the newest change of each type, and leaves the type out if that is behind the window."""
+
+    promise = "what a window holds is of a type that is named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:  # noqa: ARG002
+        newest = {each.stored.type: each.stored.last_updated for each in self._versions}
+        since, until = window.since or 0, window.until or 2**62
+        return types & {type_ for type_, instant in newest.items() if since < instant <= until}
+
+
+class NamesAllTypes(Changed):
+    promise = "a type of which there never was anything is not named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:  # noqa: ARG002
+        return types
+
+
+class NamesAllThatItHolds(Changed):
+    promise = "a type that did not change is not named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:  # noqa: ARG002
+        return types & {each.stored.type for each in self._versions}
+
+
+class NamesTypesThatNobodyAskedFor(Changed):
+    promise = "only types that were asked for are named"
+
+    def told(self, types: frozenset[str], window: Window, as_of: Instant | None) -> frozenset[str]:  # noqa: ARG002
+        return types | {"Group"}
+
+
 class EstimatesWhatItWasAskedFor(Broken):
     promise = "estimates together are about the number of resources"
 

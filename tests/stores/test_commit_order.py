@@ -28,6 +28,7 @@ from postgres_fixture import server as postgres
 from postgres_resources import EmptyStores, empty_stores, writing_on
 
 from fhir_bulk_middleware.contract.query import Everything, Query, Window
+from fhir_bulk_middleware.contract.storage import SupportsChangedTypes
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
 from fhir_bulk_middleware.fhir.search.parameter_index import ParameterIndex
 from fhir_bulk_middleware.fhir.version import FhirVersion
@@ -233,6 +234,10 @@ class Client:
                     self.told.add(version)
             gone |= {(type_, reference.partition("/")[2]) for reference in references}
             assert len(references) == len(set(references))
+            if (lines or references) and isinstance(self.storage, SupportsChangedTypes):
+                window, rights = query.window, query.rights
+                named = await self.storage.changed_types(frozenset({type_}), window, as_of=cut, rights=rights)
+                assert named == {type_}, "a type of which the window holds something is named"
             if keep:
                 self.queries.append((query, lines, references))
         return output, gone

@@ -8,6 +8,7 @@ import anyio.lowlevel
 from fhir_bulk_middleware.contract.job import Job
 from fhir_bulk_middleware.contract.query import Deletions, Everything, NoPatient, Page, Query, Rows, Selection, Window
 from fhir_bulk_middleware.contract.storage import SupportsDeletions, SupportsExport, SupportsLeft
+from fhir_bulk_middleware.export.changed_types import changed_types
 from fhir_bulk_middleware.export.context.closure import Closure
 from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
 from fhir_bulk_middleware.export.context.context_reader import named_lines
@@ -15,7 +16,7 @@ from fhir_bulk_middleware.export.page_form import PageForm
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.streams.closing import closing
 
-__all__ = ["BATCH", "CohortLosses", "changes", "window_query"]
+__all__ = ["BATCH", "CohortLosses", "changes", "types_in_window", "window_query"]
 
 BATCH = 500
 """References that are read at once."""
@@ -27,14 +28,21 @@ _BY_CONTENT = frozenset({"List", "Group"})
 
 def window_query(job: Job, rows: Rows, type_: str, selection: Selection, as_of: Instant | None) -> Query:
     """The query for what changed in the window of a planned job."""
+    window, cut = _window(job, as_of)
+    return Query(type=type_, selection=selection, rights=rows.rights, window=window, as_of=cut)
+
+
+async def types_in_window(
+    resources: SupportsExport, job: Job, rows: Rows, types: Iterable[str], as_of: Instant | None
+) -> frozenset[str]:
+    """Those of the types of which something may have changed in the window of a planned job."""
+    window, cut = _window(job, as_of)
+    return await changed_types(resources, types, window, as_of=cut, rights=rows.rights)
+
+
+def _window(job: Job, as_of: Instant | None) -> tuple[Window, Instant | None]:
     window = job.request.window
-    return Query(
-        type=type_,
-        selection=selection,
-        rights=rows.rights,
-        window=Window(window.since, as_of or window.until),
-        as_of=None if as_of is None else job.cut,
-    )
+    return Window(window.since, as_of or window.until), None if as_of is None else job.cut
 
 
 async def changes(resources: SupportsExport, query: Query) -> AsyncIterator[Page]:
@@ -64,6 +72,7 @@ class CohortLosses:
         since: the beginning of the window.
         as_of: the instant of context.
         target_types: the types of which Provenance is exported at this level, whether or not they are exported themselves.
+        changed: those of all these types of which something may have changed in the window; others are not read.
     """
 
     resources: SupportsExport
@@ -74,13 +83,14 @@ class CohortLosses:
     since: Instant
     as_of: Instant | None
     target_types: Sequence[str]
+    changed: frozenset[str]
 
     async def find_deleted(self, gone: Closure) -> None:
         """Add the deletions of context and Provenance. What the cohort's own deletions tell already is not told twice."""
         history, deletions = self.history, self.deletions
         if history is None or deletions is None:
             return
-        for type_ in self._types():
+        for type_ in (type_ for type_ in self._types() if self._may_be_deleted(type_)):
             found, by_target = False, history.by_target and type_ == _PROVENANCE
             query = self._query(type_, Everything() if by_target else NoPatient())
             async for references in self._told(type_, deletions.deletions(query, None)):
@@ -99,8 +109,10 @@ class CohortLosses:
         for type_ in self._types():
             if self.history is not None and self.history.by_target and type_ == _PROVENANCE:
                 found = self._left_provenance(self.history, self.resources)
-            else:
+            elif type_ in self.changed:
                 found = self._left(type_, context, self.resources)
+            else:
+                continue
             async for reference in found:
                 left.keep(reference)
 
@@ -149,10 +161,11 @@ class CohortLosses:
         """What left the selection or was deleted, of all types."""
         for type_ in self.target_types:
             query = self._query(type_, self.rows.selection)
-            async for references in self._told(type_, resources.left(query, None)):
-                for reference in references:
-                    yield reference
-            if self.deletions is not None:
+            if type_ in self.changed:
+                async for references in self._told(type_, resources.left(query, None)):
+                    for reference in references:
+                        yield reference
+            if self.deletions is not None and self._may_be_deleted(type_):
                 async for references in self._told(type_, self.deletions.deletions(query, None)):
                     for reference in references:
                         yield reference
@@ -194,6 +207,11 @@ class CohortLosses:
         """
         restricted = {type_ for type_, _ in self.job.request.granular}
         return [type_ for type_ in self.job.request.types if type_ not in restricted and type_ != _PATIENT]
+
+    def _may_be_deleted(self, type_: str) -> bool:
+        """Whether a resource of the type may have been deleted; our own log of deletes is asked for each type."""
+        source: object = self.deletions
+        return source is not self.resources or type_ in self.changed
 
     @property
     def _cut(self) -> Instant:

@@ -16,8 +16,9 @@ from fhir_bulk_middleware.contract.storage import (
     SupportsNaming,
     SupportsSnapshot,
 )
+from fhir_bulk_middleware.export.changed_types import changed_types
 from fhir_bulk_middleware.export.context.cohort_history import CohortHistory
-from fhir_bulk_middleware.export.context.cohort_losses import CohortLosses
+from fhir_bulk_middleware.export.context.cohort_losses import CohortLosses, types_in_window
 from fhir_bulk_middleware.export.context.context_reader import ContextReader
 from fhir_bulk_middleware.export.context.context_round import ContextRound
 from fhir_bulk_middleware.export.context.reference_scan import ReferenceScan
@@ -79,10 +80,10 @@ class ContextPlanner:
         if not isinstance(self.resources, SupportsNaming):
             return tuple(types)
         as_of, found = self.as_of(job), list[str]()
-        for type_ in types:
-            query = Query(
-                type=type_, selection=NoPatient(), rights=rows.rights, window=Window(None, as_of), as_of=as_of, page_bytes=_PROBE
-            )
+        window = Window(None, as_of)
+        held = await changed_types(self.resources, types, window, as_of=as_of, rights=rows.rights)
+        for type_ in (type_ for type_ in types if type_ in held):
+            query = Query(type=type_, selection=NoPatient(), rights=rows.rights, window=window, as_of=as_of, page_bytes=_PROBE)
             if await anything(self.resources.pages(query, None)):
                 found.append(type_)
         return tuple(found)
@@ -112,7 +113,7 @@ class ContextPlanner:
             return isinstance(self.resources, SupportsLeft | SupportsContext)
         return bool(rows.context) and job.request.options.organised_by is None
 
-    def round(
+    async def round(
         self,
         lease: Lease,
         jobs: JobStore,
@@ -123,6 +124,8 @@ class ContextPlanner:
     ) -> ContextRound:
         """The last round of an export whose first round went on.
 
+        With `_since`, the storage is asked once which types changed (law 44).
+
         Args:
             lease: on the planning of the round.
             jobs: the job store.
@@ -131,8 +134,10 @@ class ContextPlanner:
             target_types: all types that the selection can hold, whose Provenance is exported.
         """
         job, rows, as_of = lease.job, lease.rows, self.as_of(lease.job)
-        history, losses, since = None, None, job.request.window.since
+        history, losses, since, changed = None, None, job.request.window.since, frozenset[str]()
         if since is not None:
+            types = {*job.request.types, *rows.context, *target_types}
+            changed = await types_in_window(self.resources, job, rows, types, as_of)
             history = self._history(job, rows, cohort_types)
             losses = CohortLosses(
                 resources=self.resources,
@@ -143,6 +148,7 @@ class ContextPlanner:
                 since=since,
                 as_of=as_of,
                 target_types=target_types,
+                changed=changed,
             )
         return ContextRound(
             resources=self.resources,
@@ -152,6 +158,7 @@ class ContextPlanner:
             reader=self.reader(job, rows),
             history=history,
             losses=losses,
+            changed=changed,
             as_of=as_of,
             slice_bytes=self.sizes(job).slice,
         )

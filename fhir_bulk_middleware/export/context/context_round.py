@@ -62,6 +62,7 @@ class ContextRound:
         reader: reads context; None if the export has none.
         history: what the cohort held at other instants; None if the storage cannot tell, or without `_since`.
         losses: finds what a mirror has to drop; None without `_since`.
+        changed: with `_since`, the types of which something may have changed in the window; others are not read for changes.
         as_of: the instant of context; None for a storage without snapshots.
         slice_bytes: the wanted size of a slice.
     """
@@ -73,6 +74,7 @@ class ContextRound:
     reader: ContextReader | None
     history: CohortHistory | None
     losses: CohortLosses | None
+    changed: frozenset[str]
     as_of: Instant | None
     slice_bytes: int
 
@@ -125,7 +127,7 @@ class ContextRound:
                         async for batch in names:
                             context.add(batch)
         if self.history is not None:
-            for type_ in self._rows.context:
+            for type_ in (type_ for type_ in self._rows.context if type_ in self.changed):
                 async for page in changes(self.resources, window_query(self._job, self._rows, type_, NoPatient(), self.as_of)):
                     for line, resource in named_lines(page, type_):
                         reference = f"{type_}/{resource['id']}"

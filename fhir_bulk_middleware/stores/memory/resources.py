@@ -294,6 +294,17 @@ class MemoryResourceStore:
         for page in related.naming(self._living, queries, reference, self._base_urls):
             yield page
 
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,  # noqa: ARG002 - a version of a later write may be counted
+        rights: str,  # noqa: ARG002 - as `authorise`
+    ) -> frozenset[str]:
+        """Those of the types that were written since the window began; see `SupportsChangedTypes`."""
+        return types & {v.stored.type for v in self._versions if window.since is None or v.stored.last_updated > window.since}
+
     async def deletions_known_since(self) -> Instant | None:
         """See `SupportsDeletionHorizon`."""
         return None if self._last.horizon is None else self._last.horizon.since

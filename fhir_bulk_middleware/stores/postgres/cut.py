@@ -158,11 +158,15 @@ class Seen:
 
     def excludes(self, stamp: Composable, writer: Composable) -> Composed:
         """The condition that a version became visible after the instant, in a form that can use an index on either column."""
+        return SQL("({} > {} OR {})").format(stamp, Literal(self.instant), self.unseen(writer))
+
+    def unseen(self, writer: Composable) -> Composed:
+        """The condition that a version was not seen whatever its stamp is, in a form that can use an index on `writer`."""
         if self.snapshot is None:
-            return SQL("({} > {})").format(stamp, Literal(self.instant))
+            return Composed([SQL("false")])
         oldest = self.snapshot.partition(":")[0]
-        return SQL("({} > {} OR ({} >= {}::xid8 AND NOT pg_visible_in_snapshot({}, {}::pg_snapshot)))").format(
-            stamp, Literal(self.instant), writer, Literal(oldest), writer, Literal(self.snapshot)
+        return SQL("({} >= {}::xid8 AND NOT pg_visible_in_snapshot({}, {}::pg_snapshot))").format(
+            writer, Literal(oldest), writer, Literal(self.snapshot)
         )
 
 

@@ -8,8 +8,11 @@ behind its last key after a lost connection.
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 
+from psycopg.sql import SQL
+
 from fhir_bulk_middleware.contract.paging import PageMaker
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, NoPatient, Page, Query, Range
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
 from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex, Lookups
 from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS
@@ -17,7 +20,7 @@ from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.session import Session
 
-__all__ = ["Lines", "by_keys", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions"]
+__all__ = ["Lines", "by_keys", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions", "written_since"]
 
 Lines = list[tuple[int, bytes]]
 """Keys and texts of versions."""
@@ -54,6 +57,12 @@ _NAMED = """
 _WRITTEN = """
     SELECT min(seq), max(seq), count(*), sum(size)::bigint FROM $resource AS r
     WHERE {between} AND {living} GROUP BY seq >> {bits} ORDER BY 1
+"""
+# In two halves, each of which an index answers with its first row: a bitmap of both would read all that was written.
+_TYPES_WRITTEN = """
+    SELECT name FROM $resource_type AS types
+    WHERE (SELECT max(stamp) FROM $resource AS r WHERE r.type = types.number) > {since}
+    OR EXISTS (SELECT 1 FROM $resource AS r WHERE r.type = types.number AND {unseen})
 """
 _EXTENTS = """
     SELECT block >> {shift}, sum(versions)::bigint, sum(live)::bigint, sum(in_patient)::bigint, sum(size)::bigint, count(*)
@@ -173,6 +182,13 @@ def _rows(found: Lines, rows: int) -> int:
     size = sum(len(line) for _, line in found)
     most = min(4 * rows, _MOST_ROWS)
     return most if not size else max(1, min(most, len(found) * _STEP_BYTES // size))
+
+
+async def written_since(database: Database, since: Instant) -> frozenset[str]:
+    """The types of which something was written or deleted that was not visible at an instant."""
+    seen = await database.seen(since)
+    text = _TYPES_WRITTEN.format(since=int(since), unseen=seen.unseen(SQL("r.writer")).as_string())
+    return frozenset(name for (name,) in await database.connections.read(partial(Session.rows, text=text)))
 
 
 async def slices(database: Database, query: Query, target_bytes: int, criteria: CriteriaIndex | None = None) -> Sequence[Range]:

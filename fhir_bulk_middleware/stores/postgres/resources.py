@@ -14,7 +14,17 @@ from psycopg.sql import SQL
 from pydantic import JsonValue
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range, Unfinished
+from fhir_bulk_middleware.contract.query import (
+    Authorisation,
+    Block,
+    Deletions,
+    Page,
+    ProvenanceTarget,
+    Query,
+    Range,
+    Unfinished,
+    Window,
+)
 from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, NeverExisted, Removal, Report, Tally, Target
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -321,6 +331,19 @@ class PostgresResourceStore:
         """
         await self._known()
         return await resource_forgetting.forget(self._database, (self._naming_index, self._parameters), before, now, grace)
+
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,  # noqa: ARG002 - a type of which something was written later may be named
+        rights: str,  # noqa: ARG002 - as `authorise`
+    ) -> frozenset[str]:
+        """Those of the types that were written since the window began; see `SupportsChangedTypes`. Two look-ups for each type."""
+        if window.since is None:
+            return types & await self.types()
+        return types & await resource_reading.written_since(self._database, window.since)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""

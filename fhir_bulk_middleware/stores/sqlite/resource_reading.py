@@ -21,6 +21,7 @@ from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
 from fhir_bulk_middleware.stores.sqlite.resource_candidates import Candidates, candidates
 from fhir_bulk_middleware.stores.sqlite.resource_schema import (
     BLOCK_BITS,
+    COUNTER_BITS,
     CURRENT,
     first_after,
     first_of,
@@ -42,6 +43,7 @@ __all__ = [
     "slices",
     "slices_near",
     "span_of",
+    "written_since",
 ]
 
 # The size of a processor's cache: a scan reads each page once, so a larger page cache would only cost memory.
@@ -53,6 +55,15 @@ CROSS JOIN owner ON owner.reference = member.value
 CROSS JOIN compartment ON compartment.owner = owner.number AND compartment.seq BETWEEN ? AND ?
 """
 """Each member's run in the compartment table. CROSS JOIN fixes the order in which the tables are visited."""
+
+# The types whose newest version, which is the last one by key (law 4), is later than an instant.
+_WRITTEN_SINCE = f"""
+SELECT name FROM type WHERE (
+    SELECT last_updated FROM resource
+    WHERE seq > number << {COUNTER_BITS} AND seq < (number + 1) << {COUNTER_BITS} ORDER BY seq DESC LIMIT 1
+) > ?
+"""  # noqa: S608 - a number of ours only
+_EARLIEST = -(1 << 63)
 
 _OUTSIDE = "resource INDEXED BY resource_outside"
 _MATCHING = "matching"
@@ -176,6 +187,11 @@ def slices(
         return cut_ranges(span.first, span.last, _extents(connection, span, query), target_bytes)
     extents = _members_extents(connection, span, query.selection, target_bytes)
     return cut_ranges(span.first, span.last, extents, target_bytes) if extents else ()
+
+
+def written_since(connection: sqlite3.Connection, since: Instant | None) -> frozenset[str]:
+    """The types of which something was written or deleted after an instant; all that have a version, without one."""
+    return frozenset(name.decode() for (name,) in connection.execute(_WRITTEN_SINCE, (_EARLIEST if since is None else since,)))
 
 
 def slices_near(

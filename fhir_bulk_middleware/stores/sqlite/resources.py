@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fhir_bulk_middleware.contract.access import Principal
-from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range
+from fhir_bulk_middleware.contract.query import Authorisation, Block, Deletions, Page, ProvenanceTarget, Query, Range, Window
 from fhir_bulk_middleware.contract.removal import Batch, Current, Matches, Removal, Report, Tally, Target
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.fhir.compartments import CompartmentMembership
@@ -265,6 +265,18 @@ class SQLiteResourceStore:
         """
         remove = partial(resource_forgetting.remove, parameters=self._parameters)
         return await horizon.forget(self._database, before, now, grace, remove)
+
+    async def changed_types(
+        self,
+        types: frozenset[str],
+        window: Window,
+        *,
+        as_of: Instant | None,  # noqa: ARG002 - a type of which something was written later may be named
+        rights: str,  # noqa: ARG002 - as `authorise`
+    ) -> frozenset[str]:
+        """Those of the types that were written since the window began; see `SupportsChangedTypes`. One look-up for each type."""
+        with self._reading() as connection:
+            return types & resource_reading.written_since(connection, window.since)
 
     async def slices(self, query: Query, target_bytes: int) -> Sequence[Range]:
         """The ranges of a query; see `SupportsSlices`. The cost grows with the number of slices, not of resources."""
