@@ -58,22 +58,32 @@ class CuttingProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, self._upstream() as server, contextlib.suppress(OSError):
+        with client, contextlib.suppress(OSError), self._upstream() as server:  # which may be away
             answers = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
             answers.start()
-            while data := client.recv(65_536):
-                if _COMMIT in data and self.cuts:
-                    cut = self.cuts.pop(0)
-                    self.made += 1
-                    client.shutdown(socket.SHUT_RDWR)  # nothing reaches the client any more
-                    if cut is Cut.AFTER:
-                        server.sendall(data)
-                        server.shutdown(socket.SHUT_WR)
-                        answers.join()
-                    else:
-                        server.shutdown(socket.SHUT_RDWR)  # to close it is not enough while `answers` reads from it
-                    return
+            try:
+                self._forward(client, server, answers)
+            finally:  # to close it is not enough while `answers` reads from it
+                server.shutdown(socket.SHUT_RDWR)
+
+    def _forward(self, client: socket.socket, server: socket.socket, answers: threading.Thread) -> None:
+        while data := client.recv(65_536):
+            if (cut := self._cut_at(data)) is None:
                 server.sendall(data)
+                continue
+            self.made += 1
+            client.shutdown(socket.SHUT_RDWR)  # nothing reaches the client any more
+            if cut is Cut.AFTER:
+                server.sendall(data)
+                server.shutdown(socket.SHUT_WR)
+                answers.join()
+            return
+
+    def _cut_at(self, data: bytes) -> Cut | None:
+        if _COMMIT in data:
+            with contextlib.suppress(IndexError):
+                return self.cuts.pop(0)
+        return None
 
     @staticmethod
     def _pass_on(server: socket.socket, client: socket.socket) -> None:
