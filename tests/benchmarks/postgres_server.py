@@ -1,8 +1,9 @@
 """A PostgreSQL of one's own, from a wheel."""
 
 import logging
+import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 __all__ = ["PostgresProcess", "postgres_process", "postgres_server", "psql"]
+
+_PATIENCE = 120.0
 
 
 class PostgresProcess:
@@ -36,7 +39,7 @@ class PostgresProcess:
         stop = ("-w", "-m", how, "-D", folder, "stop")
         pgexec("pg_ctl", stop, bin_path=self._server.bin_path, user=self._server.system_user)
         time.sleep(away)
-        self._server.ensure_postgres_running()
+        _patiently(self._server.ensure_postgres_running)
 
 
 @contextmanager
@@ -51,11 +54,25 @@ def postgres_process(folder: Path, **options: object) -> Generator[PostgresProce
         server.ensure_pgdata_inited()
         with (server.pgdata / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = {value}\n" for name, value in {"max_prepared_transactions": 50, **options}.items())
-        server.start()
+        _patiently(server.start)
         try:
             yield PostgresProcess(server)
         finally:
             server.cleanup()
+
+
+def _patiently(start: Callable[[], None]) -> None:
+    """Start a server, on a busy machine too: the wheel waits for ten seconds only, and goes on when it is asked again."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            start()
+        except (subprocess.SubprocessError, AssertionError):  # it does not answer yet
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 @contextmanager
