@@ -34,6 +34,8 @@ _RETRY_STALLED = "fhir_bulk:retry_stalled"
 _ALIVE = """
     SELECT count(*) AS alive FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %(seconds)s)
 """
+# From the catalogue itself: after the wait for a lock, `to_regclass` may answer from a cache that the wait did not refresh.
+_PRESENT = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'procrastinate_jobs'"
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _POLL = 1.0
 _PAUSE_LONGEST = 30.0
@@ -191,12 +193,11 @@ class ProcrastinateRunner:
             raise RuntimeError(f"runner: the tables of procrastinate cannot be looked for or made: {in_words(error)}") from error
 
     async def _make_tables(self, dsn: str) -> None:
-        table, present = f'"{self._schema}".procrastinate_jobs', "SELECT to_regclass(%s)"
         async with await psycopg.AsyncConnection.connect(dsn) as connection:
-            if await (await connection.execute(present, (table,))).fetchone() != (None,):
+            if (await connection.execute(_PRESENT, (self._schema,))).rowcount:
                 return
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (self._schema,))
-            if await (await connection.execute(present, (table,))).fetchone() == (None,):
+            if not (await connection.execute(_PRESENT, (self._schema,))).rowcount:
                 schema = Identifier(self._schema)
                 await connection.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
                 await connection.execute(SQL("SET LOCAL search_path TO {}").format(schema))

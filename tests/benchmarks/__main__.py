@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
 from .bench import Bench, Scenario
 from .downloads import downloads
 from .figures import UNCLEAR, Figure, Skipped, table
@@ -19,6 +21,7 @@ from .filters import context, filters, firewall, shapes
 from .incremental import incremental
 from .lifecycle import large, lifecycle, one_type, scaling, small
 from .loading import loading
+from .machines import machines
 from .plainly import noise
 from .postgres import postgres
 from .starting import starting
@@ -33,6 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     "files": files,
     "identical": identical,
     "postgres": postgres,
+    "machines": machines,
     "filters": filters,
     "incremental": incremental,
     "context": context,

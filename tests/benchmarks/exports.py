@@ -12,7 +12,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import Codec, Job, JobState, Options, Part, Request
+from fhir_bulk_middleware.contract.job_store import JobStore
 from fhir_bulk_middleware.contract.query import Everything, Filter, Level, Rows, Selection, Window
+from fhir_bulk_middleware.contract.running import JobRunner
 from fhir_bulk_middleware.contract.storage import SupportsExport
 from fhir_bulk_middleware.files.part import default_codec
 from fhir_bulk_middleware.identifiers import new_job_id
@@ -77,7 +79,10 @@ class Export:
 
 
 class Exports:
-    """The stores of some exports of one set of data, which is in our embedded store unless another adapter is given."""
+    """The stores of some exports of one set of data, which is in our embedded store unless another adapter is given.
+
+    With a job store of one's own, the work is carried out by workers of one's own, which know their output store.
+    """
 
     def __init__(
         self,
@@ -88,19 +93,28 @@ class Exports:
         resources: SupportsExport | None = None,
         *,
         reuse: str = "never",
+        jobs: JobStore | None = None,
+        look: float = _LOOK,
     ) -> None:
         self._data = data
+        self._look = look
         self.folder = folder
         # Not nice: what is compared with them is not nice either, and on a busy machine that would be all that is measured.
         self._settings = (settings or Settings()).model_copy(update={"worker_niceness": 0, "reuse": reuse})
         self.resources = resources or SQLiteResourceStore(data.store)
-        self.jobs = ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
+        self.jobs: JobStore = jobs or ChosenCodec(folder / "jobs.db", codec.value, blocking=True)
         self.outputs = FileOutputStore(folder / "exports", blocking=True)
 
     def close(self) -> None:
         if isinstance(self.resources, SQLiteResourceStore):
             self.resources.close()
-        self.jobs.close()
+        if isinstance(self.jobs, ChosenCodec):
+            self.jobs.close()
+
+    @property
+    def count(self) -> int:
+        """How many resources an export of everything has."""
+        return self._data.count
 
     def clear(self) -> None:
         """Remove the files of earlier exports."""
@@ -131,12 +145,12 @@ class Exports:
                 time.sleep(0.01)
             yield Pool(self, runner, portal)
 
-    async def in_pool(self, runner: ProcessRunner, wanted: Wanted) -> Export:
+    async def in_pool(self, runner: JobRunner, wanted: Wanted) -> Export:
         job = await self._add(wanted)
         begun = time.perf_counter()
         runner.wake()
         while (await self._find(job)).state.working:  # noqa: ASYNC110 - as every client of an export does
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(self._look)
         return await self._done(job, time.perf_counter() - begun)
 
     def _work(self, *, blocking: bool) -> JobWork:
@@ -188,7 +202,7 @@ class Pool:
     """Worker processes that wait for exports."""
 
     exports: Exports
-    _runner: ProcessRunner
+    _runner: JobRunner
     _portal: BlockingPortal
 
     def export(self, wanted: Wanted) -> Export:

@@ -19,11 +19,11 @@ from .figures import Figure, ratio
 from .postgres_server import postgres_server, psql
 from .rounds import interleave, timed
 
-__all__ = ["postgres"]
+__all__ = ["load_store", "postgres", "psql_copy"]
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _ALL = "SELECT json FROM version WHERE ended = 9223372036854775807 AND NOT deleted ORDER BY type, seq"
-_ALL_STORED = "SELECT json FROM fhir_bulk.resource WHERE ended = 9223372036854775807 AND NOT deleted ORDER BY seq"
+_ALL_STORED = "SELECT json FROM {}.resource WHERE ended = 9223372036854775807 AND NOT deleted ORDER BY seq"
 _ROWS = """
     SELECT name, id, version, last_updated, json FROM resource JOIN type ON type.number = seq >> 40
     WHERE deleted = 0 ORDER BY last_updated, seq
@@ -45,10 +45,10 @@ def postgres(bench: Bench) -> Iterator[Figure]:
             title = "PostgreSQL to sealed files / psql COPY csv, same query and order"
             yield _against_psql(bench, exports, ("3", title), _psql(dsn, _ALL, bench.data.plain))
             store = PostgresResourceStore(dsn)
-            bench.say(f"loaded {_load_store(bench.data, dsn, store):,.0f} resources/s into a PostgresResourceStore")
+            bench.say(f"loaded {load_store(bench.data, dsn, store):,.0f} resources/s into a PostgresResourceStore")
             exports = Exports(bench.data, bench.folder / "postgres-store", resources=store)
             title = "PostgresResourceStore to sealed files / psql COPY csv, same rows and order"
-            yield _against_psql(bench, exports, ("3b", title), _psql(dsn, _ALL_STORED, bench.data.plain))
+            yield _against_psql(bench, exports, ("3b", title), psql_copy(dsn, bench.data.plain))
             store.close()
 
 
@@ -67,6 +67,11 @@ def _against_psql(bench: Bench, exports: Exports, row: tuple[str, str], psql: Ca
         raise RuntimeError("the export is not complete")
     rate = f"{data.count / found['export'].median:,.0f} resources/s"
     return ratio(*row, found["export"], found["psql"], rate)
+
+
+def psql_copy(dsn: str, plain: Path, *, schema: str = "fhir_bulk") -> Callable[[], None]:
+    """Copies what is current in a `PostgresResourceStore`."""
+    return _psql(dsn, _ALL_STORED.format(schema), plain)
 
 
 def _psql(dsn: str, query: str, plain: Path) -> Callable[[], None]:
@@ -92,7 +97,7 @@ def _load(data: Data, dsn: str, schema: str) -> None:
     source.close()
 
 
-def _load_store(data: Data, dsn: str, store: PostgresResourceStore) -> float:
+def load_store(data: Data, dsn: str, store: PostgresResourceStore) -> float:
     """The same resources into our store; how many a second."""
     before = time.perf_counter()
     with data.plain.open("rb") as lines:

@@ -6,6 +6,7 @@ the same exports and the same disturbances, though the machine decides at which 
 
 import argparse
 import asyncio
+import logging
 import secrets
 import signal
 import sys
@@ -13,15 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("chaos", "support", "."))
 
 from chaos_rounds import chaos
+from chaos_sites import SITES
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
+    parser.add_argument("--on", choices=SITES, default="sqlite", help="SQLite and a folder, or PostgreSQL, S3 and workers")
     parser.add_argument("--seed", default=None, help="what happens; by default something new")
     parser.add_argument("--quiet", action="store_true", help="tell violations only")
     given = parser.parse_args()
@@ -32,10 +35,12 @@ def main() -> int:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
+    logging.getLogger("fhir_bulk_middleware").addHandler(logging.NullHandler())  # the runner's own part in it is no news
     folder = Path(tempfile.mkdtemp(prefix="fhir-bulk-chaos-"))
     signal.signal(signal.SIGTERM, _asked_to_stop)
     begun = time.monotonic()
-    report = asyncio.run(chaos(folder / "state", seed, range(given.first, given.first + given.rounds), say=say))
+    rounds = range(given.first, given.first + given.rounds)
+    report = asyncio.run(chaos(folder / "state", seed, rounds, on=given.on, say=say))
     sys.stdout.write(
         f"rounds: {report.rounds} in {time.monotonic() - begun:.0f} s\n"
         f"disturbances: {dict(sorted(report.disturbances.items()))}\n"

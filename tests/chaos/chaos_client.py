@@ -45,6 +45,8 @@ class Client:
                 await asyncio.sleep(0.05)
                 continue
             if answer.status_code == 503 and answer.headers.get("Retry-After") and self.may_be_busy:
+                if asyncio.get_running_loop().time() > end:
+                    raise TimeoutError(f"every server is busy, {method} {path}")
                 self.busy += 1
                 await asyncio.sleep(0.1)
                 continue

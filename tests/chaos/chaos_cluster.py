@@ -4,15 +4,13 @@ import os
 import resource
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-import chaos_server
-from chaos_server import AUDIENCE, ISSUER, Stores
+from chaos_server import AUDIENCE, ISSUER
+from chaos_sites import Site
 
 from fhir_bulk_middleware.demo.population import population
 from fhir_bulk_middleware.testing.token_mint import TokenMint
@@ -22,40 +20,47 @@ _PATIENTS = 60
 
 
 class Cluster:
-    """Some server processes on one STATE, each with a port of its own."""
+    """Some server processes on one STATE, each with a port of its own, and workers."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, site: Site) -> None:
         self.state = state
-        state.mkdir(parents=True, exist_ok=True)
+        self.site = site
         mint = TokenMint(ISSUER, AUDIENCE)
         mint.save(state / "key.json")
         self.mint = mint
-        chaos_server.step(state, 0)
-        self.stores = Stores(state)
+        self.stores = site.stores
         self.stores.resources.load(population(_PATIENTS))
         self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(SERVERS)]
         self.urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in self._listeners]
         self._servers: list[subprocess.Popen[bytes] | None] = [None] * SERVERS
+        self._workers: list[subprocess.Popen[bytes] | None] = [None] * site.workers
         self._dying: set[int] = set()
         self._log = (state / "log").open("ab")
 
     def start(self) -> None:
-        """Start each server that does not run."""
+        """Start each server and each worker that does not run."""
         for number, listener in enumerate(self._listeners):
-            server = self._servers[number]
-            if server is not None and server.poll() is None:
-                continue
-            _let_go(server)
-            path = os.pathsep.join([str(Path(__file__).parent), *(entry or str(Path.cwd()) for entry in sys.path)])
-            self._servers[number] = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("chaos_server.py")), str(self.state), str(listener.fileno())],
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.PIPE,
-                stdout=self._log,
-                stderr=self._log,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,
-            )
+            if not _runs(self._servers[number]):
+                self._servers[number] = self._started(str(listener.fileno()), [listener.fileno()])
+        self.start_workers()
+
+    def start_workers(self) -> None:
+        """Start each worker that does not run and that no server keeps, as a supervisor does."""
+        for number, worker in enumerate(self._workers):
+            if not _runs(worker):
+                self._workers[number] = self._started("worker", [])
+
+    def _started(self, what: str, descriptors: list[int]) -> "subprocess.Popen[bytes]":
+        path = os.pathsep.join([str(Path(__file__).parent), *(entry or str(Path.cwd()) for entry in sys.path)])
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("chaos_server.py")), str(self.state), what],
+            pass_fds=descriptors,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
 
     @property
     def audit(self) -> Path:
@@ -63,24 +68,21 @@ class Cluster:
         return self.state / "audit.jsonl"
 
     def close(self) -> None:
-        """End everything."""
-        for server in self._servers:
-            if server is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(server.pid, signal.SIGCONT)
-                server.terminate()
-        for server in self._servers:
-            if server is not None:
-                try:
-                    server.wait(15)
-                except subprocess.TimeoutExpired:
-                    server.kill()
-                    server.wait()
-            _let_go(server)
+        """End all processes."""
+        ours = [process for process in (*self._servers, *self._workers) if process is not None]
+        for process in ours:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+            process.terminate()
+        for process in ours:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _let_go(process)
         for listener in self._listeners:
             listener.close()
-        self.stores.resources.close()
-        self.stores.jobs.close()
         self._log.close()
 
     def servers(self) -> list[int]:
@@ -88,7 +90,9 @@ class Cluster:
         return [server.pid for server in self._servers if server is not None and server.poll() is None]
 
     def workers(self) -> list[int]:
-        """Process ids of the workers of our servers, those included whose server is gone."""
+        """Process ids of our workers, and of those of our servers."""
+        if self._workers:
+            return [worker.pid for worker in self._workers if worker is not None and worker.poll() is None]
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
@@ -122,33 +126,9 @@ class Cluster:
             hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Keep everybody from writing to a database."""
-        connection = sqlite3.connect(self.state / name, timeout=30, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-        finally:
-            connection.rollback()
-            connection.close()
-
-    def step(self, seconds: float) -> None:
-        """Set everybody's clock so much ahead of the machine's."""
-        chaos_server.step(self.state, seconds)
-
-    def files(self) -> set[str]:
-        """What lies in the output store."""
-        folder = self.state / "exports"
-        # `os.walk` passes over folders that are removed meanwhile.
-        found = (Path(above) / name for above, _, names in os.walk(folder) for name in names)
-        return {str(path.relative_to(folder)) for path in found if path.parent != folder}
-
     def linked(self, job_ids: set[str]) -> int:
         """How many files of these jobs are links to files of others."""
-        with sqlite3.connect(self.state / "jobs.db", timeout=30) as connection:
-            rows = connection.execute("SELECT job_id FROM part WHERE written_as <> key").fetchall()
-        connection.close()
+        rows = self.site.rows("SELECT job_id FROM part WHERE written_as <> key")
         return sum(job_id in job_ids for (job_id,) in rows)
 
     def known_files(self) -> set[str]:
@@ -156,19 +136,25 @@ class Cluster:
 
         A worker that is killed just after it completed a job leaves its lists, which go when the job expires.
         """
-        with sqlite3.connect(self.state / "jobs.db", timeout=30) as connection:
-            rows = connection.execute(
-                "SELECT part.key FROM part JOIN job ON job.id = part.job_id WHERE job.state IN ('queued', 'running', 'completed')"
-            ).fetchall()
-            jobs = connection.execute("SELECT id FROM job WHERE state IN ('queued', 'running', 'completed')").fetchall()
-        connection.close()
+        rows = self.site.rows(
+            "SELECT part.key FROM part JOIN job ON job.id = part.job_id WHERE job.state IN ('queued', 'running', 'completed')"
+        )
+        jobs = self.site.rows("SELECT id FROM job WHERE state IN ('queued', 'running', 'completed')")
         working = {job_id for (job_id,) in jobs}
-        lists = {file for file in self.files() if file.endswith(".list") and file.partition("/")[0] in working}
+        lists = {file for file in self.site.files() if file.endswith(".list") and file.partition("/")[0] in working}
         return {key for (key,) in rows} | lists
 
 
-def _let_go(server: subprocess.Popen[bytes] | None) -> None:
-    """Close the pipe to a server that has ended."""
-    if server is not None and server.stdin is not None:
+def _runs(process: "subprocess.Popen[bytes] | None") -> bool:
+    """Whether a process runs; if it has ended, the pipe to it is closed."""
+    if process is not None and process.poll() is None:
+        return True
+    _let_go(process)
+    return False
+
+
+def _let_go(process: "subprocess.Popen[bytes] | None") -> None:
+    """Close the pipe to a process that has ended."""
+    if process is not None and process.stdin is not None:
         with suppress(BrokenPipeError):
-            server.stdin.close()
+            process.stdin.close()

@@ -9,9 +9,12 @@ from chaos_client import Client
 from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Query, Selection, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
 from fhir_bulk_middleware.instant import Instant, Precision, parse, render
+from fhir_bulk_middleware.stores.postgres.resources import PostgresResourceStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-__all__ = ["Mirror", "mirrors"]
+__all__ = ["Mirror", "Resources", "mirrors"]
+
+Resources = SQLiteResourceStore | PostgresResourceStore
 
 TYPES = ("Observation", "Patient")
 
@@ -42,7 +45,7 @@ class Mirror:
         types = ",".join(TYPES)
         return f"_type={types}" if self.since is None else f"_type={types}&_since={self.since}"
 
-    async def follow(self, client: Client, manifest: dict[str, Any], store: SQLiteResourceStore) -> None:
+    async def follow(self, client: Client, manifest: dict[str, Any], store: Resources) -> None:
         """Apply an export, and compare with the store as it was at its cut."""
         output, gone = await _output(client, manifest), await _gone(client, manifest)
         if both := output.keys() & gone:
@@ -63,7 +66,7 @@ class Mirror:
         self.holds = truth  # one violation is told once
 
 
-async def mirrors(store: SQLiteResourceStore) -> list[Mirror]:
+async def mirrors(store: Resources) -> list[Mirror]:
     """One mirror for each level."""
     group = await store.read("Group", EVERY_TENTH)
     assert group is not None
@@ -97,7 +100,7 @@ async def _gone(client: Client, manifest: dict[str, Any]) -> set[str]:
     return set(found)
 
 
-async def _truth(store: SQLiteResourceStore, selection: Selection, cut: Instant) -> dict[str, bytes]:
+async def _truth(store: Resources, selection: Selection, cut: Instant) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for type_ in TYPES:
         query = Query(type=type_, selection=selection, window=Window(None, cut), as_of=cut)

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chaos_client import Client
+from chaos_mirror import Resources
 
 from fhir_bulk_middleware.contract.query import Everything, Query, Window
 from fhir_bulk_middleware.demo.population import EVERY_TENTH
-from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
-from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
+from fhir_bulk_middleware.outcomes import Refused
 
 __all__ = ["Removals", "served"]
 
@@ -40,7 +40,7 @@ class Removals:
     """
 
     client: Client
-    store: SQLiteResourceStore
+    store: Resources
     random: Random
     prefix: str
     serial: int = 0
@@ -153,7 +153,7 @@ class Removals:
         while True:
             try:
                 await asyncio.to_thread(self.store.load, lines)
-            except DatabaseBusy:
+            except Refused:
                 await asyncio.sleep(0.1)  # that is one of the disturbances
             else:
                 return {f"Observation/{self._batch}-{number}" for number in range(count)}

@@ -1,10 +1,10 @@
 """An undisturbed run with the cut and the slice plan of a job that was disturbed (law 5)."""
 
-import sqlite3
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from chaos_mirror import Resources
 from chaos_server import SETTINGS
+from chaos_sites import Site
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.contract.job import FileKind, Job, JobState
@@ -13,8 +13,6 @@ from fhir_bulk_middleware.contract.query import Query, Rows
 from fhir_bulk_middleware.kinds import job_work
 from fhir_bulk_middleware.stores.memory.jobs import MemoryJobStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
-from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 from fhir_bulk_middleware.testing.job_values import sealed
 
 
@@ -30,19 +28,17 @@ class File:
     sha256: str
 
 
-async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceStore, job_id: str, owner: Owner) -> list[File]:
+async def replayed(site: Site, job_id: str, owner: Owner) -> list[File]:
     """The files that the job should have."""
+    jobs, resources = site.stores.jobs, site.stores.resources
     found = await jobs.find(job_id, "fhir", owner) or await jobs.find(job_id, "brief", owner)
     assert found is not None
     assert found.cut is not None
     assert found.codec is not None
-    with sqlite3.connect(state / "jobs.db", timeout=30) as connection:
-        (content,) = connection.execute("SELECT content FROM job_rows WHERE job_id = ?", (job_id,)).fetchone()
-        query = f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? ORDER BY number"  # noqa: S608
-        slices = connection.execute(query, (job_id,))
-        records = [dict(zip(SLICE_FIELDS, record, strict=True)) for record in slices]
-        plan = [replace(slice_from_record(record), cursor=None, parts=0) for record in records]
-    connection.close()
+    ((content,),) = site.rows("SELECT content FROM job_rows WHERE job_id = ?", job_id)
+    slices = site.rows(f"SELECT {', '.join(SLICE_FIELDS)} FROM slice WHERE job_id = ? ORDER BY number", job_id)  # noqa: S608
+    records = [dict(zip(SLICE_FIELDS, record, strict=True)) for record in slices]
+    plan = [replace(slice_from_record(record), cursor=None, parts=0) for record in records]
     calm = MemoryJobStore()
     job = replace(found, state=JobState.QUEUED, revision=0, cut=None, codec=None, estimate=0, done=0)
     rows = rows_from_content(content)
@@ -59,7 +55,7 @@ async def replayed(state: Path, jobs: SQLiteJobStore, resources: SQLiteResourceS
     return [File(part.file_id, part.type, part.kind, part.count, part.size, part.sha256) for part in parts]
 
 
-async def living(resources: SQLiteResourceStore, job: Job, rows: Rows) -> int:
+async def living(resources: Resources, job: Job, rows: Rows) -> int:
     """How many resources the job has to tell of, deletions included, counted without slices."""
     total = 0
     for type_ in job.request.types:

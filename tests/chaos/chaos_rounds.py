@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import signal
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -20,11 +19,14 @@ from chaos_mirror import Mirror, mirrors
 from chaos_removals import Removals, served
 from chaos_replay import File, replayed
 from chaos_server import ADAPTER, BRIEF_SECONDS, ISSUER, SETTINGS
+from chaos_sites import SITES, OnPostgres
+from cutting_proxy import Cut
+from faulty_proxy import Fault
 
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.jobs.retention import Retention
 from fhir_bulk_middleware.observers.audit_file import Broken, verify
-from fhir_bulk_middleware.stores.sqlite.database import DatabaseBusy
+from fhir_bulk_middleware.outcomes import Refused
 
 END = 60.0
 """Seconds within which a job must have ended; a few undisturbed seconds, and the longest disturbance."""
@@ -82,11 +84,12 @@ class Round:
         self.mirrors = followers
         self.random = Random(f"{seed}.{number}")  # noqa: S311 - to be repeated, not to be secret
         self.client = Client(cluster, self.random, self.random.choice(["alice", "bob"]))
-        self.name = self.random.choice(list(DISTURBANCES))
-        self.second = self.random.choice([*DISTURBANCES, "calm", "calm", "calm"])
+        possible = list(DISTURBANCES | ON[cluster.site.name])
+        self.name = self.random.choice(possible)
+        self.second = self.random.choice([*possible, "calm", "calm", "calm"])
         if {"clock", "expiry"} <= {self.name.partition(" ")[0], self.second.partition(" ")[0]}:
             self.second = "calm"  # a clock that is set back brings a brief result back; that is no race
-        if "slow reader" in {self.name, self.second} and any("server" in name for name in (self.name, self.second)):
+        if "slow reader" in {self.name, self.second} and {self.name, self.second} & ENDS_DOWNLOADS:
             self.second, self.name = "calm", "slow reader"
         self.names = tuple(sorted({self.name, self.second} - {"calm"})) or ("calm",)
         self.key = f"{seed}.{number}"
@@ -99,7 +102,7 @@ class Round:
     async def run(self) -> list[str]:
         """Carry it out; what went wrong."""
         random = self.random
-        self.client.may_be_busy = any(name.startswith("lock") for name in self.names)
+        self.client.may_be_busy = bool(MAKES_BUSY & set(self.names))
         for number in range(random.randint(1, 3)):
             cancelled = "cancel" in self.names or random.random() < 0.2
             brief = "expiry" in self.names and number == 0
@@ -116,7 +119,7 @@ class Round:
                 cancel_after = random.uniform(0, 3) if random.random() < 0.1 else None
                 key = f"{self.key}.mirror.{number}"
                 self.exports.append(Export("fhir", mirror.types, key, cancel_after, mirror=mirror))
-        writing = asyncio.create_task(self._write())
+        beside = [asyncio.create_task(self._write()), asyncio.create_task(self._keep_workers())]
         try:
             async with asyncio.TaskGroup() as tasks:
                 disturbing = [tasks.create_task(self._disturb(name)) for name in self.names]
@@ -130,9 +133,10 @@ class Round:
         except* (TimeoutError, AssertionError) as group:
             self.client.violations.extend(f"{type(error).__name__}: {error}" for error in _leaves(group))
         finally:
-            writing.cancel()
-            with suppress(asyncio.CancelledError):
-                await writing
+            for task in beside:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             self._restore()
             await self.client.http.aclose()
         return self.client.violations
@@ -198,8 +202,7 @@ class Round:
         )
         export.outcome = "cancelled"
         statuses = sorted((first.status_code, second.status_code))
-        server_died = any("server" in name for name in self.names)
-        if statuses not in ([202, 404], [404, 404] if server_died else [202, 404]):
+        if statuses not in ([202, 404], [404, 404] if self._answers_get_lost else [202, 404]):
             self.client.wrong(f"two cancels were answered {statuses}")
         await self._is_gone(export)
 
@@ -211,7 +214,7 @@ class Round:
                     await asyncio.wait_for(self.done.wait(), self.random.uniform(0, 1.5))
                 self.elders.remove((self.client.subject, elder))
                 answer = await self.client.ask("DELETE", elder.path)
-                if answer.status_code != 202 and "kill" not in "".join(self.names):
+                if answer.status_code != 202 and not self._answers_get_lost:
                     self.client.wrong(f"cancelling an export of an earlier round was answered {answer.status_code}")
                 await self._is_gone(elder)
 
@@ -233,14 +236,25 @@ class Round:
                 else:
                     content = {"resourceType": "Patient", "id": f"w{number}", "name": [{"family": "x" * random.randrange(2_000)}]}
                     await resources.update("Patient", f"w{number}", json.dumps(content).encode())
-            except DatabaseBusy:
+            except Refused:
                 pass  # that is one of the disturbances
             await asyncio.sleep(random.uniform(0, 0.1))
 
     # --- What happens to them ---
 
     async def _disturb(self, name: str) -> None:
-        await DISTURBANCES[name](self)
+        await (DISTURBANCES | ON[self.cluster.site.name])[name](self)
+
+    async def _keep_workers(self) -> None:
+        """Start workers again, as a supervisor does."""
+        while True:
+            self.cluster.start_workers()
+            await asyncio.sleep(0.1)
+
+    @property
+    def _answers_get_lost(self) -> bool:
+        """Whether a request may have been carried out whose client was told nothing, or to come again."""
+        return bool(LOSES_ANSWERS & set(self.names))
 
     async def pause(self, most: float) -> None:
         """Wait some time, at most until the exports have ended."""
@@ -260,7 +274,7 @@ class Round:
         for pid in [*self.cluster.workers(), *self.cluster.servers()]:
             self.cluster.signal(pid, signal.SIGCONT)
             self.cluster.limit(pid, -1)
-        self.cluster.step(0)
+        self.cluster.site.step(0)
         self.cluster.start()
 
     # --- What must hold ---
@@ -275,7 +289,7 @@ class Round:
                     await self._check_files(export)
                 case "cancelled" | "expired":
                     await self._is_gone(export)
-                case "failed" if not {"disk full", "lock jobs", "kill worker often"} & set(self.names):
+                case "failed" if not USES_ATTEMPTS & set(self.names):
                     self.client.wrong(f"a job failed: {export.detail}")
         for elder in [each for subject, each in self.elders if subject == self.client.subject]:
             await self._check_files(elder)  # whatever became of the jobs that linked its files, or whose files it linked
@@ -297,7 +311,7 @@ class Round:
             if export.outcome in {"completed", "failed"}:
                 answer = await self.client.ask("DELETE", export.path)
                 gone = export.mount == "brief" and answer.status_code == 404
-                if answer.status_code != 202 and not gone and "kill" not in self.name:
+                if answer.status_code != 202 and not gone and not self._answers_get_lost:
                     self.client.wrong(f"cancelling at the end was answered {answer.status_code}")
                 await self._is_gone(export)
 
@@ -307,9 +321,8 @@ class Round:
             return
         if export.mirror is not None:
             await export.mirror.follow(self.client, export.manifest, self.cluster.stores.resources)
-        stores = self.cluster.stores
         owner = Owner(ISSUER, self.client.subject)
-        expected = await replayed(self.cluster.state, stores.jobs, stores.resources, export.job_id, owner)
+        expected = await replayed(self.cluster.site, export.job_id, owner)
         promised = [
             (item["type"], item["count"], item["extension"]["size"], item["extension"]["sha256"])
             for item in listed(export.manifest)
@@ -335,12 +348,10 @@ class Round:
         stores = self.cluster.stores
         for _ in range(40):
             await Retention(stores.jobs, stores.outputs, SETTINGS, stores.clock, adapter=ADAPTER).sweep()
-            left = self.cluster.files() - self.cluster.known_files()
+            left = self.cluster.site.files() - self.cluster.known_files()
             # A worker that is killed just after it completed a job leaves what earlier attempts wrote, until the job ends.
             left = {file for file in left if file.partition("/")[0] not in {elder.job_id for _, elder in self.elders}}
-            folders = [
-                path.name for path in (self.cluster.state / "exports").glob("*") if path.is_dir() and not any(path.iterdir())
-            ]
+            folders = self.cluster.site.empty_folders()
             if not left and not folders:
                 return
             await asyncio.sleep(0.25)
@@ -424,32 +435,72 @@ async def _disk_full(round_: Round) -> None:
         round_.cluster.limit(pid, -1)
 
 
-async def _lock(round_: Round, name: str) -> None:
+async def _lock(round_: Round, what: str) -> None:
     await round_.pause(2)
     seconds = round_.random.choice([0.2, 1, 3, 11])
-    await asyncio.to_thread(_hold, round_.cluster, name, seconds)
-
-
-def _hold(cluster: Cluster, name: str, seconds: float) -> None:
-
-    with cluster.locked(name):
-        time.sleep(seconds)
+    await asyncio.to_thread(round_.cluster.site.lock, what, seconds)
 
 
 async def _lock_jobs(round_: Round) -> None:
-    await _lock(round_, "jobs.db")
+    await _lock(round_, "jobs")
 
 
 async def _lock_store(round_: Round) -> None:
-    await _lock(round_, "store.db")
+    await _lock(round_, "store")
 
 
 async def _clock(round_: Round) -> None:
     """There and back; in steps of more than a lease, and of less."""
     for _ in range(round_.random.randint(1, 3)):
         await round_.pause(0.7)
-        round_.cluster.step(round_.random.choice([-3_600, -2, -0.4, 0.4, 2, 3_600]))
+        round_.cluster.site.step(round_.random.choice([-3_600, -2, -0.4, 0.4, 2, 3_600]))
     await round_.pause(0.7)
+
+
+async def _restart_database(round_: Round) -> None:
+    await round_.pause(2)
+    how, away = round_.random.choice(["fast", "immediate"]), round_.random.choice([0, 0.5, 2])
+    await asyncio.to_thread(_on_postgres(round_).database.restart, how, away)
+
+
+async def _cut_connections(round_: Round) -> None:
+    for _ in range(round_.random.randint(1, 5)):
+        await round_.pause(0.7)
+        await asyncio.to_thread(_on_postgres(round_).cut_connections)
+
+
+async def _cut_commits(round_: Round) -> None:
+    """Before the server receives them, or before the client learns of them."""
+    cuts = _on_postgres(round_).commits.cuts
+    for _ in range(round_.random.randint(1, 3)):
+        await round_.pause(0.7)
+        cuts.extend(round_.random.choices(list(Cut), k=round_.random.randint(1, 6)))
+    await round_.pause(0.7)
+    cuts.clear()
+
+
+async def _objects_fail(round_: Round) -> None:
+    """Some requests to the object store, or all."""
+    kinds = [Fault.UNAVAILABLE, Fault.ERROR_AFTER, Fault.CUT_UPLOAD, Fault.CUT_ANSWER, Fault.DAMAGE]
+    await _misbehave(round_, kinds, round_.random.choice([0.2, 0.5, 1]))
+
+
+async def _objects_are_slow(round_: Round) -> None:
+    """Some of them too slow for the client, which asks again while the store still works on it."""
+    await _misbehave(round_, [Fault.SLOW, Fault.SLOW, Fault.SLOW, Fault.SILENCE], round_.random.choice([0.2, 0.5, 1]))
+
+
+async def _misbehave(round_: Round, kinds: list[Fault], share: float) -> None:
+    chance, proxy = round_.random.random, _on_postgres(round_).objects
+    await round_.pause(2)
+    proxy.plan = lambda _: round_.random.choice(kinds) if chance() < share else None
+    await round_.pause(4)
+    proxy.plan = lambda _: None
+
+
+def _on_postgres(round_: Round) -> OnPostgres:
+    assert isinstance(round_.cluster.site, OnPostgres)
+    return round_.cluster.site
 
 
 async def _nothing(_: Round) -> None:
@@ -503,7 +554,6 @@ DISTURBANCES: dict[str, Callable[[Round], Awaitable[None]]] = {
     "kill all servers": _kill_all_servers,
     "stop worker": _stop_worker,
     "stop server": _stop_server,
-    "disk full": _disk_full,
     "lock jobs": _lock_jobs,
     "lock store": _lock_store,
     "cancel": _nothing,
@@ -511,6 +561,24 @@ DISTURBANCES: dict[str, Callable[[Round], Awaitable[None]]] = {
     "clock": _clock,
     "expiry": _expiry,
 }
+
+
+ON: dict[str, dict[str, Callable[[Round], Awaitable[None]]]] = {
+    "sqlite": {"disk full": _disk_full},
+    "postgres": {
+        "restart database": _restart_database,
+        "cut connections": _cut_connections,
+        "cut commits": _cut_commits,
+        "objects fail": _objects_fail,
+        "objects are slow": _objects_are_slow,
+    },
+}
+"""Further disturbances, by the site."""
+
+MAKES_BUSY = {"lock jobs", "lock store", "restart database", "cut connections", "objects fail", "objects are slow"}
+LOSES_ANSWERS = {"kill server", "kill all servers", "restart database", "cut connections"}
+ENDS_DOWNLOADS = {"kill server", "kill all servers", "stop server", "objects fail"}
+USES_ATTEMPTS = {"disk full", "lock jobs", "kill worker often"}
 
 
 @dataclass
@@ -525,42 +593,55 @@ class Report:
     struck: int = 0
     linked: int = 0
 
+    def add(self, round_: Round, number: int, found: list[str]) -> list[str]:
+        """Count a round; what to say of it, its violations first."""
+        names = ", ".join(round_.names)
+        violations = [f"round {number} ({names}): {what}" for what in found]
+        self.rounds += 1
+        self.busy += round_.client.busy
+        self.struck += round_.struck
+        self.linked += round_.linked
+        self.disturbances.update(round_.names)
+        self.outcomes.update(export.outcome for export in round_.exports)
+        self.violations += violations
+        return [*violations, f"round {number}: {names}: {', '.join(export.outcome for export in round_.exports)}"]
+
 
 async def chaos(
-    state: Path, seed: str, rounds: range, *, seconds: float | None = None, say: Callable[[str], None] = lambda _: None
+    state: Path,
+    seed: str,
+    rounds: range,
+    *,
+    on: str = "sqlite",
+    seconds: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Run rounds, one after another, on one STATE.
 
     Args:
-        state: an empty folder.
+        state: an empty folder, or one to be made.
         seed: what happens.
         rounds: which rounds of the seed.
+        on: where jobs, resources and files are kept (`SITES`).
         seconds: no new round begins after so long.
         say: is told what went wrong, as it happens.
     """
-    report, cluster = Report(), Cluster(state)
-    begun = asyncio.get_running_loop().time()
-    try:
-        cluster.start()
-        followers = await mirrors(cluster.stores.resources)
-        elders: list[tuple[str, Export]] = []
-        for number in rounds:
-            if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
-                break
-            round_ = Round(cluster, followers, elders, seed, number)
-            found = await round_.run()
-            report.rounds += 1
-            report.busy += round_.client.busy
-            report.struck += round_.struck
-            report.linked += round_.linked
-            report.disturbances.update(round_.names)
-            report.outcomes.update(export.outcome for export in round_.exports)
-            for what in found:
-                report.violations.append(f"round {number} ({', '.join(round_.names)}): {what}")
-                say(report.violations[-1])
-            say(f"round {number}: {', '.join(round_.names)}: {', '.join(export.outcome for export in round_.exports)}")
-        if isinstance(broken := verify(cluster.audit), Broken):
-            report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
-    finally:
-        cluster.close()
+    report = Report()
+    async with SITES[on](state) as site:
+        cluster = Cluster(state, site)
+        try:
+            cluster.start()
+            followers = await mirrors(cluster.stores.resources)
+            elders: list[tuple[str, Export]] = []
+            begun = asyncio.get_running_loop().time()
+            for number in rounds:
+                if seconds is not None and asyncio.get_running_loop().time() - begun > seconds:
+                    break
+                round_ = Round(cluster, followers, elders, seed, number)
+                for text in report.add(round_, number, await round_.run()):
+                    say(text)
+            if isinstance(broken := verify(cluster.audit), Broken):
+                report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
+        finally:
+            cluster.close()
     return report

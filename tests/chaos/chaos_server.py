@@ -1,48 +1,43 @@
-"""A server process of the chaos runner: `python chaos_server.py STATE FD`. It serves on a socket that is open already.
+"""A process of the chaos runner: a server (`python chaos_server.py STATE FD`, on a socket that is open already), or a worker.
 
-Two mounts share stores and workers: `/fhir` keeps results for days, `/brief` for a moment. Its clock, and that of its workers, is
-the machine's plus what the runner has written into a file.
+Two mounts share stores and workers: `/fhir` keeps results for days, `/brief` for a moment. On SQLite the servers keep workers. On
+PostgreSQL workers are processes of their own (`chaos_server.py STATE worker`), whose slices are tasks of procrastinate.
+The clock of all of them is the machine's plus what the runner has written into a file.
 """
 
+import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from chaos_stores import Services, Stores
 from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.contract.query import Page, Query
-from fhir_bulk_middleware.contract.removal import Batch
-from fhir_bulk_middleware.contract.running import Recipe, Work
+from fhir_bulk_middleware.contract.running import JobRunner, Recipe, Work
 from fhir_bulk_middleware.delete.policy import AIDBOX
-from fhir_bulk_middleware.instant import Clock, Instant, system_clock
+from fhir_bulk_middleware.dispatch import ProcrastinateRunner
 from fhir_bulk_middleware.jobs.work import JobWork
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.kinds import job_work
-from fhir_bulk_middleware.observers.audit_file import AuditFile
 from fhir_bulk_middleware.observers.observing import Observers
-from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.settings import Settings
-from fhir_bulk_middleware.stores.filesystem import FileOutputStore
-from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
-from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
-from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 from fhir_bulk_middleware.workers.lease_keeper import ThreadLeaseKeeper
 from fhir_bulk_middleware.workers.runner import ProcessRunner
 
 ISSUER, AUDIENCE = "https://chaos.example", "https://chaos.example/fhir"
 BRIEF_SECONDS = 1.5
-_PACE = 0.005
+_WORKERS_PATIENCE = 60.0
 ADAPTER = "chaos"
 SETTINGS = Settings(
     page_bytes=8 * 1024,
@@ -67,49 +62,10 @@ SETTINGS = Settings(
 )
 
 
-def stepped(state: Path) -> Clock:
-    """The machine's clock, and what was added to it."""
-    descriptor = os.open(state / "clock", os.O_RDONLY)
-    return lambda: Instant(system_clock() + int.from_bytes(os.pread(descriptor, 8, 0), "little", signed=True))
-
-
-def step(state: Path, seconds: float) -> None:
-    """Set the clock so much ahead of the machine's, in one write."""
-    descriptor = os.open(state / "clock", os.O_WRONLY | os.O_CREAT, 0o600)
-    os.pwrite(descriptor, round(seconds * 1_000_000).to_bytes(8, "little", signed=True), 0)
-    os.close(descriptor)
-
-
-class Paced(SQLiteResourceStore):
-    """A store that takes its time over each page, and blocks meanwhile, so that an export lasts long enough to be struck."""
-
-    def pages(self, query: Query, after: str | None) -> AsyncIterator[Page]:
-        return self._paced(super().pages(query, after))
-
-    async def remove_batch(self, batch: Batch) -> Sequence[DeleteOutcome] | None:
-        time.sleep(_PACE * 10)  # noqa: ASYNC251 - as above
-        return await super().remove_batch(batch)
-
-    async def _paced(self, pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
-        async with closing(pages) as source:
-            async for page in source:
-                time.sleep(_PACE)  # noqa: ASYNC251 - as adapters do
-                yield page
-
-
-class Stores:
-    def __init__(self, state: Path, *, blocking: bool = False) -> None:
-        self.clock = stepped(state)
-        kind = Paced if blocking else SQLiteResourceStore
-        self.resources = kind(state / "store.db", clock=self.clock)
-        self.jobs = SQLiteJobStore(state / "jobs.db")
-        self.outputs = FileOutputStore(state / "exports", blocking=blocking)
-        self.audit = AuditFile(state / "audit.jsonl", blocking=blocking, sync="never")
-
-
 def work(state: JsonValue) -> JobWork:
-    """What a worker process does; the recipe of `ChaosRunner`."""
-    stores = Stores(Path(str(state)), blocking=True)
+    """What a worker does."""
+    folder = Path(str(state))
+    stores = Stores(folder, blocking=True, services=Services.of(folder), patience=_WORKERS_PATIENCE)
     return job_work(
         stores.resources,
         stores.jobs,
@@ -139,22 +95,37 @@ class ChaosRunner(ProcessRunner):
         self._state = state
 
     @asynccontextmanager
-    async def running(self, work: Work) -> AsyncIterator[None]:
+    async def running(self, work: Work) -> AsyncGenerator[None]:
         async with super().running(cast("Work", _Again(work, self._state))):
             yield
 
 
-def application(state: Path) -> Starlette:
-    stores = Stores(state)
+class ChaosDispatcher(ProcrastinateRunner):
+    def __init__(self, state: Path, dsn: str) -> None:
+        super().__init__(dsn, heartbeat=0.5, stalled_after=4, drain=2)
+        self._state = state
+
+    @asynccontextmanager
+    async def working(self, work: Work) -> AsyncGenerator[None]:
+        async with super().working(cast("Work", _Again(work, self._state))):
+            yield
+
+
+def mounts(state: Path) -> list[BulkData]:
+    """Those at `/fhir` and at `/brief`."""
+    services = Services.of(state)
+    stores = Stores(state, services=services)
     verifier = JoseTokenVerifier(jwks=TokenMint.load(state / "key.json", ISSUER, AUDIENCE).jwks, issuer=ISSUER, audience=AUDIENCE)
+    dispatcher = None if services is None else ChaosDispatcher(state, services.sessions)
 
     def bulk(mount: str, **changed: Any) -> BulkData:
+        runner: JobRunner = dispatcher or ChaosRunner(state)
         return BulkData(
             resources=stores.resources,
             verifier=verifier,
             jobs=stores.jobs,
             outputs=stores.outputs,
-            runner=ChaosRunner(state),
+            runner=runner,
             settings=SETTINGS.model_copy(update=changed),
             deletes=AIDBOX,
             mount=mount,
@@ -163,10 +134,24 @@ def application(state: Path) -> Starlette:
             observers=[stores.audit],
         )
 
+    return [bulk("fhir"), bulk("brief", retention=BRIEF_SECONDS)]
+
+
+def application(state: Path) -> Starlette:
     app = Starlette()
-    bulk("fhir").install(app, "/fhir")
-    bulk("brief", retention=BRIEF_SECONDS).install(app, "/brief")
+    for bulk in mounts(state):
+        bulk.install(app, f"/{bulk.mount}")
     return app
+
+
+async def _work(state: Path) -> None:
+    """As `fhir-bulk worker --app` does."""
+    bulk, _ = mounts(state)
+    dispatcher = cast("ChaosDispatcher", bulk.engine.runner)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with bulk.running(), dispatcher.working(bulk.engine.work):
+        await ended.wait()
 
 
 def _end_with_the_runner() -> None:
@@ -176,11 +161,15 @@ def _end_with_the_runner() -> None:
 
 
 def main() -> None:
-    state, descriptor = Path(sys.argv[1]), int(sys.argv[2])
+    state, what = Path(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s %(levelname)s {os.getpid()}: %(message)s")
+    if what == "worker":
+        asyncio.run(_work(state))
+        return
     config = uvicorn.Config(application(state), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(what))])
 
 
 if __name__ == "__main__":

@@ -176,6 +176,15 @@ async def test_a_house_hands_its_own_app_in(postgres: str, schema: str, tmp_path
 
 
 @pytest.mark.anyio
+async def test_of_several_that_start_at_once_one_makes_the_tables(postgres: str, schema: str) -> None:
+    runners = [ProcrastinateRunner(postgres, schema=schema) for _ in range(4)]
+
+    await asyncio.gather(*(runner.migrate() for runner in runners))
+
+    assert rows(postgres, f"SELECT 1 FROM pg_tables WHERE schemaname = '{schema}' AND tablename = 'procrastinate_jobs'")  # noqa: S608
+
+
+@pytest.mark.anyio
 async def test_a_role_that_may_not_make_tables_is_told_so(postgres: str, schema: str) -> None:
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {schema} LOGIN".encode())

@@ -43,7 +43,7 @@ Key = tuple[str, str]
 WRITERS = 4
 KEYS = [(type_, id_) for type_ in ("Observation", "Patient") for id_ in "abc"]
 HISTORIES = int(os.environ.get("FHIR_BULK_COMMITS", "40"))
-AT_ONCE = 8
+AT_ONCE = 16
 SECONDS = float(os.environ.get("FHIR_BULK_COMMITS_SECONDS", "3"))
 
 

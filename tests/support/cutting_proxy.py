@@ -72,31 +72,46 @@ class CuttingProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, self._upstream() as server, contextlib.suppress(OSError):
+        with client, contextlib.suppress(OSError), self._upstream() as server:  # which may be away
             answers = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
             answers.start()
-            while data := client.recv(65_536):
-                self.thawed.wait()
-                if _COMMIT in data and self.cuts:
-                    cut = self.cuts.pop(0)
-                    self.made += 1
-                    if cut in {Cut.FREEZE_BEFORE, Cut.FREEZE_AFTER}:
-                        self.thawed.clear()
-                        if cut is Cut.FREEZE_AFTER:
-                            server.sendall(data)
-                            continue
-                        self.thawed.wait()
-                        server.shutdown(socket.SHUT_RDWR)  # it rolls back
-                        return
+            try:
+                self._forward(client, server, answers)
+            finally:  # to close it is not enough while `answers` reads from it
+                server.shutdown(socket.SHUT_RDWR)
+
+    def _forward(self, client: socket.socket, server: socket.socket, answers: threading.Thread) -> None:
+        while data := client.recv(65_536):
+            self.thawed.wait()
+            cut = self._cut_at(data)
+            match cut:
+                case None:
+                    server.sendall(data)
+                case Cut.FREEZE_AFTER:
+                    self.thawed.clear()
+                    server.sendall(data)
+                case Cut.FREEZE_BEFORE:
+                    self.thawed.clear()
+                    self.thawed.wait()
+                    return  # it rolls back
+                case Cut.AFTER:
                     client.shutdown(socket.SHUT_RDWR)  # nothing reaches the client any more
-                    if cut is Cut.AFTER:
-                        server.sendall(data)
-                        server.shutdown(socket.SHUT_WR)
-                        answers.join()
-                    else:
-                        server.shutdown(socket.SHUT_RDWR)  # to close it is not enough while `answers` reads from it
+                    server.sendall(data)
+                    server.shutdown(socket.SHUT_WR)
+                    answers.join()
                     return
-                server.sendall(data)
+                case Cut.BEFORE:
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+
+    def _cut_at(self, data: bytes) -> Cut | None:
+        """The cut for what a client sent, if it is a commit that has one."""
+        if _COMMIT in data:
+            with contextlib.suppress(IndexError):
+                cut = self.cuts.pop(0)
+                self.made += 1
+                return cut
+        return None
 
     def _pass_on(self, server: socket.socket, client: socket.socket) -> None:
         gone = False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from benchmarks.postgres_server import postgres_server
+from benchmarks.postgres_server import postgres_process
 from psycopg.sql import SQL, Literal
 
 __all__ = ["database", "server", "set_clock"]
@@ -22,8 +22,8 @@ def server() -> Generator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory() as folder, postgres_server(Path(folder)) as own:
-        yield own
+    with tempfile.TemporaryDirectory() as folder, postgres_process(Path(folder), fsync="off") as own:
+        yield own.dsn
 
 
 @contextmanager

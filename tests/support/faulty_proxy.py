@@ -9,6 +9,9 @@ from enum import Enum, auto
 __all__ = ["Fault", "FaultyProxy", "Request"]
 
 
+_SLOWLY = 1.0
+
+
 class Fault(Enum):
     """How the proxy misbehaves on one request."""
 
@@ -24,6 +27,8 @@ class Fault(Enum):
     """One byte of the body is changed on its way to the store."""
     SILENCE = auto()
     """Nothing is answered until the client goes away."""
+    SLOW = auto()
+    """The store is asked a second later."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,25 @@ class FaultyProxy:
         self.port = 0
         self._host, _, port = address.partition(":")
         self._port = int(port)
+        self._answering: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve on a free port."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._begin, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield
         finally:
             server.close()
+            for answering in self._answering:
+                answering.cancel()
+            await asyncio.gather(*self._answering, return_exceptions=True)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering = asyncio.create_task(self._serve(reader, writer))
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -96,6 +110,8 @@ class FaultyProxy:
         if fault is Fault.UNAVAILABLE:
             await _send(writer, b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return
+        if fault is Fault.SLOW:
+            await asyncio.sleep(_SLOWLY)
         if fault is Fault.DAMAGE and body:
             body[len(body) // 2] ^= 1
         answer = await self._forwarded(head, bytes(body))
