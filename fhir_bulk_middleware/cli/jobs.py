@@ -7,15 +7,14 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 
-from fhir_bulk_middleware.cli import jobs_report, settings_option, shared_option, wiring
+from fhir_bulk_middleware.cli import job_place, jobs_report, settings_option, shared_option, wiring
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.jobs_watch import watch
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.own_host import APP_HELP, own_bulk
+from fhir_bulk_middleware.cli.own_host import own_bulk
 from fhir_bulk_middleware.cli.shared_option import Shared, complaints
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.compact_json import compact_json
@@ -47,10 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="list (default), show, cancel, cancel-all, watch",
     )
     parser.add_argument("id", nargs="?", metavar="ID", help="the id of the job, for show and cancel")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
-    where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
-    shared_option.add_to(parser)
+    job_place.add_to(parser)
     parser.add_argument(
         "--limit", type=int, default=50, metavar="N", help="list and watch the newest N jobs (default: %(default)s)"
     )
@@ -77,7 +73,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 async def _act(given: argparse.Namespace) -> None:
-    async with _of_dir(State(given.dir), shared_option.shared_of(given)) if given.app is None else _of_app(given) as operator:
+    async with _of_dir(*job_place.place_of(given)) if given.app is None else _of_app(given) as operator:
         match given.action:
             case "watch":
                 await watch(operator, given.limit, as_json=given.json, until_idle=given.until_idle)
@@ -112,10 +108,8 @@ async def _of_dir(state: State, shared: Shared) -> AsyncIterator[JobOperator]:
     """The jobs of a STATE folder, or of the database that several machines share.
 
     Raises:
-        Complaint: the folder holds no jobs, or of another version of this package.
+        Complaint: the jobs are of another version of this package, or cannot be reached.
     """
-    if shared.database is None and not state.jobs.is_file():
-        raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
     settings = settings_option.settings_of(argparse.Namespace(settings=[]), defaults=AUDIT_SETTINGS)
     with complaints(shared):
         stores = wiring.Stores.of(state, shared=shared)

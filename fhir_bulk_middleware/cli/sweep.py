@@ -1,15 +1,14 @@
 """`fhir-bulk sweep`: ends overdue and expired jobs and deletes their files, once."""
 
 import argparse
-from pathlib import Path
 
 import anyio
 
 from fhir_bulk_middleware.app import BulkData
-from fhir_bulk_middleware.cli import settings_option, shared_option
+from fhir_bulk_middleware.cli import job_place, settings_option, shared_option
 from fhir_bulk_middleware.cli.complaint import Complaint
 from fhir_bulk_middleware.cli.log_setup import add_log_level, logging_to_stderr
-from fhir_bulk_middleware.cli.own_host import APP_HELP, check_shared, own_bulk
+from fhir_bulk_middleware.cli.own_host import check_shared, own_bulk
 from fhir_bulk_middleware.cli.shared_option import Shared, complaints
 from fhir_bulk_middleware.cli.state import AUDIT_SETTINGS, State
 from fhir_bulk_middleware.cli.wiring import Stores, audit_of, retention, settings_of
@@ -21,10 +20,7 @@ __all__ = ["add_options"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dir", type=Path, metavar="STATE", help="the server's STATE folder")
-    where.add_argument("--app", metavar="MODULE:NAME", help=APP_HELP)
-    shared_option.add_to(parser)
+    job_place.add_to(parser)
     settings_option.add_to(parser, with_dir=True)
     add_log_level(parser)
     parser.set_defaults(run=_run)
@@ -37,9 +33,7 @@ def _run(given: argparse.Namespace) -> int:
         with logging_to_stderr(given.log_level, unless_configured=True):
             anyio.run(_sweep_own, own_bulk(given.app))
         return 0
-    state, shared = State(given.dir), shared_option.shared_of(given)
-    if shared.database is None and not state.jobs.exists():
-        raise Complaint(f"{state.folder} holds no jobs: is it the server's STATE folder?")
+    state, shared = job_place.place_of(given)
     settings = settings_option.settings_of(given, defaults=AUDIT_SETTINGS)
     with logging_to_stderr(given.log_level):
         anyio.run(_sweep, state, settings, shared)
