@@ -15,7 +15,7 @@ from jsonschema import validate
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 from fhir_bulk_middleware import (
     BulkData,
@@ -156,12 +156,24 @@ async def test_many_probes_cost_one_look(make_house: Any, monkeypatch: pytest.Mo
         assert jobs.asked - before <= 2
 
 
+class Bound(FileOutputStore):
+    """Counts the bindings: at the start, and by the first sweep. Both would make the folder."""
+
+    bindings = 0
+
+    async def bind(self, store: str) -> bool:
+        bound = await super().bind(store)
+        self.bindings += 1
+        return bound
+
+
 async def test_a_folder_that_is_gone_is_unready_and_a_full_disk_is_a_warning(
     make_house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fhir_bulk_middleware.health.gauging._KEEP", 0.0)
-    outputs = FileOutputStore(tmp_path / "exports")
+    outputs = Bound(tmp_path / "exports")
     async with make_house(parts={"outputs": outputs}, health=True) as house:
+        await until(lambda: outputs.bindings >= 2)
         status, document = await shown(house)
         assert (status, document["checks"]["outputs:free"][0]["status"]) == (200, "pass")
         assert document["checks"]["outputs:free"][0]["observedValue"] > 0
