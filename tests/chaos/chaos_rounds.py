@@ -474,7 +474,7 @@ async def _cut_commits(round_: Round) -> None:
     cuts = _on_postgres(round_).commits.cuts
     for _ in range(round_.random.randint(1, 3)):
         await round_.pause(0.7)
-        cuts.extend(round_.random.choices(list(Cut), k=round_.random.randint(1, 6)))
+        cuts.extend(round_.random.choices([Cut.BEFORE, Cut.AFTER], k=round_.random.randint(1, 6)))
     await round_.pause(0.7)
     cuts.clear()
 

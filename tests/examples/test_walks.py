@@ -129,9 +129,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Shell, i
 
 def test_the_lifecycle_by_hand_is_as_the_page_about_the_command_line_says(served: tuple[Shell, int]) -> None:
     typed, port = served
-    serving, kick_off, filtered, poll, fetch, listed, operator, *_ = [
+    machines, serving, kick_off, filtered, poll, fetch, listed, operator, *_ = [
         block.text for block in shell_blocks("examples/command-line.md", port)
     ]
+    assert "FHIR_BULK_DATABASE" in machines, "it needs a PostgreSQL, and is tested with one elsewhere"
     command, token = serving.splitlines()
     assert command == "fhir-bulk serve --data my-ndjson-files --dir state", "the fixture types it"
     typed.run(token)
