@@ -20,6 +20,7 @@ from object_servers import BUCKET, ObjectServer
 from postgres_fixture import set_clock
 from psycopg.conninfo import make_conninfo
 
+from fhir_bulk_middleware.stores.postgres import PostgresJobStore
 from fhir_bulk_middleware.stores.postgres.texts import from_stored
 
 __all__ = ["SITES", "OnPostgres", "Site"]
@@ -208,6 +209,10 @@ async def _on_postgres(state: Path) -> AsyncGenerator[Site]:
         async with objects.running():
             site = OnPostgres(state, database, commits, objects, server)
             try:
+                if isinstance(site.stores.jobs, PostgresJobStore):
+                    await (
+                        site.stores.jobs.migrate()
+                    )  # servers make the tables at their first use, and a round may lock them before
                 yield site
             finally:
                 site.stores.close()
