@@ -36,6 +36,14 @@ def test_version_and_instant_are_the_store_s_and_the_other_meta_members_stay() -
     assert text_of(observation("", meta)) == HEAD + ',"source":"#1","profile":["p"]}}'
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_meta_is_found_wherever_it_stands(fast: bool) -> None:
+    """Compact text that begins as canonical text does is kept where it is; what comes before `meta` is not taken for it."""
+    written = b'{"resourceType":"Observation","id":"o-1","z":[1,2,3],"meta":{"source":"#1"},"a":true}'
+    found, _ = canonical_and_content(written, fast=fast)
+    assert found.text(3, NOON).decode() == HEAD + ',"source":"#1"},"z":[1,2,3],"a":true}'
+
+
 def test_an_id_that_is_given_wins() -> None:
     found, content = canonical_and_content({"resourceType": "Patient", "id": "theirs"}, resource_id="ours")
     assert (found.id, content["id"]) == ("ours", "ours")
