@@ -125,7 +125,8 @@ class CuttingProxy:
                         client.sendall(data)
                     except OSError:
                         gone = True
-            client.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)  # also after a reset, which a killed server leaves behind
 
     def _upstream(self) -> socket.socket:
         host, port = self._to.get("host", "127.0.0.1"), self._to.get("port", "5432")
