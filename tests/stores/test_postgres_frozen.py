@@ -7,6 +7,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -124,9 +125,10 @@ async def test_who_listens_to_a_frozen_server_notices_and_comes_back(store_on: S
 
 async def test_a_statement_that_takes_long_is_no_frozen_server_for_a_loader(proxy: CuttingProxy, schema: str) -> None:
     """Such as the index of a new base URL."""
-    store = PostgresResourceStore(proxy.dsn, schema=schema, patience=PATIENCE)
-    await store.migrate()
-    slept = partial(Session.one, text="SELECT 1 FROM pg_sleep(%(seconds)s)", values={"seconds": 4 * SOON})
+    with closing(PostgresResourceStore(proxy.dsn, schema=schema, patience=PATIENCE)) as made:
+        await made.migrate()
+    store = PostgresResourceStore(proxy.dsn, schema=schema, patience=SOON)
+    slept = partial(Session.one, text="SELECT 1 FROM pg_sleep(%(seconds)s)", values={"seconds": 8 * SOON})
     assert await asyncio.to_thread(store._connections.write_here, slept) == 1
     store.close()
 
