@@ -16,7 +16,7 @@ from waiting import PATIENCE, until
 from fhir_bulk_middleware import SQLiteJobStore, SQLiteResourceStore
 from fhir_bulk_middleware.contract.job import Job, JobState, Options
 from fhir_bulk_middleware.contract.query import EveryPatient, Level, Rows, Window
-from fhir_bulk_middleware.instant import system_clock
+from fhir_bulk_middleware.instant import after, system_clock
 from fhir_bulk_middleware.testing.job_values import OWNER, a_job
 
 COMMAND = [sys.executable, "-m", "fhir_bulk_middleware.cli"]
@@ -82,8 +82,9 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def queued(folder: Path) -> Job:
-    plain = a_job(OWNER, at=system_clock(), mount="own-standard", adapter="own")
+def queued(folder: Path, *, before: float = 0) -> Job:
+    """An export that was asked for some seconds before now."""
+    plain = a_job(OWNER, at=after(system_clock(), -before), mount="own-standard", adapter="own")
     request = replace(plain.request, level=Level.PATIENT, types=("Patient",), window=Window(), granular=(), options=Options())
     job = replace(plain, request=request)
     jobs = SQLiteJobStore(folder / "jobs.db")
@@ -148,7 +149,7 @@ def test_a_host_that_configures_logging_logs_each_line_once(host: Path) -> None:
 
 
 def test_a_sweep_ends_the_expired_jobs_of_an_own_host(host: Path) -> None:
-    job = queued(host)
+    job = queued(host, before=60)
     jobs = SQLiteJobStore(host / "jobs.db")
     assert anyio.run(jobs.replace, replace(job, state=JobState.COMPLETED))
     jobs.close()
