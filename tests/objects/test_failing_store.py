@@ -201,3 +201,21 @@ async def test_a_cancel_ends_the_signed_urls_of_its_job(
         assert {fetch(url)[0] for url in urls} == {200}
         assert (await house.ask("DELETE", location)).status_code == 202
         assert {fetch(url)[0] for url in urls} == {404}
+
+
+async def test_what_another_sweep_has_removed_is_no_failure(
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
+) -> None:
+    """Some stores carry out nothing of a deletion of several objects then, so the others are still to be removed."""
+    proxy = FaultyProxy(s3_server.address)
+    async with proxy.running():
+        store = outputs_on(s3_server, port=proxy.port)
+        for key in (KEY, KEY.replace("0-0", "1-0")):
+            async with store.create(key) as sink:
+                await sink.write(b"x\n")
+                await sink.seal()
+        answers = iter([Fault.ALREADY_GONE])
+        proxy.plan = lambda request: next(answers, None) if "?delete" in request.target else None
+        await store.discard(JOB)
+        assert next(answers, None) is None
+        assert [job async for job in store.jobs()] == []

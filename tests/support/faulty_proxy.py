@@ -1,6 +1,7 @@
 """A proxy in front of an object store that misbehaves as a test says."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,11 @@ __all__ = ["Fault", "FaultyProxy", "Request"]
 
 
 _SLOWLY = 1.0
+_NOT_FOUND = (
+    b'<?xml version="1.0" encoding="UTF-8"?><DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Error>'
+    b"<Key>%s</Key><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error></DeleteResult>"
+)
+_KEY = re.compile(rb"<Key>(.*?)</Key>")
 
 
 class Fault(Enum):
@@ -29,6 +35,8 @@ class Fault(Enum):
     """Nothing is answered until the client goes away."""
     SLOW = auto()
     """The store is asked a second later."""
+    ALREADY_GONE = auto()
+    """Without asking the store, a deletion of several objects is answered as S3 does where one of them was not found."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,11 @@ class FaultyProxy:
             return
         if fault is Fault.UNAVAILABLE:
             await _send(writer, b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if fault is Fault.ALREADY_GONE and (key := _KEY.search(body)):
+            found = _NOT_FOUND % key[1]
+            await _send(writer, b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n" % len(found))
+            await _send(writer, b"Connection: close\r\n\r\n" + found)
             return
         if fault is Fault.SLOW:
             await asyncio.sleep(_SLOWLY)

@@ -9,7 +9,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["in_words", "translated"]
+__all__ = ["in_words", "is_missing", "translated"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -55,6 +55,11 @@ def translated(what: str) -> Iterator[None]:
         raise Refused(
             Reason.BUSY, "The store of exported files cannot answer now; try again later.", retry_after=_RETRY_AFTER
         ) from None
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the store says that an object does not exist; of a deletion of several it says so in its own code."""
+    return isinstance(error, FileNotFoundError) or "NoSuchKey" in str(error)
 
 
 def in_words(error: Exception) -> str:

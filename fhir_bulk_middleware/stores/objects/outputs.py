@@ -10,7 +10,7 @@ from typing import cast
 
 import anyio
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 from pydantic import JsonValue
 
@@ -19,7 +19,7 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.stores.objects.bucket import Bucket
-from fhir_bulk_middleware.stores.objects.failures import in_words, translated
+from fhir_bulk_middleware.stores.objects.failures import in_words, is_missing, translated
 from fhir_bulk_middleware.stores.objects.uploads import abort_uploads
 from fhir_bulk_middleware.stores.output_keys import split_key
 
@@ -193,10 +193,12 @@ class ObjectOutputStore:
             return
         try:
             await obstore.delete_async(self._bucket.store(), names)
-        except FileNotFoundError:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    await obstore.delete_async(self._bucket.store(), name)
+        except (BaseError, OSError) as error:
+            if not is_missing(error):
+                raise
+            if len(names) > 1:
+                for name in names:
+                    await self._delete([name])
 
 
 class _Upload:
