@@ -8,10 +8,11 @@ A job that was tried too often fails in the step that claims its work, and its r
 batch more between the two, but nothing after any client was told of the failure, for whoever tells it ends the run first.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from state_search import Found, search
 
 CANCELS = 2
 
@@ -255,41 +256,12 @@ def broken(before: State, after: State, every: int) -> str | None:  # noqa: PLR0
     return None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        states: how many there are.
-        violations: by law, the shortest way there.
-    """
-
-    states: int
-    violations: dict[str, list[str]]
-
-
-def search(size: Size, design: Design) -> Found:
-    """Visit every state, nearest first. Beyond a violation it does not go on."""
+def searched(size: Size, design: Design) -> Found:
+    """Search all that can happen."""
     start = State(work=(Batch(),) * size.batches, workers=(Worker(),) * size.workers)
-    came: dict[State, tuple[State, str] | None] = {start: None}
-    left = deque([start])
-    violations: dict[str, list[str]] = {}
-    while left:
-        state = left.popleft()
-        for name, answered in steps(state, design, size.attempts):
-            law = broken(state, answered, size.all)
-            after = answered._replace(listed=None)  # an answer is gone when it was given
-            if law is not None:
-                violations.setdefault(law, [*_way(came, state), name])
-            elif after not in came:
-                came[after] = state, name
-                left.append(after)
-    return Found(len(came), violations)
-
-
-def _way(came: dict[State, tuple[State, str] | None], state: State) -> list[str]:
-    names: list[str] = []
-    while (step := came[state]) is not None:
-        state, name = step
-        names.append(name)
-    return names[::-1]
+    return search(
+        start,
+        lambda state: steps(state, design, size.attempts),
+        lambda before, after: broken(before, after, size.all),
+        settled=lambda state: state._replace(listed=None),  # an answer is gone when it was given
+    )

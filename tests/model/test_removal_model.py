@@ -1,7 +1,8 @@
 """The laws hold in every state that the model can reach; and the search finds what the first version did wrong."""
 
 import pytest
-from removal_model import Design, Found, Size, search
+from removal_model import Design, Size, searched
+from state_search import Found
 
 WIDE = Size(batches=1, workers=3, attempts=4)
 LONG = Size(batches=2, workers=2, attempts=2)
@@ -14,14 +15,14 @@ SMALL = Size(batches=1, workers=2, attempts=2)
     [pytest.param(WIDE, 50_000, id="wide"), pytest.param(LONG, 200_000, id="long", marks=pytest.mark.long)],
 )
 def test_no_law_is_broken_whatever_happens_and_whoever_is_killed(size: Size, states: int) -> None:
-    found = search(size, Design())
+    found = searched(size, Design())
 
     assert found.violations == {}
     assert found.states > states, "the search went everywhere"
 
 
 def shown(**first_version: bool) -> Found:
-    return search(SMALL, Design(**first_version))
+    return searched(SMALL, Design(**first_version))
 
 
 def test_a_report_from_memory_is_lost_with_its_worker() -> None:

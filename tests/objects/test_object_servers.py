@@ -124,12 +124,7 @@ async def test_a_signed_url_ends_with_its_time_and_with_its_object(
     assert fetch(long)[0] == 404
 
 
-@pytest.mark.anyio
-async def test_the_upload_of_a_killed_worker_is_found_and_aborted(
-    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
-) -> None:
-    store = outputs_on(s3_server)
-    before = set(unfinished(s3_server))
+async def die_within_an_upload(store: ObjectOutputStore) -> None:
     script = (
         "import json, os, sys, anyio\n"
         "from fhir_bulk_middleware.contract.recipes import from_json, make\n"
@@ -141,7 +136,22 @@ async def test_the_upload_of_a_killed_worker_is_found_and_aborted(
     )
     killed = await anyio.run_process([sys.executable, "-c", script, json.dumps(as_json(store.recipe()))], check=False)
     assert killed.returncode == 9
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("swept", [False, True], ids=["", "after a sweep that was cut short"])
+async def test_the_upload_of_a_killed_worker_is_found_and_aborted(
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], swept: bool
+) -> None:
+    """A sweep that was killed between its two steps has removed the objects, by which the job is seen, and not the upload."""
+    store = outputs_on(s3_server)
+    before = set(unfinished(s3_server))
+    await die_within_an_upload(store)
     assert len(set(unfinished(s3_server)) - before) == 1
+    if swept:
+        (note,) = (s3_server.folder / BUCKET).rglob(f"{JOB}/.begun-*")
+        note.unlink()
+        note.parent.rmdir()
 
     assert [job async for job in store.jobs()] == [JOB]
     await store.discard(JOB)

@@ -20,7 +20,7 @@ from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.stores.objects.bucket import Bucket
 from fhir_bulk_middleware.stores.objects.failures import in_words, is_missing, translated
-from fhir_bulk_middleware.stores.objects.uploads import abort_uploads
+from fhir_bulk_middleware.stores.objects.uploads import abort_uploads, begun_uploads
 from fhir_bulk_middleware.stores.output_keys import split_key
 
 __all__ = ["ObjectOutputStore"]
@@ -176,12 +176,15 @@ class ObjectOutputStore:
             _log.warning("unfinished uploads are left to a lifecycle rule of the bucket: %s", error)
 
     async def jobs(self) -> AsyncIterator[str]:
-        """See `OutputStore.jobs`."""
+        """See `OutputStore.jobs`. On S3 those that have nothing but unfinished uploads, too."""
         with translated("listing jobs"):
             found = await obstore.list_with_delimiter_async(self._bucket.store())
-        for prefix in found["common_prefixes"]:
-            if is_job_id(prefix):
-                yield prefix
+        names = set(found["common_prefixes"])
+        with suppress(PermissionError):  # `discard` says so
+            names |= {key.partition("/")[0] async for key in begun_uploads(self._bucket)}
+        for name in sorted(names):
+            if is_job_id(name):
+                yield name
 
     async def _whole(self, name: str) -> bytes:
         found = await obstore.get_async(self._bucket.store(), name)

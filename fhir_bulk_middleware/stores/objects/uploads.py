@@ -11,7 +11,9 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,11 +28,12 @@ from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.stores.objects.bucket import Bucket
 from fhir_bulk_middleware.stores.objects.failures import translated
 
-__all__ = ["abort_uploads"]
+__all__ = ["abort_uploads", "begun_uploads"]
 
 _UPLOAD = re.compile(r"<Upload>.*?</Upload>", re.DOTALL)
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 _ID = re.compile(r"<UploadId>(.*?)</UploadId>", re.DOTALL)
+_NEXT = re.compile(r"<NextKeyMarker>(.*?)</NextKeyMarker>.*?<NextUploadIdMarker>(.*?)</NextUploadIdMarker>", re.DOTALL)
 _MINUTE = timedelta(minutes=1)
 _SECONDS = 20.0
 _LARGEST = 16 * 1024 * 1024
@@ -56,19 +59,49 @@ async def abort_uploads(bucket: Bucket, job_id: str) -> None:
             pass
 
 
+async def begun_uploads(bucket: Bucket) -> AsyncIterator[str]:
+    """The keys of all uploads that were begun and not completed, below the prefix of the store; none where only S3 tells.
+
+    Raises:
+        Refused: `BUSY`: the store cannot answer now.
+        OSError: the store refuses the request.
+    """
+    store = bucket.store()
+    if isinstance(store, S3Store):
+        async for upload in _listed(bucket, store, await _base(store), ""):
+            yield upload.key
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An upload, by the key of its object below the prefix of the store, its whole key and its id."""
+
+    key: str
+    whole_key: str
+    id: str
+
+
 async def _abort_multipart(bucket: Bucket, store: S3Store, job_id: str) -> None:
     base = await _base(store)
-    prefix = f"{store.prefix.strip('/')}/" if store.prefix else ""
+    async for upload in _listed(bucket, store, base, f"{job_id}/"):
+        await _request(bucket, "DELETE", f"{base}/{quote(upload.whole_key)}", {"uploadId": upload.id})
+
+
+async def _listed(bucket: Bucket, store: S3Store, base: str, prefix: str) -> AsyncIterator[_Upload]:
+    """The uploads whose keys begin with a prefix."""
+    ours = f"{store.prefix.strip('/')}/" if store.prefix else ""
+    marker: dict[str, str] = {}
     for _ in range(_ROUNDS):
-        listed = await _request(bucket, "GET", base, {"uploads": "", "prefix": f"{prefix}{job_id}/"})
-        uploads = [upload[0] for upload in _UPLOAD.finditer(listed)]
-        for upload in uploads:
+        listed = await _request(bucket, "GET", base, {"uploads": "", "prefix": f"{ours}{prefix}", **marker})
+        for upload in _UPLOAD.findall(listed):
             key, upload_id = _KEY.search(upload), _ID.search(upload)
             if key is not None and upload_id is not None:
-                place = f"{base}/{quote(html.unescape(key[1]))}"
-                await _request(bucket, "DELETE", place, {"uploadId": html.unescape(upload_id[1])})
-        if not uploads or "<IsTruncated>true</IsTruncated>" not in listed:
+                whole = html.unescape(key[1])
+                yield _Upload(whole.removeprefix(ours), whole, html.unescape(upload_id[1]))
+        following = _NEXT.search(listed)
+        if following is None or "<IsTruncated>true</IsTruncated>" not in listed:
             return
+        marker = {"key-marker": html.unescape(following[1]), "upload-id-marker": html.unescape(following[2])}
 
 
 async def _base(store: S3Store) -> str:
