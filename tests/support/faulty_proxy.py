@@ -72,6 +72,7 @@ class FaultyProxy:
         self._host, _, port = address.partition(":")
         self._port = int(port)
         self._answering: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -81,20 +82,32 @@ class FaultyProxy:
         try:
             yield
         finally:
+            self._ending = True
             server.close()
             for answering in self._answering:
                 answering.cancel()
             await asyncio.gather(*self._answering, return_exceptions=True)
+            await server.wait_closed()
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._ending:
+            writer.transport.abort()
+            return
         answering = asyncio.create_task(self._serve(reader, writer))
         self._answering.add(answering)
-        answering.add_done_callback(self._answering.discard)
+
+        def end(answered: asyncio.Task[None]) -> None:  # also where it was cancelled before it began
+            self._answering.discard(answered)
+            if answered.cancelled():
+                writer.transport.abort()
+            else:
+                writer.close()
+
+        answering.add_done_callback(end)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._answer(reader, writer)
-        writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
