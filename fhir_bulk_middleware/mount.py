@@ -69,15 +69,16 @@ class SelectiveMount(Mount):
     Args:
         path: the base path.
         app: our application.
-        beside: tried after the routes of the application: what changes the host's own answers, and what lies outside the base path.
+        beside: tried after the routes of the application: what changes answers of the host, and what lies outside the base path.
     """
 
     def __init__(self, path: str, app: SubApplication, beside: Sequence[BaseRoute] = ()) -> None:
         super().__init__(path, app)
         self.path_regex = whole(self.path_regex)
         self._inner = app
+        self._routes = [route for route in app.routes if isinstance(route, Route)]
         self._beside = tuple(beside)
-        self._marks, self._marked = _marks([*app.routes, *beside])
+        self._marks, self._marked = _marks([*self._routes, *beside])
         self._cache = RouteCache()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -117,7 +118,7 @@ class SelectiveMount(Mount):
             return None
         child = {**child, **_whole_path(scope, child)}
         inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # the keys that routes read
-        for route in self._inner.routes:
+        for route in self._routes:
             found, more = route.matches(inner)
             if found is not Match.NONE:
                 return {**child, **more, _ANSWER: partial(self._inner.go_on, route)}

@@ -1,6 +1,6 @@
 """The client of a request: the principal behind a bearer token, and the owner that a job keeps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fhir_bulk_middleware.instant import Instant
@@ -58,6 +58,10 @@ class Principal:
     client_id: str | None = None
     claims: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
     caller: Caller | None = field(default=None, compare=False)
+
+    def called(self, caller: Caller) -> "Principal":
+        """The bearer of the same token in another request."""
+        return replace(self, caller=caller)
 
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program

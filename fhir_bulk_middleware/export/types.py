@@ -151,6 +151,8 @@ def export_uncovered(scopes: Scopes, request: Request) -> str | None:
     """What a token's scopes lack of the types of an export (SE-03, FR-04); None if they cover it."""
     types = frozenset(request.types)
     missing = types - scopes.readable(types)
+    if not missing:
+        return None
     restricted: dict[str, set[str]] = {}
     for type_, query in request.granular:
         restricted.setdefault(type_, set()).add(query)

@@ -54,6 +54,7 @@ class Replies:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._request_ids = [name.lower().encode() for name in dialect.request_ids]
+        self._second = dialect.retry_after.value
 
     def empty(self, status: int, headers: Mapping[str, str]) -> Response:
         """A response without a body."""
@@ -119,7 +120,7 @@ class Replies:
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header, in the dialect's unit."""
-        return str(seconds * self._dialect.retry_after.value)
+        return str(seconds * self._second)
 
     def new_request_id(self) -> str:
         """A new id for a request and its response, for support and audit."""
@@ -127,12 +128,12 @@ class Replies:
 
     def stamp(self, response: Response, request: Request, request_id: str) -> Response:
         """Add the protective headers, the request id, and the id that the client sent (RD-19)."""
-        response.raw_headers += PROTECTIVE
-        value = request_id.encode()
-        response.raw_headers += [(name, value) for name in self._request_ids]
-        theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
-        if theirs is not None and _CORRELATION.fullmatch(theirs):
-            response.raw_headers.append((b"x-correlation-id", theirs))
+        headers, ours = response.raw_headers, request_id.encode()
+        headers += PROTECTIVE
+        headers += [(name, ours) for name in self._request_ids]
+        theirs = [value for name, value in request.scope["headers"] if name == b"x-request-id"]
+        if theirs and _CORRELATION.fullmatch(theirs[0]):
+            headers.append((b"x-correlation-id", theirs[0]))
         return response
 
     def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:

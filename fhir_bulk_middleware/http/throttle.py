@@ -34,7 +34,7 @@ class Throttle:
         self._buckets[key] = (left - 1 if left >= 1 else left, now)
         if len(self._buckets) > _MOST:
             self._buckets.popitem(last=False)  # the least recently used bucket, which is full again by now
-        return self._seconds(left)
+        return 0 if left >= 1 else self._seconds(left)
 
     def knows(self, key: Hashable) -> bool:
         """Whether a token was taken for this key, as far as it is remembered."""
