@@ -30,6 +30,7 @@ _CHALLENGES = {
 }
 """Challenges in `WWW-Authenticate`: what is wrong with the token (RFC 6750, section 3; SE-13)."""
 
+_NO_CONTENT = HTTPStatus.NO_CONTENT.value
 _numbers = Random()  # noqa: S311 - request ids are not secret, and the system's random numbers cost as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
@@ -141,14 +142,18 @@ class Replies:
 
 
 class _Reply(Response):
-    """A response without Starlette's default headers, which saves searching them."""
+    """A response with these headers and its length alone, made without a search for Starlette's defaults."""
 
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Set the raw headers; see Starlette's method."""
-        self.raw_headers = [NOT_STORED]
-        self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        if self.status_code != HTTPStatus.NO_CONTENT:
-            self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
+    def __init__(self, body: bytes, status: int, headers: Mapping[str, str]) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            NOT_STORED,
+            *[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        ]
+        if status != _NO_CONTENT:
+            self.raw_headers.append((b"content-length", b"%d" % len(body)))
 
 
 def _echoed(refused: Refused) -> str:
