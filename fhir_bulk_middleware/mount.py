@@ -1,7 +1,8 @@
 """The sub-application, and the Starlette mounts that place it below a prefix which it shares with the host."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -124,9 +125,10 @@ class SelectiveMount(Mount):
                 return {**child, **more, _ANSWER: partial(self._inner.go_on, route)}
         return None
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer with the route that `matches` found."""
-        await scope[_ANSWER](scope, receive, send)
+        answer: Callable[..., Coroutine[Any, Any, None]] = scope[_ANSWER]
+        return answer(scope, receive, send)
 
 
 class AllowedHere(Mount):

@@ -22,6 +22,10 @@ class Owner:
     subject: str
     client: str | None = None
 
+    def __hash__(self) -> int:
+        """Of the subject alone, since each request is counted for its owner, and few issuers have the same subject."""
+        return hash(self.subject)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
@@ -61,7 +65,16 @@ class Principal:
 
     def called(self, caller: Caller) -> "Principal":
         """The bearer of the same token in another request."""
-        return replace(self, caller=caller)
+        if type(self) is not Principal:  # a verifier of the host's own may say more
+            return replace(self, caller=caller)
+        return Principal(
+            owner=self.owner,
+            scopes=self.scopes,
+            expires_at=self.expires_at,
+            client_id=self.client_id,
+            claims=self.claims,
+            caller=caller,
+        )
 
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program

@@ -59,15 +59,15 @@ class Replies:
 
     def empty(self, status: int, headers: Mapping[str, str]) -> Response:
         """A response without a body."""
-        return self._response(status, b"", headers)
+        return _Reply(status, b"", headers)
 
     def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
         """A response of type `application/json`, such as a manifest (ST-20)."""
-        return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
+        return _Reply(status, _dump(document), {"Content-Type": "application/json", **headers})
 
     def resource(self, status: int, resource: bytes, headers: Mapping[str, str]) -> Response:
         """A FHIR resource, given as JSON text."""
-        return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
+        return _Reply(status, resource, {"Content-Type": _FHIR_JSON, **headers})
 
     def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
         """A FHIR resource, given as chunks of JSON text."""
@@ -75,16 +75,16 @@ class Replies:
 
     def document(self, document: Mapping[str, Any], media_type: str) -> Response:
         """A JSON document: of discovery, or the list of the caller's jobs."""
-        return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
+        return _Reply(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
     def health(self, document: Mapping[str, Any], *, ready: bool) -> Response:
         """The document of a health probe: 503 if requests should not come here."""
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return self._response(status, _dump(document), {"Content-Type": "application/health+json"})
+        return _Reply(status, _dump(document), {"Content-Type": "application/health+json"})
 
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that reports success."""
-        return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+        return _Reply(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
 
     def separated(self, response: Response) -> Response:
         """The response to a poll, changed to carry the job's status in `X-Export-Status` (ST-02, ST-11, ST-21)."""
@@ -106,7 +106,7 @@ class Replies:
         if refused.retry_after is not None:
             headers["Retry-After"] = self.retry_after(refused.retry_after)
         outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else refused.part)
-        return self._response(answer.status, _dump(outcome), headers)
+        return _Reply(answer.status, _dump(outcome), headers)
 
     def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
         """An OperationOutcome with one issue.
@@ -125,7 +125,7 @@ class Replies:
 
     def new_request_id(self) -> str:
         """A new id for a request and its response, for support and audit."""
-        return f"{_numbers.getrandbits(128):032x}"
+        return _numbers.getrandbits(128).to_bytes(16, "big").hex()
 
     def stamp(self, response: Response, request: Request, request_id: str) -> Response:
         """Add the protective headers, the request id, and the id that the client sent (RD-19)."""
@@ -137,14 +137,11 @@ class Replies:
             headers.append((b"x-correlation-id", theirs[0]))
         return response
 
-    def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
-        return _Reply(body, status, headers)
-
 
 class _Reply(Response):
     """A response with these headers and its length alone, made without a search for Starlette's defaults."""
 
-    def __init__(self, body: bytes, status: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.status_code = status
         self.background = None
         self.body = body
