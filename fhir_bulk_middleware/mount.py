@@ -193,7 +193,8 @@ def _marks(routes: Sequence[BaseRoute]) -> tuple[tuple[str, ...], frozenset[str]
     marks = {mark for mark, _ in marked if mark}
     bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
     methods = _COMMON if None in bare else frozenset[str]().union(*filter(None, bare))
-    return tuple(mark for mark in marks if not any(other in mark for other in marks - {mark})), _COMMON - methods
+    shortest = sorted((mark for mark in marks if not any(other in mark for other in marks - {mark})), key=len)
+    return tuple(shortest), _COMMON - methods
 
 
 def _whole_path(scope: Scope, child: Scope) -> Scope:
