@@ -377,8 +377,8 @@ class BulkData:
         """The OpenAPI 3.1 document of the mount."""
         return openapi(self.table, self.offer)
 
-    def front(self, host: ASGIApp, base: str, *, amend_metadata: bool) -> list[BaseRoute]:
-        """The routes to try before those of the host. A request that none of them matches fully is the host's.
+    def front(self, host: ASGIApp, base: str, *, amend_metadata: bool) -> SelectiveMount:
+        """The route to try before those of the host. A request that it does not match is the host's.
 
         Args:
             host: the application behind them.
@@ -386,14 +386,14 @@ class BulkData:
             amend_metadata: whether to add our operations to the host's CapabilityStatement.
         """
         self._warn_of_shadowed(host, base)
-        front: list[BaseRoute] = [SelectiveMount(base, self.app), AllowedHere(base, host, self.app)]
+        beside: list[BaseRoute] = [AllowedHere(base, host, self.app)]
         if amend_metadata:
-            front.append(MetadataRoute(f"{base.rstrip('/')}/metadata", host, self.capability))
+            beside.append(MetadataRoute(f"{base.rstrip('/')}/metadata", host, self.capability))
         smart = self.offer.settings.smart
         if smart is not None and base.strip("/"):
             at_root = Row("GET", SMART_PATH, Operation.DISCOVERY, smart_endpoint(smart, self._replies))
-            front.extend(routes([at_root], self._guard))
-        return front
+            beside.extend(routes([at_root], self._guard))
+        return SelectiveMount(base, self.app, beside)
 
     def install(self, app: Starlette, base: str = "/fhir", *, amend_metadata: bool = True) -> None:
         """Attach to a Starlette or FastAPI application: add our routes below `base`, and our engine to its lifespan.
@@ -406,7 +406,7 @@ class BulkData:
             amend_metadata: whether to add our operations to its CapabilityStatement.
         """
         self._warn_of_shadowed(app, base)
-        app.router.routes[:0] = self.front(app.router.app, base, amend_metadata=amend_metadata)
+        app.router.routes.insert(0, self.front(app.router.app, base, amend_metadata=amend_metadata))
         theirs = app.router.lifespan_context
 
         @asynccontextmanager

@@ -4,6 +4,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 
 __all__ = [
     "FILE_ID_PATTERN",
@@ -30,6 +31,7 @@ FILE_ID_PATTERN = r"bulk\.([0-9a-f]{32})\.(?:0|[1-9][0-9]{0,6})-(?:0|[1-9][0-9]{
 RESOURCE_ID_PATTERN = "[A-Za-z0-9.-]{1,64}"
 """The shape of a FHIR id, of a resource or of a version, as a regular expression."""
 
+_JOB_CHARACTERS = 36
 _JOB = re.compile(JOB_ID_PATTERN, re.ASCII)
 _FILE = re.compile(FILE_ID_PATTERN, re.ASCII)
 _RESOURCE = re.compile(rf"(?!\.+\Z){RESOURCE_ID_PATTERN}", re.ASCII)
@@ -42,6 +44,12 @@ def new_job_id() -> str:
 
 def is_job_id(text: str) -> bool:
     """Whether `text` has the shape of a job id. Only such text reaches a store."""
+    return len(text) == _JOB_CHARACTERS and _is_job_id(text)
+
+
+@lru_cache(maxsize=1024)
+def _is_job_id(text: str) -> bool:
+    """Remembered, since a job is polled again and again."""
     return _JOB.fullmatch(text) is not None
 
 

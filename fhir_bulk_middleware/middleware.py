@@ -28,11 +28,10 @@ class BulkDataMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
         if scope["type"] == "http":
-            for route in self._front:
-                match, child = route.matches(scope)
-                if match is Match.FULL:
-                    await route.handle({**scope, **child}, receive, send)
-                    return
+            match, child = self._front.matches(scope)
+            if match is Match.FULL:
+                await self._front.handle({**scope, **child}, receive, send)
+                return
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return

@@ -1,10 +1,12 @@
 """The sub-application, and the Starlette mounts that place it below a prefix which it shares with the host."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -15,8 +17,10 @@ from fhir_bulk_middleware.workers.engine import Engine
 __all__ = ["AllowedHere", "SelectiveMount", "SubApplication"]
 
 _ALLOWED = "fhir_bulk_middleware.allowed"
+_ANSWER = "fhir_bulk_middleware.answer"
+_COMMON = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _NEVER_REFUSED = frozenset({"GET", "HEAD"})
-_ROUTE = "fhir_bulk_middleware.route"
+_NOT_OURS: tuple[Match, Scope] = (Match.NONE, {})
 _HINT = "Add `async with bulk.running():` to the host's lifespan, or attach with install() or BulkDataMiddleware."
 
 
@@ -44,16 +48,15 @@ class SubApplication(Starlette):
             await self._engine.start_lazily(_HINT)
         await super().__call__(scope, receive, send)
 
-    async def go_on(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+    def go_on(self, route: Route, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request whose route is known.
 
         Skips Starlette's exception middleware, since `Guard` lets no exception out; but not middleware that somebody added.
         """
         if self.user_middleware or not self._engine.runs:
-            await self(scope, receive, send)
-            return
+            return self(scope, receive, send)
         scope["route"] = route
-        await route.app(scope, receive, send)
+        return route.app(scope, receive, send)
 
 
 class SelectiveMount(Mount):
@@ -61,57 +64,71 @@ class SelectiveMount(Mount):
 
     Starlette's own `Mount` takes all paths below its prefix, and with them the host's routes, its 404 and its 405.
 
-    Every request to the host is matched here, so a substring search for the marks of our routes comes before any regular
-    expression. A route is matched once for each request, and remembered for the next poll.
+    Every request to the host is matched here, once for all our routes, so a substring search for their marks comes before any
+    regular expression. A route of the application is matched once for each request, and remembered for the next poll.
+
+    Args:
+        path: the base path.
+        app: our application.
+        beside: tried after the routes of the application: what changes answers of the host, and what lies outside the base path.
     """
 
-    def __init__(self, path: str, app: SubApplication) -> None:
+    def __init__(self, path: str, app: SubApplication, beside: Sequence[BaseRoute] = ()) -> None:
         super().__init__(path, app)
         self.path_regex = whole(self.path_regex)
         self._inner = app
-        marked = [(str(getattr(route, "mark", "")), route) for route in app.routes]
-        marks = {mark for mark, _ in marked if mark}
-        self._marks = tuple(mark for mark in marks if not any(other in mark for other in marks - {mark}))
-        # Routes without a mark are recognised by their methods; if one takes any method, no path can be excluded.
-        bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
-        self._methods = None if None in bare else frozenset[str]().union(*filter(None, bare))
+        self._routes = [route for route in app.routes if isinstance(route, Route)]
+        self._beside = tuple(beside)
+        self._marks, self._marked = _marks([*self._routes, *beside])
         self._cache = RouteCache()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for one of our paths, with any method; else NONE."""
-        if scope["type"] != "http" or not self._possible(scope["path"], scope["method"]):
-            return Match.NONE, {}
+        if scope["type"] != "http":
+            return _NOT_OURS
+        path = scope["path"]
+        for mark in self._marks:
+            if mark in path:
+                break
+        else:
+            if scope["method"] in self._marked:
+                return _NOT_OURS
+        found = self._found(scope)
+        if found is not None:
+            return Match.FULL, found
+        for route in self._beside:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                return match, {**child, _ANSWER: route.handle}
+        return _NOT_OURS
+
+    def _found(self, scope: Scope) -> Scope | None:
+        """What the match of a route of the application adds to the scope; None if no route matches."""
         if "app_root_path" in scope or scope.get("path_params"):  # within another mount, whose state belongs to the match
             return self._find(scope)
         found = self._cache.get(scope)
-        if found is not None:
-            return Match.FULL, found
-        match, found = self._find(scope)
-        if match is Match.FULL:
-            self._cache.keep(scope, found)
-        return match, found
+        if found is None:
+            found = self._find(scope)
+            if found is not None:
+                self._cache.keep(scope, found)
+        return found
 
-    def _find(self, scope: Scope) -> tuple[Match, Scope]:
+    def _find(self, scope: Scope) -> Scope | None:
         match, child = super().matches(scope)
         if match is Match.NONE:
-            return Match.NONE, {}
+            return None
         child = {**child, **_whole_path(scope, child)}
         inner = {"type": "http", "method": scope["method"], "path": scope["path"], **child}  # the keys that routes read
-        for route in self._inner.routes:
+        for route in self._routes:
             found, more = route.matches(inner)
             if found is not Match.NONE:
-                return Match.FULL, {**child, **more, _ROUTE: route}
-        return Match.NONE, {}
+                return {**child, **more, _ANSWER: partial(self._inner.go_on, route)}
+        return None
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer with the route that `matches` found."""
-        await self._inner.go_on(scope[_ROUTE], scope, receive, send)
-
-    def _possible(self, path: str, method: str) -> bool:
-        for mark in self._marks:
-            if mark in path:
-                return True
-        return self._methods is None or method in self._methods
+        answer: Callable[..., Coroutine[Any, Any, None]] = scope[_ANSWER]
+        return answer(scope, receive, send)
 
 
 class AllowedHere(Mount):
@@ -131,6 +148,8 @@ class AllowedHere(Mount):
         self.path_regex = whole(self.path_regex)
         self._host = host
         self._shared = [route for route in app.routes if isinstance(route, PathRoute) and route.shared]
+        self.mark = ""
+        self.methods_of_ours = _COMMON - _NEVER_REFUSED if self._shared else frozenset[str]()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for a shared path and a method that is not ours."""
@@ -163,6 +182,19 @@ class AllowedHere(Mount):
                     name: _with_ours(value, ours) if name.lower() == "allow" else value for name, value in error.headers.items()
                 }
             raise
+
+
+def _marks(routes: Sequence[BaseRoute]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What excludes most requests of the host: substrings, and the methods of which only paths with one of them can be ours.
+
+    A route without a mark is recognised by its methods; if one takes any method, no path can be excluded.
+    """
+    marked = [(str(getattr(route, "mark", "")), route) for route in routes]
+    marks = {mark for mark, _ in marked if mark}
+    bare = [getattr(route, "methods_of_ours", None) for mark, route in marked if not mark]
+    methods = _COMMON if None in bare else frozenset[str]().union(*filter(None, bare))
+    shortest = sorted((mark for mark in marks if not any(other in mark for other in marks - {mark})), key=len)
+    return tuple(shortest), _COMMON - methods
 
 
 def _whole_path(scope: Scope, child: Scope) -> Scope:

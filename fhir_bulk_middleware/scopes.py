@@ -85,11 +85,16 @@ class Scopes:
                 granular.append(scope)
         return cls(granted, tuple(granular))
 
+    @property
+    def read_all(self) -> bool:
+        """Whether all types may be exported: the usual case, for which each poll asks."""
+        return self.granted.get(_EVERY_TYPE, frozenset()) >= _EXPORTING
+
     def readable(self, types: frozenset[str]) -> frozenset[str]:
         """Those of `types` that may be exported: an export finds resources and shows them, so it takes `r` and `s` (SE-07)."""
-        every = self.granted.get(_EVERY_TYPE, frozenset())
-        if every >= _EXPORTING:  # the usual case, and each poll asks
+        if self.read_all:
             return types
+        every = self.granted.get(_EVERY_TYPE, frozenset())
         return frozenset(type_ for type_ in types & self.granted.keys() if self.granted[type_] | every >= _EXPORTING)
 
     def exportable(self, types: frozenset[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
 from fhir_bulk_middleware import BulkData, BulkDataMiddleware
-from fhir_bulk_middleware.dialects import STANDARD
+from fhir_bulk_middleware.dialects import HEALTH_CONNECT_AU, STANDARD
 from fhir_bulk_middleware.settings import Settings
 from fhir_bulk_middleware.stores.memory.resources import MemoryResourceStore
 
@@ -422,3 +422,16 @@ def test_half_a_configuration_is_refused_with_the_missing_name(unstarted: House)
     for name, lacks in [("resources", "authorise"), ("verifier", "verify"), ("jobs", "add"), ("outputs", "create")]:
         with pytest.raises(TypeError, match=f"{name}: .*lacks.*{lacks}"):
             BulkData(**{**good, name: object()})  # type: ignore[arg-type]
+
+
+async def test_a_poll_whose_job_stands_in_the_query_string_leaves_nothing_to_the_next(make_house: Any) -> None:
+    """AS-07: what is remembered of a path is the same for all who ask for it."""
+    async with make_house(HEALTH_CONNECT_AU) as house:
+        app = Starlette()
+        house.bulk.install(app, "/fhir")
+        job_id = (await house.kick_off()).rpartition("=")[2]
+        house.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="https://ehr.example/fhir")
+        path = "/$export-poll-status"
+        answers = [(await house.ask("GET", f"{path}{query}")).status_code for query in ("", f"?_jobId={job_id}", "", "?_jobId=")]
+
+    assert answers == [400, 202, 400, 400]

@@ -1,6 +1,6 @@
 """The client of a request: the principal behind a bearer token, and the owner that a job keeps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fhir_bulk_middleware.instant import Instant
@@ -21,6 +21,10 @@ class Owner:
     issuer: str
     subject: str
     client: str | None = None
+
+    def __hash__(self) -> int:
+        """Of the subject alone, since each request is counted for its owner, and few issuers have the same subject."""
+        return hash(self.subject)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,19 @@ class Principal:
     client_id: str | None = None
     claims: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
     caller: Caller | None = field(default=None, compare=False)
+
+    def called(self, caller: Caller) -> "Principal":
+        """The bearer of the same token in another request."""
+        if type(self) is not Principal:  # a verifier of the host's own may say more
+            return replace(self, caller=caller)
+        return Principal(
+            owner=self.owner,
+            scopes=self.scopes,
+            expires_at=self.expires_at,
+            client_id=self.client_id,
+            claims=self.claims,
+            caller=caller,
+        )
 
 
 class TokenRejected(Exception):  # noqa: N818 - a bad token is an outcome, not an error of the program

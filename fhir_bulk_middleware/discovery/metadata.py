@@ -64,12 +64,12 @@ class MetadataRoute(Route):
     def __init__(self, path: str, host: ASGIApp, capability: Capability) -> None:
         super().__init__(path, _Amending(host, capability), methods=["GET"])
         self.path_regex = whole(self.path_regex)
-        self._ending = path[path.rindex("/") :]
+        self.mark = path[path.rindex("/") :]
+        """A substring of the path, for a fast pre-check."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for GET and HEAD of the path, NONE for all other requests."""
-        # Runs for every request of the host, so the check that most of them fail comes first.
-        if scope["type"] != "http" or not scope["path"].endswith(self._ending) or _SEEN in scope:
+        if scope["type"] != "http" or _SEEN in scope:
             return Match.NONE, {}
         match, child = super().matches(scope)
         return (match, child) if match is Match.FULL else (Match.NONE, {})

@@ -117,7 +117,7 @@ class ExportStatus:
         if complete:
             headers["Expires"] = instant.http_date(job.expires_at)
         else:
-            headers["X-Progress"] = self.progress(job)
+            headers["X-Progress"] = export_progress(self._dialect, job)
             headers["Retry-After"] = self._replies.retry_after(pause(job, self._clock(), self._settings))
         status = self._dialect.completed if complete else self._dialect.in_progress
         if page is None:

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from fhir_bulk_middleware.caps import check_request
-from fhir_bulk_middleware.contract.access import Caller, Owner, Principal, TokenRejected, TokenVerifier
+from fhir_bulk_middleware.contract.access import Principal, TokenRejected, TokenVerifier
 from fhir_bulk_middleware.contract.events import RequestRefused
-from fhir_bulk_middleware.http.pace import Pace, Visit
+from fhir_bulk_middleware.http.pace import Pace
 from fhir_bulk_middleware.http.replies import Replies
+from fhir_bulk_middleware.http.visit import Visit
 from fhir_bulk_middleware.instant import Clock, system_clock
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Operation, Reason, Refused
@@ -75,42 +76,38 @@ class Guard:
 
     async def respond(self, request: Request, operation: Operation, endpoint: Endpoint | Open, send: Send) -> None:
         """Send the answer to a request, which counts as open for its owner until the last byte is sent."""
-        with self._pace.visit() as visit:
-            response = await self.answer(request, operation, endpoint, visit)
+        with Visit(self._pace, request.scope, self._replies.new_request_id()) as visit:
+            response = await self._answer(request, operation, endpoint, visit)
             await response(request.scope, request.receive, send)
 
-    async def answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open, visit: Visit) -> Response:
+    async def _answer(self, request: Request, operation: Operation, endpoint: Endpoint | Open, visit: Visit) -> Response:
         """The endpoint's response, or the answer to its refusal or fault. Raises nothing.
 
         A fault is logged with its traceback; the client learns only that there was one.
         """
-        owner: Owner | None = None
-        caller = Caller(address=_address(request), request_id=self._replies.new_request_id())
         try:
             check_request(request.scope)
             if isinstance(endpoint, Open):
                 response = await endpoint.respond(request)
             else:
-                principal = await self._principal(request)
-                owner, caller = principal.owner, replace(caller, client_id=principal.client_id)
-                self._pace.enter(visit, owner)
-                response = await endpoint(request, replace(principal, caller=caller))
+                response = await endpoint(request, visit.enter(await self._principal(request)))
         except Refused as refused:
-            response = await self._refused(operation, refused, owner, caller)
+            response = await self._refused(operation, refused, visit)
         except OSError as error:
-            response = await self._refused(operation, _disk_refusal(operation, error), owner, caller)
+            response = await self._refused(operation, _disk_refusal(operation, error), visit)
         except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 - as follows
             # All faults of adapters end here. SystemExit too: it would end the event loop and leave a server that runs but does
             # not answer.
             _log.exception("%s failed", operation.name)
-            response = await self._refused(operation, Refused(Reason.FAULT), owner, caller)
-        return self._replies.stamp(response, request, caller.request_id or "")
+            response = await self._refused(operation, Refused(Reason.FAULT), visit)
+        return self._replies.stamp(response, request, visit.request_id)
 
-    async def _refused(self, operation: Operation, refused: Refused, owner: Owner | None, caller: Caller) -> Response:
+    async def _refused(self, operation: Operation, refused: Refused, visit: Visit) -> Response:
+        owner = None if visit.principal is None else visit.principal.owner
         if owner is not None:
             self._pace.refused(owner, refused.reason)
         event = RequestRefused(
-            at=self._clock(), mount=self._mount, owner=owner, caller=caller, operation=operation, reason=refused.reason
+            at=self._clock(), mount=self._mount, owner=owner, caller=visit.caller(), operation=operation, reason=refused.reason
         )
         await self._observers.tell(event)
         return self._replies.refusal(operation, refused)
@@ -141,10 +138,6 @@ def _owned_with_client(principal: Principal) -> Principal:
     if not principal.client_id:
         raise TokenRejected("it names no client, which is a part of ownership here (owner_includes_client)")
     return replace(principal, owner=replace(principal.owner, client=principal.client_id))
-
-
-def _address(request: Request) -> str | None:
-    return None if request.client is None else request.client.host
 
 
 def _disk_refusal(operation: Operation, error: OSError) -> Refused:

@@ -1,5 +1,6 @@
 """Checks the `Accept` and `Prefer` headers as the dialect requires."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.requests import Request
@@ -22,9 +23,12 @@ class Negotiation:
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        self._kick_off_requires = dialect.required_headers
-        self._status_requires = dialect.status_requires
-        self._status_accept = dialect.status_accept and dialect.status_accept | _ANYTHING
+        self._kick_off_accept = _Accept(_JSON, required=RequiredHeader.ACCEPT in dialect.required_headers)
+        self._kick_off_prefers = RequiredHeader.PREFER in dialect.required_headers
+        self._status_accept = _Accept(
+            dialect.status_accept and dialect.status_accept | _ANYTHING, required=RequiredHeader.ACCEPT in dialect.status_requires
+        )
+        self._status_prefers = RequiredHeader.PREFER in dialect.status_requires
 
     def kick_off(self, request: Request) -> Preferences:
         """The preferences of a kick-off.
@@ -33,8 +37,8 @@ class Negotiation:
             Refused: a header is missing, malformed, or accepts no JSON.
         """
         preferences = _preferences(request)
-        _check_accept(request, self._kick_off_requires, _JSON)
-        if RequiredHeader.PREFER in self._kick_off_requires and not preferences.respond_async:
+        self._kick_off_accept.check(request)
+        if self._kick_off_prefers and not preferences.respond_async:
             raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
         return preferences
 
@@ -44,8 +48,8 @@ class Negotiation:
         Raises:
             Refused: as `kick_off`.
         """
-        _check_accept(request, self._status_requires, self._status_accept)
-        if RequiredHeader.PREFER in self._status_requires and not _preferences(request).respond_async:
+        self._status_accept.check(request)
+        if self._status_prefers and not _preferences(request).respond_async:
             raise Refused(Reason.HEADER_MISSING, "Send Prefer: respond-async.", part="http.Prefer")
 
 
@@ -54,7 +58,8 @@ def wait(request: Request) -> int | None:
 
     A `Prefer` header that a kick-off would refuse is ignored, since polls need none (DL-12).
     """
-    return _wait(tuple(value for name, value in request.scope["headers"] if name == b"prefer"))
+    lines = [value for name, value in request.scope["headers"] if name == b"prefer"]
+    return _wait(tuple(lines)) if lines else None
 
 
 def media_type(item: str) -> str:
@@ -69,13 +74,26 @@ def _preferences(request: Request) -> Preferences:
         raise Refused(Reason.HEADER_INVALID, f"Prefer: {error}.", part="http.Prefer") from None
 
 
-def _check_accept(request: Request, required: frozenset[RequiredHeader], acceptable: frozenset[str]) -> None:
-    """Refuse a request that accepts none of these media types. An empty set allows all."""
-    accept = tuple(value for name, value in request.scope["headers"] if name == b"accept")
-    if RequiredHeader.ACCEPT in required and not accept:
-        raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
-    if acceptable and accept and acceptable.isdisjoint(_accepted(accept)):
-        raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
+@dataclass(frozen=True, slots=True)
+class _Accept:
+    """What the `Accept` header of a request may say.
+
+    Attributes:
+        acceptable: the media types of which it must accept one; empty to allow all.
+        required: whether it must be there.
+    """
+
+    acceptable: frozenset[str]
+    required: bool
+
+    def check(self, request: Request) -> None:
+        if not self.acceptable and not self.required:
+            return
+        accept = tuple(value for name, value in request.scope["headers"] if name == b"accept")
+        if self.required and not accept:
+            raise Refused(Reason.HEADER_MISSING, "Send Accept: application/fhir+json.", part="http.Accept")
+        if self.acceptable and accept and self.acceptable.isdisjoint(_accepted(accept)):
+            raise Refused(Reason.ACCEPT_UNUSABLE, "Answers here are application/fhir+json; accept that.", part="http.Accept")
 
 
 @lru_cache(maxsize=64)

@@ -1,25 +1,15 @@
 """Limits one owner's concurrent requests and refusals per minute (law 38). Counted in memory, per server process (law 19)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from fhir_bulk_middleware.contract.access import Owner
 from fhir_bulk_middleware.http.throttle import Throttle
 from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.settings import Settings
 
-__all__ = ["Pace", "Visit"]
+__all__ = ["Pace"]
 
 _UNCOUNTED = frozenset({Reason.POLLED_TOO_OFTEN, Reason.REQUESTS_TOO_MANY, Reason.BUSY, Reason.FAULT})
 """Refusals that do not count: not the caller's mistake, or caused by these limits."""
-
-
-class Visit:
-    """One request, until the last byte of its answer. Counts for its owner once the token is verified."""
-
-    def __init__(self) -> None:
-        self.owner: Owner | None = None
 
 
 class Pace:
@@ -36,22 +26,8 @@ class Pace:
         self._refusals = Throttle(settings.refusals_per_minute, settings.refusals_per_minute / 60, clock)
         self._open: dict[Owner, int] = {}
 
-    @contextmanager
-    def visit(self) -> Iterator[Visit]:
-        """A request, which lasts as long as the context."""
-        visit = Visit()
-        try:
-            yield visit
-        finally:
-            if visit.owner is not None:
-                left = self._open[visit.owner] - 1
-                if left:
-                    self._open[visit.owner] = left
-                else:
-                    del self._open[visit.owner]
-
-    def enter(self, visit: Visit, owner: Owner) -> None:
-        """Count a request for its owner.
+    def enter(self, owner: Owner) -> None:
+        """Count a request for its owner, until `leave`.
 
         Raises:
             Refused: `REQUESTS_TOO_MANY`, if the owner is above a limit.
@@ -65,7 +41,14 @@ class Pace:
             detail = f"At most {self._at_once} requests of one client are answered at once; wait for one to end."
             raise Refused(Reason.REQUESTS_TOO_MANY, detail, retry_after=1)
         self._open[owner] = count + 1
-        visit.owner = owner
+
+    def leave(self, owner: Owner) -> None:
+        """Count a request of the owner off."""
+        left = self._open[owner] - 1
+        if left:
+            self._open[owner] = left
+        else:
+            del self._open[owner]
 
     def refused(self, owner: Owner, reason: Reason) -> None:
         """Count a refusal, unless its reason is exempt."""

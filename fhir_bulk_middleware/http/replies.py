@@ -30,6 +30,7 @@ _CHALLENGES = {
 }
 """Challenges in `WWW-Authenticate`: what is wrong with the token (RFC 6750, section 3; SE-13)."""
 
+_NO_CONTENT = HTTPStatus.NO_CONTENT.value
 _numbers = Random()  # noqa: S311 - request ids are not secret, and the system's random numbers cost as much as a poll
 os.register_at_fork(after_in_child=_numbers.seed)
 
@@ -54,18 +55,19 @@ class Replies:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._request_ids = [name.lower().encode() for name in dialect.request_ids]
+        self._second = dialect.retry_after.value
 
     def empty(self, status: int, headers: Mapping[str, str]) -> Response:
         """A response without a body."""
-        return self._response(status, b"", headers)
+        return _Reply(status, b"", headers)
 
     def json(self, status: int, document: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
         """A response of type `application/json`, such as a manifest (ST-20)."""
-        return self._response(status, _dump(document), {"Content-Type": "application/json", **headers})
+        return _Reply(status, _dump(document), {"Content-Type": "application/json", **headers})
 
     def resource(self, status: int, resource: bytes, headers: Mapping[str, str]) -> Response:
         """A FHIR resource, given as JSON text."""
-        return self._response(status, resource, {"Content-Type": _FHIR_JSON, **headers})
+        return _Reply(status, resource, {"Content-Type": _FHIR_JSON, **headers})
 
     def streamed(self, status: int, resource: AsyncIterator[bytes], headers: Mapping[str, str]) -> Response:
         """A FHIR resource, given as chunks of JSON text."""
@@ -73,16 +75,16 @@ class Replies:
 
     def document(self, document: Mapping[str, Any], media_type: str) -> Response:
         """A JSON document: of discovery, or the list of the caller's jobs."""
-        return self._response(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
+        return _Reply(HTTPStatus.OK, _dump(document), {"Content-Type": media_type})
 
     def health(self, document: Mapping[str, Any], *, ready: bool) -> Response:
         """The document of a health probe: 503 if requests should not come here."""
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return self._response(status, _dump(document), {"Content-Type": "application/health+json"})
+        return _Reply(status, _dump(document), {"Content-Type": "application/health+json"})
 
     def told(self, answer: Answer, text: str) -> Response:
         """An OperationOutcome that reports success."""
-        return self._response(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
+        return _Reply(answer.status, _dump(self.outcome(answer, text)), {"Content-Type": _FHIR_JSON})
 
     def separated(self, response: Response) -> Response:
         """The response to a poll, changed to carry the job's status in `X-Export-Status` (ST-02, ST-11, ST-21)."""
@@ -104,7 +106,7 @@ class Replies:
         if refused.retry_after is not None:
             headers["Retry-After"] = self.retry_after(refused.retry_after)
         outcome = self.outcome(answer, answer.text or _echoed(refused), None if answer.text else refused.part)
-        return self._response(answer.status, _dump(outcome), headers)
+        return _Reply(answer.status, _dump(outcome), headers)
 
     def outcome(self, answer: Answer, text: str, part: str | None = None) -> dict[str, Any]:
         """An OperationOutcome with one issue.
@@ -119,35 +121,36 @@ class Replies:
 
     def retry_after(self, seconds: int) -> str:
         """The value of a `Retry-After` header, in the dialect's unit."""
-        return str(seconds * self._dialect.retry_after.value)
+        return str(seconds * self._second)
 
     def new_request_id(self) -> str:
         """A new id for a request and its response, for support and audit."""
-        return f"{_numbers.getrandbits(128):032x}"
+        return _numbers.getrandbits(128).to_bytes(16, "big").hex()
 
     def stamp(self, response: Response, request: Request, request_id: str) -> Response:
         """Add the protective headers, the request id, and the id that the client sent (RD-19)."""
-        response.raw_headers += PROTECTIVE
-        value = request_id.encode()
-        response.raw_headers += [(name, value) for name in self._request_ids]
-        theirs = next((value for name, value in request.scope["headers"] if name == b"x-request-id"), None)
-        if theirs is not None and _CORRELATION.fullmatch(theirs):
-            response.raw_headers.append((b"x-correlation-id", theirs))
+        headers, ours = response.raw_headers, request_id.encode()
+        headers += PROTECTIVE
+        headers += [(name, ours) for name in self._request_ids]
+        theirs = [value for name, value in request.scope["headers"] if name == b"x-request-id"]
+        if theirs and _CORRELATION.fullmatch(theirs[0]):
+            headers.append((b"x-correlation-id", theirs[0]))
         return response
-
-    def _response(self, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
-        return _Reply(body, status, headers)
 
 
 class _Reply(Response):
-    """A response without Starlette's default headers, which saves searching them."""
+    """A response with these headers and its length alone, made without a search for Starlette's defaults."""
 
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Set the raw headers; see Starlette's method."""
-        self.raw_headers = [NOT_STORED]
-        self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        if self.status_code != HTTPStatus.NO_CONTENT:
-            self.raw_headers.append((b"content-length", b"%d" % len(self.body)))
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            NOT_STORED,
+            *[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        ]
+        if status != _NO_CONTENT:
+            self.raw_headers.append((b"content-length", b"%d" % len(body)))
 
 
 def _echoed(refused: Refused) -> str:

@@ -17,9 +17,8 @@ class RouteCache:
         self._found: dict[tuple[str, str, str], Scope] = {}
 
     def get(self, scope: Scope) -> Scope | None:
-        """What a match added to the scope of an equal request, None if none is remembered. The path parameters are a copy."""
-        found = self._found.get(_key(scope))
-        return None if found is None else {**found, "path_params": {**found["path_params"]}}
+        """What a match added to the scope of an equal request, None if none is remembered. Not to be changed."""
+        return self._found.get(_key(scope))
 
     def keep(self, scope: Scope, found: Scope) -> None:
         """Remember what a match adds to the scope of such a request."""
@@ -28,7 +27,7 @@ class RouteCache:
             return
         if len(self._found) >= PATHS_REMEMBERED:
             self._found.clear()
-        self._found[key] = {**found, "path_params": {**found["path_params"]}}
+        self._found[key] = found
 
 
 def _key(scope: Scope) -> tuple[str, str, str]:

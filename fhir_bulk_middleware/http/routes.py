@@ -4,7 +4,7 @@ The sub-application, the middleware and the discovery documents are made from th
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from urllib.parse import parse_qs, urlsplit
@@ -207,25 +207,26 @@ class _Dispatch:
         self._heads = "GET" in rows and has_head(rows["GET"])
         self._allow = tuple(sorted({*rows, *(["HEAD"] if self._heads else [])}))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         request = Request(scope, receive)
-        row = self._rows.get("GET" if request.method == "HEAD" and self._heads else request.method)
+        method = scope["method"]
+        row = self._rows.get("GET" if method == "HEAD" and self._heads else method)
         if row is None:
-            await self._guard.respond(request, Operation.NONE, self._wrong_method, send)
-        else:
-            self._take_from_query(request)
-            await self._guard.respond(request, row.operation, row.endpoint, send)
+            return self._guard.respond(request, Operation.NONE, self._wrong_method, send)
+        self._take_from_query(request)
+        return self._guard.respond(request, row.operation, row.endpoint, send)
 
     def _take_from_query(self, request: Request) -> None:
-        """Copy placeholders of the query string to the path parameters (AS-07). Only for the exact path, not below it."""
-        if not request.scope["path"].endswith(self._path):
+        """Add placeholders of the query string to the path parameters (AS-07). Only for the exact path, not below it."""
+        if not self._query or not request.scope["path"].endswith(self._path):
             return
         if len(request.scope["query_string"]) > QUERY_BYTES:
             return  # the guard refuses it
         for name, placeholder in self._query.items():
             values = request.query_params.getlist(name)
             if len(values) == 1:
-                request.path_params[placeholder] = values[0]
+                # A new mapping, since the matched one is that of every request to this path.
+                request.scope["path_params"] = {**request.path_params, placeholder: values[0]}
 
     async def _wrong_method(self, request: Request, principal: Principal) -> Response:
         del principal

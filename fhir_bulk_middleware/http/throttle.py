@@ -30,11 +30,11 @@ class Throttle:
         """Take a token. 0 if there was one, else the whole seconds until there is one."""
         now = self._clock()
         left = self._left(key, now)
-        self._buckets.pop(key, None)
         self._buckets[key] = (left - 1 if left >= 1 else left, now)
+        self._buckets.move_to_end(key)
         if len(self._buckets) > _MOST:
             self._buckets.popitem(last=False)  # the least recently used bucket, which is full again by now
-        return self._seconds(left)
+        return 0 if left >= 1 else self._seconds(left)
 
     def knows(self, key: Hashable) -> bool:
         """Whether a token was taken for this key, as far as it is remembered."""

@@ -6,7 +6,7 @@ from fhir_bulk_middleware.contract.access import Caller
 from fhir_bulk_middleware.contract.events import Cancelled
 from fhir_bulk_middleware.contract.job import Job, JobState
 from fhir_bulk_middleware.contract.job_store import JobStore
-from fhir_bulk_middleware.instant import Clock, Instant
+from fhir_bulk_middleware.instant import Clock
 from fhir_bulk_middleware.jobs.kind import EffectsOfJobs
 from fhir_bulk_middleware.observers.observing import Observers
 from fhir_bulk_middleware.outcomes import Reason, Refused
@@ -53,7 +53,7 @@ class Cancelling:
             job = await read()
             if ended and job.state is JobState.CANCELLED:  # a worker that saw the end of the run was faster
                 return job
-            check_live(job, self._clock())
+            check_live(job, self._clock)
             ended = await self._end_run(job)
             cancelled = job.cancelled(self._clock())
             if await self._jobs.replace(cancelled):
@@ -75,15 +75,15 @@ class Cancelling:
         return self._effects is not None and await self._effects.end(job, cancelled=True) is not None
 
 
-def check_live(job: Job | None, now: Instant) -> None:
-    """Refuse a job that is unknown, cancelled or expired, swept or not.
+def check_live(job: Job, clock: Clock) -> None:
+    """Refuse a job that is cancelled or expired, swept or not.
 
     Raises:
-        Refused: `JOB_UNKNOWN`, `JOB_CANCELLED` or `JOB_EXPIRED`.
+        Refused: `JOB_CANCELLED` or `JOB_EXPIRED`.
     """
-    if job is None:
-        raise Refused(Reason.JOB_UNKNOWN)
+    if job.state.working:
+        return
     if job.state is JobState.CANCELLED:
         raise Refused(Reason.JOB_CANCELLED)
-    if job.state is JobState.EXPIRED or (not job.state.working and job.expires_at <= now):
+    if job.state is JobState.EXPIRED or job.expires_at <= clock():
         raise Refused(Reason.JOB_EXPIRED)

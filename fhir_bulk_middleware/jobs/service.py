@@ -276,8 +276,10 @@ class JobService:
         if job.state is not JobState.COMPLETED and not early:
             return Standing(job)
         standing = await self._jobs.standing(job.id, self._mount, principal.owner)
-        self._check_live(None if standing is None else standing.job)
-        return standing or Standing(job)
+        if standing is None:
+            raise Refused(Reason.JOB_UNKNOWN)
+        check_live(standing.job, self._clock)
+        return standing
 
     async def listed(self, principal: Principal, after: ListPlace | None, count: int) -> JobList:
         """The caller's own live jobs of this mount that its scopes cover, newest first (laws 7 and 10).
@@ -333,7 +335,7 @@ class JobService:
         if standing is None:
             raise Refused(Reason.JOB_UNKNOWN)
         job = standing.job
-        self._check_live(job)
+        check_live(job, self._clock)
         self._check_scopes(principal, job)
         early = job.state is JobState.RUNNING and job.request.options.partial_manifests
         open_ = early or job.state is JobState.COMPLETED
@@ -363,7 +365,7 @@ class JobService:
     async def _own(self, principal: Principal, job_id: str) -> Job:
         """The live job of this caller; a stranger's is unknown (law 7)."""
         job = await self._known(principal, job_id)
-        self._check_live(job)
+        check_live(job, self._clock)
         return job
 
     async def _known(self, principal: Principal, job_id: str) -> Job:
@@ -371,9 +373,6 @@ class JobService:
         if job is None:
             raise Refused(Reason.JOB_UNKNOWN)
         return job
-
-    def _check_live(self, job: Job | None) -> None:
-        check_live(job, self._clock())
 
     def _check_scopes(self, principal: Principal, job: Job) -> None:
         """Require the scopes that the kick-off needed (SE-03, FR-04)."""

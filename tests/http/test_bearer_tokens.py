@@ -2,11 +2,14 @@
 
 import logging
 import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from house import AUDIENCE, ISSUER, KICK_OFF, HandClock
 
+from fhir_bulk_middleware.contract.access import Caller, Owner, Principal
+from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.jose import JoseTokenVerifier
 from fhir_bulk_middleware.testing.token_mint import TokenMint
 
@@ -96,3 +99,33 @@ async def test_what_an_operator_requires_of_tokens_is_required(
 def test_a_longest_life_that_is_none_is_refused_at_once(mint: TokenMint, life: float) -> None:
     with pytest.raises(ValueError, match="longest_life"):
         verifier(mint, HandClock(), longest_life=life)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WardPrincipal(Principal):
+    """What a host's own verifier may return."""
+
+    ward: str
+
+
+PRINCIPAL: dict[str, Any] = {
+    "owner": Owner("issuer", "alice"),
+    "scopes": ("system/*.rs",),
+    "expires_at": Instant(5),
+    "client_id": "c",
+    "claims": {"a": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "principal", [Principal(**PRINCIPAL), WardPrincipal(**PRINCIPAL, ward="north")], ids=["ours", "the host's"]
+)
+def test_a_principal_keeps_all_that_its_token_says_in_each_request(principal: Principal) -> None:
+    caller = Caller(request_id="1")
+    called = principal.called(caller)
+
+    assert {field.name: getattr(called, field.name) for field in fields(called)} == {
+        **{field.name: getattr(principal, field.name) for field in fields(principal)},
+        "caller": caller,
+    }
+    assert type(called) is type(principal)

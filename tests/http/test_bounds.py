@@ -272,7 +272,7 @@ def host_with(house: House, bodies: Any) -> Starlette:
         return Response(next(bodies), media_type="application/fhir+json")
 
     app = Starlette(routes=[Route("/fhir/metadata", metadata)])
-    app.router.routes[:0] = house.bulk.front(app.router.app, "/fhir", amend_metadata=True)
+    app.router.routes.insert(0, house.bulk.front(app.router.app, "/fhir", amend_metadata=True))
     return app
 
 

@@ -42,7 +42,7 @@ _LATEST = 2**63 - 1
 
 _COLUMNS = ", ".join(JOB_FIELDS)
 _OWNED = "issuer = :issuer AND subject = :subject AND client = :client"
-_STANDS = f"SELECT revision, done, estimate FROM job WHERE id = :id AND mount = :mount AND {_OWNED}"  # noqa: S608
+_STANDS = "SELECT revision, done, estimate FROM job WHERE id = ? AND mount = ? AND issuer = ? AND subject = ? AND client = ?"
 _WHOLE = f"SELECT {_COLUMNS} FROM job WHERE id = ?"  # noqa: S608
 _SAME_KEY = f"""
     SELECT {_COLUMNS} FROM job INDEXED BY job_idempotency
@@ -149,7 +149,8 @@ class SQLiteJobStore:
 
     def _find(self, reader: sqlite3.Connection, job_id: str, mount: str, owner: Owner) -> Job | None:
         """The job. Of a cached one only progress is read, because everything else changes with the revision."""
-        standing = reader.execute(_STANDS, owner_record(owner) | {"id": job_id, "mount": mount}).fetchone()
+        whose = owner.issuer, owner.subject, owner.client or ""
+        standing = reader.execute(_STANDS, (job_id, mount, *whose)).fetchone()
         if standing is None:
             return None
         revision, done, estimate = standing
