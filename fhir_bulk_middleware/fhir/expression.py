@@ -35,6 +35,9 @@ def compile_path(path: str) -> Walk:
         ValueError: If the path is malformed.
     """
     steps = _steps(path)
+    if len(steps) == 1:
+        only = steps[0]
+        return lambda resource: only([resource], resource)
 
     def walk(resource: Resource) -> list[Any]:
         found: list[Any] = [resource]
@@ -59,9 +62,18 @@ def first_key(path: str) -> str:
     return part["key"]
 
 
+def root_keys(path: str) -> frozenset[str]:
+    """The members of a resource that a path reads: its first one, and `contained` if it asks for the type of a reference.
+
+    Raises:
+        ValueError: If the path begins with none.
+    """
+    return frozenset({first_key(path), "contained"} if "resolve()" in path else {first_key(path)})
+
+
 def members(node: Any, key: str) -> list[Any]:
     """The values under a key of an element, without nulls; empty if there is no such key or the node is not an element."""
-    value = node.get(key) if isinstance(node, Mapping) else None
+    value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None  # the first is much faster
     if isinstance(value, list):
         return [item for item in value if item is not None]
     return [] if value is None else [value]
@@ -91,7 +103,7 @@ def _member(key: str) -> _Step:
         # `members` inlined: this is the innermost loop of each write to a store
         found: list[Any] = []
         for node in nodes:
-            value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None  # the first is much faster
+            value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None
             if isinstance(value, list):
                 found += [item for item in value if item is not None]
             elif value is not None:
