@@ -24,6 +24,7 @@ _Step = Callable[[list[Any], Resource], list[Any]]
 _PART = re.compile(
     r"where\(resolve\(\) is (?P<type>\w+)\)|where\((?P<path>[\w.]+)='(?P<value>[^']*)'\)|(?P<key>[A-Za-z]\w*)", re.ASCII
 )
+_KEY = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _TARGET = re.compile(rf"(?:.*/)?([A-Z][A-Za-z]*)/{RESOURCE_ID_PATTERN}(?:/_history/{RESOURCE_ID_PATTERN})?", re.ASCII)
 
 
@@ -34,10 +35,9 @@ def compile_path(path: str) -> Walk:
     Raises:
         ValueError: If the path is malformed.
     """
+    if _KEY.fullmatch(path):  # most paths; the same as one step, and faster
+        return lambda resource: members(resource, path)
     steps = _steps(path)
-    if len(steps) == 1:
-        only = steps[0]
-        return lambda resource: only([resource], resource)
 
     def walk(resource: Resource) -> list[Any]:
         found: list[Any] = [resource]

@@ -292,6 +292,16 @@ FILES = (
         (_INDEXED,),
     ),
     Mutant(
+        "sample-of-a-group-misses-it",
+        "law 5",
+        "stores/sqlite/resource_reading.py",
+        '_SAMPLED = "((compartment.seq & 1048575) * 2654435761 >> 16)"',
+        '_SAMPLED = "compartment.seq"',
+        (
+            "tests/stores/test_resource_hosting.py::test_slices_of_a_large_group_are_alike_although_its_members_lie_at_equal_distances",
+        ),
+    ),
+    Mutant(
         "filter-opens-the-group",
         "KO-03",
         "stores/sqlite/resource_reading.py",
@@ -832,8 +842,8 @@ RIGHTS = (
         "firewall-lets-strangers-pass",
         "law 17",
         "export/firewall.py",
-        '                    raise FirewallBreach(self._type, "a line names none of the job\'s patients")',
-        "                    pass",
+        '                        raise FirewallBreach(self._type, "a line names none of the job\'s patients")',
+        "                        pass",
         ("tests/export/test_firewall.py",),
     ),
     Mutant(

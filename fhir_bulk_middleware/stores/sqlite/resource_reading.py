@@ -48,6 +48,8 @@ __all__ = [
 
 # The size of a processor's cache: a scan reads each page once, so a larger page cache would only cost memory.
 _CACHE_KIB = 256
+# Members are looked up again for each type and each slice of an export, each time in the same pages.
+_LOOKUP_CACHE_KIB = 4_096
 
 MEMBERS = """
 FROM json_each(?) AS member
@@ -67,7 +69,9 @@ _EARLIEST = -(1 << 63)
 
 _KEYS_PER_LOOK = 100
 _SAMPLE = 1_000
-"""How many of the members' versions a plan looks at to cut slices of about equal size."""
+"""About how many of the members' versions a plan looks at to cut slices of about equal size."""
+_SAMPLED = "((compartment.seq & 1048575) * 2654435761 >> 16)"
+"""Decides which keys are in the sample. The keys themselves would not do: those of the members may lie at equal distances."""
 
 _OUTSIDE = "resource INDEXED BY resource_outside"
 _MATCHING = "matching"
@@ -299,8 +303,14 @@ def empty_keys(connection: sqlite3.Connection, name: str) -> None:
 
 def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
     """Add the keys of the versions in the compartments."""
+    _keep_lookups(connection)
     values = (json.dumps(sorted(selection.references)), *between)
     connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {MEMBERS}", values)
+
+
+def _keep_lookups(connection: sqlite3.Connection) -> None:
+    """Let the connection keep the pages in which members are looked up."""
+    connection.execute(f"PRAGMA cache_size=-{_LOOKUP_CACHE_KIB}")
 
 
 def _members(span: Span, selection: Compartments) -> tuple[str, int, int]:
@@ -377,6 +387,7 @@ def _members_extents(connection: sqlite3.Connection, span: Span, selection: Comp
 
     Their places are those of a sample, since a plan must not cost as much as reading.
     """
+    _keep_lookups(connection)
     live, size = _average(connection, span)
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {MEMBERS}", members).fetchone()[0]
@@ -386,7 +397,7 @@ def _members_extents(connection: sqlite3.Connection, span: Span, selection: Comp
         return [Extent(span.first, span.last, count * live, count * size)]
     one_in = max(1, count // _SAMPLE)
     sample = connection.execute(
-        f"SELECT DISTINCT compartment.seq {MEMBERS} AND compartment.seq % ? = 0 ORDER BY 1", (*members, one_in)
+        f"SELECT DISTINCT compartment.seq {MEMBERS} AND {_SAMPLED} % ? = 0 ORDER BY 1", (*members, one_in)
     ).fetchall()
     share = count / max(1, len(sample))
     return [Extent(seq, seq, live * share, size * share) for (seq,) in sample] or [Extent(span.first, span.last, 0, 0)]
