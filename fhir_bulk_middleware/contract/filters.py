@@ -1,10 +1,10 @@
 """`Filters`: applies search criteria to resources as canonical text, for `_typeFilter`, granular scopes and deletes."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
-from functools import cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypedDict
 
 from fhir_bulk_middleware.contract.query import Filter
 from fhir_bulk_middleware.fhir.search.matching import Matcher
@@ -24,7 +24,7 @@ class Filters:
         found = [row for row in rows if filters.passes(row.json)]
 
     Most criteria have needles: byte strings of which a matching resource contains at least one. A resource without any of them
-    is not parsed.
+    is not parsed. Of the others only the members that the criteria read are parsed, if msgspec is installed.
 
     Args:
         filters: the filters; those of other types are ignored.
@@ -38,6 +38,7 @@ class Filters:
             tuple(Matcher(criteria, bases) for criteria in filter_.alternatives) for filter_ in filters if filter_.type == type
         )
         self._needles = _most_telling(self._all)
+        self._parse = _parser(frozenset().union(*(matcher.members for several in self._all for matcher in several)))
 
     def __bool__(self) -> bool:
         """Whether there is a filter."""
@@ -45,26 +46,36 @@ class Filters:
 
     def passes(self, line: bytes) -> bool:
         """Whether a resource, as canonical text, meets all filters."""
-        escaped = _escapes(line)
-        resource: Any = None
+        needles = self._needles
+        if needles is not None and not _has_any(line, needles) and not _escapes(line):
+            return False
+        return not self._all or self.judge(line)
+
+    def candidates(self, page: bytes) -> Collection[bytes]:
+        """The lines of a page that can meet all filters, without newlines; `judge` decides whether they do."""
+        lines, needles = page[:-1].split(b"\n"), self._needles
+        if needles is None:
+            return lines
+        hidden = b"\\" in page  # most pages have no escape at all
+        if len(needles) == 1:
+            needle = needles[0]
+            return [line for line in lines if needle in line or (hidden and _escapes(line))]
+        return [line for line in lines if _has_any(line, needles) or (hidden and _escapes(line))]
+
+    def judge(self, line: bytes) -> bool:
+        """As `passes`, for a line of `candidates`: parses it in any case."""
+        resource = self._parse(line)
         for alternatives in self._all:
             for matcher in alternatives:
-                if not escaped and matcher.needles is not None and not any(needle in line for needle in matcher.needles):
-                    continue
-                if resource is None:
-                    resource = _parser()(line)
                 if matcher.matches(resource):
                     break
             else:
                 return False
         return True
 
-    def candidates(self, page: bytes) -> Iterable[bytes]:
-        """The lines of a page that can meet all filters, without newlines; `passes` decides whether they do."""
-        needles = self._needles
-        if needles is None or _escapes(page):
-            return page[:-1].split(b"\n")
-        return _lines_with(page, needles)
+
+def _has_any(line: bytes, needles: Iterable[bytes]) -> bool:
+    return any(map(line.__contains__, needles))
 
 
 def _escapes(text: bytes) -> bool:
@@ -82,22 +93,15 @@ def _most_telling(filters: Iterable[tuple[Matcher, ...]]) -> tuple[bytes, ...] |
     return max(found, key=lambda needles: min(map(len, needles)), default=None)
 
 
-def _lines_with(page: bytes, needles: tuple[bytes, ...]) -> Iterator[bytes]:
-    """The lines that contain any of the needles, in order, found without a loop over all lines."""
-    following = [page.find(needle) for needle in needles]
-    while (at := min((place for place in following if place >= 0), default=-1)) >= 0:
-        start, end = page.rfind(b"\n", 0, at) + 1, page.find(b"\n", at)
-        yield page[start:end]
-        following = [
-            page.find(needle, end) if 0 <= place < end else place for needle, place in zip(needles, following, strict=True)
-        ]
+@lru_cache(maxsize=256)
+def _parser(members: frozenset[str]) -> Callable[[bytes], Any]:
+    """A JSON parser of a resource, or of these members alone if it can leave out others.
 
-
-@cache
-def _parser() -> Callable[[bytes], Any]:
-    """A JSON parser that keeps the digits of numbers: `Decimal` for a point or an exponent."""
+    It keeps the digits of numbers: `Decimal` for a point or an exponent.
+    """
     try:
         import msgspec  # noqa: PLC0415 - an optional extra
     except ImportError:
         return lambda line: json.loads(line, parse_float=Decimal)
-    return msgspec.json.Decoder(float_hook=Decimal).decode
+    fields: Any = dict.fromkeys(members, Any)
+    return msgspec.json.Decoder(TypedDict("Members", fields, total=False), float_hook=Decimal).decode  # type: ignore[operator] # fields of its own

@@ -13,13 +13,17 @@ __all__ = ["keep_elements_of"]
 
 _FIRST = ("resourceType", "id", "meta")
 _TAG = b'{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}'
+_ONLY_TAG = b'"tag":[' + _TAG + b"]}"
+_LAST_TAG = b"," + _ONLY_TAG
+_BRACE = ord("}")
 _BLANKS = " \t\n\r"
 _scanner: Any = scanner  # the parts of json's parser, older than its types
 _scan = _scanner.make_scanner(json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str))
 _string: Any = vars(decoder)["scanstring"]
 
-KeepElements = Callable[[bytes], bytes]
-"""Reduces a line to the elements that are kept. Both are without a newline."""
+KeepElements = Callable[[bytes], tuple[bytes, int]]
+"""Reduces lines to the elements that are kept. All of them end with a newline. Also returns how many resources it found in them,
+which are more than lines if one has two."""
 
 
 def keep_elements_of(keys: Collection[str], *, fast: bool = True) -> KeepElements:
@@ -34,11 +38,15 @@ def keep_elements_of(keys: Collection[str], *, fast: bool = True) -> KeepElement
 
 
 def _by_scanning(order: tuple[str, ...]) -> KeepElements:
-    def keep_elements(line: bytes) -> bytes:
+    def keep_elements(lines: bytes) -> tuple[bytes, int]:
+        found = [reduced(line) for line in lines[:-1].split(b"\n")]
+        return b"".join(found), len(found)
+
+    def reduced(line: bytes) -> bytes:
         found = dict(_members(line.decode()))
         found["meta"] = tagged(found.get("meta", "{}").encode()).decode()
         kept = ",".join(f'"{key}":{found[key]}' for key in order if key in found)
-        return f"{{{kept}}}".encode()
+        return f"{{{kept}}}\n".encode()
 
     return keep_elements
 
@@ -55,22 +63,25 @@ def _by_msgspec(order: tuple[str, ...]) -> KeepElements | None:
         rename=names,
         gc=False,
     )
-    decode, encode, raw = msgspec.json.Decoder(kept).decode, msgspec.json.encode, msgspec.Raw
+    # Many lines at a time: a call for each would cost as much as its work.
+    decode, encode, raw = msgspec.json.Decoder(kept).decode_lines, msgspec.json.Encoder().encode_lines, msgspec.Raw
+    without = raw(b"{}")
 
-    def keep_elements(line: bytes) -> bytes:
-        found = decode(line)
-        found.m2 = raw(tagged(b"{}" if found.m2 is msgspec.UNSET else bytes(found.m2)))
-        text: bytes = encode(found)
-        return text
+    def keep_elements(lines: bytes) -> tuple[bytes, int]:
+        found: list[Any] = decode(lines)
+        for one in found:
+            meta = one.m2
+            one.m2 = raw(tagged(bytes(without if meta is msgspec.UNSET else meta)))
+        return encode(found), len(found)
 
     return keep_elements
 
 
 def tagged(meta: bytes) -> bytes:
     """The text of a `meta` with the tag SUBSETTED added (EL-03)."""
-    if b'"tag"' not in meta and b"\\u" not in meta and meta.startswith(b"{"):
+    if meta[-1] == _BRACE and b'"tag"' not in meta and b"\\u" not in meta:
         rest = meta[:-1].rstrip()
-        return rest + (b"" if rest.endswith(b"{") else b",") + b'"tag":[' + _TAG + b"]}"
+        return rest + (_ONLY_TAG if rest == b"{" else _LAST_TAG)
     members = dict(_members(meta.decode())) if meta.startswith(b"{") else {}
     tags = json.loads(members.get("tag", "[]"))
     if not isinstance(tags, list) or not tags:
@@ -88,6 +99,7 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
     """
     at = _past(text, 0, "{")
     if text[at : at + 1] == "}":
+        _end(text, at + 1)
         return
     while True:
         if text[at : at + 1] != '"':
@@ -102,8 +114,15 @@ def _members(text: str) -> Iterator[tuple[str, str]]:
         while text[at : at + 1] in _BLANKS and at < len(text):
             at += 1
         if text[at : at + 1] == "}":
+            _end(text, at + 1)
             return
         at = _past(text, at, ",")
+
+
+def _end(text: str, at: int) -> None:
+    """Make sure that nothing stands behind the object."""
+    if text[at:].strip(_BLANKS):
+        raise ValueError(f"character {at}: more than one JSON value")
 
 
 def _past(text: str, at: int, mark: str) -> int:

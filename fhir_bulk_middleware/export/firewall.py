@@ -53,9 +53,11 @@ class Firewall:
         self._named = not isinstance(selection, Everything)
         # None: a reference to any patient passes.
         self._references: frozenset[bytes] | None = None
+        self._quoted: frozenset[bytes] | None = None
         owners = {"Patient"}
         if isinstance(selection, Compartments):
             self._references = frozenset(reference.encode() for reference in selection.references)
+            self._quoted = frozenset(b'"' + reference + b'"' for reference in self._references)
             owners = {reference.partition("/")[0] for reference in selection.references}
         # Patient first: most lines name one.
         first = sorted(owners or {"Patient"}, key=lambda owner: (owner != "Patient", owner))
@@ -69,21 +71,24 @@ class Firewall:
             FirewallBreach: a line is a resource of another type, or names none of the job's patients.
             MalformedPage: a line is not a resource in canonical form, or `count` is wrong.
         """
-        lines, begin, named, references = page.lines, self._begin, self._named, self._references
+        lines, begin, named, quoted = page.lines, self._begin, self._named, self._quoted
         find, begins, reference = lines.find, lines.startswith, b'"' + self._owners[0]
         behind = len(reference)
-        start, count, end = 0, 0, len(lines)
+        start, count, end, length = 0, 0, len(lines), 0
         while start < end:  # some calls into C for each line, and no object that outlives it
             newline = find(b"\n", start)
             if not begins(begin, start) or newline < 0 or lines[newline - 1] != _BRACE:
                 raise line_fault(lines, start, self._type) or FirewallBreach(self._type, "a line is a resource of another type")
             if named:  # in most lines the first reference is to one of the patients, and ends the search
                 at = find(reference, start, newline)
-                close = find(b'"', at + behind, at + _REFERENCE_LONGEST) if at >= 0 else -1
-                if (
-                    close < 0 or (lines[close - 1] == _SLASH if references is None else lines[at + 1 : close] not in references)
-                ) and not self._names_somewhere(lines[start:newline]):
-                    raise FirewallBreach(self._type, "a line names none of the job's patients")
+                # A server's ids are mostly of one length: the string is first taken to be as long as the one before.
+                if at < 0 or quoted is None or lines[at : at + length] not in quoted:
+                    close = find(b'"', at + behind, at + _REFERENCE_LONGEST) if at >= 0 else -1
+                    length = close + 1 - at
+                    if (
+                        close < 0 or (lines[close - 1] == _SLASH if quoted is None else lines[at : close + 1] not in quoted)
+                    ) and not self._names_somewhere(lines[start:newline]):
+                        raise FirewallBreach(self._type, "a line names none of the job's patients")
             start, count = newline + 1, count + 1
         if count != page.count:
             raise MalformedPage(f"a page of {self._type}", f"it has {count} lines and says that there are {page.count}")

@@ -23,6 +23,11 @@ __all__ = ["Transform"]
 _TURN = 0.005
 """Seconds of work on one page after which the event loop runs other tasks."""
 
+_PORTION = 32 * 1024
+"""Bytes of lines that `_elements` reduces at a time."""
+
+_NOT_ONE = "a line of the storage is not one resource; see `Page`"
+
 
 @dataclass(frozen=True, slots=True)
 class Transform:
@@ -31,7 +36,7 @@ class Transform:
     Attributes:
         cohort: leaves out resources of others (law 41).
         filters: drop resources that do not meet them.
-        keep_elements: reduces a line to the elements of `_elements`; None to keep all.
+        keep_elements: reduces lines to the elements of `_elements`; None to keep all.
         base_url: relative attachment URLs are made absolute below it; None to leave them.
     """
 
@@ -60,23 +65,31 @@ class Transform:
         Yields to the event loop within a page, since a filter can make each line costly (law 38).
         """
         lines, count = page.lines, page.count
-        if count and (self.cohort or self.filters or self.keep_elements):
-            kept: list[bytes] = []
-            since = perf_counter()
-            for line in self.filters.candidates(lines) if self.filters else lines[:-1].split(b"\n"):
-                if (not self.filters or self.filters.passes(line)) and self.cohort.admits(line):
-                    kept.append(line if self.keep_elements is None else self.keep_elements(line))
-                if perf_counter() - since > _TURN:
-                    await anyio.lowlevel.checkpoint()
-                    since = perf_counter()
-            count = len(kept)
-            lines = b"\n".join((*kept, b""))
+        if count and (self.cohort or self.filters):
+            kept = await self._kept(lines)
+            lines, count = b"\n".join((*kept, b"")), len(kept)
+        if count and self.keep_elements is not None:
+            lines = await _reduced(lines, count, self.keep_elements)
         unreadable = tuple(filter(self.cohort.may_name, page.unreadable))
         if self.base_url is not None:
             lines = absolute(lines, self.base_url)
         if lines is page.lines and unreadable == page.unreadable:
             return page
         return replace(page, lines=lines, count=count, unreadable=unreadable)
+
+    async def _kept(self, lines: bytes) -> list[bytes]:
+        """The lines, without newlines, that the cohort and the filters let pass."""
+        judge = self.filters.judge if self.filters else None
+        admits = self.cohort.admits if self.cohort else None
+        kept: list[bytes] = []
+        since = perf_counter()
+        for line in self.filters.candidates(lines) if self.filters else lines[:-1].split(b"\n"):
+            if (judge is None or judge(line)) and (admits is None or admits(line)):
+                kept.append(line)
+            if perf_counter() - since > _TURN:
+                await anyio.lowlevel.checkpoint()
+                since = perf_counter()
+        return kept
 
     def passes(self, line: bytes) -> bool:
         """Whether the resource of one line, without its newline, is exported."""
@@ -85,5 +98,29 @@ class Transform:
     def exported(self, line: bytes) -> bytes:
         """One line as it goes into a file."""
         if self.keep_elements is not None:
-            line = self.keep_elements(line)
+            lines, count = self.keep_elements(line + b"\n")
+            if count != 1:
+                raise ValueError(_NOT_ONE)
+            line = lines[:-1]
         return line if self.base_url is None else absolute(line, self.base_url)
+
+
+async def _reduced(lines: bytes, count: int, keep_elements: KeepElements) -> bytes:
+    """So many lines, each reduced to the elements that are kept; some of them at a time.
+
+    Raises:
+        ValueError: a line is not one resource.
+    """
+    reduced: list[bytes] = []
+    found, start, since = 0, 0, perf_counter()
+    while start < len(lines):
+        end = lines.find(b"\n", min(start + _PORTION, len(lines) - 1)) + 1
+        some, number = keep_elements(lines[start:end])
+        reduced.append(some)
+        found, start = found + number, end
+        if perf_counter() - since > _TURN:
+            await anyio.lowlevel.checkpoint()
+            since = perf_counter()
+    if found != count:
+        raise ValueError(_NOT_ONE)
+    return b"".join(reduced)

@@ -24,6 +24,7 @@ _Step = Callable[[list[Any], Resource], list[Any]]
 _PART = re.compile(
     r"where\(resolve\(\) is (?P<type>\w+)\)|where\((?P<path>[\w.]+)='(?P<value>[^']*)'\)|(?P<key>[A-Za-z]\w*)", re.ASCII
 )
+_KEY = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _TARGET = re.compile(rf"(?:.*/)?([A-Z][A-Za-z]*)/{RESOURCE_ID_PATTERN}(?:/_history/{RESOURCE_ID_PATTERN})?", re.ASCII)
 
 
@@ -34,6 +35,8 @@ def compile_path(path: str) -> Walk:
     Raises:
         ValueError: If the path is malformed.
     """
+    if _KEY.fullmatch(path):  # most paths; the same as one step, and faster
+        return lambda resource: members(resource, path)
     steps = _steps(path)
 
     def walk(resource: Resource) -> list[Any]:
@@ -59,9 +62,18 @@ def first_key(path: str) -> str:
     return part["key"]
 
 
+def root_keys(path: str) -> frozenset[str]:
+    """The members of a resource that a path reads: its first one, and `contained` if it asks for the type of a reference.
+
+    Raises:
+        ValueError: If the path begins with none.
+    """
+    return frozenset({first_key(path), "contained"} if "resolve()" in path else {first_key(path)})
+
+
 def members(node: Any, key: str) -> list[Any]:
     """The values under a key of an element, without nulls; empty if there is no such key or the node is not an element."""
-    value = node.get(key) if isinstance(node, Mapping) else None
+    value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None  # the first is much faster
     if isinstance(value, list):
         return [item for item in value if item is not None]
     return [] if value is None else [value]
@@ -91,7 +103,7 @@ def _member(key: str) -> _Step:
         # `members` inlined: this is the innermost loop of each write to a store
         found: list[Any] = []
         for node in nodes:
-            value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None  # the first is much faster
+            value = node.get(key) if type(node) is dict or isinstance(node, Mapping) else None
             if isinstance(value, list):
                 found += [item for item in value if item is not None]
             elif value is not None:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from fhir_bulk_middleware.fhir.definitions import Definitions, definitions
-from fhir_bulk_middleware.fhir.expression import compile_path
+from fhir_bulk_middleware.fhir.expression import compile_path, root_keys
 from fhir_bulk_middleware.fhir.version import FhirVersion
 
 VERSIONS = pytest.mark.parametrize("version", FhirVersion, ids=lambda version: version.name)
@@ -180,3 +180,17 @@ def test_threads_that_ask_at_once_get_one_object() -> None:
     for thread in threads:
         thread.join()
     assert len({id(one) for one in found}) == 1
+
+
+@VERSIONS
+def test_each_search_path_begins_with_a_member_of_the_resource(version: FhirVersion) -> None:
+    """So a filter may parse those members alone."""
+    known = definitions(version)
+    for type_ in known.resource_types:
+        members = {"resourceType", "contained"}.union(*(element.keys for element in known.elements(type_).values()))
+        for parameter in known.parameters(type_).values():
+            paths = [path.path for path in parameter.paths]
+            for root in parameter.roots:
+                inside = [path.path for component in root.components for path in component.paths]
+                paths += [root.path] if root.path else inside
+            assert all(root_keys(path) <= members for path in paths), f"{type_}: {parameter.name}"

@@ -362,3 +362,24 @@ async def test_slices_say_how_much_they_hold(store: Store, target_bytes: int) ->
         sizes = [sum([page.count async for page in store.pages(replace(query, range=found.range), None)]) for found in ranges]
         assert sum(sizes) == count
         assert max(sizes) <= 1.5 * target_bytes / 130
+
+
+async def test_slices_of_a_large_group_are_alike_although_its_members_lie_at_equal_distances(tmp_path: Path) -> None:
+    """A plan looks at a sample of the keys, which has neither all of them nor none."""
+    store = SQLiteResourceStore(tmp_path / "large.db")
+    store.load(
+        json.dumps(
+            {"resourceType": "Observation", "id": f"o{number}", "subject": {"reference": f"Patient/{number % 2}"}}
+        ).encode()
+        for number in range(4_400)
+    )
+    cut = await store.cut(Precision.MICROSECONDS)
+    for patient in ("Patient/0", "Patient/1"):
+        query = Query(type="Observation", selection=Compartments(frozenset({patient})), window=Window(), as_of=cut)
+        ranges = await store.slices(query, 30_000)
+        sizes = [sum([page.count async for page in store.pages(replace(query, range=found.range), None)]) for found in ranges]
+        assert sum(sizes) == 2_200
+        assert len(sizes) > 5
+        assert max(sizes) < 1.3 * 2_200 / len(sizes)
+        assert sum(found.estimate for found in ranges) == pytest.approx(2_200, rel=0.1)
+    store.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fhir_bulk_middleware.fhir.definitions import SearchParameter, TypedPath, definitions
-from fhir_bulk_middleware.fhir.expression import Resource, Test, Walk, compile_path
+from fhir_bulk_middleware.fhir.expression import Resource, Test, Walk, compile_path, root_keys
 from fhir_bulk_middleware.fhir.reference import References
 from fhir_bulk_middleware.fhir.search import ordered, targets, texts, tokens
 from fhir_bulk_middleware.fhir.search.criteria import Criteria, Criterion
@@ -45,6 +45,7 @@ class Matcher:
         criteria: The criteria.
         needles: Byte strings; the JSON text of each matching resource contains at least one of them. None if there are none.
             A store may skip a text without any of them unparsed, if its texts do not escape letters, digits and ` ._:()-`.
+        members: The members of a resource that decide whether it matches; it may be parsed without the others.
     """
 
     def __init__(self, criteria: Criteria, base_urls: Iterable[str] = ()) -> None:
@@ -53,11 +54,21 @@ class Matcher:
         parameters = definitions(criteria.version).parameters(criteria.type)
         pairs = [(criterion, parameters[criterion.name]) for criterion in criteria.criteria]
         self.needles = needles(pairs, references)
-        self._predicates = tuple(_predicate(criterion, parameter, references) for criterion, parameter in pairs)
+        self.members = frozenset({"resourceType"}.union(*(_members(parameter) for _, parameter in pairs)))
+        self._all = _all_of([_predicate(criterion, parameter, references) for criterion, parameter in pairs])
 
     def matches(self, resource: Resource) -> bool:
         """Whether the resource has the type of the criteria and matches all of them."""
-        return resource.get("resourceType") == self.criteria.type and all(test(resource) for test in self._predicates)
+        return resource.get("resourceType") == self.criteria.type and self._all(resource)
+
+
+def _members(parameter: SearchParameter) -> frozenset[str]:
+    """The members of a resource in which a parameter finds its values."""
+    found = [root_keys(path.path) for path in parameter.paths]
+    for root in parameter.roots:
+        components = (root_keys(path.path) for component in root.components for path in component.paths)
+        found += [root_keys(root.path)] if root.path else components
+    return frozenset().union(*found)
 
 
 def _predicate(criterion: Criterion, parameter: SearchParameter, references: References) -> Predicate:
@@ -72,6 +83,10 @@ def _predicate(criterion: Criterion, parameter: SearchParameter, references: Ref
     return (lambda resource: not found(resource)) if criterion.modifier == "not" else found
 
 
+def _all_of(predicates: Sequence[Predicate]) -> Predicate:
+    return predicates[0] if len(predicates) == 1 else lambda resource: all(test(resource) for test in predicates)
+
+
 def _any_of(predicates: Sequence[Predicate]) -> Predicate:
     return predicates[0] if len(predicates) == 1 else lambda resource: any(test(resource) for test in predicates)
 
@@ -81,7 +96,15 @@ def _anywhere(modifier: str | None, values: Sequence[Value], parameter: SearchPa
     tests = [(compile_path(path.path), _test(modifier, values, path, parameter, references)) for path in parameter.paths]
     if parameter.first:
         return lambda resource: _at_first(resource, tests)
-    return lambda resource: any(test(node) for walk, test in tests for node in walk(resource))
+
+    def found(resource: Resource) -> bool:
+        for walk, test in tests:
+            for node in walk(resource):
+                if test(node):
+                    return True
+        return False
+
+    return found
 
 
 def _at_first(resource: Resource, tests: Iterable[tuple[Walk, Test]]) -> bool:

@@ -1,6 +1,7 @@
 """Tests of elements against dates, numbers and quantities with prefixes."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from fhir_bulk_middleware.fhir.definitions import TypedPath
@@ -14,11 +15,11 @@ _CURRENCIES = "urn:iso:std:iso:4217"
 
 def date_test(values: Collection[DateValue], path: TypedPath) -> Test:
     """Whether the time of the element matches one of the dates."""
-    each, type_ = [(spans.COMPARE[value.prefix], value.span) for value in values], path.type
+    each, type_ = [partial(spans.COMPARE[value.prefix], value.span) for value in values], path.type
 
     def test(node: Any) -> bool:
         found = spans.element_span(node, type_)
-        return found is not None and any(compare(asked, found) for compare, asked in each)
+        return found is not None and any(matches(found) for matches in each)
 
     return test
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from fhir_bulk_middleware.fhir.prefix import Prefix
@@ -17,6 +18,7 @@ _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
 _DAY = 1440 * _MINUTE
 _DECEMBER = 12
+_USUAL = len("2000-01-01T00:00:00.000000000+00:00")
 
 _TEXT = re.compile(
     r"(?P<year>\d{4})(?:-(?P<month>0[1-9]|1[0-2])(?:-(?P<day>\d\d)"
@@ -39,31 +41,37 @@ EVER = Span(-math.inf, math.inf)
 
 def read_span(text: str) -> Span | None:
     """The interval of a date, dateTime or instant at its precision, down to nanoseconds; None if the text is none of these."""
+    return _remembered(text) if len(text) <= _USUAL else _read(text)
+
+
+def _read(text: str) -> Span | None:
     found = _TEXT.fullmatch(text)
     if found is None:
         return None
+    year, month, day, hour, minute, second, fraction, offset = found.groups()
     try:
-        first = date(int(found["year"]), int(found["month"] or 1), int(found["day"] or 1)).toordinal()
+        first = date(int(year), int(month or 1), int(day or 1)).toordinal()
     except ValueError:
         return None
-    if found["hour"] is None:
-        return Span(first * _DAY, _day_after(first, found) * _DAY)
-    minute = first * _DAY + (int(found["hour"]) * 60 + int(found["minute"])) * _MINUTE - _offset(found["offset"])
-    if found["second"] is None:
-        return Span(minute, minute + _MINUTE)
-    second = minute + int(found["second"]) * _SECOND
-    if found["fraction"] is None:
-        return Span(second, second + _SECOND)
-    unit = 10 ** (9 - len(found["fraction"]))
-    low = second + int(found["fraction"]) * unit
+    if hour is None:
+        return Span(first * _DAY, (first + 1 if day else _day_after(int(year), int(month or _DECEMBER))) * _DAY)
+    low = first * _DAY + (int(hour) * 60 + int(minute)) * _MINUTE - _offset(offset)
+    if second is None:
+        return Span(low, low + _MINUTE)
+    low += int(second) * _SECOND
+    if fraction is None:
+        return Span(low, low + _SECOND)
+    unit = 10 ** (9 - len(fraction))
+    low += int(fraction) * unit
     return Span(low, low + unit)
 
 
-def _day_after(first: int, found: re.Match[str]) -> int:
-    """The ordinal of the first day after a year, a month or a day; works for the year 9999 too, where `date` overflows."""
-    if found["day"] is not None:
-        return first + 1
-    year, month = int(found["year"]), int(found["month"] or _DECEMBER)
+_remembered = lru_cache(maxsize=1_024)(_read)
+"""Resources that were written together have the same times."""
+
+
+def _day_after(year: int, month: int) -> int:
+    """The ordinal of the first day after a month; works for the year 9999 too, where `date` overflows."""
     if month == _DECEMBER:
         return date(year, _DECEMBER, 31).toordinal() + 1
     return date(year, month + 1, 1).toordinal()

@@ -18,7 +18,7 @@ def token_test(values: Collection[TokenValue], path: TypedPath) -> Test:  # noqa
     match path.type:
         case "CodeableConcept":
             coding = _pair_test(values, "code")
-            return lambda node: any(coding(one) for one in members(node, "coding"))
+            return lambda node: any(map(coding, members(node, "coding")))
         case "Coding":
             return _pair_test(values, "code")
         case "Identifier":
@@ -45,14 +45,14 @@ def _pair_test(values: Collection[TokenValue], key: str) -> Test:
     pairs = frozenset((value.system, value.code) for value in values if value.system is not None)
 
     def test(node: Any) -> bool:
-        if not isinstance(node, Mapping):
+        if type(node) is not dict and not isinstance(node, Mapping):  # the first is much faster
             return False
         code, system = node.get(key), node.get("system")
         if systems and isinstance(system, str) and system in systems:
             return True
         if not isinstance(code, str):
             return False
-        return code in codes or ((system or "") if isinstance(system, str | None) else None, code) in pairs
+        return code in codes or ("" if system is None else system if isinstance(system, str) else None, code) in pairs
 
     return test
 

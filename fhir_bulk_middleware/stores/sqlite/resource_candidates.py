@@ -7,7 +7,7 @@ criteria, all versions are read.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -57,10 +57,15 @@ class Candidates:
 
     def collect(self, connection: sqlite3.Connection, table: str, first: int, last: int) -> None:
         """Add the keys of those between two keys to a temporary table."""
-        keys = chain.from_iterable(_keys(connection, lookup, first, last) for lookup in self.lookups)
         statement = f"INSERT OR IGNORE INTO temp.{table} SELECT value FROM json_each(?)"  # noqa: S608 - a name of ours
-        while some := list(islice(keys, _KEYS_PER_STATEMENT)):
+        for some in self.keys(connection, first, last, _KEYS_PER_STATEMENT):
             connection.execute(statement, (json.dumps(some),))
+
+    def keys(self, connection: sqlite3.Connection, first: int, last: int, at_most: int) -> Iterator[Sequence[int]]:
+        """The keys of those between two keys, in portions of at most so many; some more than once."""
+        found = chain.from_iterable(_keys(connection, lookup, first, last) for lookup in self.lookups)
+        while some := list(islice(found, at_most)):
+            yield some
 
 
 def candidates(

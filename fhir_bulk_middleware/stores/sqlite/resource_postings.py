@@ -109,11 +109,11 @@ def _remove(connection: sqlite3.Connection, row: tuple[int, int, int], gone: set
 
 def keys_of(connection: sqlite3.Connection, ranges: Iterable[KeyRange], first: int, last: int) -> Iterator[int]:
     """The keys of the versions between two keys of a type that have a posting in one of the ranges; some more than once."""
+    edges = first >> BLOCK_BITS, last >> BLOCK_BITS
     for block, places in _found(connection, ranges, first, last):
         begin = block << BLOCK_BITS
-        for place in places:
-            if first <= (seq := begin + place) <= last:
-                yield seq
+        keys = [begin + place for place in places]
+        yield from keys if block not in edges else (seq for seq in keys if first <= seq <= last)
 
 
 def blocks_of(connection: sqlite3.Connection, ranges: Iterable[KeyRange], first: int, last: int) -> Iterator[tuple[int, int]]:

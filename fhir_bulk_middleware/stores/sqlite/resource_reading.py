@@ -48,6 +48,8 @@ __all__ = [
 
 # The size of a processor's cache: a scan reads each page once, so a larger page cache would only cost memory.
 _CACHE_KIB = 256
+# Members are looked up again for each type and each slice of an export, each time in the same pages.
+_LOOKUP_CACHE_KIB = 4_096
 
 MEMBERS = """
 FROM json_each(?) AS member
@@ -64,6 +66,12 @@ SELECT name FROM type WHERE (
 ) > ?
 """  # noqa: S608 - a number of ours only
 _EARLIEST = -(1 << 63)
+
+_KEYS_PER_LOOK = 100
+_SAMPLE = 1_000
+"""About how many of the members' versions a plan looks at to cut slices of about equal size."""
+_SAMPLED = "((compartment.seq & 1048575) * 2654435761 >> 16)"
+"""Decides which keys are in the sample. The keys themselves would not do: those of the members may lie at equal distances."""
 
 _OUTSIDE = "resource INDEXED BY resource_outside"
 _MATCHING = "matching"
@@ -239,8 +247,15 @@ def fingerprint(connection: sqlite3.Connection, query: Query) -> str | None:
 
 def _anything(connection: sqlite3.Connection, span: Span, query: Query, found: Candidates | None) -> bool:
     """Whether the span has a selected resource; all changes may be deletions, or lie outside of the selection."""
-    span = _collected(connection, span, query, found)
-    return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
+    if found is None or isinstance(query.selection, Compartments):
+        span = _collected(connection, span, query, found)
+        return connection.execute(f"{span.select('seq', deleted=False)} LIMIT 1", (span.first - 1,)).fetchone() is not None
+    one = replace(span, source="json_each(?) AS asked CROSS JOIN resource ON resource.seq = asked.value")
+    for keys in found.keys(connection, span.first, span.last, _KEYS_PER_LOOK):  # the first few almost always tell
+        select = f"{one.select('seq', deleted=False)} LIMIT 1"
+        if connection.execute(select, (json.dumps(keys), span.first - 1)).fetchone() is not None:
+            return True
+    return False
 
 
 def span_of(connection: sqlite3.Connection, query: Query, after: str | None) -> tuple[int, int] | None:
@@ -288,8 +303,14 @@ def empty_keys(connection: sqlite3.Connection, name: str) -> None:
 
 def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:
     """Add the keys of the versions in the compartments."""
+    _keep_lookups(connection)
     values = (json.dumps(sorted(selection.references)), *between)
     connection.execute(f"INSERT OR IGNORE INTO temp.{name} SELECT compartment.seq {MEMBERS}", values)
+
+
+def _keep_lookups(connection: sqlite3.Connection) -> None:
+    """Let the connection keep the pages in which members are looked up."""
+    connection.execute(f"PRAGMA cache_size=-{_LOOKUP_CACHE_KIB}")
 
 
 def _members(span: Span, selection: Compartments) -> tuple[str, int, int]:
@@ -362,14 +383,24 @@ def _last(extent: Extent) -> int:
 
 
 def _members_extents(connection: sqlite3.Connection, span: Span, selection: Compartments, target_bytes: int) -> list[Extent]:
-    """The extents of the members' versions in the span; each counts as an average version of the type there."""
+    """The extents of the members' versions in the span; each counts as an average version of the type there.
+
+    Their places are those of a sample, since a plan must not cost as much as reading.
+    """
+    _keep_lookups(connection)
     live, size = _average(connection, span)
     members = _members(span, selection)
     count: int = connection.execute(f"SELECT count(*) {MEMBERS}", members).fetchone()[0]
+    if not count:
+        return []
     if count * size < 1.5 * target_bytes:  # one slice, so their places do not matter
-        return [Extent(span.first, span.last, count * live, count * size)] if count else []
-    seqs = connection.execute(f"SELECT DISTINCT compartment.seq {MEMBERS} ORDER BY 1", members)
-    return [Extent(seq, seq, live, size) for (seq,) in seqs]
+        return [Extent(span.first, span.last, count * live, count * size)]
+    one_in = max(1, count // _SAMPLE)
+    sample = connection.execute(
+        f"SELECT DISTINCT compartment.seq {MEMBERS} AND {_SAMPLED} % ? = 0 ORDER BY 1", (*members, one_in)
+    ).fetchall()
+    share = count / max(1, len(sample))
+    return [Extent(seq, seq, live * share, size * share) for (seq,) in sample] or [Extent(span.first, span.last, 0, 0)]
 
 
 def _candidates_extents(
