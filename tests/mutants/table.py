@@ -76,6 +76,14 @@ FILES = (
         (_FILES,),
     ),
     Mutant(
+        "loop-waits-for-a-file-system-to-open",
+        "law 38",
+        "stores/filesystem.py",
+        "open_promptly(path) if self._prompt else None",
+        "open_promptly(path)",
+        (_OUTPUTS,),
+    ),
+    Mutant(
         "signed-url-outlives-its-job",
         "FR-05",
         "export/signed_urls.py",
