@@ -30,11 +30,11 @@ class Compressor(Protocol):
 
 
 class Decompressor(Protocol):
-    """The members of a zlib decompression object that we use."""
+    """The members of a decompression object that we use: those of isal's `IgzipDecompressor`, and of `bz2` and `lzma`."""
 
     @property
-    def unconsumed_tail(self) -> bytes:
-        """Input that was not used because the output reached its limit."""
+    def needs_input(self) -> bool:
+        """Whether there is no more output of the input so far."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Decompressor(Protocol):
         ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """At most `max_length` bytes of output."""
+        """At most `max_length` bytes of output. Input that was not used yet is kept, for a call without any."""
         ...
 
 
@@ -54,7 +54,28 @@ def gzip_compressor() -> Compressor:
 
 def raw_decompressor() -> Decompressor:
     """A decompressor for a stream without a header, such as one from a flush point on."""
-    return _library().decompressobj(_RAW)  # type: ignore[no-any-return]
+    if FAST:
+        from isal import igzip_lib  # noqa: PLC0415 - optional
+
+        return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+    return _ZlibDecompressor()
+
+
+class _ZlibDecompressor:
+    """zlib's decompression object, which returns the input that it has not used, as one that keeps it."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(_RAW)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        output = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        self.needs_input = len(output) < max_length
+        return output
 
 
 def _library() -> Any:

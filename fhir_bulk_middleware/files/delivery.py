@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from fhir_bulk_middleware import instant
 from fhir_bulk_middleware.contract.job import Codec, Part
@@ -119,27 +119,25 @@ class Delivery:
     ) -> Response:
         if request.method == "HEAD":
             return Response(None, status, headers)
-        chunks = self._chunks(shown, pieces)
+        chunks = self._range(shown, pieces[0].range) if len(pieces) == 1 else self._pieces(shown, pieces)
         try:
             first = await anext(chunks, b"")  # before the status is sent, so that a missing file can be refused
         except FileNotFoundError:
             raise Refused(Reason.FILE_UNKNOWN) from None
-        return _FileResponse(first, chunks, status, headers)
+        return _FileResponse(first, chunks, int(headers["Content-Length"]), status, headers)
 
-    async def _chunks(self, shown: _Representation, pieces: "list[_Piece]") -> AsyncIterator[bytes]:
+    def _range(self, shown: _Representation, wanted: ByteRange) -> AsyncIterator[bytes]:
+        if shown.gzipped:
+            return self._outputs.read(shown.part.key, wanted.start, wanted.length)
+        return PartReader(self._outputs, shown.part).read(wanted.start, wanted.length)
+
+    async def _pieces(self, shown: _Representation, pieces: "list[_Piece]") -> AsyncIterator[bytes]:
         for piece in pieces:
-            if piece.head:
-                yield piece.head
-            start, length = piece.range.start, piece.range.length
-            if not length:
-                continue
-            if shown.gzipped:
-                source = self._outputs.read(shown.part.key, start, length)
-            else:
-                source = PartReader(self._outputs, shown.part).read(start, length)
-            async with closing(source) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            yield piece.head
+            if piece.range.length:
+                async with closing(self._range(shown, piece.range)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +149,33 @@ class _Piece:
 
 
 class _FileResponse(Response):
-    """A response that reads its body while sending it, and stops when the client disconnects."""
+    """A response that reads its body while sending it, and stops when the client disconnects.
 
-    def __init__(self, first: bytes, chunks: AsyncIterator[bytes], status: FileStatus, headers: dict[str, str]) -> None:
+    Args:
+        first: the first chunk.
+        chunks: the others.
+        length: bytes of all chunks.
+        status: of the response.
+        headers: of the response.
+    """
+
+    def __init__(
+        self, first: bytes, chunks: AsyncIterator[bytes], length: int, status: FileStatus, headers: dict[str, str]
+    ) -> None:
         super().__init__(None, status, headers)
         self._first = first
         self._chunks = chunks
+        self._left = length
 
     async def abandon(self) -> None:
         async with closing(self._chunks):
             pass
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self._first) == self._left:  # all is read: there is nothing to stop, and nothing to hold open while it is sent
+            await self.abandon()
+            await self._send(send)
+            return
         with anyio.CancelScope() as sending:
 
             def left(done: asyncio.Future[None]) -> None:
@@ -174,14 +187,26 @@ class _FileResponse(Response):
             gone = asyncio.ensure_future(disconnected(Request(scope, receive)))
             gone.add_done_callback(left)
             try:
-                async with closing(self._chunks) as chunks:
-                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    await send({"type": "http.response.body", "body": self._first, "more_body": True})
-                    async for chunk in chunks:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                async with closing(self._chunks):
+                    await self._send(send)
             finally:
                 gone.cancel()
+
+    async def _send(self, send: Send) -> None:
+        """Send the response. The last chunk also ends it: a client may send its next request as soon as it has all bytes."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send(self._body(self._first))
+        if self._left <= 0:
+            return
+        async for chunk in self._chunks:
+            await send(self._body(chunk))
+            if self._left <= 0:
+                return
+        raise OSError(f"the file ends {self._left} bytes early")
+
+    def _body(self, chunk: bytes) -> Message:
+        self._left -= len(chunk)
+        return {"type": "http.response.body", "body": chunk, "more_body": self._left > 0}
 
 
 def _multipart(ranges: tuple[ByteRange, ...], size: int, coding: str | None) -> tuple[list[_Piece], str]:
@@ -218,8 +243,9 @@ def _match(request: Request, name: str, tag: str, *, weak: bool, absent: bool) -
 def _unchanged(request: Request, shown: _Representation) -> bool:
     if "if-none-match" in request.headers:
         return _match(request, "if-none-match", shown.tag, weak=True, absent=False)
-    since = _date(request.headers.get("if-modified-since", ""))
-    return since is not None and shown.part.sealed_at // 1_000_000 <= since
+    since = request.headers.get("if-modified-since")
+    moment = None if since is None else _date(since)
+    return moment is not None and shown.part.sealed_at // 1_000_000 <= moment
 
 
 def _if_range(request: Request, shown: _Representation) -> bool:

@@ -1,13 +1,12 @@
 """Encodes a part for the output store, and reads plain bytes of a stored part from any offset."""
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-
-import anyio.lowlevel
 
 from fhir_bulk_middleware.contract.job import Codec, Part
 from fhir_bulk_middleware.contract.output_store import OutputStore
@@ -126,69 +125,66 @@ class PartReader:
         """
         if length == 0:
             return
-        plain = self._part.codec is Codec.PLAIN
+        if self._part.codec is Codec.PLAIN:
+            source, skip = self._outputs.read(self._part.key, start, length), 0
+        else:
+            source, skip = self._inflated(start, start + length), start % FLUSH_INTERVAL
         left = length
-        async with closing(
-            self._outputs.read(self._part.key, start, length) if plain else self._inflated(start, length)
-        ) as chunks:
+        async with closing(source) as chunks:
             async for chunk in chunks:
-                left -= len(chunk)
-                yield chunk
-        if left:
-            raise OSError(f"part {self._part.key} ends {left} bytes early")
+                wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
+                skip = max(0, skip - len(chunk))
+                left -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not left:
+                    return
+        raise OSError(f"part {self._part.key} ends {left} bytes early")
 
-    async def _inflated(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def _inflated(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """Plain bytes from the last flush point before `start`, to `end` or beyond it."""
         points = self._part.flush_points
-        first, after = start // FLUSH_INTERVAL, -(-(start + length) // FLUSH_INTERVAL)
-        begin, end = points[first], points[after] if after < len(points) else self._part.stored_size
-        skip, left = start - first * FLUSH_INTERVAL, length
-        inflating = self._on_the_spot if deflate.FAST else self._ahead
-        async with closing(inflating(begin, end)) as batches:
-            async for batch in batches:
-                for chunk in batch:
-                    wanted = chunk[skip : skip + left] if skip or len(chunk) > left else chunk
-                    skip = max(0, skip - len(chunk))
-                    left -= len(wanted)
-                    if wanted:
-                        yield wanted
-                    if not left:
-                        return
+        first, after = start // FLUSH_INTERVAL, -(-end // FLUSH_INTERVAL)
+        begin, stop = points[first], points[after] if after < len(points) else self._part.stored_size
+        stored = self._outputs.read(self._part.key, begin, stop - begin)
+        return self._on_the_spot(stored) if deflate.FAST else self._ahead(stored)
 
-    async def _on_the_spot(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+    async def _on_the_spot(self, stored: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Inflate chunk by chunk in the event loop: with isal a chunk takes about as long as sending it."""
         inflate = deflate.raw_decompressor()
-        async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
-            async for stored in chunks:
-                for chunk in self._inflate(inflate, stored):
-                    yield [chunk]
-                    await anyio.lowlevel.checkpoint()  # the event loop runs other tasks
+        async with closing(stored) as pieces:
+            async for piece in pieces:
+                for chunk in self._inflate(inflate, piece):
+                    yield chunk
+                    await asyncio.sleep(0)  # the event loop runs other tasks
 
-    async def _ahead(self, begin: int, end: int) -> AsyncIterator[list[bytes]]:
+    async def _ahead(self, stored: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Inflate several chunks at a time, in a thread, while the previous ones are being sent."""
         inflate = deflate.raw_decompressor()
         ready: list[bytes] = []
-        async with closing(self._outputs.read(self._part.key, begin, end - begin)) as chunks:
-            async for stored in chunks:
-                inflating = self._inflate(inflate, stored)
+        async with closing(stored) as pieces:
+            async for piece in pieces:
+                inflating = self._inflate(inflate, piece)
                 more = True
                 while more:
                     async with meanwhile(partial(_some, inflating)) as following:
-                        if ready:
-                            yield ready
+                        for chunk in ready:
+                            yield chunk
                     ready = following.result()
                     more = len(ready) == _TOGETHER
-        if ready:
-            yield ready
+        for chunk in ready:
+            yield chunk
 
-    def _inflate(self, inflate: deflate.Decompressor, stored: bytes) -> Iterator[bytes]:
-        pending, full = stored, True
-        while pending or full:
+    def _inflate(self, inflate: deflate.Decompressor, piece: bytes) -> Iterator[bytes]:
+        while not inflate.eof:
             try:
-                chunk = inflate.decompress(pending, _CHUNK)
+                chunk = inflate.decompress(piece, _CHUNK)
             except Exception as error:  # isal and zlib raise different classes
                 raise OSError(f"part {self._part.key} cannot be inflated") from error
-            pending, full = inflate.unconsumed_tail, len(chunk) == _CHUNK
             yield chunk
+            if inflate.needs_input:
+                return
+            piece = b""
 
 
 def _some(chunks: Iterator[bytes]) -> list[bytes]:

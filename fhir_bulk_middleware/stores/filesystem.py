@@ -1,5 +1,6 @@
 """`FileOutputStore`: parts as files, in one folder for each job."""
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -7,12 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from io import BufferedWriter
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import aiofiles
-import anyio.lowlevel
+import anyio
 import anyio.to_thread
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
@@ -20,6 +21,7 @@ from fhir_bulk_middleware.contract.output_store import Link, OutputSink
 from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.stores.output_keys import split_key
+from fhir_bulk_middleware.stores.prompt_open import open_promptly
 from fhir_bulk_middleware.streams.ahead import ahead
 from fhir_bulk_middleware.streams.closing import closing
 
@@ -49,6 +51,7 @@ class FileOutputStore:
     def __init__(self, folder: Path | str, *, blocking: bool = False) -> None:
         self._folder = Path(folder).absolute()
         self._blocking = blocking
+        self._prompt = False  # whether the file system has read without waiting
 
     def recipe(self) -> Recipe:
         """How to open the same folder in a worker process."""
@@ -77,11 +80,11 @@ class FileOutputStore:
     async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
         """See `OutputStore.read`; chunks have at most 256 kB.
 
-        Chunks in the page cache are read in the event loop, which takes less time than to start a thread; from the first chunk
-        that must be waited for, a thread reads.
+        What is in the page cache is read in the event loop, which takes less time than to start a thread, and once that was so, a
+        file whose name is cached is opened there, too; from the first chunk that must be waited for, a thread reads.
         """
-        job_id, name = split_key(key)
-        path = self._folder / job_id / name
+        split_key(key)
+        path = self._folder / key
         if self._blocking:
             with path.open("rb", buffering=0) as here:
                 here.seek(start)
@@ -89,12 +92,15 @@ class FileOutputStore:
                     length -= len(chunk)
                     yield chunk
             return
-        file = await anyio.to_thread.run_sync(partial(path.open, "rb", buffering=0))
+        file = open_promptly(path) if self._prompt else None
+        if file is None:
+            file = await anyio.to_thread.run_sync(partial(FileIO, path))
         try:
             reading = _Reading(file.fileno(), start, length)
             while reading.at_hand() and (chunk := reading()):
+                self._prompt = True
                 yield chunk
-                await anyio.lowlevel.checkpoint()  # others get their turn in the loop
+                await asyncio.sleep(0)  # others get their turn in the loop
             if reading.left > 0:
                 async with closing(ahead(reading)) as chunks:
                     async for chunk in chunks:
@@ -200,7 +206,8 @@ class _Reading:
         probe = bytearray(1)
         last = self.offset + min(_CHUNK, self.left) - 1
         try:
-            return all(os.preadv(self.descriptor, [probe], place, os.RWF_NOWAIT) for place in (self.offset, last))
+            first_is = os.preadv(self.descriptor, [probe], self.offset, os.RWF_NOWAIT)
+            return bool(first_is and os.preadv(self.descriptor, [probe], last, os.RWF_NOWAIT))
         except OSError:  # it would wait, or cannot say
             return False
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from isal import isal_zlib
+from isal import igzip_lib
 
 from fhir_bulk_middleware.contract.job import Codec, Part
 from fhir_bulk_middleware.settings import Settings
@@ -24,6 +24,7 @@ __all__ = ["downloads"]
 
 _LARGE = Settings(slice_bytes=1 << 30, part_bytes=1 << 30)
 _BLOCK = 1 << 20
+_STEP = 256 * 1024
 _NO_NGINX = "there is no nginx here"
 _TIMES = 10
 """How often gzip files are fetched in a round: they are small."""
@@ -119,17 +120,16 @@ def _fetch(connection: socket.socket, path: str, fields: str) -> int:
 
 
 def _inflating(folder: Path, parts: Sequence[Part]) -> Callable[[], float]:
-    """MB/s of plain bytes that isal makes of the same files and that nobody wants."""
+    """MB/s of plain bytes that isal makes of the same files and that nobody wants, by the fastest way that it has."""
 
     def inflate() -> float:
         size, begun = 0, time.perf_counter()
         for part in parts:
-            inflating = isal_zlib.decompressobj(31)
+            inflating = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
             with (folder / part.key).open("rb", buffering=0) as file:
-                while data := file.read(256 * 1024):
-                    while data:
-                        size += len(inflating.decompress(data, 256 * 1024))
-                        data = inflating.unconsumed_tail
+                file.seek(part.flush_points[0])
+                while not inflating.eof:
+                    size += len(inflating.decompress(file.read(_STEP) if inflating.needs_input else b"", _STEP))
         return size / (time.perf_counter() - begun) / 1e6
 
     return inflate

@@ -5,7 +5,7 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import anyio
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from fhir_bulk_middleware.contract.job import Part
 from fhir_bulk_middleware.contract.output_store import OutputStore
 from fhir_bulk_middleware.files.delivery import Delivery
 from fhir_bulk_middleware.files.part import FLUSH_INTERVAL
@@ -262,6 +263,48 @@ async def test_a_download_that_began_before_the_cancel_completes(file: File) -> 
     assert b"".join(received) == file.plain
 
 
+async def answered(outputs: OutputStore, part: Part, coding: str, sent: list[Any]) -> None:
+    """Answer a request for a file into a list."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "headers": [(b"accept-encoding", coding.encode())],
+        "path": "/",
+        "query_string": b"",
+    }
+    response = await Delivery(outputs).response(Request(scope), part)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    await response(scope, receive, send)
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_the_last_bytes_of_a_file_end_its_answer(file: File, coding: str) -> None:
+    """A client that has all that it was promised asks for the next file at once, so nothing is left to send."""
+    (part,) = await file.house.parts(file.location)
+    sent: list[Any] = []
+    await answered(file.house.outputs, part, coding, sent)
+    start, *bodies = sent
+
+    assert dict(start["headers"])[b"content-length"] == b"%d" % sum(len(message["body"]) for message in bodies)
+    assert all(message["body"] for message in bodies)
+    assert [message["more_body"] for message in bodies] == [True] * (len(bodies) - 1) + [False]
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_an_answer_that_is_too_short_breaks_and_never_ends(file: File, coding: str) -> None:
+    (part,) = await file.house.parts(file.location)
+    sent: list[Any] = []
+    with pytest.raises(OSError, match="early"):
+        await answered(file.house.outputs, replace(part, size=part.size + 1, stored_size=part.stored_size + 1), coding, sent)
+    assert all(message.get("more_body", True) for message in sent)
+
+
 class Watched:
     """Knows whether a part is being read."""
 
@@ -276,6 +319,22 @@ class Watched:
                 yield chunk
         finally:
             self.reading = False
+
+
+async def test_a_file_of_one_chunk_is_not_open_while_it_is_sent(file: File) -> None:
+    """A slow client holds no file open that is in memory as a whole."""
+    outputs = Watched(file.house.outputs)
+    (part,) = await file.house.parts(file.location)
+    scope = {"type": "http", "method": "GET", "headers": [(b"range", b"bytes=0-99")], "path": "/", "query_string": b""}
+    response = await Delivery(cast("OutputStore", outputs)).response(Request(scope), part)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        assert not outputs.reading
+        sent.append(message)
+
+    await response(scope, lambda: pytest.fail("there is nothing to stop"), send)
+    assert sent[-1] == {"type": "http.response.body", "body": file.plain[:100], "more_body": False}
 
 
 @pytest.mark.parametrize("how", ["leaves", "breaks"])

@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import os
 import stat
@@ -9,9 +10,10 @@ import anyio
 import pytest
 
 from fhir_bulk_middleware.contract.output_store import Link, OutputSink, OutputStore
-from fhir_bulk_middleware.stores import filesystem
+from fhir_bulk_middleware.stores import filesystem, prompt_open
 from fhir_bulk_middleware.stores.filesystem import FileOutputStore
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
+from fhir_bulk_middleware.streams.closing import closing
 from fhir_bulk_middleware.testing.output_store import OutputStoreSuite
 
 JOB = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -34,6 +36,13 @@ class TestFileOutputStoreWhereReadingMayAlwaysWait(OutputStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OutputStore:
         monkeypatch.setattr(filesystem, "_CAN_SAY", False)
+        return FileOutputStore(tmp_path / "exports")
+
+
+class TestFileOutputStoreWhereOpeningMayAlwaysWait(OutputStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OutputStore:
+        monkeypatch.setattr(prompt_open, "_OPENAT2", 1_000_000)  # which no system knows
         return FileOutputStore(tmp_path / "exports")
 
 
@@ -91,6 +100,73 @@ async def test_what_the_system_has_not_in_memory_is_read_as_well(tmp_path: Path,
     assert max(map(len, chunks)) <= 256 * 1024
 
 
+async def stored(store: OutputStore, content: bytes) -> None:
+    async with store.create(KEY) as sink:
+        await sink.write(content)
+        await sink.seal()
+
+
+def reads_promptly(path: Path) -> bool:
+    """Whether this system opens and reads a file that it has in memory without waiting."""
+    file = prompt_open.open_promptly(path)
+    if file is None:
+        return False
+    with file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        except (AttributeError, OSError):
+            return False
+
+
+@pytest.mark.anyio
+async def test_what_the_system_has_in_memory_is_read_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileOutputStore(tmp_path)
+    await stored(store, content := os.urandom(1_000_000))
+    if not reads_promptly(tmp_path / KEY):
+        pytest.skip("this system cannot say whether it would wait")
+    assert b"".join([chunk async for chunk in store.read(KEY, 0, 1_000_000)]) == content
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a thread costs more than the chunk")
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
+    monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
+    assert b"".join([chunk async for chunk in store.read(KEY, 0, 1_000_000)]) == content
+
+
+@pytest.mark.anyio
+async def test_a_file_is_first_opened_in_a_thread_and_until_one_was_read_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of a network cannot read without waiting, and would keep the loop waiting while it opens."""
+    monkeypatch.setattr(filesystem, "open_promptly", lambda _: pytest.fail("opening may wait here"))
+    monkeypatch.setattr(filesystem, "_CAN_SAY", False)
+    store = FileOutputStore(tmp_path)
+    await stored(store, b"x" * 1_000_000)
+    for _ in range(2):
+        assert [len(chunk) async for chunk in store.read(KEY, 999_000, 1_000)] == [1_000]
+
+
+@pytest.mark.anyio
+async def test_a_part_that_goes_after_another_read_is_missed_on_the_first_step(tmp_path: Path) -> None:
+    store = FileOutputStore(tmp_path)
+    await stored(store, b"x")
+    assert [chunk async for chunk in store.read(KEY, 0, 1)] == [b"x"]
+    await store.discard(JOB)
+    with pytest.raises(FileNotFoundError):
+        await anext(store.read(KEY, 0, 1))
+
+
+@pytest.mark.anyio
+async def test_no_file_stays_open_after_its_reader_has_gone(tmp_path: Path) -> None:
+    store = FileOutputStore(tmp_path)
+    await stored(store, b"x" * 1_000_000)
+    for _ in range(3):
+        async with closing(store.read(KEY, 0, 1_000_000)) as chunks:
+            await anext(chunks)
+    assert not held(tmp_path / KEY)
+
+
 async def write_on_a_full_disk(store: OutputStore, folder: Path) -> None:
     async with store.create(KEY) as sink:
         (name,) = names(folder)
@@ -102,10 +178,14 @@ async def write_on_a_full_disk(store: OutputStore, folder: Path) -> None:
 def fill(path: Path) -> None:
     """Whoever has this file open finds the disk full from now on."""
     full = os.open("/dev/full", os.O_WRONLY)
-    for descriptor in names(Path("/proc/self/fd")):
-        if Path("/proc/self/fd", descriptor).resolve() == path:
-            os.dup2(full, int(descriptor))
+    for descriptor in held(path):
+        os.dup2(full, descriptor)
     os.close(full)
+
+
+def held(path: Path) -> list[int]:
+    """The descriptors of this process that have the file open."""
+    return [int(each) for each in names(Path("/proc/self/fd")) if Path("/proc/self/fd", each).resolve() == path]
 
 
 def names(folder: Path) -> list[str]:
