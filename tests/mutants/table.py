@@ -1563,8 +1563,8 @@ POSTGRES = (
         "postgres-lease-of-another-attempt-counts",
         "law 18",
         "stores/postgres/work_queue.py",
-        "AND worker = %(worker)s AND attempt = %(attempt)s FOR UPDATE",
-        "AND worker = %(worker)s AND attempt >= %(attempt)s FOR UPDATE",
+        "AND work.worker = %(worker)s AND work.attempt = %(attempt)s\n",
+        "AND work.worker = %(worker)s AND work.attempt >= %(attempt)s\n",
         (_POSTGRES_SUITE,),
     ),
     Mutant(
@@ -1597,6 +1597,14 @@ POSTGRES = (
         "dispatch/tickets.py",
         "[: max(free - len(waiting), 0)]",
         "[:free]",
+        (_TASKS,),
+    ),
+    Mutant(
+        "tasks-of-what-is-done-stay-in-the-queue",
+        "law 19",
+        "dispatch/procrastinate_runner.py",
+        "not await self._another(adapter)",
+        "not await self._works[adapter].work.backlog(1)",
         (_TASKS,),
     ),
     Mutant(

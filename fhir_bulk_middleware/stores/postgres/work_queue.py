@@ -1,8 +1,9 @@
 """Leases, plans and checkpoints in PostgreSQL: each function is one write transaction on the tables of `migrations`.
 
 A lease is current exactly while its row in `work` has its worker and attempt. Finished work has no row. Each statement sees what
-others committed before it (READ COMMITTED), so what decides is locked before it is read: first the job, then its work. A claim
-locks only work and an owner's turn, and waits for neither (`SKIP LOCKED`).
+others committed before it (READ COMMITTED), so what decides is locked before it is read: first the job, then its work. A
+statement that waited for a lock looks again at the rows that it locks. A claim locks only work and an owner's turn, and waits for
+neither (`SKIP LOCKED`).
 """
 
 from collections.abc import Sequence
@@ -54,19 +55,27 @@ _JOB_AND_SLICE = f"""
     FROM $job AS job LEFT JOIN $slice AS slice ON slice.job_id = job.id AND slice.number = %(slice)s
     WHERE job.id = %(job)s
 """  # noqa: S608
+# The work was locked before; nobody waits for a turn that is taken.
 _LEASE = """
-    UPDATE $work
-    SET attempt = %(attempt)s, worker = %(worker)s, leased_until = %(until)s, leased_for = %(span)s, cause = %(cause)s
-    WHERE job_id = %(job)s AND slice = %(slice)s
-"""
-_TAKE_TURN = """
+    WITH leased AS (
+        UPDATE $work
+        SET attempt = %(attempt)s, worker = %(worker)s, leased_until = %(until)s, leased_for = %(span)s, cause = %(cause)s
+        WHERE job_id = %(job)s AND slice = %(slice)s
+    )
     UPDATE $turn SET served = nextval('$turn_number')
     WHERE owner_key = (SELECT owner_key FROM $turn WHERE owner_key = %(owner)s FOR UPDATE SKIP LOCKED)
 """
-_LOCK_JOB = "SELECT more, plannings FROM $job WHERE id = %(job)s FOR NO KEY UPDATE"
-_LOCK_HELD = """
-    SELECT done FROM $work
-    WHERE job_id = %(job)s AND slice = %(slice)s AND worker = %(worker)s AND attempt = %(attempt)s FOR UPDATE
+_HOLD = """
+    SELECT work.done, job.more FROM $job AS job JOIN $work AS work ON work.job_id = job.id
+    WHERE job.id = %(job)s AND work.slice = %(slice)s AND work.worker = %(worker)s AND work.attempt = %(attempt)s
+    FOR NO KEY UPDATE OF job FOR UPDATE OF work
+"""
+_RENEW = """
+    WITH renewed AS (
+        UPDATE $work SET leased_until = %(until)s, leased_for = %(span)s, done = %(done)s
+        WHERE job_id = %(job)s AND slice = %(slice)s
+    )
+    UPDATE $job SET done = done + %(more)s WHERE id = %(job)s AND %(more)s > 0
 """
 _OPEN = "INSERT INTO $work (job_id, slice, adapter_key) VALUES (%(job)s, %(slice)s, %(adapter)s)"
 _OPEN_NEXT_ROUND = """
@@ -121,8 +130,7 @@ def claim(session: Session, known: KnownJobs, adapter: str, *, worker: str, now:
                     if holder is not None:  # it was neither finished nor given back
                         cause = fell_silent(holder, attempt)
                     values = {"job": job_id, "slice": number, "attempt": attempt + 1, "worker": worker, "cause": cause}
-                    session.change(_LEASE, values | _span(now, lease_seconds))
-                    session.change(_TAKE_TURN, {"owner": owner})
+                    session.change(_LEASE, values | _span(now, lease_seconds) | {"owner": owner})
                     job, piece = _job_and_slice(session, known, job_id, number)
                     return Granted(job, piece, attempt + 1, attempt + 1 - excused, cause)
         if len(jobs) < limit:
@@ -135,12 +143,8 @@ def renew(session: Session, lease: Lease, now: Instant, lease_seconds: float, do
     held = _hold(session, lease)
     if held is None:
         return False
-    session.change(
-        "UPDATE $work SET leased_until = %(until)s, leased_for = %(span)s, done = greatest(done, %(done)s)"
-        " WHERE job_id = %(job)s AND slice = %(slice)s",
-        _place(lease) | _span(now, lease_seconds) | {"done": done},
-    )
-    _count(session, lease, done - held.done, 0)
+    read = max(done, held.done)
+    session.change(_RENEW, _place(lease) | _span(now, lease_seconds) | {"done": read, "more": read - held.done})
     return True
 
 
@@ -248,9 +252,8 @@ def release(session: Session, held: Lease | str, cause: str, *, excused: bool) -
 
 def _hold(session: Session, lease: Lease) -> _Held | None:
     """Lock the job and the work of a lease; None if the lease is lost."""
-    job = session.row(_LOCK_JOB, _place(lease))
-    work = None if job is None else session.row(_LOCK_HELD, _token(lease))
-    return None if job is None or work is None else _Held(work[0], bool(job[0]))
+    held = session.row(_HOLD, _token(lease))
+    return None if held is None else _Held(held[0], bool(held[1]))
 
 
 def _go_on(session: Session, job_id: str, now: Instant, *, more: bool) -> bool:
