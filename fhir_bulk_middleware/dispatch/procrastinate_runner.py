@@ -114,6 +114,7 @@ class ProcrastinateRunner:
         self._works: dict[str, StepThreads] = {}
         self._woken: list[asyncio.Event] = []
         self._users = 0
+        self._leaving = False
         self._opening = anyio.Lock()
         self._opened_here = False
         self._register(priority)
@@ -161,9 +162,11 @@ class ProcrastinateRunner:
         async with self._open():
             # A task of asyncio's own: procrastinate drains when it is cancelled once, and AnyIO cancels again and again.
             serving = asyncio.create_task(self._serve(), name="fhir-bulk-procrastinate")
+            self._leaving = False
             try:
                 yield
             finally:
+                self._leaving = True
                 serving.cancel()
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait({serving}, timeout=self._drain + _UNREGISTERING)
@@ -298,9 +301,12 @@ class ProcrastinateRunner:
                 return
 
     async def _another(self, adapter: str) -> bool:
-        """Whether a further ticket was there and is taken; none if procrastinate's database cannot answer now."""
+        """Whether a further ticket was there and is taken; none if procrastinate's database cannot answer now.
+
+        A worker that is stopped begins nothing more (a house's own one does, for as long as its task may go on).
+        """
         with suppress(ConnectorException):
-            return await self._tickets.take(adapter)
+            return not self._leaving and await self._tickets.take(adapter)
         return False
 
     async def _retry_stalled(self, timestamp: int) -> None:

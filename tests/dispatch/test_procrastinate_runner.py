@@ -104,6 +104,38 @@ async def test_a_task_goes_on_with_further_pieces_and_takes_their_tasks_out_of_t
     assert set(carried_out) == {("succeeded",)}
 
 
+class _Waiting(FolderWork):
+    """Each step waits until it may go on."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.begun: list[str] = []
+        self.may_go_on = asyncio.Event()
+
+    def recipe(self) -> None:  # type: ignore[override] # it is carried out here
+        return None
+
+    async def step(self, worker: str) -> bool:
+        self.begun.append(worker)
+        await self.may_go_on.wait()
+        return await super().step(worker)
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_begins_no_further_piece(
+    quick: Callable[..., _Working], postgres: str, schema: str, tmp_path: Any
+) -> None:
+    runner, work = quick(drain=20.0), _Waiting(str(tmp_path / "work"))
+    for number in range(5):
+        work.add(f"{number}")
+    waiting = f"SELECT 1 FROM {schema}.procrastinate_jobs WHERE status = 'todo'"  # noqa: S608
+    async with runner.running(work):
+        await until(lambda: len(work.begun) == 1 and len(rows(postgres, waiting)) >= 4)
+        asyncio.get_running_loop().call_soon(work.may_go_on.set)
+    assert len(work.begun) == 1
+    assert await work.backlog(5) == 4
+
+
 @pytest.mark.anyio
 async def test_a_task_of_a_worker_that_fell_silent_is_given_to_another(
     postgres: str, schema: str, quick: Callable[..., _Working], tmp_path: Any

@@ -1608,6 +1608,14 @@ POSTGRES = (
         (_TASKS,),
     ),
     Mutant(
+        "a-worker-that-stops-takes-more-work",
+        "law 18",
+        "dispatch/procrastinate_runner.py",
+        "return not self._leaving and await",
+        "return await",
+        (_TASKS,),
+    ),
+    Mutant(
         "a-worker-that-stops-does-not-drain",
         "law 18",
         "dispatch/procrastinate_runner.py",
