@@ -53,7 +53,7 @@ class OutputStore(Protocol):
         ...
 
     def jobs(self) -> AsyncIterator[str]:
-        """Ids of the jobs that have a part here, sealed or not."""
+        """Ids of the jobs that have a part here, sealed or not. Until it is sealed, 8 MiB of a part may be in memory alone."""
         ...
 
 

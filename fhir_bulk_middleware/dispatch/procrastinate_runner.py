@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import anyio
@@ -18,6 +18,7 @@ from procrastinate.exceptions import AppNotOpen, ConnectorException, TaskAlready
 from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
+from psycopg_pool import AsyncConnectionPool
 
 from fhir_bulk_middleware.contract.running import Work
 from fhir_bulk_middleware.dispatch.tickets import Tickets
@@ -41,6 +42,8 @@ _POLL = 1.0
 _PAUSE_LONGEST = 30.0
 _MINUTE = 60
 _SETTLED = 10.0
+_STAY = 1.0
+"""Seconds for which a task goes on with further pieces of work. Tasks of a higher priority wait so long, as do drains."""
 _UNREGISTERING = 10.0
 """Seconds that a worker has, after its pieces of work have ended, to take its leave of a database that may be away."""
 
@@ -57,7 +60,9 @@ class ProcrastinateRunner:
     `PostgresJobStore` does.
 
     The tasks are `fhir_bulk:step`, with the adapter's name as their only argument, and `fhir_bulk:retry_stalled`, which gives
-    back, every half of `stalled_after`, the tasks of workers without a heartbeat.
+    back, every half of `stalled_after`, the tasks of workers without a heartbeat. For a second a task goes on with further pieces
+    of work, and takes the task of each out of the queue, so that small pieces do not cost a task each and as many tasks wait as
+    there are pieces of free work.
 
     Args:
         app: the house's own App, to which our tasks are added and whose tables must be there; or the connection string of a
@@ -109,6 +114,7 @@ class ProcrastinateRunner:
         self._works: dict[str, StepThreads] = {}
         self._woken: list[asyncio.Event] = []
         self._users = 0
+        self._leaving = False
         self._opening = anyio.Lock()
         self._opened_here = False
         self._register(priority)
@@ -156,9 +162,11 @@ class ProcrastinateRunner:
         async with self._open():
             # A task of asyncio's own: procrastinate drains when it is cancelled once, and AnyIO cancels again and again.
             serving = asyncio.create_task(self._serve(), name="fhir-bulk-procrastinate")
+            self._leaving = False
             try:
                 yield
             finally:
+                self._leaving = True
                 serving.cancel()
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait({serving}, timeout=self._drain + _UNREGISTERING)
@@ -280,14 +288,26 @@ class ProcrastinateRunner:
                 threads.close()
 
     async def _step(self, adapter: str) -> None:
-        """The task: one step of the work of an adapter."""
+        """The task: a step of the work of an adapter, and further ones for a while, each of which takes a ticket that waits."""
         if adapter not in self._works:
             raise LookupError(
                 f"this worker does not know the adapter {adapter!r}: import what makes its BulkData (import_paths of the App), or"
                 f" give the runner of that BulkData a queue of its own, which is not {self._queue!r}"
             )
-        if await self._works[adapter].step(_unique()):
+        ends = time.monotonic() + _STAY
+        while await self._works[adapter].step(_unique()):
             self.wake()  # one step may make work for many
+            if time.monotonic() > ends or not await self._another(adapter):
+                return
+
+    async def _another(self, adapter: str) -> bool:
+        """Whether a further ticket was there and is taken; none if procrastinate's database cannot answer now.
+
+        A worker that is stopped begins nothing more (a house's own one does, for as long as its task may go on).
+        """
+        with suppress(ConnectorException):
+            return not self._leaving and await self._tickets.take(adapter)
+        return False
 
     async def _retry_stalled(self, timestamp: int) -> None:
         """The periodic task: give back the tasks of workers without a heartbeat."""
@@ -307,7 +327,13 @@ def _own_app(dsn: str, schema: str) -> App:
     """An App whose tables are in a schema of their own."""
     given = str(conninfo_to_dict(dsn).get("options") or "")
     arguments = {"options": f"{given} -c search_path={schema}".strip(), "prepare_threshold": None}
-    return App(connector=PsycopgConnector(conninfo=dsn, kwargs=arguments, min_size=1, max_size=4))
+    pool = partial(AsyncConnectionPool, configure=_without_transactions)
+    return App(connector=PsycopgConnector(pool_factory=pool, conninfo=dsn, kwargs=arguments, min_size=1, max_size=4))
+
+
+async def _without_transactions(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    """Each statement of procrastinate is a transaction of its own: to begin and commit it would be two more."""
+    await connection.set_autocommit(True)
 
 
 def _unique() -> str:

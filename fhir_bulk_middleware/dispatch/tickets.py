@@ -5,6 +5,9 @@ the job store. So turns of owners, limits and leases are those of the job store,
 
 Each ticket has a number, which is in its queueing lock, so of each number one waits at most. Any number of processes may
 therefore add what is missing at the same time. A ticket without a piece of work is taken, finds none and is done.
+
+A worker that is done with a piece of work may take the next ticket itself, out of the queue, which costs a quarter of what a task
+of its own does. So the length of the queue stays that of the free work.
 """
 
 from hashlib import sha256
@@ -24,6 +27,15 @@ _ATTEMPTS = 5
 
 # Served by the partial index on the queueing locks of waiting tasks, however many tasks have ended.
 _WAITING = "SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(names)s)"
+
+# The one that procrastinate would give to a worker next.
+_TAKE = """
+    DELETE FROM procrastinate_jobs WHERE id = (
+        SELECT id FROM procrastinate_jobs
+        WHERE status = 'todo' AND queue_name = %(queue)s AND task_name = %(task)s AND args = %(args)s
+        ORDER BY priority DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) RETURNING id
+"""
 
 
 class Tickets:
@@ -62,6 +74,15 @@ class Tickets:
             except AlreadyEnqueued:  # another process was quicker, and nothing was added
                 continue
             return
+
+    async def take(self, adapter: str) -> bool:
+        """Take a waiting ticket for the work of an adapter out of the queue; False if there is none.
+
+        Raises:
+            ConnectorException: procrastinate's database cannot answer now.
+        """
+        args = {"adapter": adapter}
+        return bool(await self._app.connector.execute_query_all_async(_TAKE, queue=self._queue, task=self._task, args=args))
 
     def _ticket(self, work: Work, name: str) -> Job:
         configured = self._app.configure_task(self._task, queue=self._queue, priority=self._priority, queueing_lock=name)

@@ -20,6 +20,7 @@ from fhir_bulk_middleware.testing.needed import pytest
 __all__ = ["OutputStoreSuite"]
 
 _LONG = bytes(range(256)) * 4096  # 1 MiB, larger than the chunks of a store
+_MORE_THAN_IN_MEMORY = 10  # times that much a store may gather, before it has anything of a part
 
 
 class _Left(Exception):  # noqa: N818 - any failure while a part is written
@@ -261,11 +262,12 @@ class OutputStoreSuite:
         assert await _get(store, key, 0, 5) == b"first", "a link must keep the bytes that it was made of"
 
     async def test_jobs_lists_every_job_with_anything_here(self, store: OutputStore) -> None:
-        """Sealed or not: a sweep finds the parts of jobs that the job store no longer knows."""
+        """Sealed or not: a sweep finds the parts of jobs that the job store no longer knows, and what killed workers left."""
         sealed, begun = _key(), _key()
         await _put(store, sealed, b"x")
         async with store.create(begun) as sink:
-            await sink.write(_LONG)
+            for _ in range(_MORE_THAN_IN_MEMORY):
+                await sink.write(_LONG)
             listed = await _jobs(store)
         for key in (sealed, begun):
             assert key.partition("/")[0] in listed, "a job with anything in the store must be listed"

@@ -77,6 +77,66 @@ async def test_as_many_tasks_wait_as_there_are_pieces_of_work(postgres: str, sch
 
 
 @pytest.mark.anyio
+async def test_a_task_goes_on_with_further_pieces_and_takes_their_tasks_out_of_the_queue(
+    postgres: str, schema: str, tmp_path: Any
+) -> None:
+    """So small pieces do not cost a task each, and the length of the queue stays that of the free work."""
+    work = FolderWork(str(tmp_path / "work"))
+    for number in range(30):
+        work.add(f"{number}")
+    jobs = f"{schema}.procrastinate_jobs"
+    steps = f"SELECT status FROM {jobs} WHERE task_name = 'fhir_bulk:step'"  # noqa: S608
+    app = App(connector=PsycopgConnector(conninfo=postgres, kwargs={"options": f"-c search_path={schema}"}, min_size=1))
+    app.worker_defaults["delete_jobs"] = "never"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        runner = ProcrastinateRunner(app, drain=0.1)
+        async with runner.running(work):
+            await until(lambda: rows(postgres, steps) == [("todo",)] * 30)
+        async with runner.working(work):
+            await until(lambda: all(work.done(f"{number}") for number in range(30)))
+            await until(lambda: ("todo",) not in rows(postgres, steps))
+            await until(lambda: ("doing",) not in rows(postgres, steps))
+    carried_out = rows(postgres, steps)
+    assert 1 <= len(carried_out) < 30, "one task carried out several pieces, and the tasks of these are gone"
+    assert set(carried_out) == {("succeeded",)}
+
+
+class _Waiting(FolderWork):
+    """Each step waits until it may go on."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.begun: list[str] = []
+        self.may_go_on = asyncio.Event()
+
+    def recipe(self) -> None:  # type: ignore[override] # it is carried out here
+        return None
+
+    async def step(self, worker: str) -> bool:
+        self.begun.append(worker)
+        await self.may_go_on.wait()
+        return await super().step(worker)
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_begins_no_further_piece(
+    quick: Callable[..., _Working], postgres: str, schema: str, tmp_path: Any
+) -> None:
+    runner, work = quick(drain=20.0), _Waiting(str(tmp_path / "work"))
+    for number in range(5):
+        work.add(f"{number}")
+    waiting = f"SELECT 1 FROM {schema}.procrastinate_jobs WHERE status = 'todo'"  # noqa: S608
+    async with runner.running(work):
+        await until(lambda: len(work.begun) == 1 and len(rows(postgres, waiting)) >= 4)
+        asyncio.get_running_loop().call_soon(work.may_go_on.set)
+    assert len(work.begun) == 1
+    assert await work.backlog(5) == 4
+
+
+@pytest.mark.anyio
 async def test_a_task_of_a_worker_that_fell_silent_is_given_to_another(
     postgres: str, schema: str, quick: Callable[..., _Working], tmp_path: Any
 ) -> None:

@@ -1613,8 +1613,8 @@ POSTGRES = (
         "postgres-lease-of-another-attempt-counts",
         "law 18",
         "stores/postgres/work_queue.py",
-        "AND worker = %(worker)s AND attempt = %(attempt)s FOR UPDATE",
-        "AND worker = %(worker)s AND attempt >= %(attempt)s FOR UPDATE",
+        "AND work.worker = %(worker)s AND work.attempt = %(attempt)s\n",
+        "AND work.worker = %(worker)s AND work.attempt >= %(attempt)s\n",
         (_POSTGRES_SUITE,),
     ),
     Mutant(
@@ -1647,6 +1647,22 @@ POSTGRES = (
         "dispatch/tickets.py",
         "[: max(free - len(waiting), 0)]",
         "[:free]",
+        (_TASKS,),
+    ),
+    Mutant(
+        "tasks-of-what-is-done-stay-in-the-queue",
+        "law 19",
+        "dispatch/procrastinate_runner.py",
+        "not await self._another(adapter)",
+        "not await self._works[adapter].work.backlog(1)",
+        (_TASKS,),
+    ),
+    Mutant(
+        "a-worker-that-stops-takes-more-work",
+        "law 18",
+        "dispatch/procrastinate_runner.py",
+        "return not self._leaving and await",
+        "return await",
         (_TASKS,),
     ),
     Mutant(

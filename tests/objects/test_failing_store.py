@@ -25,10 +25,10 @@ EXPORT = "/$export?_type=Patient,Observation"
 
 
 async def write_much(house: House) -> None:
-    """About 24 MB, half of it incompressible, so that the largest file has several blocks."""
+    """About 36 MB, half of it incompressible, in three files, of which two have several blocks."""
     chance = random.Random(7)  # noqa: S311 - data of a test
     for number in range(2_000):
-        code = {"text": chance.randbytes(6_000).hex()}
+        code = {"text": chance.randbytes(9_000).hex()}
         one = {"resourceType": "Observation", "status": "final", "code": code, "subject": {"reference": "Patient/p1"}}
         await house.resources.create("Observation", one, f"o{number}")
     for number in range(3):
@@ -155,14 +155,14 @@ async def test_a_part_that_was_damaged_on_its_way_is_never_sealed(
     ("config", "header", "value"),
     [
         ({"server_side_encryption": "aws:kms", "sse_kms_key_id": "arn"}, "x-amz-server-side-encryption-aws-kms-key-id", "arn"),
-        ({}, "x-amz-checksum-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
+        ({}, "x-amz-checksum-sha256", "voiJ07iJPBHSkLjc9oIWTDJqkOaZj2vdsl2aOgLa9mY="),
         ({"checksum_algorithm": None}, "x-amz-checksum-sha256", None),
     ],
 )
 async def test_the_options_of_encryption_and_checksums_reach_the_store(
     s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore], config: dict[str, Any], header: str, value: str | None
 ) -> None:
-    """The first request of a part writes the empty note beside it; its answer does not matter here."""
+    """With the first request of a part, whose answer does not matter here."""
     seen: list[Request] = []
     proxy = FaultyProxy(s3_server.address)
 
@@ -175,6 +175,21 @@ async def test_the_options_of_encryption_and_checksums_reach_the_store(
         with pytest.raises(Refused):
             await write(outputs_on(s3_server, port=proxy.port, config=config, patience=0.1))
     assert (seen[0].method, seen[0].headers.get(header)) == ("PUT", value)
+
+
+async def test_a_part_of_less_than_a_block_is_one_request(
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
+) -> None:
+    """Most gzipped parts are that small; those that are not have a note beside them for as long as they are written."""
+    proxy = FaultyProxy(s3_server.address)
+    async with proxy.running():
+        seen: list[str] = []
+        proxy.plan = lambda request: seen.append(request.method)
+        store = outputs_on(s3_server, port=proxy.port)
+        await write(store)
+        assert seen == ["PUT"]
+        assert b"".join([chunk async for chunk in store.read(KEY, 0, 3_000_000)]) == b"x" * 2_000_000
+        await store.discard(JOB)
 
 
 async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]) -> None:

@@ -108,8 +108,8 @@ async def test_a_store_that_cannot_be_reached_is_busy_and_the_log_says_why(
             pass
 
     async def write() -> None:
-        async with store.create(KEY):
-            pass
+        async with store.create(KEY) as sink:
+            await sink.seal()
 
     async def list_jobs() -> None:
         async for _ in store.jobs():

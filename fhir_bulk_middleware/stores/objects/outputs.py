@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import obstore
@@ -22,6 +22,9 @@ from fhir_bulk_middleware.stores.objects.bucket import Bucket
 from fhir_bulk_middleware.stores.objects.failures import in_words, is_missing, translated
 from fhir_bulk_middleware.stores.objects.uploads import abort_uploads, begun_uploads
 from fhir_bulk_middleware.stores.output_keys import split_key
+
+if TYPE_CHECKING:
+    from obstore import AsyncWritableFile
 
 __all__ = ["ObjectOutputStore"]
 
@@ -42,13 +45,14 @@ _TYPE = "application/fhir+ndjson"
 class ObjectOutputStore:
     """An `OutputStore` in object storage, through obstore (extra `objectstore`).
 
-    A part is uploaded in blocks of 8 MiB, of which at most three are in memory, and becomes an object once it is sealed, so
-    nobody sees half of it. While it is written, an empty object beside it says so, by which a sweep finds what a killed worker
-    left. `discard` removes objects and, on S3 and in folders, unfinished uploads. Azure drops those by itself; Google Cloud
-    Storage needs a lifecycle rule of the bucket for them.
+    A part becomes an object once it is sealed, so nobody sees half of it. One of less than 8 MiB, as most gzipped parts are, is
+    one request: until then nothing is in the store. A larger one is uploaded in blocks of 8 MiB, of which at most three are in
+    memory. While it is written, an empty object beside it says so, by which a sweep finds what a killed worker left. `discard`
+    removes objects and, on S3 and in folders, unfinished uploads. Azure drops those by itself; Google Cloud Storage needs a
+    lifecycle rule of the bucket for them.
 
-    What arrived is compared with what was sent: S3 checks the SHA-256 of each block, and sealing checks the size of the whole.
-    From other stores, sealing reads the object back and compares its SHA-256.
+    What arrived is compared with what was sent: S3 checks the SHA-256 of each request, and sealing checks the size of a part of
+    several blocks. From other stores, sealing reads the object back and compares its SHA-256.
 
     Credentials come from the environment, as obstore reads them (`AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_ACCOUNT_KEY`,
     `GOOGLE_SERVICE_ACCOUNT`, roles of the machine, ...); a secret among the arguments is refused.
@@ -133,7 +137,6 @@ class ObjectOutputStore:
         """Begin a part."""
         job_id, name = split_key(key)
         upload = _Upload(self._bucket, key, f"{job_id}/.begun-{name}-{secrets.token_hex(4)}", read_back=self._read_back)
-        await upload.begin()
         try:
             yield upload
         finally:
@@ -215,21 +218,11 @@ class _Upload:
         self._pending_size = 0
         self._size = 0
         self._hash = hashlib.sha256() if read_back else None
-        attributes = None if bucket.scheme == "local" else _attributes(key)
-        self._writer = obstore.open_writer_async(
-            bucket.store(), key, attributes=attributes, buffer_size=_BLOCK, max_concurrency=_AT_ONCE
-        )
+        self._attributes = None if bucket.scheme == "local" else _attributes(key)
+        self._writer: AsyncWritableFile | None = None
         self._closing = False
         self._closed = False
         self._sealed = False
-
-    async def begin(self) -> None:
-        """Note that the part is being written."""
-        with translated("beginning a file"):
-            try:
-                await obstore.put_async(self._bucket.store(), self._note, b"")
-            except FileNotFoundError as error:
-                raise OSError(f"{self._bucket.url}: there is no such bucket: {in_words(error)}") from None
 
     async def write(self, data: bytes) -> None:
         """See `OutputSink`. Small pieces are gathered, because each call costs the same."""
@@ -237,54 +230,97 @@ class _Upload:
             return
         self._pending.append(data)
         self._pending_size += len(data)
-        if self._pending_size >= _TOGETHER:
-            await self._drain()
+        if self._pending_size >= (_BLOCK if self._writer is None else _TOGETHER):
+            writer = await self._begun() if self._writer is None else self._writer
+            await self._drain(writer)
 
     async def seal(self) -> None:
         """See `OutputSink`.
 
         Raises:
-            FileNotFoundError: the job was discarded meanwhile.
+            FileNotFoundError: the job was discarded meanwhile. A part of one request is not told so; it is listed, and swept.
             OSError: what arrived is not what was sent.
         """
-        await self._drain()
-        with translated("sealing a file"):
-            await obstore.head_async(self._bucket.store(), self._note)  # gone if the job was discarded
-            self._closing = True
-            await self._writer.close()
-            self._closed = True
-            await self._check()
+        if self._writer is None:
+            await self._put()
+        else:
+            await self._complete(self._writer)
         self._sealed = True
 
     async def leave(self) -> None:
         """Unless it was sealed, abort the upload, or remove the object that is not what was sent. Then remove the note.
 
-        If that fails, or the store did not say whether the upload is complete, a sweep finds the note.
+        If that fails, or the store did not say whether the object is complete, a sweep finds the note or the object.
         """
         if self._closing and not self._closed:
             return
+        left = [self._key] if self._closed and not self._sealed else []
         try:
             with translated("leaving a file"):
-                if not self._closed:
-                    await self._writer.__aexit__(OSError, OSError("the part was not sealed"), None)
-                for name in (*([self._key] if self._closed and not self._sealed else []), self._note):
+                if self._writer is not None:
+                    left.append(self._note)
+                    if not self._closed:
+                        await self._writer.__aexit__(OSError, OSError("the part was not sealed"), None)
+                for name in left:
                     with suppress(FileNotFoundError):
                         await obstore.delete_async(self._bucket.store(), name)
         except (OSError, Refused) as error:
             _log.warning("%s: what is left of it stays until its job is swept: %s", self._key, error)
 
-    async def _drain(self) -> None:
-        data, self._pending, self._pending_size = b"".join(self._pending), [], 0
-        if not data:
+    async def _put(self) -> None:
+        """Send the whole part in one request."""
+        data = self._taken()
+        with translated("sealing a file"):
+            self._closing = True
+            try:
+                await obstore.put_async(self._bucket.store(), self._key, data, attributes=self._attributes, use_multipart=False)
+            except FileNotFoundError as error:
+                raise self._no_bucket(error) from None
+            self._closed = True
+            if self._hash is not None or not self._bucket.verifies:
+                await self._check()
+
+    async def _begun(self) -> "AsyncWritableFile":
+        """Note that the part is being written, and begin its upload."""
+        with translated("beginning a file"):
+            try:
+                await obstore.put_async(self._bucket.store(), self._note, b"")
+            except FileNotFoundError as error:
+                raise self._no_bucket(error) from None
+        self._writer = obstore.open_writer_async(
+            self._bucket.store(), self._key, attributes=self._attributes, buffer_size=_BLOCK, max_concurrency=_AT_ONCE
+        )
+        return self._writer
+
+    async def _complete(self, writer: "AsyncWritableFile") -> None:
+        """Complete the upload."""
+        await self._drain(writer)
+        with translated("sealing a file"):
+            await obstore.head_async(self._bucket.store(), self._note)  # gone if the job was discarded
+            self._closing = True
+            await writer.close()
+            self._closed = True
+            await self._check()
+
+    async def _drain(self, writer: "AsyncWritableFile") -> None:
+        if not (data := self._taken()):
             return
-        if self._hash is not None:
-            self._hash.update(data)
         with translated("writing a file"):
             try:
-                await self._writer.write(data)
+                await writer.write(data)
             except FileNotFoundError as error:  # the upload was aborted: its job was discarded
                 raise FileNotFoundError(f"part {self._key} was discarded while it was written: {in_words(error)}") from None
+
+    def _taken(self) -> bytes:
+        """What was written and not yet sent, which counts as sent now."""
+        data, self._pending, self._pending_size = b"".join(self._pending), [], 0
+        if self._hash is not None:
+            self._hash.update(data)
         self._size += len(data)
+        return data
+
+    def _no_bucket(self, error: Exception) -> OSError:
+        return OSError(f"{self._bucket.url}: there is no such bucket: {in_words(error)}")
 
     async def _check(self) -> None:
         if self._hash is None:

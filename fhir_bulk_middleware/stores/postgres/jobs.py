@@ -261,12 +261,16 @@ class PostgresJobStore:
         Claims at the same time take different work without waiting for each other. Owners take turns among them too: a claim
         passes over an owner whose turn another claim takes at that moment, unless there is no other work.
         """
-        while await self._connections.read(partial(work.anything, adapter=adapter, now=now)):
+        limit = work.CANDIDATES
+        while jobs := await self._connections.read(partial(work.candidates, adapter=adapter, now=now, at_most=limit)):
             granted = await self._connections.write(
-                partial(work.claim, known=self._known, adapter=adapter, worker=worker, now=now, lease_seconds=lease_seconds)
+                partial(work.claim, known=self._known, jobs=jobs, worker=worker, now=now, lease_seconds=lease_seconds)
             )
             if granted is None:
-                return None
+                if len(jobs) < limit:
+                    return None
+                limit *= work.CANDIDATES
+                continue
             rows = await self._rows.of(granted.job, partial(self._content, granted.job.id))
             if rows is not None:  # else the job was ended and reclaimed meanwhile, and its lease with it
                 return granted.lease(worker, rows)

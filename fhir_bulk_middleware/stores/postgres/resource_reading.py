@@ -99,7 +99,7 @@ def versions(database: Database, query: Query, span: Span) -> AsyncIterator[Line
     living = span.view.living()
     if isinstance(query.selection, Compartments):
         return _of_members(database, query.selection, span, living)
-    return _stepped(database, _PAGE.format(last=span.last, living=living), span.first - 1)
+    return _stepped(database, span.view.number, _PAGE.format(last=span.last, living=living), span.first - 1)
 
 
 async def paged(steps: AsyncIterator[Lines], page_bytes: int) -> AsyncIterator[Page]:
@@ -135,7 +135,7 @@ async def named(database: Database, query: Query, ids: Sequence[str]) -> AsyncIt
     view = await database.view(query)
     if view is not None:
         text = _NAMED.format(number=view.number, living=view.living())
-        async for page in paged(_stepped(database, text, 0, {"ids": [*ids]}), query.page_bytes):
+        async for page in paged(_stepped(database, view.number, text, 0, {"ids": [*ids]}), query.page_bytes):
             yield page
 
 
@@ -163,9 +163,11 @@ async def _of_members(database: Database, selection: Compartments, span: Span, l
         yield found
 
 
-async def _stepped(database: Database, text: str, after: int, values: dict[str, object] | None = None) -> AsyncIterator[Lines]:
-    """The rows of a statement that has a key to begin behind and a number of rows."""
-    rows = _FIRST_ROWS
+async def _stepped(
+    database: Database, number: int, text: str, after: int, values: dict[str, object] | None = None
+) -> AsyncIterator[Lines]:
+    """The rows of one type that a statement gives which has a key to begin behind and a number of rows."""
+    rows = database.rows_at_once.get(number, _FIRST_ROWS)
     while True:
         given = {**(values or {}), "after": after, "rows": rows}
         found: Lines = await database.connections.read(partial(Session.lines, text=text, values=given))
@@ -174,7 +176,7 @@ async def _stepped(database: Database, text: str, after: int, values: dict[str, 
             after = found[-1][0]
         if len(found) < rows:
             return
-        rows = _rows(found, rows)
+        rows = database.rows_at_once[number] = _rows(found, rows)
 
 
 def _rows(found: Lines, rows: int) -> int:

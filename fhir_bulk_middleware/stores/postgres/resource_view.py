@@ -120,6 +120,8 @@ class Database:
         self.connections = connections
         self.cuts = cuts
         self.types = types
+        self.rows_at_once: dict[int, int] = {}
+        """How many rows of a type a statement read last; the next read begins with as many."""
         self._known: dict[tuple[Instant, bool], tuple[float, Seen]] = {}
 
     async def seen(self, instant: Instant, *, whole: bool = False) -> Seen:

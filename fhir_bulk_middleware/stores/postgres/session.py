@@ -26,10 +26,8 @@ _CONNECT_SECONDS = "5"
 # within a transaction keeps its locks for ten seconds at most.
 _BEGIN = b"""
     BEGIN ISOLATION LEVEL READ COMMITTED;
-    SET LOCAL idle_in_transaction_session_timeout = '10s';
-    SET LOCAL lock_timeout = '10s';
-    SET LOCAL statement_timeout = '60s';
-    SELECT pg_current_xact_id()::text
+    SELECT pg_current_xact_id()::text, set_config('idle_in_transaction_session_timeout', '10s', true),
+        set_config('lock_timeout', '10s', true), set_config('statement_timeout', '60s', true)
 """
 _BEGIN_NAMED = """
     BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -240,6 +238,9 @@ class Session:
         names = tuple(records[0])
         places = ", ".join(f"%({name})s" for name in names)
         statement = self._tables.statement(f"INSERT INTO ${table} ({', '.join(names)}) VALUES ({places})")  # noqa: S608 - ours
+        if len(records) == 1:  # executemany begins a pipeline, which costs as much as two statements
+            self._connection.execute(statement, _stored(records[0]))
+            return
         with self._connection.cursor() as cursor:
             cursor.executemany(statement, [_stored(record) for record in records])
 

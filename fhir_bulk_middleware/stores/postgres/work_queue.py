@@ -1,8 +1,9 @@
 """Leases, plans and checkpoints in PostgreSQL: each function is one write transaction on the tables of `migrations`.
 
 A lease is current exactly while its row in `work` has its worker and attempt. Finished work has no row. Each statement sees what
-others committed before it (READ COMMITTED), so what decides is locked before it is read: first the job, then its work. A claim
-locks only work and an owner's turn, and waits for neither (`SKIP LOCKED`).
+others committed before it (READ COMMITTED), so what decides is locked before it is read: first the job, then its work. A
+statement that waited for a lock looks again at the rows that it locks. A claim locks only work and an owner's turn, and waits for
+neither (`SKIP LOCKED`).
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,24 @@ from fhir_bulk_middleware.stores.postgres import hints
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.stores.postgres.texts import digest
 
-__all__ = ["anything", "backlog", "checkpoint", "claim", "open_planning", "plan", "release", "renew"]
+__all__ = [
+    "CANDIDATES",
+    "Candidates",
+    "backlog",
+    "candidates",
+    "checkpoint",
+    "claim",
+    "open_planning",
+    "plan",
+    "release",
+    "renew",
+]
 
 _PLANNING = -1
-_CANDIDATES = 16
+CANDIDATES = 16
+"""How many jobs a claim looks at first."""
 
 _FREE = f"(leased_until IS NULL OR leased_until <= %(now)s OR leased_until > %(now)s + leased_for * {LEASE_SLACK})"
-_ANYTHING = f"SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND {_FREE} LIMIT 1"  # noqa: S608 - constants of ours only
 _BACKLOG = f"""
     SELECT count(*) FROM (SELECT 1 FROM $work WHERE adapter_key = %(adapter)s AND {_FREE} LIMIT %(limit)s) AS free
 """  # noqa: S608
@@ -54,20 +66,42 @@ _JOB_AND_SLICE = f"""
     FROM $job AS job LEFT JOIN $slice AS slice ON slice.job_id = job.id AND slice.number = %(slice)s
     WHERE job.id = %(job)s
 """  # noqa: S608
+# The work was locked before; nobody waits for a turn that is taken.
 _LEASE = """
-    UPDATE $work
-    SET attempt = %(attempt)s, worker = %(worker)s, leased_until = %(until)s, leased_for = %(span)s, cause = %(cause)s
-    WHERE job_id = %(job)s AND slice = %(slice)s
-"""
-_TAKE_TURN = """
+    WITH leased AS (
+        UPDATE $work
+        SET attempt = %(attempt)s, worker = %(worker)s, leased_until = %(until)s, leased_for = %(span)s, cause = %(cause)s
+        WHERE job_id = %(job)s AND slice = %(slice)s
+    )
     UPDATE $turn SET served = nextval('$turn_number')
     WHERE owner_key = (SELECT owner_key FROM $turn WHERE owner_key = %(owner)s FOR UPDATE SKIP LOCKED)
 """
-_LOCK_JOB = "SELECT more, plannings FROM $job WHERE id = %(job)s FOR NO KEY UPDATE"
-_LOCK_HELD = """
-    SELECT done FROM $work
-    WHERE job_id = %(job)s AND slice = %(slice)s AND worker = %(worker)s AND attempt = %(attempt)s FOR UPDATE
+_HOLD = """
+    SELECT work.done, job.more FROM $job AS job JOIN $work AS work ON work.job_id = job.id
+    WHERE job.id = %(job)s AND work.slice = %(slice)s AND work.worker = %(worker)s AND work.attempt = %(attempt)s
+    FOR NO KEY UPDATE OF job FOR UPDATE OF work
 """
+_RENEW = """
+    WITH renewed AS (
+        UPDATE $work SET leased_until = %(until)s, leased_for = %(span)s, done = %(done)s
+        WHERE job_id = %(job)s AND slice = %(slice)s
+    )
+    UPDATE $job SET done = done + %(more)s WHERE id = %(job)s AND %(more)s > 0
+"""
+_GO_ON_BEHIND = """
+    UPDATE $slice SET cursor = %(cursor)s, parts = parts + %(parts)s, estimate = %(estimate)s
+    WHERE job_id = %(job)s AND number = %(slice)s
+"""
+# The job's progress is above the mark of the slice, so that a slice that starts over is not counted twice.
+_COUNT = "UPDATE $job SET done = done + %(more)s WHERE id = %(job)s"
+_FINISH = f"""
+    WITH finished AS (DELETE FROM $work WHERE job_id = %(job)s AND slice = %(slice)s),
+    counted AS (
+        UPDATE $job SET done = done + %(more)s, estimate = estimate + %(wrong)s
+        WHERE id = %(job)s AND (%(more)s <> 0 OR %(wrong)s <> 0)
+    )
+    {_GO_ON_BEHIND}
+"""  # noqa: S608
 _OPEN = "INSERT INTO $work (job_id, slice, adapter_key) VALUES (%(job)s, %(slice)s, %(adapter)s)"
 _OPEN_NEXT_ROUND = """
     INSERT INTO $work (job_id, slice, adapter_key, attempt, excused)
@@ -94,9 +128,16 @@ def open_planning(session: Session, job: Job) -> None:
     hints.tell_of_work(session)
 
 
-def anything(session: Session, adapter: str, now: Instant) -> bool:
-    """Whether there may be something to claim: a read only, so that idle workers write nothing."""
-    return session.row(_ANYTHING, {"adapter": digest(adapter), "now": now}) is not None
+Candidates = Sequence[tuple[str, bytes]]
+"""Jobs with free work, each with the key of its owner, in the order of turns."""
+
+
+def candidates(session: Session, adapter: str, now: Instant, at_most: int) -> Candidates:
+    """The jobs that a claim may take work of: a read only, so that idle workers write nothing."""
+    return [
+        (job_id, owner)
+        for job_id, owner in session.rows(_CANDIDATE_JOBS, {"adapter": digest(adapter), "now": now, "limit": at_most})
+    ]
 
 
 def backlog(session: Session, adapter: str, now: Instant, at_most: int) -> int:
@@ -105,29 +146,24 @@ def backlog(session: Session, adapter: str, now: Instant, at_most: int) -> int:
     return count
 
 
-def claim(session: Session, known: KnownJobs, adapter: str, *, worker: str, now: Instant, lease_seconds: float) -> Granted | None:
-    """Lease the next free piece of work of the adapter to `worker`."""
-    limit = _CANDIDATES
-    while True:
-        asked = {"adapter": digest(adapter), "now": now, "limit": limit}
-        jobs = session.rows(_CANDIDATE_JOBS, asked)
-        # First the owners whose turn nobody else takes at this moment; then, where all are taken, the work that is left.
-        for alone in (True, False):
-            for job_id, owner in jobs:
-                if alone and session.row(_LOCK_TURN, {"owner": owner}) is None:
-                    continue
-                if (found := session.row(_LOCK_NEXT_WORK, {"job": job_id, "now": now})) is not None:
-                    number, attempt, excused, holder, cause = found
-                    if holder is not None:  # it was neither finished nor given back
-                        cause = fell_silent(holder, attempt)
-                    values = {"job": job_id, "slice": number, "attempt": attempt + 1, "worker": worker, "cause": cause}
-                    session.change(_LEASE, values | _span(now, lease_seconds))
-                    session.change(_TAKE_TURN, {"owner": owner})
-                    job, piece = _job_and_slice(session, known, job_id, number)
-                    return Granted(job, piece, attempt + 1, attempt + 1 - excused, cause)
-        if len(jobs) < limit:
-            return None
-        limit *= _CANDIDATES
+def claim(
+    session: Session, known: KnownJobs, jobs: Candidates, *, worker: str, now: Instant, lease_seconds: float
+) -> Granted | None:
+    """Lease the next free piece of work of some jobs to `worker`; None if there is none any more."""
+    # First the owners whose turn nobody else takes at this moment; then, where all are taken, the work that is left.
+    for alone in (True, False):
+        for job_id, owner in jobs:
+            if alone and session.row(_LOCK_TURN, {"owner": owner}) is None:
+                continue
+            if (found := session.row(_LOCK_NEXT_WORK, {"job": job_id, "now": now})) is not None:
+                number, attempt, excused, holder, cause = found
+                if holder is not None:  # it was neither finished nor given back
+                    cause = fell_silent(holder, attempt)
+                values = {"job": job_id, "slice": number, "attempt": attempt + 1, "worker": worker, "cause": cause}
+                session.change(_LEASE, values | _span(now, lease_seconds) | {"owner": owner})
+                job, piece = _job_and_slice(session, known, job_id, number)
+                return Granted(job, piece, attempt + 1, attempt + 1 - excused, cause)
+    return None
 
 
 def renew(session: Session, lease: Lease, now: Instant, lease_seconds: float, done: int) -> bool:
@@ -135,12 +171,8 @@ def renew(session: Session, lease: Lease, now: Instant, lease_seconds: float, do
     held = _hold(session, lease)
     if held is None:
         return False
-    session.change(
-        "UPDATE $work SET leased_until = %(until)s, leased_for = %(span)s, done = greatest(done, %(done)s)"
-        " WHERE job_id = %(job)s AND slice = %(slice)s",
-        _place(lease) | _span(now, lease_seconds) | {"done": done},
-    )
-    _count(session, lease, done - held.done, 0)
+    read = max(done, held.done)
+    session.change(_RENEW, _place(lease) | _span(now, lease_seconds) | {"done": read, "more": read - held.done})
     return True
 
 
@@ -208,12 +240,9 @@ def checkpoint(
     job_id, place = lease.job.id, _place(lease)
     session.insert("part", [part_record(part) | {"job_id": job_id} for part in parts])
     read = max(done, held.done)
-    session.change(
-        "UPDATE $slice SET cursor = %(cursor)s, parts = parts + %(parts)s, estimate = %(estimate)s"
-        " WHERE job_id = %(job)s AND number = %(slice)s",
-        place | {"cursor": cursor, "parts": len(parts), "estimate": read if finished else lease.slice.estimate},
-    )
+    written = {"cursor": cursor, "parts": len(parts), "estimate": read if finished else lease.slice.estimate}
     if not finished:
+        session.change(_GO_ON_BEHIND, place | written)
         # An attempt that recorded a part made progress, so earlier tries no longer count.
         session.change(
             "UPDATE $work SET done = greatest(done, %(done)s),"
@@ -221,10 +250,10 @@ def checkpoint(
             " WHERE job_id = %(job)s AND slice = %(slice)s",
             place | {"done": done, "parts": len(parts)},
         )
-        _count(session, lease, done - held.done, 0)
+        if done > held.done:
+            session.change(_COUNT, {"job": job_id, "more": done - held.done})
         return Recorded.KEPT
-    _count(session, lease, done - held.done, read - lease.slice.estimate)
-    session.change("DELETE FROM $work WHERE job_id = %(job)s AND slice = %(slice)s", place)
+    session.change(_FINISH, place | written | {"more": read - held.done, "wrong": read - lease.slice.estimate})
     return Recorded.COMPLETED if _go_on(session, job_id, now, more=held.more) else Recorded.KEPT
 
 
@@ -248,9 +277,8 @@ def release(session: Session, held: Lease | str, cause: str, *, excused: bool) -
 
 def _hold(session: Session, lease: Lease) -> _Held | None:
     """Lock the job and the work of a lease; None if the lease is lost."""
-    job = session.row(_LOCK_JOB, _place(lease))
-    work = None if job is None else session.row(_LOCK_HELD, _token(lease))
-    return None if job is None or work is None else _Held(work[0], bool(job[0]))
+    held = session.row(_HOLD, _token(lease))
+    return None if held is None else _Held(held[0], bool(held[1]))
 
 
 def _go_on(session: Session, job_id: str, now: Instant, *, more: bool) -> bool:
@@ -267,15 +295,6 @@ def _go_on(session: Session, job_id: str, now: Instant, *, more: bool) -> bool:
     session.change(_COMPLETE, {"job": job_id, "now": now})
     hints.tell_of_end(session, job_id)
     return True
-
-
-def _count(session: Session, lease: Lease, done: int, estimate: int) -> None:
-    """Add to the job's progress what is above the mark of the slice, so that a slice that starts over is not counted twice."""
-    if done > 0 or estimate:
-        session.change(
-            "UPDATE $job SET done = done + %(done)s, estimate = estimate + %(estimate)s WHERE id = %(job)s",
-            {"job": lease.job.id, "done": max(done, 0), "estimate": estimate},
-        )
 
 
 def _span(now: Instant, lease_seconds: float) -> dict[str, object]:
