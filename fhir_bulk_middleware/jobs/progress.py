@@ -41,6 +41,6 @@ def pause(job: Job, now: Instant, settings: Settings) -> int:
     shortest, longest = settings.retry_after, settings.retry_after_longest
     if not job.done:
         return shortest
-    elapsed = max(seconds_between(job.created_at, now), 0.0)
-    left = max(job.estimate - job.done, 0) / job.done * elapsed
+    elapsed = seconds_between(job.created_at, now)
+    left = (job.estimate - job.done) / job.done * elapsed
     return min(max(round(min(left, elapsed)), shortest), longest)
