@@ -296,9 +296,9 @@ def _collected(connection: sqlite3.Connection, span: Span, query: Query, found: 
 
 
 def empty_keys(connection: sqlite3.Connection, name: str) -> None:
-    """Create an empty temporary table of keys; a pooled connection may still have an old one."""
-    connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
-    connection.execute(f"CREATE TABLE temp.{name} (seq INTEGER PRIMARY KEY)")
+    """Make an empty temporary table of keys. One of a pooled connection is emptied: a new one would outdate its statements."""
+    connection.execute(f"CREATE TABLE IF NOT EXISTS temp.{name} (seq INTEGER PRIMARY KEY)")
+    connection.execute(f"DELETE FROM temp.{name}")  # noqa: S608 - a name of ours
 
 
 def add_members(connection: sqlite3.Connection, name: str, selection: Compartments, between: tuple[int, int]) -> None:

@@ -138,6 +138,20 @@ CREATE TABLE posting (
 """.rstrip(),
 )
 
+# Bisection by `lastUpdated` between two keys, not all of which exist. One statement: one for each step takes three times as long.
+_FIRST_AFTER = """
+WITH RECURSIVE part (low, high) AS (
+    SELECT ?1, ?2
+    UNION ALL
+    SELECT
+        CASE WHEN last_updated <= ?3 THEN seq + 1 ELSE low END,
+        CASE WHEN last_updated <= ?3 THEN high ELSE (low + high) / 2 END
+    FROM part LEFT JOIN resource ON seq = (SELECT min(seq) FROM resource WHERE seq >= (low + high) / 2 AND seq < high)
+    WHERE low < high
+)
+SELECT low FROM part WHERE low >= high
+"""
+
 
 def number_of(connection: sqlite3.Connection, type_: str) -> int | None:
     """The number of a type, None if no resource of the type was ever stored."""
@@ -169,13 +183,4 @@ def first_after(connection: sqlite3.Connection, number: int, instant: Instant, e
     newest = connection.execute("SELECT last_updated FROM resource WHERE seq = ?", (high - 1,)).fetchone()
     if newest is None or newest[0] <= instant:
         return high  # the usual case: the cut was just made
-    while low < high:
-        middle = (low + high) // 2
-        row = connection.execute(
-            "SELECT seq, last_updated FROM resource WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT 1", (middle, high)
-        ).fetchone()
-        if row is None or row[1] > instant:
-            high = middle
-        else:
-            low = row[0] + 1
-    return low
+    return int(connection.execute(_FIRST_AFTER, (low, high, instant)).fetchone()[0])
