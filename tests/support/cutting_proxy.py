@@ -133,5 +133,9 @@ class CuttingProxy:
         if not host.startswith("/"):
             return socket.create_connection((host, int(port)))
         upstream = socket.socket(socket.AF_UNIX)
-        upstream.connect(f"{host}/.s.PGSQL.{port}")
+        try:
+            upstream.connect(f"{host}/.s.PGSQL.{port}")
+        except OSError:  # it is away
+            upstream.close()
+            raise
         return upstream
