@@ -58,7 +58,8 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": path},
+            # A process whose files are limited would leave the part of a module's bytecode that fits.
+            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
             start_new_session=True,
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -35,13 +36,18 @@ REMOVE_ALL = {"X-Conditional-Delete": "remove-all"}
 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
-    """No file of this process can become longer than the audit file is now."""
+    """No file of this process can become longer than the audit file is now.
+
+    Of a module that is imported meanwhile no bytecode is written: Python 3.11 would keep the part that fits.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = before
 
 
 FAILURES: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
