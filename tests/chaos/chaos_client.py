@@ -73,8 +73,12 @@ class Client:
         small = socket.socket()
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         small.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(small, (str(url.hostname), url.port))
-        reader, writer = await asyncio.open_connection(sock=small, limit=4096)
+        try:
+            await asyncio.get_running_loop().sock_connect(small, (str(url.hostname), url.port))
+            reader, writer = await asyncio.open_connection(sock=small, limit=4096)
+        except BaseException:
+            small.close()
+            raise
         try:
             token = self.http.headers["Authorization"]
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nConnection: close\r\n\r\n".encode())

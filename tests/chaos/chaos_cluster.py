@@ -58,8 +58,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            # A process whose files are limited would leave the part of a module's bytecode that fits.
-            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
 
