@@ -71,7 +71,7 @@ class FaultyProxy:
         self.port = 0
         self._host, _, port = address.partition(":")
         self._port = int(port)
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._ending = False
 
     @asynccontextmanager
@@ -84,30 +84,30 @@ class FaultyProxy:
         finally:
             self._ending = True
             server.close()
-            for answering in self._answering:
-                answering.cancel()
-            await asyncio.gather(*self._answering, return_exceptions=True)
-            await server.wait_closed()
+            answering = dict(self._answering)
+            for each in answering:
+                each.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
+            await asyncio.gather(*(writer.wait_closed() for writer in answering.values()), return_exceptions=True)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._ending:
             writer.transport.abort()
             return
         answering = asyncio.create_task(self._serve(reader, writer))
-        self._answering.add(answering)
+        self._answering[answering] = writer
 
-        def end(answered: asyncio.Task[None]) -> None:  # also where it was cancelled before it began
-            self._answering.discard(answered)
-            if answered.cancelled():
-                writer.transport.abort()
-            else:
-                writer.close()
+        def end(_: asyncio.Task[None]) -> None:  # also where it was cancelled before it began
+            writer.transport.abort()
+            del self._answering[answering]
 
         answering.add_done_callback(end)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._answer(reader, writer)
+            writer.close()
+            await writer.wait_closed()  # the client may be slow to read
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
