@@ -118,6 +118,15 @@ async def test_logical_references_and_attachments_name_nothing(cohort: tuple[Hou
     assert await held(house) == {"Patient": ["member"], "Group": ["g"], "DocumentReference": ["d"]}
 
 
+async def test_a_member_whose_name_only_ends_in_reference_names_nothing(cohort: tuple[House, Store]) -> None:
+    """Law 40: names stand in members `reference`; here it is text of an extension that the server keeps as it came."""
+    house, store = cohort
+    await put(house, store, "Practitioner", "named")
+    texts = {"preference": "Practitioner/named", "note": '"reference":"Practitioner/named"', "Xreference": "Practitioner/named"}
+    await put(house, store, "Observation", "o", performer=[texts], **OF_MEMBER)
+    assert await held(house) == {"Patient": ["member"], "Group": ["g"], "Observation": ["o"]}
+
+
 async def test_names_are_followed_through_exported_lines_wherever_they_stand(cohort: tuple[House, Store]) -> None:
     """From extensions and contained resources too, and on from context to context."""
     house, store = cohort

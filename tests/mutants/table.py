@@ -1425,6 +1425,14 @@ CONTEXT = (
         (_CONTEXT,),
     ),
     Mutant(
+        "any-name-that-ends-so",
+        "law 40",
+        "export/context/reference_scan.py",
+        '(?<="reference":")',
+        "",
+        (_CONTEXT,),
+    ),
+    Mutant(
         "versions-name-nothing",
         "law 40",
         "export/context/reference_scan.py",
