@@ -24,6 +24,7 @@ from .loading import loading
 from .machines import machines
 from .plainly import noise
 from .postgres import postgres
+from .prediction import prediction
 from .starting import starting
 from .tables import mapped, tables
 from .traffic import host, in_loop, kick_off, polls
@@ -58,7 +59,7 @@ SCENARIOS: dict[str, Scenario] = {
     "unchanged": unchanged,
     "loading": loading,
 }
-ON_DEMAND: dict[str, Scenario] = {"large": large}
+ON_DEMAND: dict[str, Scenario] = {"large": large, "prediction": prediction}
 """Not measured unless asked for."""
 
 

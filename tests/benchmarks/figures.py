@@ -78,6 +78,7 @@ GOALS: Mapping[str, Goal] = {
     "15 wait": Goal(7.2, 5.5, more=True),
     "15 cpu": Goal(1.8, 1.4, more=True),
     "15 copy": Goal(1.3, 2.0),
+    "15 large": Goal(1.2, 1.5),
     "15 memory": Goal(1.1, 1.5),
     "16": Goal(0, 0),
     "17": Goal(1.0, 3.2),

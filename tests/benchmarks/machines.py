@@ -31,10 +31,11 @@ from .figures import Figure, Skipped, ratio
 from .machines_worker import Place
 from .postgres import load_store, psql_copy
 from .postgres_server import PostgresProcess, postgres_process
+from .quota import quota
 from .rounds import interleave, timed
 from .server import environment, memory
 
-__all__ = ["machines"]
+__all__ = ["Site", "Spent", "Workers", "machines", "site_of"]
 
 _WAIT = 0.02
 _LOOK = 0.02
@@ -43,31 +44,47 @@ _SMALL = 2 * _MIB
 """Slices so small that eight workers get the same share of what the benchmark has."""
 _SLICE = 16 * _MIB
 """As an operator sets it for so few resources: some slices for each worker. By default it is four times that."""
+_SHARE = 0.4
+"""Of a core: two workers, and what PostgreSQL and S3 do for them, are less than two cores."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MANY = 8
 
 
 def machines(bench: Bench) -> Iterator[Figure | Skipped]:
     """Rows 15."""
+    try:
+        with site_of(bench, _SLICE) as site:
+            for name, data in {"whole": bench.data, "tenth": bench.data_of(bench.resources // 10)}.items():
+                store = PostgresResourceStore(site.database.dsn, schema=name)
+                bench.say(f"loaded {load_store(data, site.database.dsn, store):,.0f} resources/s into {name}")
+                store.close()
+            yield from _waiting(site)
+            yield _scaling(site)
+            yield from _working(site)
+            yield from _memory(site)
+    except pytest.skip.Exception as missing:
+        yield Skipped("15 wait", "workers on PostgreSQL and S3", str(missing))
+
+
+@contextmanager
+def site_of(bench: Bench, slice_bytes: int) -> Generator["Site"]:
+    """PostgreSQL and an S3 server, empty.
+
+    Args:
+        bench: the run.
+        slice_bytes: the size of a slice, unless a contender has another.
+
+    Raises:
+        pytest.skip.Exception: there is no S3 server here.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.folder)))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("AWS_ACCESS_KEY_ID", object_servers.ACCESS_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", object_servers.SECRET_KEY)
-        try:
-            objects = stack.enter_context(object_servers.s3(_made(folder / "s3")))
-        except pytest.skip.Exception as missing:
-            yield Skipped("15 wait", "workers on PostgreSQL and S3", str(missing))
-            return
+        objects = stack.enter_context(object_servers.s3(_made(folder / "s3")))
         database = stack.enter_context(postgres_process(_made(folder / "p"), max_connections=300))
-        site = Site(bench, database, Place(database.dsn, "", "whole", 0, objects.url, dict(objects.config), _SLICE))
-        for name, data in {"whole": bench.data, "tenth": bench.data_of(bench.resources // 10)}.items():
-            store = PostgresResourceStore(database.dsn, schema=name)
-            bench.say(f"loaded {load_store(data, database.dsn, store):,.0f} resources/s into {name}")
-            store.close()
-        yield from _waiting(site)
-        yield from _working(site)
-        yield from _memory(site)
+        yield Site(bench, database, Place(database.dsn, "", "whole", 0, objects.url, dict(objects.config), slice_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +159,22 @@ def _waiting(site: Site) -> Iterator[Figure]:
     yield ratio("15 wait", title, found["one"], found["many"])
 
 
+def _scaling(site: Site) -> Figure | Skipped:
+    """Workers that have work for more than the CPU time they get, while PostgreSQL and S3 have more than they need.
+
+    On a machine of two cores a second worker would otherwise take time from PostgreSQL and S3, which have machines of their own.
+    """
+    title = f"storage that does not wait, slices of {_SLICE // _MIB} MiB, {_SHARE:.0%} of a core for each: 1 worker / 2 workers"
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(site.workers(count)) for count in (1, 2))
+        if not stack.enter_context(quota([*one.processes, *two.processes], _SHARE)):
+            return Skipped("15 cpu", title, "needs root, and control groups with the controller cpu")
+        found = interleave({"one": one.seconds, "two": two.seconds}, site.bench.rounds)
+    return ratio("15 cpu", title, found["one"], found["two"])
+
+
 def _working(site: Site) -> Iterator[Figure]:
-    """One and two workers that only work, against psql's COPY of the same rows; and where the CPU time goes."""
+    """One and two workers on all cores, which PostgreSQL and S3 use too, against psql's COPY; and where the CPU time goes."""
     with ExitStack() as stack:
         one, two = (stack.enter_context(site.workers(count)) for count in (1, 2))
         spent = Spent(site.database, two.processes)
@@ -156,7 +187,7 @@ def _working(site: Site) -> Iterator[Figure]:
         found = interleave(contenders, site.bench.rounds)
     count = site.bench.data.count
     slices = f"slices of {_SLICE // _MIB} MiB"
-    yield ratio("15 cpu", f"storage that does not wait, {slices}: 1 worker / 2 workers", found["one"], found["two"])
+    yield ratio("", "the same on all cores, which PostgreSQL and S3 use, too: 1 worker / 2 workers", found["one"], found["two"])
     rate = f"{count / found['two'].median:,.0f} resources/s"
     title = f"PostgreSQL to S3, {slices}, {{}} / psql COPY csv, same rows"
     yield ratio("15 copy", title.format("2 workers"), found["two"], found["psql"], rate)

@@ -25,8 +25,8 @@ class ReferenceScan:
         base = b"(?:(?:" + bases + rb")\\?/)?" if bases else b""
         names = b"|".join(type_.encode() for type_ in sorted(types))
         named = b"(?:" + (names or b"(?!)") + b")"  # without types, `(?!)` matches nothing
-        # `re` looks for the literal text at the beginning byte by byte. It begins with a rare letter here, which takes half the time
-        # of a quote; what stands before it is looked at only where the rest was found.
+        # `re` looks for the literal text at the beginning byte by byte. It begins with a rare letter here, which takes half the
+        # time of a quote; what stands before it is looked at only where the rest was found.
         self._find = re.compile(b'ference":"(?<="reference":")(' + base + named + rb'\\?/[^"]+)"').findall
         self._reference = re.compile(base + b"(" + named + b"/" + _ID + b")(?:/_history/" + _ID + b")?").fullmatch
 
