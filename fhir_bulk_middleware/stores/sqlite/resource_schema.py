@@ -139,13 +139,14 @@ CREATE TABLE posting (
 )
 
 # Bisection by `lastUpdated` between two keys, not all of which exist. One statement: one for each step takes three times as long.
+# Without numbers after `?`, which some releases of Python 3.12 take for names, and warn.
 _FIRST_AFTER = """
 WITH RECURSIVE part (low, high) AS (
-    SELECT ?1, ?2
+    SELECT ?, ?
     UNION ALL
     SELECT
-        CASE WHEN last_updated <= ?3 THEN seq + 1 ELSE low END,
-        CASE WHEN last_updated <= ?3 THEN high ELSE (low + high) / 2 END
+        CASE WHEN last_updated <= ? THEN seq + 1 ELSE low END,
+        CASE WHEN last_updated <= ? THEN high ELSE (low + high) / 2 END
     FROM part LEFT JOIN resource ON seq = (SELECT min(seq) FROM resource WHERE seq >= (low + high) / 2 AND seq < high)
     WHERE low < high
 )
@@ -183,4 +184,4 @@ def first_after(connection: sqlite3.Connection, number: int, instant: Instant, e
     newest = connection.execute("SELECT last_updated FROM resource WHERE seq = ?", (high - 1,)).fetchone()
     if newest is None or newest[0] <= instant:
         return high  # the usual case: the cut was just made
-    return int(connection.execute(_FIRST_AFTER, (low, high, instant)).fetchone()[0])
+    return int(connection.execute(_FIRST_AFTER, (low, high, instant, instant)).fetchone()[0])
