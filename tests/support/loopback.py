@@ -103,9 +103,15 @@ def served(
         config.load()  # here, because it imports the server's protocols: the first turn of the loop would count that
         server = uvicorn.Server(config)
 
+        async def serve() -> None:
+            await server.serve(sockets=[open_])
+            for connection in [*server.server_state.connections]:  # whose clients did not read all in the time that uvicorn gives
+                connection.transport.abort()
+            await asyncio.sleep(0)  # in which they are closed
+
         def run() -> None:
             with asyncio.Runner(loop_factory=lambda: WatchedLoop(watch)) as runner:
-                runner.run(server.serve(sockets=[open_]))
+                runner.run(serve())
 
         thread = threading.Thread(target=run)
         gc.callbacks.append(watch.collected)
