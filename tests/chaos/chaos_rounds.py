@@ -640,7 +640,9 @@ async def chaos(
                 round_ = Round(cluster, followers, elders, seed, number)
                 for text in report.add(round_, number, await round_.run()):
                     say(text)
-            if isinstance(broken := verify(cluster.audit), Broken):
+            if not cluster.audit.exists():
+                report.violations.append("there is no audit file: no server recorded anything")
+            elif isinstance(broken := verify(cluster.audit), Broken):
                 report.violations.append(f"the audit file is broken at line {broken.line}: {broken.why}")
         finally:
             cluster.close()

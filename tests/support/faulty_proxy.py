@@ -2,10 +2,13 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from loopback import free_socket
 
 __all__ = ["Fault", "FaultyProxy", "Request"]
 
@@ -71,43 +74,46 @@ class FaultyProxy:
         self.port = 0
         self._host, _, port = address.partition(":")
         self._port = int(port)
-        self._answering: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._ending = False
+        self._serving: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve on a free port."""
-        server = await asyncio.start_server(self._begin, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        """Serve on a free port.
+
+        It accepts connections itself: `asyncio.Server` forgets to close one that it accepted just before it was closed.
+        """
+        loop, listener = asyncio.get_running_loop(), free_socket()
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        loop.add_reader(listener, self._accept, listener)
         try:
             yield
         finally:
-            self._ending = True
-            server.close()
-            answering = dict(self._answering)
-            for each in answering:
+            loop.remove_reader(listener)
+            listener.close()
+            await asyncio.sleep(0)  # in which those begin that were accepted last
+            serving = [*self._serving]
+            for each in serving:
                 each.cancel()
-            await asyncio.gather(*answering, return_exceptions=True)
-            await asyncio.gather(*(writer.wait_closed() for writer in answering.values()), return_exceptions=True)
+            await asyncio.gather(*serving, return_exceptions=True)
 
-    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._ending:
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):  # the client has gone
+            client, _ = listener.accept()
+            client.setblocking(False)
+            serving = asyncio.create_task(self._serve(client))
+            self._serving.add(serving)
+            serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await self._answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()  # the client may be slow to read
+        finally:
             writer.transport.abort()
-            return
-        answering = asyncio.create_task(self._serve(reader, writer))
-        self._answering[answering] = writer
-
-        def end(_: asyncio.Task[None]) -> None:  # also where it was cancelled before it began
-            writer.transport.abort()
-            del self._answering[answering]
-
-        answering.add_done_callback(end)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await self._answer(reader, writer)
-            writer.close()
-            await writer.wait_closed()  # the client may be slow to read
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
