@@ -238,7 +238,7 @@ def test_the_jobs_of_an_own_host_are_listed_and_cancelled(folder: Folder, tmp_pa
 def test_a_job_store_that_cannot_be_reached_is_said_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    away = HOST.replace('SQLiteJobStore(here / "state" / "jobs.db")', "PostgresJobStore('host=127.0.0.1 port=1', patience=0.1)")
+    away = HOST.replace('SQLiteJobStore(here / "state" / "jobs.db")', "PostgresJobStore('host=127.0.0.1 port=1', patience=3)")
     away = away.replace("SQLiteJobStore\n", "\nfrom fhir_bulk_middleware.stores.postgres import PostgresJobStore\n").replace(
         ", \n", "\n"
     )
