@@ -442,7 +442,7 @@ async def test_without_listening_there_is_no_further_connection(store_on: StoreO
 
 def test_the_log_does_not_name_the_password(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    store = PostgresJobStore("postgresql://someone:topsecret@127.0.0.1:1/db", patience=0.1)
+    store = PostgresJobStore("postgresql://someone:topsecret@127.0.0.1:1/db", patience=3)
     with pytest.raises(Refused):
         asyncio.run(store.registry())
     store.close()
