@@ -424,6 +424,26 @@ async def test_who_listens_holds_no_snapshot_and_comes_back(
     assert "hints from PostgreSQL are lost for a while" in caplog.text
 
 
+async def test_a_step_that_waited_in_vain_for_a_connection_is_told(
+    store_on: StoreOn, postgres: str, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_on(connections=1, patience=1)
+    job = await added(store)
+    with psycopg.connect(postgres) as other:
+        other.execute(f'LOCK TABLE "{schema}".job IN ACCESS EXCLUSIVE MODE'.encode())
+        first = asyncio.create_task(found(store, job))
+        others = [asyncio.create_task(found(store, job)) for _ in range(3)]
+        await asyncio.sleep(1.5)  # longer than their patience: nothing tells that it is over
+    assert await first == job, "what has a connection gets its answer"
+    for refused in await asyncio.gather(*others, return_exceptions=True):
+        assert isinstance(refused, Refused)
+        assert refused.reason is Reason.BUSY
+    told = [record.message for record in caplog.records if "was given up" in record.message]
+    assert len(told) == 1, "it is logged once"
+    assert "waited 1 s for a connection to PostgreSQL (`connections` is 1)" in told[0]
+    assert "more connections are needed" in told[0], "what to do"
+
+
 async def test_a_server_that_is_reached_through_a_pooler_is_not_listened_to(
     store_on: StoreOn, proxy: CuttingProxy, caplog: pytest.LogCaptureFixture
 ) -> None:

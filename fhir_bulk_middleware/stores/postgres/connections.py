@@ -7,6 +7,7 @@ is lost between the commit and its answer. Then the server is asked by the trans
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -31,6 +32,8 @@ T = TypeVar("T")
 _IDLE_SECONDS = 300.0
 _LIFETIME_SECONDS = 1_800.0
 _PAUSE_SHORTEST, _PAUSE_LONGEST = 0.02, 1.0
+_CROWDED_SECONDS = 60.0
+"""How often at most the log says that steps wait for a connection in vain."""
 _SILENT_SECONDS = 20.0
 """How long a server process waits for the answer to one statement, beyond its patience: PostgreSQL may be frozen."""
 _SILENT_FOR_WORKERS = 300.0
@@ -79,6 +82,7 @@ class Connections:
         self._executor: ThreadPoolExecutor | None = None
         self._migrating = threading.Lock()
         self._checked = self._failing = False
+        self._crowded_at = -math.inf
         self._thread = threading.local()
         """`unlimited`: whether statements of this thread may take as long as they need."""
         self._finalizer = weakref.finalize(self, _close, self._idle)
@@ -185,10 +189,11 @@ class Connections:
 
     def _repeated(self, once: Callable[[], T], until: float) -> T:
         """Run until it succeeds; BUSY if it does not in time. A step that waited for too long for its thread is not begun."""
+        if time.monotonic() > until:
+            self._tell_crowded()
+            raise PostgresBusy
         pause = _PAUSE_SHORTEST
         while True:
-            if time.monotonic() > until:
-                raise PostgresBusy
             try:
                 result = once()
             except psycopg.Error as error:
@@ -324,6 +329,19 @@ class Connections:
         if not self._failing:
             self._failing = True
             _log.warning("PostgreSQL cannot answer, and is tried again: %s", in_words(error))
+
+    def _tell_crowded(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._crowded_at < _CROWDED_SECONDS:
+                return
+            self._crowded_at = now
+        _log.warning(
+            "a step waited %g s for a connection to PostgreSQL (`connections` is %d) and was given up: PostgreSQL or this "
+            "machine is slow, or more connections are needed",
+            self._patience,
+            self._at_most,
+        )
 
 
 def _close(sessions: list[Session]) -> None:
