@@ -38,14 +38,10 @@ class Cluster:
         self._log = (state / "log").open("ab")
 
     def start(self) -> None:
-        """Start each server and each worker that does not run."""
+        """Start each server that does not run, and each worker that no server keeps."""
         for number, listener in enumerate(self._listeners):
             if not _runs(self._servers[number]):
                 self._servers[number] = self._started(str(listener.fileno()), [listener.fileno()])
-        self.start_workers()
-
-    def start_workers(self) -> None:
-        """Start each worker that does not run and that no server keeps, as a supervisor does."""
         for number, worker in enumerate(self._workers):
             if not _runs(worker):
                 self._workers[number] = self._started("worker", [])

@@ -119,7 +119,7 @@ class Round:
                 cancel_after = random.uniform(0, 3) if random.random() < 0.1 else None
                 key = f"{self.key}.mirror.{number}"
                 self.exports.append(Export("fhir", mirror.types, key, cancel_after, mirror=mirror))
-        beside = [asyncio.create_task(self._write()), asyncio.create_task(self._keep_workers())]
+        beside = [asyncio.create_task(self._write()), asyncio.create_task(self._supervise())]
         try:
             async with asyncio.TaskGroup() as tasks:
                 disturbing = [tasks.create_task(self._disturb(name)) for name in self.names]
@@ -245,10 +245,10 @@ class Round:
     async def _disturb(self, name: str) -> None:
         await (DISTURBANCES | ON[self.cluster.site.name])[name](self)
 
-    async def _keep_workers(self) -> None:
-        """Start workers again, as a supervisor does."""
+    async def _supervise(self) -> None:
+        """Start what has ended again: a server ends if it cannot reach the object store when it starts."""
         while True:
-            self.cluster.start_workers()
+            self.cluster.start()
             await asyncio.sleep(0.1)
 
     @property
