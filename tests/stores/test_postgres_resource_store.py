@@ -451,6 +451,37 @@ async def test_a_restored_database_tells_everything_once_it_was_adopted(
     assert await ids(store, since=cut) == ["p"]
 
 
+@pytest.mark.parametrize(("everything", "times"), [(True, 2), (False, 6)], ids=["everything", "since"])
+async def test_a_version_is_looked_at_a_few_times_however_many_steps_read_a_type(
+    empty_postgres: EmptyStores, database: "psycopg.Connection[Any]", everything: bool, times: int
+) -> None:
+    """PostgreSQL does not read the rest of the type again in each step. What is new since then, it may have to search for."""
+    store, count = empty_postgres.store(), 25_000
+    since = await store.cut(Precision.MICROSECONDS)
+    store.load(line for number in range(count) for line in (someone(f"{number}", "?" * 900), seen(f"{number}", f"{number}")))
+    database.autocommit = True
+    database.execute("VACUUM ANALYZE resource")
+    before = _rows_read(database)
+    assert len(await ids(store, since=None if everything else since)) == count
+    store.close()  # what its connections counted is known when they have ended
+    for _ in range(100):
+        if (read := _rows_read(database) - before) >= count:
+            break
+        await asyncio.sleep(0.1)
+    assert count <= read < times * count
+
+
+def _rows_read(database: "psycopg.Connection[Any]") -> int:
+    """How many rows of the table of versions PostgreSQL has looked at."""
+    statement = """
+        SELECT pg_stat_get_tuples_returned(oid) + sum(pg_stat_get_tuples_returned(indexrelid)) FROM pg_class
+        JOIN pg_index ON indrelid = oid WHERE oid = 'resource'::regclass GROUP BY oid
+    """
+    database.execute("SELECT pg_stat_clear_snapshot()")
+    ((read,),) = database.execute(statement).fetchall()
+    return int(read)
+
+
 async def test_organised_output_reads_patients_some_at_a_time(
     store: PostgresResourceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,11 +36,21 @@ _MOST_GROUPS = 20_000
 _WINDOW = 1 << 18
 """The number of keys among which the versions of a filter are looked up at a time."""
 
-_PAGE = """
-    SELECT seq, json FROM $resource AS r WHERE seq > %(after)s AND seq <= {last} AND {living} ORDER BY seq LIMIT %(rows)s
+# The planner cannot know how many versions hold as of a cut, and reckons with few. If the limit counted only those, each step
+# would look to it like the last one of a slice, and it would read and sort all the rest of it for some megabytes.
+# So versions are taken by their keys first: LIMIT and OFFSET keep the other condition out of that choice.
+_SCAN = """
+    SELECT seq, CASE WHEN {living} THEN json ELSE '' END FROM (
+        SELECT * FROM $resource WHERE seq > %(after)s AND seq <= {last} ORDER BY seq LIMIT %(rows)s
+    ) AS r ORDER BY seq
+"""
+_KEYS = """
+    SELECT seq FROM $resource AS r WHERE {between} AND {living} ORDER BY seq
 """
 _BY_KEYS = """
-    SELECT seq, json FROM $resource AS r WHERE seq = ANY(%(keys)s::bigint[]) AND {living} ORDER BY seq
+    SELECT seq, json FROM (
+        SELECT * FROM $resource WHERE seq = ANY(%(keys)s::bigint[]) ORDER BY seq OFFSET 0
+    ) AS r WHERE {living} ORDER BY seq
 """
 _MEMBERS = """
     SELECT DISTINCT seq FROM $resource_compartment
@@ -96,10 +106,11 @@ async def pages(
 
 def versions(database: Database, query: Query, span: Span) -> AsyncIterator[Lines]:
     """The versions of a query in a span by `seq`, some at a time."""
-    living = span.view.living()
     if isinstance(query.selection, Compartments):
-        return _of_members(database, query.selection, span, living)
-    return _stepped(database, span.view.number, _PAGE.format(last=span.last, living=living), span.first - 1)
+        return _of_members(database, query.selection, span, span.view.living())
+    if query.window.since is None and not isinstance(query.selection, NoPatient):
+        return _scanned(database, span)
+    return _picked(database, span)
 
 
 async def paged(steps: AsyncIterator[Lines], page_bytes: int) -> AsyncIterator[Page]:
@@ -161,6 +172,23 @@ async def _of_members(database: Database, selection: Compartments, span: Span, l
     """The members' versions in the span are looked up once, so that the cost of reading depends on those alone."""
     async for found in by_keys(database, await members_keys(database, selection.references, span), living):
         yield found
+
+
+async def _scanned(database: Database, span: Span) -> AsyncIterator[Lines]:
+    """The versions of a span most of which are wanted: all are looked at, in the order of their keys."""
+    text = _SCAN.format(last=span.last, living=span.view.living())
+    async for rows in _stepped(database, span.view.number, text, span.first - 1):
+        if living := [row for row in rows if row[1]]:
+            yield living
+
+
+async def _picked(database: Database, span: Span) -> AsyncIterator[Lines]:
+    """The versions of a span few of which are wanted: their keys are looked up once, as those of members are."""
+    living = span.view.living()
+    text = _KEYS.format(between=span.between(), living=living)
+    keys = [seq for (seq,) in await database.connections.read(partial(Session.lines, text=text))]
+    async for rows in by_keys(database, keys, living):
+        yield rows
 
 
 async def _stepped(
