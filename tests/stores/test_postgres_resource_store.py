@@ -19,7 +19,16 @@ from house import HandClock
 from postgres_resources import EmptyStores, writing_on
 
 from fhir_bulk_middleware.contract.filters import Filters
-from fhir_bulk_middleware.contract.query import Compartments, EveryPatient, Everything, Filter, Query, Selection, Window
+from fhir_bulk_middleware.contract.query import (
+    Compartments,
+    EveryPatient,
+    Everything,
+    Filter,
+    ProvenanceTarget,
+    Query,
+    Selection,
+    Window,
+)
 from fhir_bulk_middleware.contract.recipes import as_json, from_json, make
 from fhir_bulk_middleware.contract.removal import Matches, Target
 from fhir_bulk_middleware.fhir.search.criteria import Criteria
@@ -34,6 +43,8 @@ pytestmark = pytest.mark.anyio
 pytest_plugins = ["postgres_fixtures"]
 
 EVERYTHING = Everything()
+MANY = 20_000
+"""So many resources that they are read in twenty steps."""
 
 
 @pytest.fixture
@@ -52,6 +63,17 @@ def database(empty_postgres: EmptyStores) -> Iterator["psycopg.Connection[Any]"]
     """A connection that finds the store's tables by their names."""
     with psycopg.connect(empty_postgres.dsn, options=f"-csearch_path={empty_postgres.schema}") as connection:
         yield connection
+
+
+@pytest.fixture
+def reader(empty_postgres: EmptyStores, store: PostgresResourceStore) -> Iterator[PostgresResourceStore]:
+    """The same store, but PostgreSQL reads no whole table, as it may where the table is hardly larger than a step."""
+    del store  # it is there
+    choices = " ".join(f"-cenable_{kind}=off" for kind in ("seqscan", "hashjoin", "mergejoin"))
+    dsn = psycopg.conninfo.make_conninfo(empty_postgres.dsn, options=choices)
+    reader = PostgresResourceStore(dsn, schema=empty_postgres.schema, patience=60)
+    yield reader
+    reader.close()
 
 
 @contextmanager
@@ -459,25 +481,91 @@ async def test_a_version_is_looked_at_a_few_times_however_many_steps_read_a_type
     store, count = empty_postgres.store(), 25_000
     since = await store.cut(Precision.MICROSECONDS)
     store.load(line for number in range(count) for line in (someone(f"{number}", "?" * 900), seen(f"{number}", f"{number}")))
-    database.autocommit = True
-    database.execute("VACUUM ANALYZE resource")
-    before = _rows_read(database)
-    assert len(await ids(store, since=None if everything else since)) == count
-    store.close()  # what its connections counted is known when they have ended
-    for _ in range(100):
-        if (read := _rows_read(database) - before) >= count:
-            break
-        await asyncio.sleep(0.1)
+    before = await _rows_read(database, store)
+    reader = empty_postgres.another()
+    assert len(await ids(reader, since=None if everything else since)) == count
+    read = await _rows_read(database, reader) - before
     assert count <= read < times * count
 
 
-def _rows_read(database: "psycopg.Connection[Any]") -> int:
-    """How many rows of the table of versions PostgreSQL has looked at."""
+async def test_deletions_are_looked_at_a_few_times_however_many_steps_read_them(
+    store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"
+) -> None:
+    store.load(someone(f"{number}", f"{number % 10}") for number in range(MANY))
+    since = await store.cut(Precision.MICROSECONDS)
+    for number in range(10):  # rows of another type lie between those of this one
+        assert not isinstance(await store.remove_matching(by_text(f"{number}"), at_most=MANY, if_version=None), Matches)
+        store.load(seen(f"{number}-{more}", "a") for more in range(MANY // 10))
+    query = await _query(store, "Patient", since)
+    before = await _rows_read(database, store)
+    assert sum([len(told.references) async for told in reader.deletions(query, None)]) == MANY
+    read = await _rows_read(database, reader) - before
+    assert MANY <= read < 5 * MANY
+
+
+async def test_what_left_is_looked_at_a_few_times_however_many_steps_read_it(
+    store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"
+) -> None:
+    store.load(seen(f"{number}", "a") for number in range(MANY))
+    since = await store.cut(Precision.MICROSECONDS)
+    store.load(seen(f"{number}", "b") for number in range(MANY))
+    query = await _query(store, "Observation", since, Compartments(frozenset(["Patient/a"])))
+    before = await _rows_read(database, store)
+    assert sum([len(told.references) async for told in reader.left(query, None)]) == MANY
+    read = await _rows_read(database, reader) - before
+    assert MANY <= read < 20 * MANY, "of each, some versions"
+
+
+@pytest.mark.parametrize("entered", [False, True])
+async def test_provenance_is_looked_at_a_few_times_however_many_steps_read_it(
+    store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]", entered: bool
+) -> None:
+    since = await store.cut(Precision.MICROSECONDS)
+    store.load(line for number in range(MANY) for line in (someone(f"{number}"), _about(f"{number}", f"Patient/{number}")))
+    target = ProvenanceTarget(await _query(store, "Patient", since if entered else None), entered=entered)
+    query = await _query(store, "Provenance", None)
+    before = await _rows_read(database, store)
+    assert sum([page.count async for page in reader.provenance(query, [target], None, latest=False)]) == MANY
+    read = await _rows_read(database, reader) - before
+    assert 2 * MANY <= read < 8 * MANY, "it and its target"
+
+
+async def test_what_names_a_resource_is_looked_at_a_few_times_however_many_steps_read_it(
+    store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"
+) -> None:
+    store.load(someone(f"{number}", managingOrganization={"reference": "Organization/house"}) for number in range(MANY))
+    query = await _query(store, "Patient", None)
+    before = await _rows_read(database, store)
+    assert sum([page.count async for page in reader.naming([query], "Organization/house")]) == MANY
+    read = await _rows_read(database, reader) - before
+    assert MANY <= read < 3 * MANY
+
+
+def _about(id_: str, reference: str) -> bytes:
+    return json.dumps({"resourceType": "Provenance", "id": id_, "target": [{"reference": reference}]}).encode()
+
+
+async def _query(store: PostgresResourceStore, type_: str, since: Instant | None, selection: Selection = EVERYTHING) -> Query:
+    as_of = await store.cut(Precision.MICROSECONDS)
+    return Query(type=type_, selection=selection, window=Window(since), as_of=as_of)
+
+
+async def _rows_read(database: "psycopg.Connection[Any]", store: PostgresResourceStore) -> int:
+    """How many rows of the table of versions PostgreSQL has looked at, once it knows what it has there.
+
+    The store is closed, since what a connection counted is known when it has ended.
+    """
+    store.close()
+    database.autocommit = True
+    for _ in range(1_000):
+        if not database.execute("SELECT FROM pg_stat_activity WHERE application_name = 'fhir-bulk'").rowcount:
+            break
+        await asyncio.sleep(0.01)
+    database.execute("VACUUM ANALYZE")
     statement = """
         SELECT pg_stat_get_tuples_returned(oid) + sum(pg_stat_get_tuples_returned(indexrelid)) FROM pg_class
         JOIN pg_index ON indrelid = oid WHERE oid = 'resource'::regclass GROUP BY oid
     """
-    database.execute("SELECT pg_stat_clear_snapshot()")
     ((read,),) = database.execute(statement).fetchall()
     return int(read)
 

@@ -6,17 +6,18 @@ from functools import partial
 from typing import Any
 
 from fhir_bulk_middleware.contract.query import Compartments, Deletions, EveryPatient, Everything, NoPatient, Query, Selection
-from fhir_bulk_middleware.stores.postgres.resource_view import Database, View, at
+from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span, View, at
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["deletions", "left", "lies"]
 
-_PER_PAGE = 1_000
+_KEYS_PER_STEP = 1_000
 
-_DELETED = """
-    SELECT seq, id FROM $resource AS r
-    WHERE deleted AND seq > %(after)s AND seq <= {last} AND {held} AND {within} ORDER BY seq LIMIT %(limit)s
-"""
+# As in `resource_reading`, keys are taken before it is asked which of their versions count.
+_KEYS = "SELECT seq FROM $resource WHERE {kind} AND seq > %(after)s AND seq <= {last} ORDER BY seq LIMIT %(rows)s"
+_OF_KEYS = "(SELECT * FROM $resource WHERE seq = ANY(%(keys)s::bigint[]) ORDER BY seq OFFSET 0)"
+
+_DELETED = f"SELECT seq, id FROM {_OF_KEYS} AS r WHERE {{held}} AND {{within}} ORDER BY seq"  # noqa: S608 - constants of ours only
 _FORMER = """
     SELECT former.id, former.in_patient, former.owners FROM unnest(%(ids)s::text[], %(keys)s::bigint[]) AS gone (id, seq)
     JOIN $resource AS former ON former.type = {number} AND former.id = gone.id AND former.seq < gone.seq
@@ -25,16 +26,16 @@ _FORMER = """
 
 # What moved within the window, by its last move there, with its version as of `since` and that as of the cut. A resource that
 # was deleted and created again moved, too.
-_MOVED = """
-    SELECT m.seq, m.id, former.in_patient, former.owners, r.in_patient, r.owners FROM $resource AS m
-    JOIN $resource AS r ON r.type = {number} AND r.id = m.id AND r.seq >= m.seq AND NOT r.deleted AND {held} AND {visible}
-    JOIN $resource AS former ON former.type = {number} AND former.id = m.id AND former.seq < m.seq AND NOT former.deleted
-        AND {then} AND former.owners <> r.owners
-    WHERE m.moved AND m.seq > %(after)s AND m.seq <= {last} AND {within} AND NOT EXISTS (
+_MOVED = f"""
+    SELECT m.seq, m.id, former.in_patient, former.owners, r.in_patient, r.owners FROM {_OF_KEYS} AS m
+    JOIN $resource AS r ON r.type = {{number}} AND r.id = m.id AND r.seq >= m.seq AND NOT r.deleted AND {{held}} AND {{visible}}
+    JOIN $resource AS former ON former.type = {{number}} AND former.id = m.id AND former.seq < m.seq AND NOT former.deleted
+        AND {{then}} AND former.owners <> r.owners
+    WHERE {{within}} AND NOT EXISTS (
         SELECT 1 FROM $resource AS later
-        WHERE later.type = {number} AND later.id = m.id AND later.seq > m.seq AND later.moved AND {within_later}
-    ) ORDER BY m.seq LIMIT %(limit)s
-"""
+        WHERE later.type = {{number}} AND later.id = m.id AND later.seq > m.seq AND later.moved AND {{within_later}}
+    ) ORDER BY m.seq
+"""  # noqa: S608 - constants of ours only
 
 
 def lies(selection: Selection, owners: Collection[str], *, in_patient: bool) -> bool:
@@ -59,17 +60,14 @@ async def deletions(database: Database, query: Query, after: str | None) -> Asyn
     span = await database.span(whole, after, lambda view: f"r.deleted AND {view.held()} AND {view.within()}")
     if span is None:
         return
-    view, key = span.view, span.first - 1
-    text = _DELETED.format(last=span.last, held=view.held(), within=view.within())
-    while True:
-        rows = await _read(database, text, {"after": key, "limit": _PER_PAGE})
-        if not rows:
-            return
-        key = rows[-1][0]
+    view = span.view
+    text = _DELETED.format(held=view.held(), within=view.within())
+    async for keys in _keys(database, span, "deleted"):
+        rows = await _read(database, text, {"keys": keys})
         wanted = None if isinstance(query.selection, Everything) else await _once_selected(database, view, query.selection, rows)
         told = tuple(f"{query.type}/{id_}" for _, id_ in rows if wanted is None or id_ in wanted)
         if told:
-            yield Deletions(told, str(key))
+            yield Deletions(told, str(keys[-1]))
 
 
 async def _once_selected(database: Database, view: View, selection: Selection, gone: list[tuple[int, str]]) -> set[str]:
@@ -90,26 +88,32 @@ async def left(database: Database, query: Query, after: str | None) -> AsyncIter
     span = await database.span(whole, after, lambda view: f"r.moved AND {view.within()}")
     if span is None:
         return
-    view, key = span.view, span.first - 1
+    view = span.view
     text = _MOVED.format(
         number=view.number,
-        last=span.last,
         held=view.held(),
         visible=view.until_then(),
         then=at(view.since, "former"),
         within=view.within("m"),
         within_later=view.within("later"),
     )
-    while rows := await _read(database, text, {"after": key, "limit": _PER_PAGE}):
-        key = rows[-1][0]
+    async for keys in _keys(database, span, "moved"):
         told = tuple(
             f"{query.type}/{id_}"
-            for _, id_, was_in_patient, owned, in_patient, owners in rows
+            for _, id_, was_in_patient, owned, in_patient, owners in await _read(database, text, {"keys": keys})
             if lies(query.selection, owned, in_patient=was_in_patient)
             and not lies(query.selection, owners, in_patient=in_patient)
         )
         if told:
-            yield Deletions(told, str(key))
+            yield Deletions(told, str(keys[-1]))
+
+
+async def _keys(database: Database, span: Span, kind: str) -> AsyncIterator[list[int]]:
+    """The keys of the span's versions of a kind that an index has, whether they count or not, some at a time."""
+    text, after = _KEYS.format(kind=kind, last=span.last), span.first - 1
+    while keys := [key for (key,) in await _read(database, text, {"after": after, "rows": _KEYS_PER_STEP})]:
+        yield keys
+        after = keys[-1]
 
 
 async def _read(database: Database, text: str, values: dict[str, object]) -> list[tuple[Any, ...]]:

@@ -35,8 +35,10 @@ _COUNT_MEMBERS = """
     ) AS counted
 """
 _ALL = """
-    SELECT r.seq, r.json{owners} FROM $resource_naming AS n JOIN $resource AS r ON r.seq = n.seq
-    WHERE n.target = %(key)s AND n.seq > %(after)s AND n.seq <= {last} AND {living} ORDER BY n.seq LIMIT %(rows)s
+    SELECT r.seq, CASE WHEN {living} THEN r.json ELSE '' END{owners} FROM (
+        SELECT seq FROM $resource_naming
+        WHERE target = %(key)s AND seq > %(after)s AND seq <= {last} ORDER BY seq LIMIT %(rows)s
+    ) AS n JOIN $resource AS r ON r.seq = n.seq ORDER BY r.seq
 """
 _OF_MEMBERS = "SELECT seq FROM $resource_naming WHERE target = %(key)s AND seq = ANY(%(keys)s::bigint[]) ORDER BY seq"
 
@@ -90,7 +92,7 @@ async def _all(database: Database, span: Span, key: int, selection: Compartments
             yield [
                 (row[0], row[1])
                 for row in found
-                if selection is None or not selection.references.isdisjoint(owner.decode() for owner in row[2])
+                if row[1] and (selection is None or not selection.references.isdisjoint(owner.decode() for owner in row[2]))
             ]
         if len(found) < rows:
             return

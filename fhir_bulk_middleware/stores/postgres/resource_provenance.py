@@ -13,7 +13,7 @@ from typing import Any
 from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.query import Everything, Page, ProvenanceTarget, Query
 from fhir_bulk_middleware.stores.postgres.resource_losses import lies
-from fhir_bulk_middleware.stores.postgres.resource_reading import Lines, by_keys, paged
+from fhir_bulk_middleware.stores.postgres.resource_reading import Lines, by_keys, keys_of, paged
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span, at
 from fhir_bulk_middleware.stores.postgres.session import Session
 
@@ -21,7 +21,6 @@ __all__ = ["provenance"]
 
 _KEYS_PER_STEP = 1_000
 
-_KEYS = "SELECT seq FROM $resource AS r WHERE seq > %(after)s AND seq <= {last} AND {living} ORDER BY seq LIMIT %(rows)s"
 _NEWEST = """
     AND NOT EXISTS (
         SELECT 1 FROM $resource_target AS other JOIN $resource AS q ON q.seq = other.seq
@@ -34,10 +33,7 @@ _ABOUT = """
     JOIN $resource AS r ON r.type = {number} AND r.id = target.id AND {between}
     WHERE target.seq = ANY(%(keys)s::bigint[]) AND target.type = %(type)s AND {living} {newest}
 """
-_CHANGED = """
-    SELECT seq, id, in_patient, owners FROM $resource AS r
-    WHERE seq > %(after)s AND seq <= {last} AND {living} ORDER BY seq LIMIT %(rows)s
-"""
+_CHANGED = "SELECT seq, id, in_patient, owners FROM $resource WHERE seq = ANY(%(keys)s::bigint[])"
 _OF_CHANGED = """
     SELECT target.id, p.seq FROM $resource_target AS target JOIN $resource AS p ON p.seq = target.seq
     WHERE target.type = %(type)s AND target.id = ANY(%(ids)s::text[]) AND {living} {newest}
@@ -114,10 +110,7 @@ class _Choice:
         if not self.chosen:
             yield sorted(key for key in self._entered if self._span.first <= key <= self._span.last)
             return
-        text = _KEYS.format(last=self._span.last, living=self._span.view.living())
-        after = self._span.first - 1
-        while keys := [key for (key,) in await self._read(text, after=after, rows=_KEYS_PER_STEP)]:
-            after = keys[-1]
+        async for keys in self._steps(self._span):
             found = self._entered.intersection(keys)
             for chosen in self.chosen:
                 found |= await self._about(chosen, [key for key in keys if key not in found])
@@ -143,11 +136,9 @@ class _Choice:
 
     async def enter(self, chosen: _Chosen) -> None:
         """Find the Provenance of those of a target's resources that entered the selection within the window."""
-        span, query = chosen.span, chosen.target.query
-        text = _CHANGED.format(last=span.last, living=span.view.living())
-        after = span.first - 1
-        while rows := await self._read(text, after=after, rows=_KEYS_PER_STEP):
-            after = rows[-1][0]
+        query = chosen.target.query
+        async for keys in self._steps(chosen.span):
+            rows = await self._read(_CHANGED, keys=keys)
             changed = {id_: key for key, id_, in_patient, owners in rows if lies(query.selection, owners, in_patient=in_patient)}
             await self._enter(chosen, changed)
 
@@ -166,6 +157,12 @@ class _Choice:
             texts = await self._read(_TEXTS, keys=[changed[id_] for id_ in ids])
             ids = {id_ for id_, line in texts if chosen.filters.passes(line.encode())}
         self._entered |= {key for id_, key in about if id_ in ids}
+
+    async def _steps(self, span: Span) -> AsyncIterator[list[int]]:
+        """The keys of a span's versions, some at a time."""
+        async for keys in keys_of(self._database, span):
+            for start in range(0, len(keys), _KEYS_PER_STEP):
+                yield keys[start : start + _KEYS_PER_STEP]
 
     async def _read(self, text: str, **values: object) -> list[tuple[Any, ...]]:
         return await self._database.connections.read(partial(Session.rows, text=text, values=values))

@@ -6,6 +6,7 @@ behind its last key after a lost connection.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from psycopg.sql import SQL
@@ -20,7 +21,19 @@ from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.session import Session
 
-__all__ = ["Lines", "by_keys", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions", "written_since"]
+__all__ = [
+    "Lines",
+    "by_keys",
+    "keys_of",
+    "members_keys",
+    "named",
+    "paged",
+    "pages",
+    "pages_of",
+    "slices",
+    "versions",
+    "written_since",
+]
 
 Lines = list[tuple[int, bytes]]
 """Keys and texts of versions."""
@@ -34,7 +47,7 @@ _FOLD_FACTOR = 4
 _MOST_GROUPS = 20_000
 
 _WINDOW = 1 << 18
-"""The number of keys among which the versions of a filter are looked up at a time."""
+"""The number of keys among which versions are looked up at a time, so that those found take little memory."""
 
 # The planner cannot know how many versions hold as of a cut, and reckons with few. If the limit counted only those, each step
 # would look to it like the last one of a slice, and it would read and sort all the rest of it for some megabytes.
@@ -157,6 +170,22 @@ async def members_keys(database: Database, owners: Iterable[str], span: Span) ->
     return [seq for (seq,) in await database.connections.read(lambda session: session.lines(text, values))]
 
 
+async def keys_of(database: Database, span: Span) -> AsyncIterator[list[int]]:
+    """The keys of a span's versions, in order; for spans few of whose versions are wanted."""
+    living = span.view.living()
+    async for part in _windows(database, span):
+        text = _KEYS.format(between=part.between(), living=living)
+        yield [seq for (seq,) in await database.connections.read(partial(Session.lines, text=text))]
+
+
+async def _windows(database: Database, span: Span) -> AsyncIterator[Span]:
+    """The span in parts of so many keys that those of one part can be held in memory."""
+    last = await database.last_key(span)
+    end = span.first if last is None else min(last, span.last)
+    for first in range(span.first, end + 1, _WINDOW):
+        yield replace(span, first=first, last=min(first + _WINDOW - 1, span.last))
+
+
 async def by_keys(database: Database, keys: Sequence[int], living: str) -> AsyncIterator[Lines]:
     """Those of the versions that meet a condition, by their keys."""
     text, rows, start = _BY_KEYS.format(living=living), _FIRST_ROWS, 0
@@ -183,12 +212,11 @@ async def _scanned(database: Database, span: Span) -> AsyncIterator[Lines]:
 
 
 async def _picked(database: Database, span: Span) -> AsyncIterator[Lines]:
-    """The versions of a span few of which are wanted: their keys are looked up once, as those of members are."""
+    """The versions of a span few of which are wanted: their keys are looked up first, as those of members are."""
     living = span.view.living()
-    text = _KEYS.format(between=span.between(), living=living)
-    keys = [seq for (seq,) in await database.connections.read(partial(Session.lines, text=text))]
-    async for rows in by_keys(database, keys, living):
-        yield rows
+    async for keys in keys_of(database, span):
+        async for rows in by_keys(database, keys, living):
+            yield rows
 
 
 async def _stepped(
@@ -261,10 +289,10 @@ def _wanted(query: Query, span: Span, criteria: CriteriaIndex | None) -> _Wanted
 
 
 async def _found(database: Database, span: Span, criteria: CriteriaIndex, lookups: Lookups) -> AsyncIterator[Lines]:
-    """The versions in a span that look-ups find, window by window, so that their keys take little memory."""
-    living, last = span.view.living(), await database.last_key(span)
-    for first in range(span.first, min(span.last, span.first if last is None else last) + 1, _WINDOW):
-        keys = await criteria.found(lookups, span.view.number, (first, min(first + _WINDOW - 1, span.last)))
+    """The versions in a span that look-ups find."""
+    living = span.view.living()
+    async for part in _windows(database, span):
+        keys = await criteria.found(lookups, span.view.number, (part.first, part.last))
         async for rows in by_keys(database, keys, living):
             yield rows
 
