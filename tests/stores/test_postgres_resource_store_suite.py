@@ -26,3 +26,19 @@ class TestPostgresResourceStore(ResourceStoreSuite, StoredTextSuite, DeleteSuite
     @pytest.fixture
     def set_clock(self, empty_postgres: EmptyStores) -> Callable[[float], None]:
         return empty_postgres.offset
+
+
+class TestPostgresResourceStoreInSmallSteps(TestPostgresResourceStore):
+    """The same promises where each read takes several statements."""
+
+    @pytest.fixture(autouse=True)
+    def small_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        steps = {
+            "reading": {"_WINDOW": 3, "_FIRST_ROWS": 1, "_MOST_ROWS": 2},
+            "losses": {"_KEYS_PER_STEP": 2},
+            "provenance": {"_KEYS_PER_STEP": 2},
+            "naming": {"_FIRST_ROWS": 1, "_MOST_ROWS": 2, "_FIRST_MEMBERS": 1},
+        }
+        for module, sizes in steps.items():
+            for name, size in sizes.items():
+                monkeypatch.setattr(f"fhir_bulk_middleware.stores.postgres.resource_{module}.{name}", size)
