@@ -1746,6 +1746,22 @@ POSTGRES = (
         (_POSTGRES_SUITE,),
     ),
     Mutant(
+        "postgres-statements-are-prepared-through-a-pooler",
+        "law 30",
+        "stores/postgres/session.py",
+        "    WHERE pg_backend_pid() = {}",
+        "    WHERE {} > 0",
+        (_POSTGRES,),
+    ),
+    Mutant(
+        "postgres-kept-plans-read-whole-tables",
+        "law 18",
+        "stores/postgres/session.py",
+        "SELECT set_config('enable_seqscan', 'off', false)",
+        "SELECT set_config('enable_seqscan', 'on', false)",
+        (_POSTGRES,),
+    ),
+    Mutant(
         "postgres-newer-schema-is-used-whatever-it-says",
         "law 30",
         "stores/postgres/schema.py",

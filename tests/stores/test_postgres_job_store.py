@@ -51,6 +51,9 @@ from fhir_bulk_middleware.testing.job_values import (
 pytestmark = pytest.mark.anyio
 pytest_plugins = ["postgres_fixtures"]
 
+MANY = 5_000
+"""Slices: each look at all of them would be seen."""
+
 T = TypeVar("T")
 StoreOn = Callable[..., PostgresJobStore]
 
@@ -454,6 +457,60 @@ async def test_a_server_that_is_reached_through_a_pooler_is_not_listened_to(
     assert heard == []
     assert "leads through a connection pooler" in caplog.text
     assert "listen=" in caplog.text, "what to do"
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_statement_that_is_repeated_is_prepared_unless_through_a_pooler(
+    store_on: StoreOn, proxy: CuttingProxy, pooled: bool
+) -> None:
+    proxy.invents = pooled
+    store = store_on(proxy.dsn, connections=1)
+    job = await added(store)
+    proxy.received.clear()
+    for _ in range(40):
+        assert await found(store, job) == job
+    sent = proxy.received.count(b"SELECT id, mount")
+    assert sent == 40 if pooled else 0 < sent < 10
+
+
+async def test_a_plan_that_was_made_for_few_slices_serves_for_many(
+    store_on: StoreOn, superuser: "psycopg.Connection[Any]", postgres: str, schema: str
+) -> None:
+    """A prepared statement keeps its plan until PostgreSQL looks how large the tables are, which may be a minute later."""
+    store = store_on(make_conninfo(postgres, application_name=f"{schema}_worker"), connections=1)
+    planner = store_on(make_conninfo(postgres, application_name=f"{schema}_planner"))
+    several = 20
+    await started(store, several)
+    for table in ("job", "slice", "part", "work", "turn"):
+        superuser.execute(f'ALTER TABLE "{schema}".{table} SET (autovacuum_enabled = off)'.encode())
+        superuser.execute(f'VACUUM ANALYZE "{schema}".{table}'.encode())
+    await _carry_out(store, several)  # the statements are prepared now, and have their plans
+    await started(planner, MANY)
+    planner.close()
+    before = await _rows_read(superuser, schema, "planner")
+    await _carry_out(store, several)
+    store.close()
+    read = await _rows_read(superuser, schema, "worker") - before
+    assert several < read < several * MANY // 10
+
+
+async def _carry_out(store: PostgresJobStore, slices: int) -> None:
+    for _ in range(slices):
+        lease = await claimed(store)
+        assert lease.slice is not None
+        assert await store.renew(lease, NOW, lease_seconds=LEASE, done=1)
+        part = a_part(lease.job, lease.slice.number, 0)
+        assert await store.checkpoint(lease, [part], None, NOW, done=2, finished=True)
+        assert (await found(store, lease.job)).done > 0
+
+
+async def _rows_read(superuser: "psycopg.Connection[Any]", schema: str, who: str) -> int:
+    """How many rows of this schema PostgreSQL has looked at, with all of a store's whose connections are closed."""
+    ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s)"
+    await until(lambda: superuser.execute(ended, (f"{schema}_{who}",)).fetchone() == (True,))
+    statement = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE schemaname = %s"
+    ((read,),) = superuser.execute(statement, (schema,)).fetchall()
+    return int(read)
 
 
 async def test_without_listening_there_is_no_further_connection(store_on: StoreOn) -> None:

@@ -35,6 +35,7 @@ class CuttingProxy:
     Attributes:
         cuts: those to come; each commit takes the first.
         made: how many were made.
+        received: what clients sent.
         dsn: leads through the proxy.
         thawed: set while the proxy is not frozen. While it is, all connections stay, new ones are accepted, and nothing is passed
             on, as by a server whose processes are stopped.
@@ -46,6 +47,7 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.cuts: list[Cut] = []
         self.made = 0
+        self.received = bytearray()
         self.thawed = threading.Event()
         self.thawed.set()
         self.invents = False
@@ -82,6 +84,7 @@ class CuttingProxy:
 
     def _forward(self, client: socket.socket, server: socket.socket, answers: threading.Thread) -> None:
         while data := client.recv(65_536):
+            self.received += data
             self.thawed.wait()
             cut = self._cut_at(data)
             match cut:

@@ -60,18 +60,22 @@ class Connections:
         at_most: the number of threads and of connections; without meaning if `blocking`, where each thread that calls has one.
         patience: seconds in which a step is repeated before it raises `PostgresBusy`.
         blocking: whether steps run in the calling thread, as in a worker process.
+        keeps_plans: whether statements find all their rows by indexes, so that their plans can be kept (`Session.keep_plans`).
 
     Raises:
         ValueError: the DSN cannot be read.
     """
 
-    def __init__(self, dsn: str, tables: Tables, *, at_most: int, patience: float, blocking: bool) -> None:
+    def __init__(
+        self, dsn: str, tables: Tables, *, at_most: int, patience: float, blocking: bool, keeps_plans: bool = False
+    ) -> None:
         self._options = options(dsn)
         self._tables = tables
         self._at_most = at_most
         self._patience = patience
         self._limit = _SILENT_FOR_WORKERS if blocking else patience + _SILENT_SECONDS
         self._blocking = blocking
+        self._keeps_plans = keeps_plans
         self._of_parents: list[list[Session]] = []
         self._begin()
 
@@ -218,7 +222,7 @@ class Connections:
                 session.begin_snapshot()
             result = step(session)
             if snapshot:
-                session.rollback()
+                session.commit()  # after a rollback psycopg would prepare all statements again
             return result
 
     def _write_once(self, step: Callable[[Session], T]) -> T:
@@ -270,6 +274,8 @@ class Connections:
         try:
             if not self._checked:
                 self._migrate(session)
+            if self._keeps_plans:
+                session.keep_plans()
             yield session
         except BaseException as error:
             with suppress(psycopg.Error):  # it is rolled back with its connection

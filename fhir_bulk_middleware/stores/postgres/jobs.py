@@ -122,8 +122,8 @@ class PostgresJobStore:
     The first use makes the tables, or brings them up to date; where the role of the servers may not do that, another role calls
     `migrate` before. A step that finds the server away is repeated for `patience` seconds and then refused as busy.
 
-    Connections may go through PgBouncer in transaction pooling: nothing is set for a session and nothing is prepared. Only hints
-    need a session of their own (`listen`).
+    Connections may go through PgBouncer in transaction pooling: then nothing is set for a session and nothing is prepared. Only
+    hints need a session of their own (`listen`). On connections to the server itself statements that are repeated are prepared.
 
     Args:
         dsn: the connection string, as libpq reads it. What it leaves out comes from libpq's environment (`PGPASSWORD`,
@@ -159,7 +159,9 @@ class PostgresJobStore:
         self._tables = job_tables(schema)
         self._listening = None if listen is False else options(dsn if listen is True else listen)
         self._patience = patience
-        self._connections = Connections(dsn, self._tables, at_most=connections, patience=patience, blocking=blocking)
+        self._connections = Connections(
+            dsn, self._tables, at_most=connections, patience=patience, blocking=blocking, keeps_plans=True
+        )
         self._known = KnownJobs()
         self._rows = LastRows(self._connections.aside)
 

@@ -22,8 +22,8 @@ _MOST_STATEMENTS = 512
 _SILENCE_MILLISECONDS = "30000"
 _CONNECT_SECONDS = "5"
 
-# Nothing is set for the session, so that a pooler may give each transaction another server connection. A process that is stopped
-# within a transaction keeps its locks for ten seconds at most.
+# Nothing is set for a session that a pooler may lend to others, so that each transaction may have another server connection. A
+# process that is stopped within a transaction keeps its locks for ten seconds at most.
 _BEGIN = b"""
     BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT pg_current_xact_id()::text, set_config('idle_in_transaction_session_timeout', '10s', true),
@@ -39,6 +39,16 @@ _BEGIN_SNAPSHOT = b"""
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '10s'
 """
+# A plan that is kept may be made while a table is almost empty, and serve when the table has grown a thousand times. So it uses
+# indexes from the beginning. Before PostgreSQL 18 a plan that cannot seems so expensive that it would be compiled (JIT). There is
+# no row, and nothing is set, where the server has another process number than the protocol announced (`hints`).
+_KEEP_PLANS = """
+    SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)
+    WHERE pg_backend_pid() = {}
+"""
+_REPEATED = 5
+"""How often a connection has run a statement before it is prepared."""
 
 
 def options(dsn: str) -> dict[str, str]:
@@ -127,7 +137,7 @@ class _Limited(psycopg.Connection[tuple[Any, ...]]):
 class Session:
     """One connection, used by one thread at a time.
 
-    Outside of `begin` and `commit` each statement is a transaction of its own. No statement is prepared.
+    Outside of `begin` and `commit` each statement is a transaction of its own. No statement is prepared before `keep_plans`.
 
     Args:
         chosen: of the connection (`options`).
@@ -149,6 +159,7 @@ class Session:
         self._tables = tables
         self.opened = self.used = time.monotonic()
         self.transaction = ""
+        self._asked_to_keep_plans = False
 
     @property
     def limit(self) -> float | None:
@@ -174,9 +185,19 @@ class Session:
         """Whether the connection is ready for a transaction."""
         return self._connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
+    def keep_plans(self) -> None:
+        """Prepare the statements that are repeated, unless a pooler lends the connection to others; further calls do nothing.
+
+        For statements that find all their rows by indexes, since no other plans are made from now on.
+        """
+        if not self._asked_to_keep_plans:
+            self._asked_to_keep_plans = True
+            if self._connection.execute(_KEEP_PLANS.format(self._connection.info.backend_pid).encode()).rowcount:
+                self._connection.prepare_threshold = _REPEATED
+
     def begin(self) -> str:
         """Begin a transaction; its id, by which `pg_xact_status` tells its outcome."""
-        cursor = self._connection.execute(_BEGIN)
+        cursor = self._connection.execute(_BEGIN, prepare=False)
         while cursor.nextset():
             pass
         self.transaction = str(self._first(cursor.fetchone())[0])
@@ -185,22 +206,22 @@ class Session:
     @contextmanager
     def named(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """The connection in a transaction in which names without a schema are those of ours; commits at the end."""
-        self._connection.execute(_BEGIN_NAMED.format(self._tables.schema).encode())
+        self._connection.execute(_BEGIN_NAMED.format(self._tables.schema).encode(), prepare=False)
         yield self._connection
         self.commit()
 
     def begin_snapshot(self) -> None:
         """Begin a transaction that reads as of one instant."""
-        self._connection.execute(_BEGIN_SNAPSHOT)
+        self._connection.execute(_BEGIN_SNAPSHOT, prepare=False)
 
     def commit(self) -> None:
         """Commit, which is durable when this returns."""
-        self._connection.execute(b"COMMIT")
+        self._connection.execute(b"COMMIT", prepare=False)
 
     def rollback(self) -> None:
         """Roll back; a lost connection is rolled back by the server."""
         if not self.lost:
-            self._connection.execute(b"ROLLBACK")
+            self._connection.execute(b"ROLLBACK", prepare=False)
 
     def rows(self, text: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -246,7 +267,7 @@ class Session:
 
     def script(self, text: str) -> None:
         """Run several statements without values, as they are."""
-        self._connection.execute(text.encode())
+        self._connection.execute(text.encode(), prepare=False)
 
     def close(self) -> None:
         """Close the connection."""
