@@ -1754,7 +1754,7 @@ POSTGRES = (
         (_POSTGRES,),
     ),
     Mutant(
-        "postgres-kept-plans-read-whole-tables",
+        "postgres-prepared-statements-read-whole-tables",
         "law 18",
         "stores/postgres/session.py",
         "SELECT set_config('enable_seqscan', 'off', false)",

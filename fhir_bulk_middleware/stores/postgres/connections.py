@@ -60,14 +60,14 @@ class Connections:
         at_most: the number of threads and of connections; without meaning if `blocking`, where each thread that calls has one.
         patience: seconds in which a step is repeated before it raises `PostgresBusy`.
         blocking: whether steps run in the calling thread, as in a worker process.
-        keeps_plans: whether statements find all their rows by indexes, so that their plans can be kept (`Session.keep_plans`).
+        prepares: whether statements that are repeated are prepared, which must find their rows by indexes.
 
     Raises:
         ValueError: the DSN cannot be read.
     """
 
     def __init__(
-        self, dsn: str, tables: Tables, *, at_most: int, patience: float, blocking: bool, keeps_plans: bool = False
+        self, dsn: str, tables: Tables, *, at_most: int, patience: float, blocking: bool, prepares: bool = False
     ) -> None:
         self._options = options(dsn)
         self._tables = tables
@@ -75,7 +75,7 @@ class Connections:
         self._patience = patience
         self._limit = _SILENT_FOR_WORKERS if blocking else patience + _SILENT_SECONDS
         self._blocking = blocking
-        self._keeps_plans = keeps_plans
+        self._prepares = prepares
         self._of_parents: list[list[Session]] = []
         self._begin()
 
@@ -274,8 +274,8 @@ class Connections:
         try:
             if not self._checked:
                 self._migrate(session)
-            if self._keeps_plans:
-                session.keep_plans()
+            if self._prepares:
+                session.prepare_repeated()
             yield session
         except BaseException as error:
             with suppress(psycopg.Error):  # it is rolled back with its connection

@@ -160,7 +160,7 @@ class PostgresJobStore:
         self._listening = None if listen is False else options(dsn if listen is True else listen)
         self._patience = patience
         self._connections = Connections(
-            dsn, self._tables, at_most=connections, patience=patience, blocking=blocking, keeps_plans=True
+            dsn, self._tables, at_most=connections, patience=patience, blocking=blocking, prepares=True
         )
         self._known = KnownJobs()
         self._rows = LastRows(self._connections.aside)

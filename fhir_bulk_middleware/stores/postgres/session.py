@@ -39,10 +39,11 @@ _BEGIN_SNAPSHOT = b"""
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL idle_in_transaction_session_timeout = '10s'
 """
-# A plan that is kept may be made while a table is almost empty, and serve when the table has grown a thousand times. So it uses
-# indexes from the beginning. Before PostgreSQL 18 a plan that cannot seems so expensive that it would be compiled (JIT). There is
-# no row, and nothing is set, where the server has another process number than the protocol announced (`hints`).
-_KEEP_PLANS = """
+# A prepared statement keeps its plan, which may be made while a table is almost empty and serve when it has grown a thousand
+# times. So plans use indexes from the beginning. Before PostgreSQL 18 one that has to read a whole table then counts as so
+# expensive that it would be compiled (JIT). There is no row, and nothing is set, where the server has another process number than
+# the protocol announced (`hints`).
+_PLAN_WITH_INDEXES = """
     SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
         set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)
     WHERE pg_backend_pid() = {}
@@ -137,7 +138,8 @@ class _Limited(psycopg.Connection[tuple[Any, ...]]):
 class Session:
     """One connection, used by one thread at a time.
 
-    Outside of `begin` and `commit` each statement is a transaction of its own. No statement is prepared before `keep_plans`.
+    Outside of `begin` and `commit` each statement is a transaction of its own. No statement is prepared before
+    `prepare_repeated`.
 
     Args:
         chosen: of the connection (`options`).
@@ -159,7 +161,7 @@ class Session:
         self._tables = tables
         self.opened = self.used = time.monotonic()
         self.transaction = ""
-        self._asked_to_keep_plans = False
+        self._may_prepare = False
 
     @property
     def limit(self) -> float | None:
@@ -185,14 +187,15 @@ class Session:
         """Whether the connection is ready for a transaction."""
         return self._connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
-    def keep_plans(self) -> None:
-        """Prepare the statements that are repeated, unless a pooler lends the connection to others; further calls do nothing.
+    def prepare_repeated(self) -> None:
+        """From now on prepare what is repeated, unless a pooler lends the connection to others; a second call does nothing.
 
-        For statements that find all their rows by indexes, since no other plans are made from now on.
+        For statements that find their rows by indexes, since plans are made for that.
         """
-        if not self._asked_to_keep_plans:
-            self._asked_to_keep_plans = True
-            if self._connection.execute(_KEEP_PLANS.format(self._connection.info.backend_pid).encode()).rowcount:
+        if not self._may_prepare:
+            self._may_prepare = True
+            statement = _PLAN_WITH_INDEXES.format(self._connection.info.backend_pid)
+            if self._connection.execute(statement.encode()).rowcount:
                 self._connection.prepare_threshold = _REPEATED
 
     def begin(self) -> str:
