@@ -39,8 +39,9 @@ writer was slow (*late*) comes in the next export with a `lastUpdated` at or bef
 chooses its instant, then waits until the transactions have ended that may hold an earlier stamp, up to `patience` seconds, and
 only then takes the snapshot. Those are the transactions that called `bulk_instant()`: it assigns the transaction id before it
 reads the clock, and leaves a lock on `bulk_cut` behind that conflicts with no reader or writer. `cut` waits for nobody who
-began after its instant was chosen, and writers never wait for a cut. The row of the cut counts the transactions that it did not
-wait for any longer (`unfinished`), and the manifest of the export says how many they were.
+began after its instant was chosen, and writers never wait for a cut. While the clock is set back, the instant of a cut lies ahead
+of it, so a writer that begins before the cut is recorded may be late, too. The row of the cut counts the transactions that it
+did not wait for any longer (`unfinished`), and the manifest of the export says how many they were.
 
 | Writer | Is exported |
 | --- | --- |
