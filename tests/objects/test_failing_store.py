@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from faulty_proxy import Fault, FaultyProxy, Request
+from faulty_proxy import Fault, FaultyProxy, Plan, Request
 from house import House
 from object_servers import ObjectServer, fetch
 
-from fhir_bulk_middleware.outcomes import Refused
+from fhir_bulk_middleware.outcomes import Reason, Refused
 from fhir_bulk_middleware.stores.memory.outputs import MemoryOutputStore
 from fhir_bulk_middleware.stores.objects import ObjectOutputStore
 
@@ -200,6 +200,31 @@ async def test_a_silent_store_is_asked_again(s3_server: ObjectServer, outputs_on
         proxy.plan = lambda _: Fault.SILENCE if next(silent, False) else None
         assert await store.bind("a" * 32)
         assert [fault for fault, _ in proxy.faults] == [Fault.SILENCE] * 2
+
+
+def hiding(times: int) -> Plan:
+    """So many reads find nothing."""
+    left = iter(range(times))
+    return lambda request: Fault.HIDDEN if request.method == "GET" and next(left, None) is not None else None
+
+
+async def test_a_store_that_refuses_a_second_binding_before_it_shows_the_first_is_asked_again(
+    s3_server: ObjectServer, outputs_on: Callable[..., ObjectOutputStore]
+) -> None:
+    """Law 32: an S3 server that keeps ETags beside its objects refuses by the ETag, which it writes first."""
+    proxy = FaultyProxy(s3_server.address)
+    async with proxy.running():
+        first, second = outputs_on(s3_server, port=proxy.port), outputs_on(s3_server, port=proxy.port)
+        assert await first.bind("a" * 32)
+        for name, bound in (("a" * 32, True), ("b" * 32, False)):
+            proxy.plan = hiding(3)
+            assert await second.bind(name) is bound
+        assert [fault for fault, _ in proxy.faults] == [Fault.HIDDEN] * 6
+
+        proxy.plan = hiding(100)
+        with pytest.raises(Refused) as refused:
+            await second.bind("a" * 32)
+        assert (refused.value.reason, bool(refused.value.retry_after)) == (Reason.BUSY, True)
 
 
 async def test_a_cancel_ends_the_signed_urls_of_its_job(

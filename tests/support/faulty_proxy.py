@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from loopback import free_socket
 
-__all__ = ["Fault", "FaultyProxy", "Request"]
+__all__ = ["Fault", "FaultyProxy", "Plan", "Request"]
 
 
 _SLOWLY = 1.0
@@ -40,6 +40,12 @@ class Fault(Enum):
     """The store is asked a second later."""
     ALREADY_GONE = auto()
     """Without asking the store, a deletion of several objects is answered as S3 does where one of them was not found."""
+    HIDDEN = auto()
+    """404, without asking the store."""
+
+
+_UNASKED = {Fault.UNAVAILABLE: b"503 Slow Down", Fault.HIDDEN: b"404 Not Found"}
+_EMPTY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,8 @@ class FaultyProxy:
         if fault is Fault.SILENCE:
             await reader.read()  # until the client closes
             return
-        if fault is Fault.UNAVAILABLE:
-            await _send(writer, b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        if fault in _UNASKED:
+            await _send(writer, _EMPTY % _UNASKED[fault])
             return
         if fault is Fault.ALREADY_GONE and (key := _KEY.search(body)):
             found = _NOT_FOUND % key[1]
@@ -148,7 +154,7 @@ class FaultyProxy:
             body[len(body) // 2] ^= 1
         answer = await self._forwarded(head, bytes(body))
         if fault is Fault.ERROR_AFTER:
-            answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            answer = _EMPTY % b"500 Internal Server Error"
         if fault is Fault.CUT_ANSWER:
             at = answer.index(b"\r\n\r\n") + 4
             answer = answer[: at + (len(answer) - at) // 2]

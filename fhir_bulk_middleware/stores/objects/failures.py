@@ -9,7 +9,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 
 from fhir_bulk_middleware.outcomes import Reason, Refused
 
-__all__ = ["in_words", "is_missing", "translated"]
+__all__ = ["busy", "in_words", "is_missing", "translated"]
 
 _log = logging.getLogger("fhir_bulk_middleware")
 
@@ -51,10 +51,13 @@ def translated(what: str) -> Iterator[None]:
         status = _STATUS.search(words)
         if status is not None and int(status[1]) in _CLIENT_ERRORS and int(status[1]) not in _TEMPORARY:
             raise OSError(f"the object store refuses a request while {what}: {words}") from None
-        _log.warning("the object store cannot answer while %s: %s", what, words)
-        raise Refused(
-            Reason.BUSY, "The store of exported files cannot answer now; try again later.", retry_after=_RETRY_AFTER
-        ) from None
+        raise busy(what, words) from None
+
+
+def busy(what: str, why: str) -> Refused:
+    """`BUSY`: the store cannot answer now. What was being done and why it failed go to the log, not to the client."""
+    _log.warning("the object store cannot answer while %s: %s", what, why)
+    return Refused(Reason.BUSY, "The store of exported files cannot answer now; try again later.", retry_after=_RETRY_AFTER)
 
 
 def is_missing(error: Exception) -> bool:

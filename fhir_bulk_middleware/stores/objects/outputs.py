@@ -19,7 +19,7 @@ from fhir_bulk_middleware.contract.running import Recipe
 from fhir_bulk_middleware.identifiers import is_job_id
 from fhir_bulk_middleware.outcomes import Refused
 from fhir_bulk_middleware.stores.objects.bucket import Bucket
-from fhir_bulk_middleware.stores.objects.failures import in_words, is_missing, translated
+from fhir_bulk_middleware.stores.objects.failures import busy, in_words, is_missing, translated
 from fhir_bulk_middleware.stores.objects.uploads import abort_uploads, begun_uploads
 from fhir_bulk_middleware.stores.output_keys import split_key
 
@@ -31,6 +31,8 @@ __all__ = ["ObjectOutputStore"]
 _log = logging.getLogger("fhir_bulk_middleware")
 
 _MARK = ".job-store"
+_BINDING = "binding it to a job store"
+_PAUSES = (0.0, 0.05, 0.2, 1.0, 2.0)
 _CHUNK = 256 * 1024
 _TOGETHER = 1024 * 1024
 _BLOCK = 8 * 1024 * 1024
@@ -120,17 +122,21 @@ class ObjectOutputStore:
         """See `OutputStore.bind`. The binding is the object `.job-store`, which the store writes only if there is none.
 
         A store that ignores this condition (`If-None-Match`) lets the last of several win that bind at the same instant.
+
+        Raises:
+            OSError: there is no such bucket.
         """
-        with translated("binding it to a job store"):
-            with suppress(FileNotFoundError):
-                return await self._whole(_MARK) == store.encode()
-            try:
-                await obstore.put_async(self._bucket.store(), _MARK, store.encode(), mode="create")
-            except FileNotFoundError as error:
-                raise OSError(f"{self._bucket.url}: there is no such bucket: {in_words(error)}") from None
-            except AlreadyExistsError:
-                pass
-            return await self._whole(_MARK) == store.encode()
+        with translated(_BINDING):
+            for pause in _PAUSES:
+                with suppress(FileNotFoundError):
+                    return await self._whole(_MARK) == store.encode()
+                try:
+                    await obstore.put_async(self._bucket.store(), _MARK, store.encode(), mode="create")
+                except FileNotFoundError as error:
+                    raise OSError(f"{self._bucket.url}: there is no such bucket: {in_words(error)}") from None
+                except AlreadyExistsError:  # another one binds: some stores refuse this write before they show that object
+                    await anyio.sleep(pause)
+        raise busy(_BINDING, f"it refuses to write {_MARK}, which exists, and does not show it")
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncGenerator[OutputSink]:
