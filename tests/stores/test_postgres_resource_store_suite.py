@@ -34,10 +34,11 @@ class TestPostgresResourceStoreInSmallSteps(TestPostgresResourceStore):
     @pytest.fixture(autouse=True)
     def small_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
         steps = {
-            "reading": {"_WINDOW": 3, "_FIRST_ROWS": 1, "_MOST_ROWS": 2},
+            "reading": {"_WINDOW": 3},
+            "steps": {"_FIRST_ROWS": 2, "_MOST_ROWS": 3, "_STEP_BYTES": 400, "_FAR_LARGER": 1},
             "losses": {"_KEYS_PER_STEP": 2},
             "provenance": {"_KEYS_PER_STEP": 2},
-            "naming": {"_FIRST_ROWS": 1, "_MOST_ROWS": 2, "_FIRST_MEMBERS": 1},
+            "naming": {"_FIRST_ROWS": 1, "_FIRST_MEMBERS": 1},
         }
         for module, sizes in steps.items():
             for name, size in sizes.items():

@@ -15,6 +15,7 @@ from fhir_bulk_middleware.fhir.provenance import targets
 from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS
+from fhir_bulk_middleware.stores.postgres.resource_steps import fitting
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT
 from fhir_bulk_middleware.stores.postgres.session import Session
@@ -26,10 +27,13 @@ _ROWS = 500
 _ADD = "INSERT INTO $resource_base SELECT unnest(%(urls)s::text[]) ON CONFLICT DO NOTHING"
 _WITHOUT_LIMIT = "SET LOCAL statement_timeout = 0"
 _LOCK = "LOCK TABLE $resource IN SHARE ROW EXCLUSIVE MODE"
-_NAMING = """
-    SELECT seq, type, id, json, ended, in_patient FROM $resource
-    WHERE NOT deleted AND seq > %(after)s AND position(%(prefix)s in json) > 0 ORDER BY seq LIMIT %(rows)s
-"""
+_NAMING = fitting(
+    "seq, type, id, json, ended, in_patient",
+    """
+        SELECT * FROM $resource
+        WHERE NOT deleted AND seq > %(after)s AND position(%(prefix)s in json) > 0 ORDER BY seq LIMIT %(rows)s
+    """,
+)
 _OWNED = "INSERT INTO $resource_compartment VALUES (%(owner)s, %(seq)s) ON CONFLICT DO NOTHING"
 _TARGET = "INSERT INTO $resource_target VALUES (%(type)s, %(id)s, %(seq)s) ON CONFLICT DO NOTHING"
 _NAMED = "INSERT INTO $resource_naming VALUES (%(key)s, %(seq)s) ON CONFLICT DO NOTHING"

@@ -11,7 +11,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from fhir_bulk_middleware.contract.query import Block, Compartments, Query
-from fhir_bulk_middleware.stores.postgres.resource_reading import Lines, pages_of
+from fhir_bulk_middleware.stores.postgres.resource_reading import pages_of
+from fhir_bulk_middleware.stores.postgres.resource_steps import Lines
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.session import Session
 

@@ -9,6 +9,7 @@ from fhir_bulk_middleware.stores.horizon import Horizon, following
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
 from fhir_bulk_middleware.stores.postgres.cut import Seen
 from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS, Postings, remove
+from fhir_bulk_middleware.stores.postgres.resource_steps import fitting
 from fhir_bulk_middleware.stores.postgres.resource_types import ResourceTypes
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, ended, sees
 from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT
@@ -26,12 +27,14 @@ _ANNOUNCE = """
     INSERT INTO $resource_horizon VALUES (1, %(since)s, %(announced)s)
     ON CONFLICT (one) DO UPDATE SET since = excluded.since, announced = excluded.announced
 """
-_SUPERSEDED = f"""
-    DELETE FROM $resource WHERE seq IN (
-        SELECT seq FROM $resource AS r WHERE ended < {CURRENT} AND ended <= %(until)s AND {{ended}}
+_SUPERSEDED_KEYS = fitting(
+    "seq",
+    f"""
+        SELECT seq, size FROM $resource AS r WHERE ended < {CURRENT} AND ended <= %(until)s AND {{ended}}
         LIMIT {_BATCH} FOR UPDATE SKIP LOCKED
-    ) RETURNING seq, owners, json
-"""  # noqa: S608 - constants of ours only, as below
+    """,  # noqa: S608 - constants of ours only, as below
+)
+_SUPERSEDED = f"DELETE FROM $resource WHERE seq IN ({_SUPERSEDED_KEYS}) RETURNING seq, owners, json"  # noqa: S608
 
 # A resource goes with its deletion and all versions before it, so that its next version can be the first one.
 _DELETED = f"""

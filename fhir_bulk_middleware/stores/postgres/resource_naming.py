@@ -13,14 +13,15 @@ from itertools import islice
 from fhir_bulk_middleware.contract.query import Compartments, Page, Query
 from fhir_bulk_middleware.stores.digests import digest
 from fhir_bulk_middleware.stores.naming_index import NamingIndex
-from fhir_bulk_middleware.stores.postgres.resource_reading import Lines, by_keys, members_keys, pages, pages_of
+from fhir_bulk_middleware.stores.postgres.resource_reading import members_keys, pages, pages_of
+from fhir_bulk_middleware.stores.postgres.resource_steps import TEXT, Lines, Step, by_keys
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.session import Session
 
 __all__ = ["naming"]
 
-_FIRST_ROWS, _MOST_ROWS = 4, 1_000
-"""Each statement reads four times as many rows as the one before, since most readers stop at the first line."""
+_FIRST_ROWS = 4
+"""Few, since most readers stop at the first line."""
 
 _FIRST_MEMBERS = 8
 _KEYS_PER_ROW = 20
@@ -34,12 +35,12 @@ _COUNT_MEMBERS = """
         SELECT 1 FROM $resource_compartment WHERE owner = ANY(%(owners)s::text[]) AND {between} LIMIT %(most)s
     ) AS counted
 """
-_ALL = """
-    SELECT r.seq, CASE WHEN {living} THEN r.json ELSE '' END{owners} FROM (
+_ALL = f"""
+    SELECT r.seq, CASE WHEN {{living}} THEN {TEXT} ELSE '' END{{owners}} FROM (
         SELECT seq FROM $resource_naming
-        WHERE target = %(key)s AND seq > %(after)s AND seq <= {last} ORDER BY seq LIMIT %(rows)s
+        WHERE target = %(key)s AND seq > %(after)s AND seq <= {{last}} ORDER BY seq LIMIT %(rows)s
     ) AS n JOIN $resource AS r ON r.seq = n.seq ORDER BY r.seq
-"""
+"""  # noqa: S608 - constants of ours only
 _OF_MEMBERS = "SELECT seq FROM $resource_naming WHERE target = %(key)s AND seq = ANY(%(keys)s::bigint[]) ORDER BY seq"
 
 
@@ -82,21 +83,18 @@ async def _looked_up(database: Database, query: Query, span: Span, key: int) -> 
 async def _all(database: Database, span: Span, key: int, selection: Compartments | None) -> AsyncIterator[Lines]:
     """All in the index, or those of them that lie in the selection."""
     text = _ALL.format(owners="" if selection is None else ", r.owners", last=span.last, living=span.view.living())
-    after, rows = span.first - 1, _FIRST_ROWS
+    after, asked = span.first - 1, _FIRST_ROWS
     while True:
-        found = await database.connections.read(
-            partial(Session.lines, text=text, values={"key": key, "after": after, "rows": rows})
-        )
-        if found:
-            after = found[-1][0]
+        step = await Step.read(database, text, {"key": key, "after": after}, asked)
+        async for part in step.parts():
             yield [
                 (row[0], row[1])
-                for row in found
+                for row in part
                 if row[1] and (selection is None or not selection.references.isdisjoint(owner.decode() for owner in row[2]))
             ]
-        if len(found) < rows:
+        if len(step.rows) < step.asked:
             return
-        rows = min(4 * rows, _MOST_ROWS)
+        after, asked = step.rows[-1][0], step.following
 
 
 async def _of_members(database: Database, owners: Sequence[str], span: Span, key: int) -> AsyncIterator[Lines]:

@@ -13,7 +13,8 @@ from typing import Any
 from fhir_bulk_middleware.contract.filters import Filters
 from fhir_bulk_middleware.contract.query import Everything, Page, ProvenanceTarget, Query
 from fhir_bulk_middleware.stores.postgres.resource_losses import lies
-from fhir_bulk_middleware.stores.postgres.resource_reading import Lines, by_keys, keys_of, paged
+from fhir_bulk_middleware.stores.postgres.resource_reading import keys_of, paged
+from fhir_bulk_middleware.stores.postgres.resource_steps import Lines, by_keys
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span, at
 from fhir_bulk_middleware.stores.postgres.session import Session
 
@@ -28,7 +29,7 @@ _NEWEST = """
     )
 """
 _ABOUT = """
-    SELECT p.seq, r.in_patient, r.owners{text} FROM $resource_target AS target
+    SELECT p.seq, r.seq, r.in_patient, r.owners FROM $resource_target AS target
     JOIN $resource AS p ON p.seq = target.seq
     JOIN $resource AS r ON r.type = {number} AND r.id = target.id AND {between}
     WHERE target.seq = ANY(%(keys)s::bigint[]) AND target.type = %(type)s AND {living} {newest}
@@ -42,7 +43,6 @@ _FORMER = """
     SELECT id, in_patient, owners FROM $resource AS former
     WHERE type = {number} AND id = ANY(%(ids)s::text[]) AND NOT deleted AND {then}
 """
-_TEXTS = "SELECT id, json FROM $resource AS r WHERE seq = ANY(%(keys)s::bigint[])"
 
 
 async def provenance(
@@ -120,19 +120,15 @@ class _Choice:
         """Those that are about a resource of the target."""
         view, query = chosen.span.view, chosen.target.query
         text = _ABOUT.format(
-            text=", r.json" if chosen.filters else "",
             number=view.number,
             between=chosen.span.between(),
             living=view.living(),
             newest=self._newest,
         )
         rows = await self._read(text, keys=keys, type=query.type)
-        return {
-            key
-            for key, in_patient, owners, *texts in rows
-            if lies(query.selection, owners, in_patient=in_patient)
-            and all(chosen.filters.passes(line.encode()) for line in texts)
-        }
+        about = [(key, named) for key, named, in_patient, owners in rows if lies(query.selection, owners, in_patient=in_patient)]
+        passing = await self._passing(chosen, {named for _, named in about})
+        return {key for key, named in about if named in passing}
 
     async def enter(self, chosen: _Chosen) -> None:
         """Find the Provenance of those of a target's resources that entered the selection within the window."""
@@ -153,10 +149,15 @@ class _Choice:
             former = _FORMER.format(number=view.number, then=at(view.since, "former"))
             found = await self._read(former, ids=sorted(ids))
             ids -= {id_ for id_, in_patient, owners in found if lies(before, owners, in_patient=in_patient)}
-        if chosen.filters and ids:
-            texts = await self._read(_TEXTS, keys=[changed[id_] for id_ in ids])
-            ids = {id_ for id_, line in texts if chosen.filters.passes(line.encode())}
-        self._entered |= {key for id_, key in about if id_ in ids}
+        passing = await self._passing(chosen, {changed[id_] for id_ in ids})
+        self._entered |= {key for id_, key in about if id_ in ids and changed[id_] in passing}
+
+    async def _passing(self, chosen: _Chosen, keys: set[int]) -> set[int]:
+        """Those of a target's versions that pass its filters."""
+        if not chosen.filters:
+            return keys
+        steps = by_keys(self._database, sorted(keys), "true")
+        return {key async for lines in steps for key, line in lines if chosen.filters.passes(line)}
 
     async def _steps(self, span: Span) -> AsyncIterator[list[int]]:
         """The keys of a span's versions, some at a time."""

@@ -17,30 +17,12 @@ from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.extents import Extent, cut_ranges
 from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex, Lookups
 from fhir_bulk_middleware.stores.postgres.resource_postings import BLOCK_BITS
+from fhir_bulk_middleware.stores.postgres.resource_steps import TEXT, Lines, by_keys, stepped
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database, Span
 from fhir_bulk_middleware.stores.postgres.session import Session
 
-__all__ = [
-    "Lines",
-    "by_keys",
-    "keys_of",
-    "members_keys",
-    "named",
-    "paged",
-    "pages",
-    "pages_of",
-    "slices",
-    "versions",
-    "written_since",
-]
-
-Lines = list[tuple[int, bytes]]
-"""Keys and texts of versions."""
-
-_STEP_BYTES = 2 * 1024 * 1024
-"""The size of what one statement reads: large enough that its cost does not count, small beside a worker's memory."""
-_FIRST_ROWS, _MOST_ROWS = 200, 8_000
+__all__ = ["keys_of", "members_keys", "named", "paged", "pages", "pages_of", "slices", "versions", "written_since"]
 
 _MANY_EXTENTS = 2_000
 _FOLD_FACTOR = 4
@@ -52,18 +34,13 @@ _WINDOW = 1 << 18
 # The planner cannot know how many versions hold as of a cut, and reckons with few. If the limit counted only those, each step
 # would look to it like the last one of a slice, and it would read and sort all the rest of it for some megabytes.
 # So versions are taken by their keys first: LIMIT and OFFSET keep the other condition out of that choice.
-_SCAN = """
-    SELECT seq, CASE WHEN {living} THEN json ELSE '' END FROM (
-        SELECT * FROM $resource WHERE seq > %(after)s AND seq <= {last} ORDER BY seq LIMIT %(rows)s
+_SCAN = f"""
+    SELECT seq, CASE WHEN {{living}} THEN {TEXT} ELSE '' END FROM (
+        SELECT * FROM $resource WHERE seq > %(after)s AND seq <= {{last}} ORDER BY seq LIMIT %(rows)s
     ) AS r ORDER BY seq
-"""
+"""  # noqa: S608 - constants of ours only
 _KEYS = """
     SELECT seq FROM $resource AS r WHERE {between} AND {living} ORDER BY seq
-"""
-_BY_KEYS = """
-    SELECT seq, json FROM (
-        SELECT * FROM $resource WHERE seq = ANY(%(keys)s::bigint[]) ORDER BY seq OFFSET 0
-    ) AS r WHERE {living} ORDER BY seq
 """
 _MEMBERS = """
     SELECT DISTINCT seq FROM $resource_compartment
@@ -72,11 +49,11 @@ _MEMBERS = """
 _COUNT_MEMBERS = """
     SELECT count(*) FROM $resource_compartment WHERE owner = ANY(%(owners)s::text[]) AND seq BETWEEN {first} AND {last}
 """
-_NAMED = """
-    SELECT asked.place, r.json FROM unnest(%(ids)s::text[]) WITH ORDINALITY AS asked (id, place)
-    JOIN $resource AS r ON r.type = {number} AND r.id = asked.id
-    WHERE asked.place > %(after)s AND {living} ORDER BY asked.place LIMIT %(rows)s
-"""
+_NAMED = f"""
+    SELECT asked.place, {TEXT} FROM unnest(%(ids)s::text[]) WITH ORDINALITY AS asked (id, place)
+    JOIN $resource AS r ON r.type = {{number}} AND r.id = asked.id
+    WHERE asked.place > %(after)s AND {{living}} ORDER BY asked.place LIMIT %(rows)s
+"""  # noqa: S608 - constants of ours only
 _WRITTEN = """
     SELECT min(seq), max(seq), count(*), sum(size)::bigint FROM $resource AS r
     WHERE {between} AND {living} GROUP BY seq >> {bits} ORDER BY 1
@@ -159,7 +136,7 @@ async def named(database: Database, query: Query, ids: Sequence[str]) -> AsyncIt
     view = await database.view(query)
     if view is not None:
         text = _NAMED.format(number=view.number, living=view.living())
-        async for page in paged(_stepped(database, view.number, text, 0, {"ids": [*ids]}), query.page_bytes):
+        async for page in paged(stepped(database, view.number, text, 0, {"ids": [*ids]}), query.page_bytes):
             yield page
 
 
@@ -186,17 +163,6 @@ async def _windows(database: Database, span: Span) -> AsyncIterator[Span]:
         yield replace(span, first=first, last=min(first + _WINDOW - 1, span.last))
 
 
-async def by_keys(database: Database, keys: Sequence[int], living: str) -> AsyncIterator[Lines]:
-    """Those of the versions that meet a condition, by their keys."""
-    text, rows, start = _BY_KEYS.format(living=living), _FIRST_ROWS, 0
-    while start < len(keys):
-        some = keys[start : start + rows]
-        found = await database.connections.read(partial(Session.lines, text=text, values={"keys": some}))
-        if found:
-            yield found
-        start, rows = start + rows, _rows(found, rows)
-
-
 async def _of_members(database: Database, selection: Compartments, span: Span, living: str) -> AsyncIterator[Lines]:
     """The members' versions in the span are looked up once, so that the cost of reading depends on those alone."""
     async for found in by_keys(database, await members_keys(database, selection.references, span), living):
@@ -206,7 +172,7 @@ async def _of_members(database: Database, selection: Compartments, span: Span, l
 async def _scanned(database: Database, span: Span) -> AsyncIterator[Lines]:
     """The versions of a span most of which are wanted: all are looked at, in the order of their keys."""
     text = _SCAN.format(last=span.last, living=span.view.living())
-    async for rows in _stepped(database, span.view.number, text, span.first - 1):
+    async for rows in stepped(database, span.view.number, text, span.first - 1):
         if living := [row for row in rows if row[1]]:
             yield living
 
@@ -217,29 +183,6 @@ async def _picked(database: Database, span: Span) -> AsyncIterator[Lines]:
     async for keys in keys_of(database, span):
         async for rows in by_keys(database, keys, living):
             yield rows
-
-
-async def _stepped(
-    database: Database, number: int, text: str, after: int, values: dict[str, object] | None = None
-) -> AsyncIterator[Lines]:
-    """The rows of one type that a statement gives which has a key to begin behind and a number of rows."""
-    rows = database.rows_at_once.get(number, _FIRST_ROWS)
-    while True:
-        given = {**(values or {}), "after": after, "rows": rows}
-        found: Lines = await database.connections.read(partial(Session.lines, text=text, values=given))
-        if found:
-            yield found
-            after = found[-1][0]
-        if len(found) < rows:
-            return
-        rows = database.rows_at_once[number] = _rows(found, rows)
-
-
-def _rows(found: Lines, rows: int) -> int:
-    """How many rows to read next, by the size of the last ones."""
-    size = sum(len(line) for _, line in found)
-    most = min(4 * rows, _MOST_ROWS)
-    return most if not size else max(1, min(most, len(found) * _STEP_BYTES // size))
 
 
 async def written_since(database: Database, since: Instant) -> frozenset[str]:

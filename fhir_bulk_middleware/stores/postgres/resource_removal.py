@@ -5,6 +5,7 @@ are locked, of what was written since they were looked for. What another transac
 """
 
 import copy
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 
@@ -27,6 +28,7 @@ from fhir_bulk_middleware.outcomes import DeleteOutcome
 from fhir_bulk_middleware.stores import removal_journal as journal
 from fhir_bulk_middleware.stores.postgres import outbox
 from fhir_bulk_middleware.stores.postgres.resource_criteria import CriteriaIndex
+from fhir_bulk_middleware.stores.postgres.resource_steps import fitting
 from fhir_bulk_middleware.stores.postgres.resource_types import first_of
 from fhir_bulk_middleware.stores.postgres.resource_view import Database
 from fhir_bulk_middleware.stores.postgres.resource_writing import CURRENT, Writing
@@ -41,10 +43,13 @@ _Row = tuple[int, bytes, int, bytes]
 _ROWS = 1_000
 
 _MARK = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
-_CURRENT = f"""
-    SELECT seq, id, number, json FROM $resource AS r
-    WHERE type = %(type)s AND ended = {CURRENT} AND NOT deleted AND seq > %(after)s {{more}} ORDER BY seq LIMIT {_ROWS}
-"""  # noqa: S608 - constants of ours only
+_CURRENT = fitting(
+    "seq, id, number, json",
+    f"""
+        SELECT * FROM $resource AS r
+        WHERE type = %(type)s AND ended = {CURRENT} AND NOT deleted AND seq > %(after)s {{more}} ORDER BY seq LIMIT {_ROWS}
+    """,  # noqa: S608 - constants of ours only
+)
 _WITH_IDS = "AND id = ANY(%(ids)s::text[])"
 _WITH_KEYS = "AND seq = ANY(%(keys)s::bigint[])"
 _SINCE = "AND writer >= %(mark)s::xid8"
@@ -106,14 +111,17 @@ async def _current(database: Database, number: int, target: Target, criteria: Cr
     keys = await criteria.fewest(target.filters, target.type, number, (first_of(number) + 1, first_of(number + 1) - 1))
     text, after = _CURRENT.format(more="" if keys is None else _WITH_KEYS), 0
     while keys is None or keys:
-        some, keys = (None, None) if keys is None else (keys[:_ROWS], keys[_ROWS:])
+        some = None if keys is None else keys[:_ROWS]
         values = {"type": number, "after": after, "keys": some}
         rows: list[_Row] = await database.connections.read(partial(Session.lines, text=text, values=values))
         yield rows
-        if keys is None:
-            if not rows:
-                return
+        if rows:
             after = rows[-1][0]
+        elif some:
+            after = some[-1]
+        else:
+            return
+        keys = None if keys is None else keys[bisect_right(keys, after) :]
 
 
 class Removing:
