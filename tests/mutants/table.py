@@ -16,6 +16,7 @@ _POSTGRES_SUITE = "tests/stores/test_postgres_job_store_suite.py"
 _POSTGRES = "tests/stores/test_postgres_job_store.py"
 _POSTGRES_RESOURCES_SUITE = "tests/stores/test_postgres_resource_store_suite.py"
 _POSTGRES_RESOURCES = "tests/stores/test_postgres_resource_store.py"
+_LARGE_RESOURCES = "tests/stores/test_postgres_large_resources.py"
 _RESOURCES = "tests/stores/test_resource_stores.py"
 _OUTPUTS = "tests/stores/test_output_stores.py"
 _OBJECTS = "tests/stores/test_object_output_store.py"
@@ -1803,6 +1804,38 @@ RESOURCES_IN_POSTGRES = (
         "last=min(first + _WINDOW - 1, span.last)",
         "last=min(first + _WINDOW - 2, span.last)",
         (_POSTGRES_RESOURCES_SUITE,),
+    ),
+    Mutant(
+        "postgres-large-texts-are-read-with-the-others",
+        "law 38",
+        "stores/postgres/resource_steps.py",
+        "_FAR_LARGER = 8",
+        "_FAR_LARGER = 1_000_000",
+        (_LARGE_RESOURCES,),
+    ),
+    Mutant(
+        "postgres-the-second-of-two-large-texts-in-a-step-is-not-read",
+        "law 3",
+        "stores/postgres/resource_steps.py",
+        "end = {place: key for place, _, key in some}, some[-1][0] + 1",
+        "end = {place: key for place, _, key in some}, some[0][0] + 1",
+        (_LARGE_RESOURCES,),
+    ),
+    Mutant(
+        "postgres-a-delete-holds-all-large-matches",
+        "law 38",
+        "stores/postgres/resource_steps.py",
+        "WHERE before < {_STEP_BYTES}",
+        "WHERE before IS NOT NULL",
+        (_LARGE_RESOURCES,),
+    ),
+    Mutant(
+        "postgres-the-criteria-of-a-delete-skip-what-did-not-fit",
+        "law 26",
+        "stores/postgres/resource_removal.py",
+        "keys[bisect_right(keys, after) :]",
+        "keys[_ROWS:]",
+        (_LARGE_RESOURCES,),
     ),
     Mutant(
         "postgres-a-deletion-between-two-steps-is-left-out",

@@ -10,6 +10,7 @@ from postgres_resources import EmptyStores
 
 from fhir_bulk_middleware.contract.query import (
     Compartments,
+    EveryPatient,
     Everything,
     Filter,
     Page,
@@ -104,6 +105,13 @@ async def of_members_by_what_they_name(store: PostgresResourceStore) -> AsyncIte
 async def test_large_resources_are_read_a_few_at_a_time(store: PostgresResourceStore, read: Read) -> None:
     with in_constant_memory():
         found = [json.loads(line)["id"] async for page in await read(store) for line in page.lines.splitlines()]
+    assert found == ALL
+
+
+async def test_organised_output_reads_large_resources_a_few_at_a_time(store: PostgresResourceStore) -> None:
+    queries = [await query(store, EveryPatient())]
+    with in_constant_memory():
+        found = [json.loads(line)["id"] async for block in store.blocks(queries, None) for line in block.page.lines.splitlines()]
     assert found == ALL
 
 

@@ -6,15 +6,18 @@ is left out, and the row has its size and its key instead (`TEXT`). Such texts a
 a step. That costs less than to add up the sizes in the statement, which is simpler where speed does not count (`fitting`).
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from fhir_bulk_middleware.stores.postgres.resource_view import Database
 from fhir_bulk_middleware.stores.postgres.session import Session
 
-__all__ = ["TEXT", "Lines", "Step", "by_keys", "fitting", "stepped"]
+__all__ = ["TEXT", "Lines", "Step", "by_keys", "fitting", "in_steps", "stepped", "texts_of"]
+
+T = TypeVar("T")
 
 Lines = list[tuple[int, bytes]]
 """Keys and texts of versions."""
@@ -28,7 +31,7 @@ _FAR_LARGER = 8
 TEXT = "CASE WHEN r.size > %(largest)s THEN r.size || ' ' || r.seq ELSE r.json END"
 """The text of a version `r`, or its size and its key if the text is left out. A text begins with no digit."""
 
-_LEFT_OUT = "SELECT seq, json FROM $resource WHERE seq = ANY(%(keys)s::bigint[])"
+_TEXTS = "SELECT seq, json FROM $resource WHERE seq = ANY(%(keys)s::bigint[])"
 
 # As in `resource_reading`, versions are taken by their keys before it is asked which of them count.
 _BY_KEYS = f"""
@@ -81,10 +84,9 @@ class Step:
     async def parts(self) -> AsyncIterator[list[Any]]:
         """The rows with their texts, but for versions that were removed meanwhile."""
         begin = 0
-        for end, keys in self._batches():
-            read = partial(Session.lines, text=_LEFT_OUT, values={"keys": [*keys.values()]})
-            texts = dict(await self.database.connections.read(read))
-            part = []
+        for some in in_steps(self.left_out, itemgetter(1)):
+            keys, end = {place: key for place, _, key in some}, some[-1][0] + 1
+            texts, part = await texts_of(self.database, keys.values()), []
             for place, row in enumerate(self.rows[begin:end], begin):
                 if place not in keys:
                     part.append(row)
@@ -95,18 +97,24 @@ class Step:
         if begin < len(self.rows):
             yield [*self.rows[begin:]]
 
-    def _batches(self) -> Iterator[tuple[int, dict[int, int]]]:
-        """As many of the texts left out as fit into a step, at least one: the place behind the last, and the keys by places."""
-        keys: dict[int, int] = {}
-        end = full = 0
-        for place, size, key in self.left_out:
-            if keys and full + size > _STEP_BYTES:
-                yield end, keys
-                keys, full = {}, 0
-            keys[place] = key
-            end, full = place + 1, full + size
-        if keys:
-            yield end, keys
+
+def in_steps(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """As many of some items at a time as fit into a step by the sizes of their texts, at least one."""
+    some: list[T] = []
+    full = 0
+    for item in items:
+        if some and full + size(item) > _STEP_BYTES:
+            yield some
+            some, full = [], 0
+        some.append(item)
+        full += size(item)
+    if some:
+        yield some
+
+
+async def texts_of(database: Database, keys: Iterable[int]) -> dict[int, bytes]:
+    """The texts of some versions by their keys."""
+    return dict(await database.connections.read(partial(Session.lines, text=_TEXTS, values={"keys": [*keys]})))
 
 
 def _size_and_key(text: bytes) -> tuple[int, int]:
