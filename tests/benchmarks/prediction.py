@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psycopg
 import pytest
@@ -95,7 +96,7 @@ class _Cost:
 
 
 def _cost(site: Site, count: int, rounds: int) -> _Cost:
-    """The export with the median time, after one that is not counted if there are several."""
+    """The median of each measure, over exports after one that is not counted if there are several."""
     with psycopg.connect(site.database.dsn, autocommit=True) as connection:
         connection.execute(f"SET search_path = {site.place.resources}".encode())
         site.bench.say("VACUUM ANALYZE ...")
@@ -111,11 +112,10 @@ def _cost(site: Site, count: int, rounds: int) -> _Cost:
             _evict(site.bench.folder)
             seconds.append(spent.on(workers.export))
         peak = max(memory(pid)[pid] for pid in workers.processes)
-    counted = sorted(range(len(seconds))[rounds > 1 :], key=seconds.__getitem__)
-    chosen = counted[len(counted) // 2]
-    found = spent.exports[chosen]
-    measures = {"seconds": seconds[chosen]}
-    measures |= {f"CPU, {name}": value for name, value in spent.seconds[chosen].items()}
+    counted = slice(rounds > 1, None)
+    measures = {"seconds": median(seconds[counted])}
+    measures |= {f"CPU, {name}": median(each[name] for each in spent.seconds[counted]) for name in spent.seconds[0]}
+    found = spent.exports[-1]
     measures |= {"tables, GB": stored / 1e9, "objects, GB": found.stored / 1e9}
     return _Cost(measures, len(found.parts), found.size, len({part.type for part in found.parts}), peak)
 
