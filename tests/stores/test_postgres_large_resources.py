@@ -50,7 +50,7 @@ def observations() -> Iterator[bytes]:
 
 @pytest.fixture
 async def store(empty_postgres: EmptyStores) -> PostgresResourceStore:
-    """With indexes as soon as they are needed: another process has written all of it."""
+    """The store as another process than the one that loaded it has it: nothing of the load is in its memory."""
     store = empty_postgres.store()
     store.load(observations())
     return empty_postgres.another()

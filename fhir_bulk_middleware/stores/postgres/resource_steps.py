@@ -26,10 +26,10 @@ _STEP_BYTES = 2 * 1024 * 1024
 """The size of what one statement reads: large enough that its cost does not count, small beside a worker's memory."""
 _FIRST_ROWS, _MOST_ROWS = 200, 8_000
 _FAR_LARGER = 8
-"""How many times as large as expected a text is that is left out; so the others take as many steps at most."""
+"""A text this many times as large as expected is left out. The others of a statement are at most so many times `_STEP_BYTES`."""
 
 TEXT = "CASE WHEN r.size > %(largest)s THEN r.size || ' ' || r.seq ELSE r.json END"
-"""The text of a version `r`, or its size and its key if the text is left out. A text begins with no digit."""
+"""The text of a version `r`, or, if it has more bytes than `largest`, its size and its key. A text never begins with a digit."""
 
 _TEXTS = "SELECT seq, json FROM $resource WHERE seq = ANY(%(keys)s::bigint[])"
 
