@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import psycopg
 from house import HandClock
+from psycopg.conninfo import make_conninfo
 
 from fhir_bulk_middleware.instant import Instant
 from fhir_bulk_middleware.stores.postgres.resource_writing import Writing
@@ -49,8 +50,9 @@ class EmptyStores:
         return store
 
     def another(self, **options: Any) -> PostgresResourceStore:
-        """A further store on the same tables: another process of the host."""
-        store = PostgresResourceStore(self.dsn, schema=self.schema, **{"wait_for_writers": 0, "patience": 60} | options)
+        """A further store on the same tables: another process of the host. PostgreSQL knows it by the name of the schema."""
+        dsn = make_conninfo(options.pop("dsn", self.dsn), application_name=self.schema)
+        store = PostgresResourceStore(dsn, schema=self.schema, **{"wait_for_writers": 0, "patience": 60} | options)
         self._made.append(store)
         return store
 
