@@ -46,6 +46,7 @@ print(json.dumps(failed))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_without_an_extra_only_what_needs_it_is_missing_and_names_it(extra: str) -> None:
     run = subprocess.run([sys.executable, "-c", _IMPORT_ALL, *EXTRAS[extra]], capture_output=True, text=True, check=True)

@@ -51,6 +51,7 @@ async def living(house: House, type_: str = "Observation") -> set[str]:
     return {stored.id for stored in (await house.resources.search(type_, ids=None, count=1_000, after=None)).resources}
 
 
+@pytest.mark.long
 async def test_10_500_matches_of_one_instant_are_all_removed_or_none(make_house: Any, sqlite: SQLiteResourceStore) -> None:
     loaded = sqlite.load((SYNTHETIC % number for number in range(10_500)), batch=20_000)
     assert loaded == 10_500

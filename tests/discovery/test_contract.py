@@ -127,6 +127,7 @@ def test_no_answer_is_outside_the_document(bulk: tuple[BulkData, str], mint: Tok
 
 @pytest.mark.timeout(_SECONDS + 30)
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed; the extra dev brings it")
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", [SUBJECT_BOUND], ids=["subject-bound"])
 def test_a_document_that_lacks_an_answer_is_found_out(
     bulk: tuple[BulkData, str], mint: TokenMint, dialect: Dialect, tmp_path: Path

@@ -58,6 +58,7 @@ class TestPracticeOnSQLite(Practice):
         return f"sqlite+aiosqlite:///{tmp_path}/practice.db"
 
 
+@pytest.mark.long
 class TestPracticeWithHistoryOnPostgreSQL(PracticeWithHistory):
     @pytest.fixture
     def url(self, postgres: str) -> str:
@@ -140,7 +141,7 @@ def by_type(lines: list[dict[str, Any]]) -> dict[str, int]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("database", "history"), [("postgresql", False), ("sqlite", True)])
+@pytest.mark.parametrize(("database", "history"), [pytest.param("postgresql", False, marks=pytest.mark.long), ("sqlite", True)])
 async def test_a_practice_exports_and_deletes_under_a_real_server(
     request: pytest.FixtureRequest, tmp_path: Path, mint: TokenMint, *, database: str, history: bool
 ) -> None:

@@ -45,7 +45,7 @@ pytest_plugins = ["postgres_fixtures"]
 Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "60"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "30"))
 EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_CHAIN", "8"))
 TYPES = ("Observation", "Patient", "Condition")
 GROUP = ("Group", "g")

@@ -40,7 +40,7 @@ Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 References = dict[str, list[str]]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "25"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "12"))
 EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "8"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(

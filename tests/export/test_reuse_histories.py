@@ -41,7 +41,7 @@ from fhir_bulk_middleware.stores.sqlite import resource_bases, resource_reading,
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_REUSE", "40"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_REUSE", "20"))
 TYPES = ("Condition", "Observation", "Patient", "Organization")
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 FEW_BITS = 1

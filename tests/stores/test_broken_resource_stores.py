@@ -3,17 +3,10 @@
 from pathlib import Path
 
 import pytest
-from broken_resource_stores import BROKEN, Broken
-from kit_failures import assert_named, failures_of
-
-pytestmark = pytest.mark.timeout(1800)  # the first test runs the suites of all broken ones
+from broken_resource_stores import BROKEN
+from kit_failures import assert_each_is_named
 
 
-@pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    return failures_of(Path(__file__).with_name("broken_resource_stores.py"), tmp_path_factory.mktemp("broken"))
-
-
-@pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_store_fails_the_kit_by_the_name_of_its_promise(failures: dict[str, list[str]], broken: type[Broken]) -> None:
-    assert_named(failures, broken.__name__, broken.promise)
+@pytest.mark.timeout(1800)  # it runs the suites of all broken ones
+def test_each_broken_store_fails_the_kit_by_the_name_of_its_promise(tmp_path: Path) -> None:
+    assert_each_is_named(Path(__file__).with_name("broken_resource_stores.py"), tmp_path, BROKEN)

@@ -41,7 +41,7 @@ pytest_plugins = ["postgres_fixtures"]
 Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 
-HISTORIES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "10"))
+HISTORIES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "6"))
 BASE = "https://ehr.example/fhir"
 TYPES = ("Encounter", "Observation", "Organization")
 SELECTIONS: tuple[Selection, ...] = (
@@ -260,7 +260,7 @@ async def live(changes: Sequence[Put | Delete | Cut], store: Store, clock: HandC
 HISTORIES = st.lists(CHANGES, min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HISTORIES)
 def test_both_stores_say_what_their_history_says(changes: list[Put | Delete | Cut]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -183,7 +183,7 @@ async def _list(listed: Awaitable[Sequence[Job]]) -> list[Job]:
 
 
 def test_memory_and_file_answer_alike_whatever_happens() -> None:
-    run_state_machine_as_test(JobStoresAgree, settings=settings(max_examples=25, stateful_step_count=40, database=None))
+    run_state_machine_as_test(JobStoresAgree, settings=settings(max_examples=12, stateful_step_count=40, database=None))
 
 
 def test_memory_and_postgresql_answer_alike_whatever_happens(postgres: str) -> None:

@@ -21,7 +21,7 @@ from fhir_bulk_middleware.stores.postgres import PostgresJobStore, PostgresResou
 from fhir_bulk_middleware.stores.postgres.session import Session
 from fhir_bulk_middleware.testing.job_values import LEASE, NOW, added, claimed, found, started
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 pytest_plugins = ["postgres_fixtures"]
 
 StoreOn = Callable[..., PostgresJobStore]

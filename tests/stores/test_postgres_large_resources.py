@@ -25,7 +25,7 @@ from fhir_bulk_middleware.fhir.version import FhirVersion
 from fhir_bulk_middleware.instant import Instant, Precision
 from fhir_bulk_middleware.stores.postgres import PostgresResourceStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 pytest_plugins = ["postgres_fixtures"]
 
 SMALL, LARGE = 1_500, 40

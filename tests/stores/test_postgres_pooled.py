@@ -19,7 +19,7 @@ from fhir_bulk_middleware.testing.job_store import JobStoreSuite
 from fhir_bulk_middleware.testing.job_values import LEASE, NOW, added, claimed, started, together
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 pytest_plugins = ["postgres_fixtures"]
 
 StoreOn = Callable[..., PostgresJobStore]

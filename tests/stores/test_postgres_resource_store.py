@@ -477,6 +477,7 @@ async def test_a_restored_database_tells_everything_once_it_was_adopted(
     assert await ids(store, since=cut) == ["p"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_dead_rows")
 @pytest.mark.parametrize(("everything", "times"), [(True, 2), (False, 6)], ids=["everything", "since"])
 async def test_a_version_is_looked_at_a_few_times_however_many_steps_read_a_type(
@@ -497,6 +498,7 @@ async def test_a_version_is_looked_at_a_few_times_however_many_steps_read_a_type
     assert count <= read < times * count
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_dead_rows")
 async def test_deletions_are_looked_at_a_few_times_however_many_steps_read_them(
     store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"
@@ -513,6 +515,7 @@ async def test_deletions_are_looked_at_a_few_times_however_many_steps_read_them(
     assert MANY <= read < 8 * MANY
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_dead_rows")
 async def test_what_left_is_looked_at_a_few_times_however_many_steps_read_it(
     store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"
@@ -527,6 +530,7 @@ async def test_what_left_is_looked_at_a_few_times_however_many_steps_read_it(
     assert MANY <= read < 20 * MANY, "of each, some versions"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_dead_rows")
 @pytest.mark.parametrize("entered", [False, True])
 async def test_provenance_is_looked_at_a_few_times_however_many_steps_read_it(
@@ -542,6 +546,7 @@ async def test_provenance_is_looked_at_a_few_times_however_many_steps_read_it(
     assert 2 * MANY <= read < 8 * MANY, "it and its target"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_dead_rows")
 async def test_what_names_a_resource_is_looked_at_a_few_times_however_many_steps_read_it(
     store: PostgresResourceStore, reader: PostgresResourceStore, database: "psycopg.Connection[Any]"

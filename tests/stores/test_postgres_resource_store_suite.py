@@ -28,6 +28,7 @@ class TestPostgresResourceStore(ResourceStoreSuite, StoredTextSuite, DeleteSuite
         return empty_postgres.offset
 
 
+@pytest.mark.long
 class TestPostgresResourceStoreInSmallSteps(TestPostgresResourceStore):
     """The same promises where each read takes several statements."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_clinics import MUTANTS, Mutant
+from broken_clinics import MUTANTS
 from clinic import SCHEMA, Clinic, ClinicSamples, Desk
-from kit_failures import assert_named, failures_of
+from kit_failures import assert_each_is_named
 
 from fhir_bulk_middleware.testing.resource_store import ResourceStoreSuite
 from fhir_bulk_middleware.testing.samples import observation, patient
@@ -42,15 +42,9 @@ class TestClinic(ResourceStoreSuite):
         writer.close()
 
 
-@pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    return failures_of(Path(__file__).with_name("broken_clinics.py"), tmp_path_factory.mktemp("clinics"))
-
-
-@pytest.mark.timeout(1800)  # the first runs the suites of all mutants
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_mutant_of_it_is_caught_by_the_name_of_the_promise(failures: dict[str, list[str]], mutant: type[Mutant]) -> None:
-    assert_named(failures, mutant.__name__, mutant.promise)
+@pytest.mark.timeout(1800)  # it runs the suites of all mutants
+def test_each_mutant_of_it_is_caught_by_the_name_of_the_promise(tmp_path: Path) -> None:
+    assert_each_is_named(Path(__file__).with_name("broken_clinics.py"), tmp_path, MUTANTS)
 
 
 @pytest.mark.anyio

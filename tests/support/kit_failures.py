@@ -2,15 +2,23 @@
 
 import inspect
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import pytest
 
-__all__ = ["assert_named", "failures_of"]
+__all__ = ["Breaking", "assert_each_is_named", "failures_of"]
 
 _QUIET = ["-q", "--no-header", "--no-summary", "--tb=native", "-p", "no:xdist", "--assert=plain", "-o", "timeout=0"]
 _source = cache(inspect.getsource)
+
+
+class Breaking(Protocol):
+    """A broken implementation."""
+
+    promise: ClassVar[str]
 
 
 class _Failures:
@@ -52,8 +60,10 @@ def failures_of(file: Path, scratch: Path) -> dict[str, list[str]]:
     return seen.messages
 
 
-def assert_named(failures: dict[str, list[str]], name: str, promise: str) -> None:
-    """The suite failed for this broken implementation, and a message names the promise that it breaks."""
-    messages = failures[f"Test{name}"]
-    assert messages, f"the kit lets {name} pass"
-    assert any(f"AssertionError: {promise}" in message for message in messages), messages
+def assert_each_is_named(file: Path, scratch: Path, broken: Iterable[type[Breaking]]) -> None:
+    """The suite fails for each broken implementation in a file, and a message names the promise that it breaks."""
+    failures = failures_of(file, scratch)
+    for one in broken:
+        messages = failures[f"Test{one.__name__}"]
+        assert messages, f"the kit lets {one.__name__} pass"
+        assert any(f"AssertionError: {one.promise}" in message for message in messages), (one.__name__, messages)

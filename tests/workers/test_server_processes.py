@@ -59,7 +59,7 @@ SERVERS = {
 }
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=[pytest.param(name, marks=() if name == "uvicorn" else pytest.mark.long) for name in SERVERS])
 def servers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Servers]:
     state = State(tmp_path / "state")
     state.load("a population of 20 patients", population(patients=20), lambda _: None)

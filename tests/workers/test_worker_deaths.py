@@ -88,7 +88,7 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "crashes" else pytest.mark.long) for way in WAYS])
 async def test_work_that_kills_its_worker_fails_its_job_after_some_attempts(
     tmp_path: Path, mint: TokenMint, capfd: pytest.CaptureFixture[str], way: str
 ) -> None:
@@ -163,8 +163,8 @@ async def test_an_adapter_that_never_answers_is_told_once(
     ("factory", "said"),
     [
         ("deadly:raising", "ConnectionError: the database is not there"),
-        ("deadly:exiting", "SystemExit: deadly:exiting has gone home"),
-        ("deadly:dying", "it ended with status 9 without a word"),
+        pytest.param("deadly:exiting", "SystemExit: deadly:exiting has gone home", marks=pytest.mark.long),
+        pytest.param("deadly:dying", "it ended with status 9 without a word", marks=pytest.mark.long),
     ],
 )
 async def test_a_job_fails_when_no_worker_can_start_and_the_log_says_why_once(

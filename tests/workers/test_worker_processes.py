@@ -183,8 +183,15 @@ async def test_a_worker_that_is_stopped_in_the_middle_of_a_write_is_ended_within
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("in_a_write", [False, True], ids=["idle", "its worker in the middle of a write"])
-@pytest.mark.parametrize("alone", [False, True], ids=["its workers go on", "with its workers"])
+@pytest.mark.parametrize(
+    ("in_a_write", "alone"),
+    [
+        pytest.param(False, False, id="its workers go on, idle", marks=pytest.mark.long),
+        pytest.param(True, False, id="its workers go on, one in the middle of a write"),
+        pytest.param(False, True, id="with its workers, idle", marks=pytest.mark.long),
+        pytest.param(True, True, id="with its workers, one in the middle of a write", marks=pytest.mark.long),
+    ],
+)
 async def test_a_server_that_is_stopped_loses_its_pool_within_the_lease(
     state: State, undisturbed: list[object], in_a_write: bool, alone: bool
 ) -> None:
