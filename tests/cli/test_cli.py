@@ -117,7 +117,9 @@ def many_patients(folder: Path, count: int = 20_000) -> Path:
     return file
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.long) for how in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_a_load_that_was_stopped_continues_where_it_stopped(tmp_path: Path, how: signal.Signals) -> None:
     state, data = State(tmp_path / "state"), many_patients(tmp_path)
     command = [*COMMAND, "serve", "--dir", str(state.folder), "--port", "0", "--workers", "0", "--data", str(data)]

@@ -46,6 +46,7 @@ async def token(http: httpx2.AsyncClient, name: str) -> str:
     return str(answer.json()["access_token"])
 
 
+@pytest.mark.long
 def test_the_kit_beside_the_example_passes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
     run = subprocess.run(

@@ -47,6 +47,7 @@ class Desk:
         self.storage.delete(type_, id_)
 
 
+@pytest.mark.long
 class TestDocumentStorage(ResourceStoreSuite, StoredTextSuite):
     @pytest.fixture
     def store(self, dsn: str) -> Iterator[DocumentStorage]:

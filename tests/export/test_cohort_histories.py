@@ -41,7 +41,7 @@ Key = tuple[str, str]
 References = dict[str, list[str]]
 
 EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "12"))
-EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "8"))
+EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "5"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(
     public_base_url=BASE,

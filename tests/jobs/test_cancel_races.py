@@ -144,7 +144,7 @@ RACES: dict[str, tuple[int, bool, Callable[[Arena], Coroutine[None, None, None]]
     "completion": (200, False, _step),
     "completion, often": (1_000, False, _step),
     "retry": (100, False, _steps),
-    "expiry": (200, True, _expire),
+    "expiry": (100, True, _expire),
 }
 
 

@@ -273,7 +273,7 @@ class SQLiteHistories(Histories):
 
 
 TestMemory = Histories.TestCase
-TestMemory.settings = settings(max_examples=60, stateful_step_count=20)
+TestMemory.settings = settings(max_examples=40, stateful_step_count=20)
 TestSQLite = SQLiteHistories.TestCase
-TestSQLite.settings = settings(max_examples=25, stateful_step_count=20)
+TestSQLite.settings = settings(max_examples=15, stateful_step_count=20)
 pytestmark = pytest.mark.timeout(600)

@@ -37,7 +37,12 @@ class TestBroken:
 
 
 @pytest.mark.parametrize(
-    "end", ["raise KeyboardInterrupt", "pytest.exit('enough')", "pytest.fail('Timeout (>1.0s) from pytest-timeout.')"]
+    "end",
+    [
+        "raise KeyboardInterrupt",
+        pytest.param("pytest.exit('enough')", marks=pytest.mark.long),
+        pytest.param("pytest.fail('Timeout (>1.0s) from pytest-timeout.')", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_that_was_cut_is_an_error_and_no_verdict(tmp_path: Path, end: str) -> None:
     broken = tmp_path / "broken.py"

@@ -479,7 +479,7 @@ class Busy:
         self.committed |= changes
 
 
-@pytest.mark.parametrize("patience", [0, 0.05])
+@pytest.mark.parametrize("patience", [0, pytest.param(0.05, marks=pytest.mark.long)])
 def test_many_writers_at_once_lose_and_double_nothing(place: Place, patience: float) -> None:
     """Law 3. Each export, applied to the one before, gives the storage at its cut; the last one gives all that was committed."""
     with psycopg.connect(place.dsn, autocommit=True) as connection:

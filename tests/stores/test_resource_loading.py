@@ -93,7 +93,7 @@ def without_instant(value: Any) -> Any:
     return re.sub('"lastUpdated":"[^"]*"', "", value, count=1) if isinstance(value, str) else value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(RESOURCES, min_size=1, max_size=12), st.sampled_from([1, 4, 100]), st.booleans())
 def test_a_load_writes_what_single_writes_write(resources: Sequence[dict[str, Any]], batch: int, compact: bool) -> None:
     """The memory store is the model of the texts; the order within a batch is by type."""

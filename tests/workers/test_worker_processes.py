@@ -232,7 +232,7 @@ async def test_a_worker_that_hangs_for_ever_loses_its_place_to_another(state: St
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 async def test_a_worker_that_is_told_to_stop_gives_its_work_back(
     state: State, number: signal.Signals, undisturbed: list[object]
 ) -> None:
