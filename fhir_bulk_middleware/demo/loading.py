@@ -82,19 +82,21 @@ class NdjsonFolder:
             with path.open("rb") as raw:
                 self._raw = raw
                 gap = True  # the next resource does not follow the one before in the same file
-                for number, line in enumerate(_lines(path, raw), 1):
-                    text = line.strip()
-                    if not text:
-                        gap = True
-                        continue
-                    ordinal += 1
-                    if gap:
-                        self._first.append(ordinal)
-                        self._runs.append((path, number))
-                        gap = False
-                    yield text
-                self._done += raw.tell()
-                self._raw = None
+                try:
+                    for number, line in enumerate(_lines(path, raw), 1):
+                        text = line.strip()
+                        if not text:
+                            gap = True
+                            continue
+                        ordinal += 1
+                        if gap:
+                            self._first.append(ordinal)
+                            self._runs.append((path, number))
+                            gap = False
+                        yield text
+                finally:  # a load that is interrupted writes what it has, and then asks how far it read
+                    self._done += raw.tell()
+                    self._raw = None
 
 
 class ByLastUpdated:
@@ -203,4 +205,4 @@ def _lines(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
     for first in stream:
         yield first.removeprefix(_BYTE_ORDER_MARK)
         break
-    yield from stream
+    yield from itertools.islice(stream, None)  # the stream itself would be closed with this generator

@@ -84,6 +84,19 @@ def test_an_error_names_file_and_line(store: SQLiteResourceStore, folder: Path, 
     assert where in str(caught.value)
 
 
+def test_what_was_read_before_a_file_ended_early_is_loaded_and_told(store: SQLiteResourceStore, folder: Path) -> None:
+    """So it is after Ctrl-C: what was parsed is written, and the progress asks how far the files are read."""
+    whole = gzip.compress(b"".join(GOOD % number for number in range(20_000)), mtime=0)
+    (folder / "A.ndjson.gz").write_bytes(whole[: len(whole) // 2])
+    lines, told = NdjsonFolder(folder), list[tuple[int, int]]()
+
+    with pytest.raises(LoadError, match=r"A\.ndjson\.gz"):
+        load(store, lines, lambda count: told.append((count, lines.read)))
+
+    assert told[-1][0] > 1_000
+    assert told[-1][1] == lines.size
+
+
 @pytest.mark.parametrize("helpers", [0, 1, 2])
 def test_an_error_after_many_good_lines_names_file_and_line(store: SQLiteResourceStore, folder: Path, helpers: int) -> None:
     (folder / "A.ndjson").write_bytes(b"".join(b"\n" * (number % 7 == 0) + GOOD % number for number in range(1_500)))

@@ -45,7 +45,7 @@ pytest_plugins = ["postgres_fixtures"]
 Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "30"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_CHAIN", "60"))
 EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_CHAIN", "8"))
 TYPES = ("Observation", "Patient", "Condition")
 GROUP = ("Group", "g")
@@ -370,7 +370,7 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("store", [pytest.param(store, marks=pytest.mark.long if store == "memory" else ()) for store in STORES])
 def test_chained_exports_give_the_store_at_each_cut(store: str) -> None:
     live(store, STORES[store], EXAMPLES)
 

@@ -40,8 +40,8 @@ Store = MemoryResourceStore | SQLiteResourceStore | PostgresResourceStore
 Key = tuple[str, str]
 References = dict[str, list[str]]
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "12"))
-EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "5"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_COHORTS", "25"))
+EXAMPLES_IN_POSTGRES = int(os.environ.get("FHIR_BULK_POSTGRES_COHORTS", "8"))
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 SMALL = Settings(
     public_base_url=BASE,
@@ -442,7 +442,7 @@ STORES: dict[str, Callable[[Path, HandClock], Store]] = {
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("store", [pytest.param(store, marks=pytest.mark.long if store == "memory" else ()) for store in STORES])
 def test_a_mirror_of_a_group_has_what_a_full_export_has(store: str) -> None:
     live(store, STORES[store], EXAMPLES)
 

@@ -41,7 +41,7 @@ from fhir_bulk_middleware.stores.sqlite import resource_bases, resource_reading,
 from fhir_bulk_middleware.stores.sqlite.jobs import SQLiteJobStore
 from fhir_bulk_middleware.stores.sqlite.resources import SQLiteResourceStore
 
-EXAMPLES = int(os.environ.get("FHIR_BULK_REUSE", "20"))
+EXAMPLES = int(os.environ.get("FHIR_BULK_REUSE", "40"))
 TYPES = ("Condition", "Observation", "Patient", "Organization")
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - many small databases, none of which must last
 FEW_BITS = 1
@@ -415,7 +415,9 @@ class ReuseMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 1_000 else 1_800)
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "sqlite with small extents"])
+@pytest.mark.parametrize(
+    "kind", ["sqlite", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("memory", "sqlite with small extents"))]
+)
 def test_an_export_that_links_has_the_files_that_it_would_have_written(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "sqlite with small extents":
         for module in (resource_bases, resource_reading, resource_writing):
