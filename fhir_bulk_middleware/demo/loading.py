@@ -94,7 +94,7 @@ class NdjsonFolder:
                             self._runs.append((path, number))
                             gap = False
                         yield text
-                finally:  # a load that is interrupted writes what it has, and then asks how far it read
+                finally:  # a load that is interrupted writes what it has parsed, and then asks for `read`
                     self._done += raw.tell()
                     self._raw = None
 
@@ -205,4 +205,4 @@ def _lines(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
     for first in stream:
         yield first.removeprefix(_BYTE_ORDER_MARK)
         break
-    yield from itertools.islice(stream, None)  # the stream itself would be closed with this generator
+    yield from itertools.islice(stream, None)  # `yield from` closes a file when this generator is closed
